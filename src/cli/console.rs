@@ -1,0 +1,148 @@
+//! What a run shows while it works and tells when it is done.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use candle_core::Tensor;
+use icd::{
+    edit::Moment,
+    latents::{Tensors, write_tensors},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::ReportArgs;
+
+/// Writes a line to stderr.
+#[expect(clippy::print_stderr, reason = "the command line's own voice")]
+pub(super) fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Writes a line to stdout.
+#[expect(clippy::print_stdout, reason = "results go to stdout")]
+fn tell(line: &str) {
+    println!("{line}");
+}
+
+/// The progress bar, the evaluation count and the dump of one run.
+pub(super) struct Console {
+    report: ReportArgs,
+    bar: ProgressBar,
+    began: Instant,
+    /// Rows of each evaluation, in order.
+    evaluations: Vec<usize>,
+    dump: Option<(PathBuf, BTreeMap<String, Tensor>)>,
+}
+
+impl Console {
+    /// A console that keeps every value for the file `dump`, if there is one.
+    pub(super) fn new(report: ReportArgs, dump: Option<&Path>) -> Self {
+        Self {
+            report,
+            bar: if report.quiet {
+                ProgressBar::hidden()
+            } else {
+                spinner()
+            },
+            began: Instant::now(),
+            evaluations: Vec::new(),
+            dump: dump.map(|file| (file.to_path_buf(), BTreeMap::new())),
+        }
+    }
+
+    /// A remark that belongs to every run.
+    pub(super) fn note(&self, line: &str) {
+        if !self.report.quiet {
+            self.bar.suspend(|| say(line));
+        }
+    }
+
+    /// A remark for those who ask for more.
+    pub(super) fn detail(&self, line: &str) {
+        if self.report.verbose {
+            self.note(line);
+        }
+    }
+
+    /// Sees a moment of a walk.
+    pub(super) fn see(&mut self, moment: Moment) {
+        match moment {
+            Moment::Begins(what) => {
+                self.bar.set_message(what);
+                self.detail(&format!(
+                    "{:7.1} s  {what}",
+                    self.began.elapsed().as_secs_f64()
+                ));
+            }
+            Moment::Evaluated { step, of, rows } => {
+                self.evaluations.push(rows);
+                self.bar.set_length(of as u64);
+                self.bar.set_position(step as u64 + 1);
+            }
+            Moment::Value(name, value) => {
+                if let Some((_, values)) = &mut self.dump {
+                    values.insert(name.into(), value.clone());
+                }
+            }
+        }
+    }
+
+    /// Writes the dump and tells the evaluations.
+    pub(super) fn finish(&mut self) -> icd::Result<()> {
+        self.bar.finish_and_clear();
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.detail(&format!("{seconds:7.1} s  done; {}", self.count()));
+        match self.dump.take() {
+            Some((file, values)) => {
+                let values: Tensors = values.into_iter().collect();
+                write_tensors(&file, &values, HashMap::new())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tells one result: the file's name, or a JSON object with the facts.
+    pub(super) fn result(&self, output: &Path, facts: Value) {
+        if !self.report.json {
+            return tell(&output.display().to_string());
+        }
+        let mut object = Map::new();
+        object.insert("output".into(), json!(output));
+        if let Value::Object(facts) = facts {
+            object.extend(facts);
+        }
+        object.insert("evaluations".into(), json!(self.evaluations));
+        object.insert("seconds".into(), json!(self.began.elapsed().as_secs_f64()));
+        tell(&Value::Object(object).to_string());
+    }
+
+    /// The evaluations in words: "network evaluations: 4 of 1 row, 4 of 2 rows".
+    fn count(&self) -> String {
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        for &rows in &self.evaluations {
+            *counts.entry(rows).or_default() += 1;
+        }
+        let words = counts.iter().map(|(rows, count)| {
+            format!(
+                "{count} of {rows} {}",
+                if *rows == 1 { "row" } else { "rows" }
+            )
+        });
+        format!(
+            "network evaluations: {}",
+            words.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+fn spinner() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} {elapsed}");
+    let bar =
+        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    bar
+}

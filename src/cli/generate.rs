@@ -1,0 +1,111 @@
+//! `icd generate`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use icd::{
+    edit::generate,
+    guidance::{Guidance, Tau},
+    latents::write_tensors,
+    model::Model,
+    noise::Noise,
+    picture::{Picture, Size},
+};
+use serde_json::json;
+
+use super::{
+    Console, ReportArgs,
+    model::ModelArgs,
+    picture::{LATENT_FACTOR, numbered},
+    values::SizeValue,
+};
+
+/// Draws a new picture from a prompt.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct GenerateArgs {
+    /// What the picture shall show.
+    #[arg(long)]
+    prompt: String,
+    /// The picture; several get -1, -2, .. [default: generated.png].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How many pictures, with seeds N, N+1, ..
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// Seed of the noise; the same seed gives the reference's noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How strongly the prompt is followed.
+    #[arg(long, default_value_t = 7.0)]
+    guidance: f64,
+    /// Where guidance ends: 1 is never; 0.8, or 0.7..0.9 for a ramp.
+    #[arg(long, default_value = "1")]
+    tau: Tau,
+    /// The size: N for a square or WxH; the model's own by default.
+    #[arg(long, value_name = "N|WxH")]
+    size: Option<SizeValue>,
+    /// The final latent, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+    /// Every intermediate value, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 -o owl.png
+  icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8";
+
+impl GenerateArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let guidance = Guidance::new(self.guidance, self.tau)?;
+        let model = self.model.open(&Console::new(self.report, None))?;
+        let count = self.count as usize;
+        for index in 0..count {
+            self.draw(&model, guidance, index, count)?;
+        }
+        Ok(())
+    }
+
+    fn draw(&self, model: &Model, guidance: Guidance, index: usize, count: usize) -> Result<()> {
+        let name = |file: &PathBuf| numbered(file, index + 1, count);
+        let mut console = Console::new(self.report, self.dump.as_ref().map(name).as_deref());
+        let seed = self.seed.wrapping_add(index as u64);
+        let size = self.size(model);
+        let shape = (
+            1,
+            model.unet_config().latent_channels,
+            size.height / LATENT_FACTOR,
+            size.width / LATENT_FACTOR,
+        );
+        let noise = Noise::new(seed).normal(shape, model.device())?;
+        let latent = generate(model, &self.prompt, &noise, guidance, &mut |moment| {
+            console.see(moment)
+        })?;
+        let picture = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
+        let output = name(self.output.as_ref().unwrap_or(&"generated.png".into()));
+        picture.write(&output)?;
+        if let Some(file) = &self.save_latents {
+            write_tensors(
+                &name(file),
+                &vec![("latent".into(), latent)],
+                std::collections::HashMap::new(),
+            )?;
+        }
+        console.finish()?;
+        console.result(&output, json!({ "prompt": self.prompt, "seed": seed }));
+        Ok(())
+    }
+
+    fn size(&self, model: &Model) -> Size {
+        let side = model.unet_config().side * LATENT_FACTOR;
+        self.size.map_or(Size::new(side, side), SizeValue::size)
+    }
+}

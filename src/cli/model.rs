@@ -1,0 +1,165 @@
+//! The model arguments, shared by every verb that runs a network.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum};
+use icd::{
+    Error,
+    model::{Model, ModelChoice, Variant},
+    nn::Storage,
+    schedule::Steps,
+};
+
+use super::{Console, set_threads};
+
+/// Which model, where and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// sd15, sdxl, or a folder in the diffusers layout (its icd.toml may name
+    /// unet, adapters and paths).
+    #[arg(
+        long,
+        env = "ICD_MODEL",
+        default_value = "sd15",
+        value_name = "NAME|DIR"
+    )]
+    model: String,
+    /// A preset's adapter pair: 4 steps for tau 0.8, 4 steps for tau 0.7, or 3.
+    #[arg(long)]
+    variant: Option<VariantValue>,
+    /// Another UNet: a .safetensors or .pt file, a folder with config.json, or
+    /// hub:owner/name[/file].
+    #[arg(long, value_name = "FILE|DIR|HUB")]
+    unet: Option<String>,
+    /// Another adapter for the way into noise.
+    #[arg(long, value_name = "FILE|HUB")]
+    forward_adapter: Option<String>,
+    /// Another adapter for the way back.
+    #[arg(long, value_name = "FILE|HUB")]
+    reverse_adapter: Option<String>,
+    /// The forward adapter's timesteps, where its file does not tell them.
+    #[arg(long, value_name = "19,259,519,779,999")]
+    forward_path: Option<Steps>,
+    /// The reverse adapter's timesteps, where its file does not tell them.
+    #[arg(long, value_name = "999,779,519,259,0")]
+    reverse_path: Option<Steps>,
+    /// Alpha of adapters whose files state none (8 for the released ones).
+    #[arg(long, value_name = "ALPHA")]
+    adapter_alpha: Option<f64>,
+    /// auto, cpu, cuda[:N] or metal[:N].
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere.
+    #[arg(long, default_value = "auto")]
+    dtype: DTypeValue,
+    /// CPU threads; all cores by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VariantValue {
+    #[value(name = "4a")]
+    FourA,
+    #[value(name = "4b")]
+    FourB,
+    #[value(name = "3")]
+    Three,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DTypeValue {
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl DTypeValue {
+    fn on(self, device: &Device) -> DType {
+        match self {
+            Self::Auto if device.is_cpu() => DType::F32,
+            Self::Auto | Self::F16 => DType::F16,
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Opens the model on its device and says where it runs.
+    pub(super) fn open(&self, console: &Console) -> Result<Model> {
+        set_threads(self.threads.map(usize::from))?;
+        let device = device(&self.device)?;
+        let storage = Storage {
+            dtype: self.dtype.on(&device),
+            device,
+        };
+        console.note(&format!(
+            "device: {}, weights in {:?}",
+            name(&storage.device),
+            storage.dtype
+        ));
+        Model::open(&self.choice(), storage).with_context(|| format!("model {}", self.model))
+    }
+
+    fn choice(&self) -> ModelChoice {
+        ModelChoice {
+            model: self.model.clone(),
+            variant: self.variant.map(|variant| match variant {
+                VariantValue::FourA => Variant::FourA,
+                VariantValue::FourB => Variant::FourB,
+                VariantValue::Three => Variant::Three,
+            }),
+            unet: self.unet.clone(),
+            forward_adapter: self.forward_adapter.clone(),
+            reverse_adapter: self.reverse_adapter.clone(),
+            forward_path: self.forward_path.clone(),
+            reverse_path: self.reverse_path.clone(),
+            adapter_alpha: self.adapter_alpha,
+        }
+    }
+}
+
+/// The device of that name, or the best that works.
+fn device(name: &str) -> Result<Device> {
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    let unknown = || {
+        Error::setting(format!(
+            "--device {name}: write auto, cpu, cuda, cuda:1, metal or metal:1"
+        ))
+    };
+    let index: usize = index.parse().map_err(|_| unknown())?;
+    match kind {
+        "auto" => Ok(best_device()),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Device::new_cuda(index).with_context(|| unavailable(name)),
+        "metal" => Device::new_metal(index).with_context(|| unavailable(name)),
+        _ => Err(unknown().into()),
+    }
+}
+
+fn unavailable(name: &str) -> String {
+    format!("--device {name} cannot be used; --device cpu always can")
+}
+
+fn best_device() -> Device {
+    let cuda = cfg!(feature = "cuda")
+        .then(|| Device::new_cuda(0).ok())
+        .flatten();
+    let metal = || {
+        cfg!(feature = "metal")
+            .then(|| Device::new_metal(0).ok())
+            .flatten()
+    };
+    cuda.or_else(metal).unwrap_or(Device::Cpu)
+}
+
+fn name(device: &Device) -> String {
+    match device {
+        Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
+        Device::Cuda(_) => "cuda".into(),
+        Device::Metal(_) => "metal".into(),
+    }
+}

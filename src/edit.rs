@@ -1,0 +1,236 @@
+//! The paper's story: a picture walks into noise under one prompt and back
+//! under another (iCD, arXiv 2406.14539).
+//!
+//! ```text
+//! invert:   encode, add a little noise, walk the forward path
+//! edit:     walk the reverse path, source and targets side by side
+//! generate: walk the reverse path from pure noise
+//! ```
+//!
+//! Each step evaluates the network once for all rows that are needed, and none
+//! that are not: one row for an inversion or a generation; for an edit the
+//! source and its targets, or the targets alone where nothing reads the source.
+
+mod blend;
+mod control;
+mod denoiser;
+mod plan;
+mod request;
+mod watch;
+
+use candle_core::{DType, Tensor};
+
+pub use blend::LocalBlend;
+pub use control::PromptToPrompt;
+pub use denoiser::{Denoiser, Rows};
+pub use plan::{Amplify, Blend, ControlPlan, Mode, Reach, Span};
+pub use request::Edit;
+pub use watch::{Moment, Watch};
+
+use crate::{
+    error::{Error, Result},
+    guidance::Guidance,
+    model::{
+        Draw, Model, Text,
+        attention::{AttentionControl, Untouched},
+    },
+    noise::Noise,
+    schedule::Path,
+};
+
+/// What an edit does around each step of a walk.
+pub trait Steer: AttentionControl {
+    /// Step `step` begins at the latents (rows, 4, h, w).
+    fn begin(&mut self, step: usize, latent: &Tensor) -> Result<()>;
+
+    /// The latents (rows, 4, h, w) that the step led to, changed or not.
+    fn finish(&mut self, latent: Tensor) -> Result<Tensor>;
+}
+
+impl Steer for Untouched {
+    fn begin(&mut self, _: usize, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self, latent: Tensor) -> Result<Tensor> {
+        Ok(latent)
+    }
+}
+
+/// Carries the latents `x` (rows, 4, h, w) along a path: predict the noise,
+/// jump, and let `steer` have its say.
+pub fn walk(
+    net: &Denoiser,
+    path: &Path,
+    mut x: Tensor,
+    steer: &mut dyn Steer,
+    watch: &mut Watch,
+) -> Result<Tensor> {
+    for (step, segment) in path.segments().enumerate() {
+        steer.begin(step, &x)?;
+        let eps = net.predict(&x, segment.from, steer)?;
+        x = net.schedule.jump(&x, &eps, segment)?;
+        watch(Moment::Evaluated {
+            step,
+            of: path.jumps(),
+            rows: net.rows.count(),
+        });
+        watch(Moment::Value(&format!("step{step}"), &x));
+        x = steer.finish(x)?;
+        watch(Moment::Value(&format!("step{step}.blended"), &x));
+    }
+    finite(x)
+}
+
+/// Encodes a picture (1, 3, h, w) in [-1, 1] and carries it into noise under
+/// its prompt, unguided: the inverted latent (1, 4, h / 8, w / 8).
+pub fn invert(
+    model: &Model,
+    picture: &Tensor,
+    prompt: &str,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<Tensor> {
+    let path = model.forward_path()?;
+    let mut noise = Noise::new(seed);
+    let latent = encode(model, picture, &mut noise, watch)?;
+    let start_noise = noise.normal(latent.shape(), model.device())?;
+    let start = model
+        .schedule()
+        .add_noise(&latent, &start_noise, path.start())?;
+    watch(Moment::Value("start_noise", &start_noise));
+    watch(Moment::Value("start_latent", &start));
+
+    let text = read(model, &[prompt], &["src"], watch)?;
+    watch(Moment::Begins("loading the forward network"));
+    let unet = model.forward_unet()?;
+    watch(Moment::Begins("inverting"));
+    let rows = Rows::one(text.states, Guidance::NONE);
+    let net = Denoiser {
+        unet: &unet,
+        schedule: model.schedule(),
+        rows: &rows,
+    };
+    let inverted = walk(
+        &net,
+        &path,
+        start,
+        &mut Untouched,
+        &mut |moment| match moment {
+            Moment::Value(name, value) => watch(Moment::Value(&format!("invert.{name}"), value)),
+            other => watch(other),
+        },
+    )?;
+    watch(Moment::Value("inverted_latent", &inverted));
+    Ok(inverted)
+}
+
+/// The latents that an edit led to.
+#[derive(Clone, Debug)]
+pub struct Edited {
+    /// The source walked back (1, 4, h, w), where it was needed.
+    pub source: Option<Tensor>,
+    /// The targets (targets, 4, h, w).
+    pub targets: Tensor,
+}
+
+/// Walks an inverted latent (1, 4, h, w) back under the source prompt, which
+/// stays unguided, and under the target prompts at once.
+pub fn edit(model: &Model, inverted: &Tensor, request: &Edit, watch: &mut Watch) -> Result<Edited> {
+    let path = model.reverse_path()?;
+    let (rows, mut steer) = request.stage(model, &path, watch)?;
+    watch(Moment::Begins("loading the reverse network"));
+    let unet = model.reverse_unet()?;
+    watch(Moment::Begins("editing"));
+    let net = Denoiser {
+        unet: &unet,
+        schedule: model.schedule(),
+        rows: &rows,
+    };
+    let x = inverted.repeat((rows.count(), 1, 1, 1))?;
+    let x = walk(&net, &path, x, steer.as_mut(), watch)?;
+    watch(Moment::Value("latent", &x));
+    let sources = rows.count() - request.targets.len();
+    Ok(Edited {
+        source: (sources == 1).then(|| x.narrow(0, 0, 1)).transpose()?,
+        targets: x.narrow(0, sources, request.targets.len())?,
+    })
+}
+
+/// Walks `noise` (1, 4, h, w) to the latent of a new picture.
+pub fn generate(
+    model: &Model,
+    prompt: &str,
+    noise: &Tensor,
+    guidance: Guidance,
+    watch: &mut Watch,
+) -> Result<Tensor> {
+    let text = read(model, &[prompt], &["tgt"], watch)?;
+    watch(Moment::Begins("loading the reverse network"));
+    let unet = model.reverse_unet()?;
+    watch(Moment::Begins("generating"));
+    let rows = Rows::one(text.states, guidance);
+    let net = Denoiser {
+        unet: &unet,
+        schedule: model.schedule(),
+        rows: &rows,
+    };
+    watch(Moment::Value("start_noise", noise));
+    let latent = walk(
+        &net,
+        &model.reverse_path()?,
+        noise.clone(),
+        &mut Untouched,
+        watch,
+    )?;
+    watch(Moment::Value("latent", &latent));
+    Ok(latent)
+}
+
+/// The scaled latent of a picture, drawn as the model's family does it.
+fn encode(model: &Model, picture: &Tensor, noise: &mut Noise, watch: &mut Watch) -> Result<Tensor> {
+    watch(Moment::Begins("encoding the picture"));
+    let posterior = model.vae()?.encode(picture)?;
+    let latent = match model.family().draw() {
+        Draw::Mean => posterior.mean()?,
+        Draw::Sample => posterior.sample(&noise.normal(posterior.shape(), model.device())?)?,
+    };
+    watch(Moment::Value("encoded_latent", &latent));
+    Ok(latent)
+}
+
+/// Reads prompts with the model's text encoders and tells their states by name.
+fn read(model: &Model, prompts: &[&str], names: &[&str], watch: &mut Watch) -> Result<Text> {
+    watch(Moment::Begins("reading the prompts"));
+    let text = model.text()?.read(prompts)?;
+    for (row, name) in names.iter().enumerate() {
+        watch(Moment::Value(
+            &format!("text_{name}"),
+            &text.states.tokens.narrow(0, row, 1)?,
+        ));
+        if let Some(pooled) = &text.states.pooled {
+            watch(Moment::Value(
+                &format!("pooled_{name}"),
+                &pooled.narrow(0, row, 1)?,
+            ));
+        }
+    }
+    Ok(text)
+}
+
+/// Refuses latents with values that are not numbers.
+fn finite(x: Tensor) -> Result<Tensor> {
+    let sum = x
+        .to_dtype(DType::F32)?
+        .abs()?
+        .sum_all()?
+        .to_scalar::<f32>()?;
+    match sum.is_finite() {
+        true => Ok(x),
+        false => Err(Error::Numbers(
+            "the network produced values that are not numbers: its weights are damaged, or overflow in \
+             this --dtype"
+                .into(),
+        )),
+    }
+}

@@ -1,0 +1,203 @@
+//! Guidance strength as a function of the timestep (iCD, section 4.3).
+//!
+//! The strength is written as the networks take it: w = 0 is unguided (the
+//! paper's w = 1).
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    error::{Error, Result},
+    schedule::{Path, Timestep},
+};
+
+/// How strongly a row of a walk follows its prompt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    strength: f64,
+    tau: Tau,
+}
+
+impl Guidance {
+    /// No guidance at any timestep.
+    pub const NONE: Self = Self {
+        strength: 0.0,
+        tau: Tau::CONSTANT,
+    };
+
+    /// Guidance of `strength` (0 or more) that `tau` switches off near the noise.
+    pub fn new(strength: f64, tau: Tau) -> Result<Self> {
+        if !strength.is_finite() || strength < 0.0 {
+            return Err(Error::setting(format!(
+                "guidance {strength}: it must be 0 (none) or more; 19 is usual for SD1.5, 7 for SDXL"
+            )));
+        }
+        Ok(Self { strength, tau })
+    }
+
+    /// The strength at timestep `t`.
+    pub fn at(&self, t: Timestep) -> f64 {
+        self.strength * self.tau.share(t)
+    }
+
+    /// Whether the network must be able to take a guidance strength at all.
+    pub fn is_none(&self) -> bool {
+        self.strength == 0.0
+    }
+
+    /// Where the guidance is switched off.
+    pub fn tau(&self) -> Tau {
+        self.tau
+    }
+
+    /// The strength where guidance is on.
+    pub fn strength(&self) -> f64 {
+        self.strength
+    }
+}
+
+/// Dynamic guidance: full below `full_until`, none from `none_from` on, linear
+/// between, both as shares of the diffusion (0 to 1).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tau {
+    full_until: f64,
+    none_from: f64,
+}
+
+impl Tau {
+    /// Guidance that is never switched off.
+    pub const CONSTANT: Self = Self {
+        full_until: 1.0,
+        none_from: 1.0,
+    };
+
+    /// The paper's step: guided up to `tau`, unguided past it.
+    pub fn step(tau: f64) -> Result<Self> {
+        Self::ramp(tau, tau)
+    }
+
+    /// A linear fall between two shares.
+    pub fn ramp(full_until: f64, none_from: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&full_until) || !(full_until..=1.0).contains(&none_from) {
+            return Err(Error::setting(format!(
+                "tau {full_until}..{none_from}: both ends must lie in 0..1, the smaller one first"
+            )));
+        }
+        Ok(Self {
+            full_until,
+            none_from,
+        })
+    }
+
+    /// The step that suits an edit along a reverse path, guided but for the
+    /// first jump: 0.8 for 999, 779, .. and 0.7 for 999, 699, ..
+    pub fn usual_for(path: &Path) -> Self {
+        let second = path
+            .segments()
+            .next()
+            .map_or(0.0, |first| first.to.fraction());
+        match second > 0.0 {
+            true => Self::step((second * 10.0).ceil() / 10.0).unwrap_or(Self::CONSTANT),
+            false => Self::CONSTANT,
+        }
+    }
+
+    /// The share of the guidance that remains at `t`, 0 to 1.
+    fn share(self, t: Timestep) -> f64 {
+        match t.fraction() {
+            t if t <= self.full_until => 1.0,
+            t if t >= self.none_from => 0.0,
+            t => (self.none_from - t) / (self.none_from - self.full_until),
+        }
+    }
+
+    /// Whether `t` lies past the end of full guidance: the early part of a
+    /// reverse walk, where an early prompt rules.
+    pub fn is_early(self, t: Timestep) -> bool {
+        f64::from(t.0) > self.full_until * 1000.0
+    }
+}
+
+impl FromStr for Tau {
+    type Err = Error;
+
+    /// Reads `0.8` (a step) or `0.7..0.9` (a ramp).
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |s: &str| {
+            s.trim().parse::<f64>().map_err(|_| {
+                Error::setting(format!(
+                    "tau {text:?}: write a share such as 0.8, or a ramp such as 0.7..0.9"
+                ))
+            })
+        };
+        match text.split_once("..") {
+            Some((from, to)) => Self::ramp(number(from)?, number(to)?),
+            None => Self::step(number(text)?),
+        }
+    }
+}
+
+impl fmt::Display for Tau {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.full_until == self.none_from {
+            true => write!(f, "{}", self.full_until),
+            false => write!(f, "{}..{}", self.full_until, self.none_from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(strength: f64, tau: &str, t: u16) -> f64 {
+        Guidance::new(strength, tau.parse().unwrap())
+            .unwrap()
+            .at(Timestep(t))
+    }
+
+    #[test]
+    fn a_step_guides_up_to_tau_and_not_past_it() {
+        assert_eq!(
+            [0, 779, 800, 801, 999].map(|t| at(19.0, "0.8", t)),
+            [19.0, 19.0, 19.0, 0.0, 0.0]
+        );
+        assert_eq!([699, 700, 779].map(|t| at(7.0, "0.7", t)), [7.0, 7.0, 0.0]);
+    }
+
+    #[test]
+    fn tau_one_is_constant_guidance() {
+        assert_eq!([0, 500, 999].map(|t| at(7.0, "1", t)), [7.0; 3]);
+    }
+
+    #[test]
+    fn a_ramp_falls_linearly() {
+        let values = [259, 300, 600, 750, 900, 999].map(|t| at(12.0, "0.3..0.9", t));
+        let expected = [12.0, 12.0, 6.0, 3.0, 0.0, 0.0];
+        assert!(
+            values
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-12),
+            "{values:?}"
+        );
+    }
+
+    #[test]
+    fn the_usual_step_leaves_the_first_jump_unguided() {
+        let usual = |steps: &[u16]| Tau::usual_for(&Path::reverse(steps).unwrap()).to_string();
+        assert_eq!(usual(&[999, 779, 519, 259, 0]), "0.8");
+        assert_eq!(usual(&[999, 699, 499, 249, 0]), "0.7");
+        assert_eq!(usual(&[999, 699, 339, 0]), "0.7");
+        assert_eq!(usual(&[999, 0]), "1");
+    }
+
+    #[test]
+    fn impossible_guidance_is_refused() {
+        for tau in ["", "x", "1.5", "-0.1", "0.9..0.7", "0.2..1.2", "NaN"] {
+            assert!(tau.parse::<Tau>().is_err(), "{tau:?}");
+        }
+        for strength in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(Guidance::new(strength, Tau::CONSTANT).is_err());
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Where files come from: a folder, or a repository of the hub whose files are
+//! fetched on first use into the standard cache.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::ApiBuilder;
+
+use crate::error::{Error, Result};
+
+/// A folder of files, local or on the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A local folder.
+    Folder(PathBuf),
+    /// A repository `owner/name`.
+    Hub(String),
+}
+
+impl Home {
+    /// The local path of a file that must exist, fetched if need be.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        match self {
+            Self::Folder(folder) => {
+                let file = folder.join(name);
+                match file.exists() {
+                    true => Ok(file),
+                    false => Err(Error::config(&file, "it is missing from the model folder")),
+                }
+            }
+            Self::Hub(repository) => fetch(repository, name),
+        }
+    }
+
+    /// The first of several files that exists; the error is that of the first.
+    pub fn first(&self, folder: &str, names: &[&str]) -> Result<PathBuf> {
+        let mut missing = None;
+        for name in names {
+            let name = if folder.is_empty() {
+                (*name).to_string()
+            } else {
+                format!("{folder}/{name}")
+            };
+            match self.file(&name) {
+                Ok(file) => return Ok(file),
+                Err(error) => missing = missing.or(Some(error)),
+            }
+        }
+        Err(missing.unwrap_or_else(|| Error::setting("no file names were given")))
+    }
+
+    /// Whether a local folder has the file; hub repositories are not asked.
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self, Self::Folder(folder) if folder.join(name).exists())
+    }
+}
+
+/// A file or folder as a person names it: a path, or `hub:owner/name[/file]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// One file, local or on the hub.
+    File(Home, String),
+    /// A whole folder.
+    Folder(Home),
+}
+
+impl Reference {
+    /// Reads a reference; a relative path starts at `base`.
+    pub fn parse(text: &str, base: &Path) -> Result<Self> {
+        match text.strip_prefix("hub:") {
+            Some(hub) => Self::parse_hub(text, hub),
+            None => Self::parse_path(&base.join(text)),
+        }
+    }
+
+    fn parse_hub(text: &str, hub: &str) -> Result<Self> {
+        let mut parts = hub.splitn(3, '/').filter(|part| !part.is_empty());
+        let (Some(owner), Some(name)) = (parts.next(), parts.next()) else {
+            return Err(Error::setting(format!(
+                "{text:?}: write hub:owner/name or hub:owner/name/file"
+            )));
+        };
+        let home = Home::Hub(format!("{owner}/{name}"));
+        Ok(match parts.next() {
+            Some(file) => Self::File(home, file.into()),
+            None => Self::Folder(home),
+        })
+    }
+
+    fn parse_path(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Folder(Home::Folder(path.into())));
+        }
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .filter(|_| path.is_file());
+        let name = name.ok_or_else(|| Error::config(path, "there is no such file"))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Ok(Self::File(Home::Folder(folder.into()), name.into()))
+    }
+
+    /// The folder it names or lies in.
+    pub fn home(&self) -> &Home {
+        match self {
+            Self::File(home, _) | Self::Folder(home) => home,
+        }
+    }
+
+    /// The local path of the file it names, or of the first of `names` in the
+    /// folder it names.
+    pub fn file(&self, names: &[&str]) -> Result<PathBuf> {
+        match self {
+            Self::File(home, name) => home.file(name),
+            Self::Folder(home) => home.first("", names),
+        }
+    }
+}
+
+fn fetch(repository: &str, name: &str) -> Result<PathBuf> {
+    let fault = |error: hf_hub::api::sync::ApiError| Error::Hub {
+        what: format!("{repository}/{name}"),
+        reason: format!(
+            "{error}; without a network, put the files into a folder and name it with --model, \
+             --unet and the two adapter flags"
+        ),
+    };
+    let api = ApiBuilder::from_env().build().map_err(fault)?;
+    api.model(repository.into()).get(name).map_err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_references_name_a_repository_or_a_file_in_it() {
+        let parse = |text| Reference::parse(text, Path::new(".")).unwrap();
+        let home = Home::Hub("a/b".into());
+        assert_eq!(parse("hub:a/b"), Reference::Folder(home.clone()));
+        assert_eq!(
+            parse("hub:a/b/c/d.safetensors"),
+            Reference::File(home, "c/d.safetensors".into())
+        );
+        for bad in ["hub:", "hub:a", "hub:/", "no/such/file"] {
+            assert!(Reference::parse(bad, Path::new(".")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let home = Home::Folder("nowhere".into());
+        let error = home
+            .first("vae", &["a.safetensors", "b.safetensors"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nowhere/vae/a.safetensors"), "{error}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Files of latents: an inverted picture with all that an edit must know of
+//! it (safetensors: tensor `latent`, and a metadata table).
+
+use std::{collections::HashMap, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::{SafeTensors, tensor::serialize};
+
+use crate::{
+    error::{Error, Result},
+    file::write_beside,
+};
+
+/// Tensors by name, in the order of their names.
+pub type Tensors = Vec<(String, Tensor)>;
+
+/// An inverted picture.
+#[derive(Clone, Debug)]
+pub struct Latents {
+    /// The latent (1, 4, h, w).
+    pub latent: Tensor,
+    /// What the picture shows.
+    pub prompt: String,
+    /// Which UNet inverted it; see [`Model::identity`](crate::model::Model::identity).
+    pub model: String,
+    /// Everything else that was noted: seed, paths, size, fit, version.
+    pub notes: HashMap<String, String>,
+}
+
+impl Latents {
+    /// Reads what [`write`](Self::write) wrote.
+    pub fn read(file: &Path) -> Result<Self> {
+        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+        let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
+        let view = tensors
+            .tensor("latent")
+            .map_err(|_| fault(&"it holds no tensor `latent`"))?;
+        let dtype = DType::try_from(view.dtype()).map_err(|error| fault(&error))?;
+        let latent = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(&error))?;
+        let mut notes = header.metadata().clone().unwrap_or_default();
+        let latent = latent.to_dtype(DType::F32)?;
+        if latent.rank() != 4 || latent.dim(0)? != 1 {
+            return Err(fault(&format!(
+                "its latent has shape {:?}, not (1, 4, h, w)",
+                latent.dims()
+            )));
+        }
+        let mut take = |key| notes.remove(key).unwrap_or_default();
+        Ok(Self {
+            latent,
+            prompt: take("prompt"),
+            model: take("model"),
+            notes,
+        })
+    }
+
+    /// Writes the latent in f32 with its metadata, never half a file.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let mut notes = self.notes.clone();
+        notes.insert("prompt".into(), self.prompt.clone());
+        notes.insert("model".into(), self.model.clone());
+        write_tensors(file, &vec![("latent".into(), self.latent.clone())], notes)
+    }
+}
+
+/// Writes tensors to a safetensors file, never half of one.
+pub fn write_tensors(file: &Path, tensors: &Tensors, notes: HashMap<String, String>) -> Result<()> {
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
+        .collect::<Result<_>>()?;
+    let views = tensors.iter().map(|(name, tensor)| (*name, tensor));
+    let bytes = serialize(views, Some(notes)).map_err(|error| Error::weights(file, error))?;
+    write_beside(file, &bytes)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let latent = Tensor::arange(0f32, 24., &Device::Cpu)
+            .unwrap()
+            .reshape((1, 4, 2, 3))
+            .unwrap();
+        let notes = HashMap::from([("seed".to_string(), "7".to_string())]);
+        let written = Latents {
+            latent,
+            prompt: "a \"bird\" 🐦".into(),
+            model: "sd15 0".into(),
+            notes,
+        };
+        written.write(&file).unwrap();
+        let read = Latents::read(&file).unwrap();
+        assert_eq!(
+            (&read.prompt, &read.model, &read.notes),
+            (&written.prompt, &written.model, &written.notes)
+        );
+        let values = |l: &Latents| l.latent.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&read), values(&written));
+    }
+
+    #[test]
+    fn files_without_a_latent_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let x = Tensor::zeros((1, 4, 2, 2), DType::F32, &Device::Cpu).unwrap();
+        write_tensors(&file, &vec![("other".into(), x)], HashMap::new()).unwrap();
+        assert!(
+            Latents::read(&file)
+                .unwrap_err()
+                .to_string()
+                .contains("latent")
+        );
+        std::fs::write(&file, b"text").unwrap();
+        assert!(Latents::read(&file).is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! Adapter files: three namings of the same low-rank changes.
+//!
+//! | naming | example |
+//! |---|---|
+//! | PEFT | `unet.base_model.model.mid_block.resnets.0.conv1.lora_A.weight` |
+//! | diffusers | `unet.mid_block.resnets.0.conv1.lora_A.weight`, older `..lora.down.weight` |
+//! | kohya | `lora_unet_mid_block_resnets_0_conv1.lora_down.weight`, with `.alpha` |
+//!
+//! A file may say in its metadata which path its model was distilled on
+//! (`icd.path`) and its alpha (`icd.alpha`); the released files say the path in
+//! their names only.
+
+mod names;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path as FilePath, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    error::{Error, Result},
+    nn::{Checkpoint, LowRank, LowRanks, checkpoint_metadata},
+    schedule::Steps,
+};
+use names::{Factor, Modules};
+
+/// How an adapter file is to be understood where it does not say so itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Alpha where the file states none; the scale is alpha / rank.
+    pub alpha: f64,
+    /// The type the factors are rounded to before they are merged. The
+    /// reference rounds those of SD1.5 to f16 and keeps those of SDXL.
+    pub rounding: DType,
+}
+
+/// The low-rank changes of one adapter file.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    file: PathBuf,
+    changes: LowRanks,
+}
+
+impl Adapter {
+    /// Reads the adapter in `file` for the network whose tensors are in
+    /// `base`. Every tensor of the file must fit a layer there.
+    pub fn read(file: impl AsRef<FilePath>, base: &Checkpoint, reading: Reading) -> Result<Self> {
+        let file = file.as_ref();
+        let checkpoint = Checkpoint::open(file)?;
+        let alpha = stated_alpha(file)?;
+        let mut changes = LowRanks::new();
+        for (module, factors) in sorted_by_module(&checkpoint, &Modules::of(base))? {
+            let fault = |reason| Error::adapter(file, format!("module {module:?}: {reason}"));
+            let down = factors
+                .down
+                .ok_or_else(|| fault("its lora_A (down) tensor is missing"))?;
+            let up = factors
+                .up
+                .ok_or_else(|| fault("its lora_B (up) tensor is missing"))?;
+            let rank = down.dim(0)?;
+            let alpha = factors.alpha.or(alpha).unwrap_or(reading.alpha);
+            let scale = alpha / rank.max(1) as f64;
+            let round = |t: Tensor| t.to_dtype(reading.rounding)?.to_dtype(DType::F32);
+            changes.insert(
+                module,
+                LowRank {
+                    down: round(down)?,
+                    up: round(up)?,
+                    scale,
+                },
+            );
+        }
+        match changes.is_empty() {
+            true => Err(Error::adapter(file, "it holds no adapter tensors")),
+            false => Ok(Self {
+                file: file.into(),
+                changes,
+            }),
+        }
+    }
+
+    /// The changes by module path.
+    pub fn changes(&self) -> &LowRanks {
+        &self.changes
+    }
+
+    /// The file it was read from.
+    pub fn file(&self) -> &FilePath {
+        &self.file
+    }
+}
+
+/// The timesteps that an adapter file gives in its metadata or its name, in
+/// ascending order and without the two ends that every path shares: the
+/// starting 999 or 0 of a reverse path and the closing 999 of a forward one
+/// are completed by [`forward_steps`] and [`reverse_steps`].
+fn stated_steps(file: &FilePath) -> Result<Option<Steps>> {
+    if let Some(path) = checkpoint_metadata(file)?.get("icd.path") {
+        return path
+            .parse()
+            .map(Some)
+            .map_err(|error| Error::adapter(file, error));
+    }
+    Ok(names::steps_of(file))
+}
+
+/// The forward path an adapter file states, if it does: an ascending list that
+/// ends at 999 (the released names leave the 999 out).
+pub fn forward_steps(file: &FilePath) -> Result<Option<Steps>> {
+    Ok(stated_steps(file)?.map(|Steps(mut steps)| {
+        steps.sort_unstable();
+        if steps.last() != Some(&999) {
+            steps.push(999);
+        }
+        Steps(steps)
+    }))
+}
+
+/// The reverse path an adapter file states, if it does: a descending list that
+/// ends at 0 (the released names are ascending and leave the 0 out).
+pub fn reverse_steps(file: &FilePath) -> Result<Option<Steps>> {
+    Ok(stated_steps(file)?.map(|Steps(mut steps)| {
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        if steps.last() != Some(&0) {
+            steps.push(0);
+        }
+        Steps(steps)
+    }))
+}
+
+/// The tensors of one module.
+#[derive(Default)]
+struct Factors {
+    down: Option<Tensor>,
+    up: Option<Tensor>,
+    alpha: Option<f64>,
+}
+
+fn sorted_by_module(adapter: &Checkpoint, modules: &Modules) -> Result<BTreeMap<String, Factors>> {
+    let mut sorted: BTreeMap<String, Factors> = BTreeMap::new();
+    let mut strangers = Vec::new();
+    for name in adapter.names() {
+        let Some((module, factor)) = modules.place(&name) else {
+            strangers.push(name);
+            continue;
+        };
+        let tensor = adapter.load(&name, &Device::Cpu)?;
+        let factors = sorted.entry(module).or_default();
+        match factor {
+            Factor::Down => factors.down = Some(tensor),
+            Factor::Up => factors.up = Some(tensor),
+            Factor::Alpha => factors.alpha = Some(scalar(&tensor)?),
+        }
+    }
+    match strangers.is_empty() {
+        true => Ok(sorted),
+        false => Err(Error::adapter(adapter.file(), stranger_list(strangers))),
+    }
+}
+
+fn stranger_list(mut strangers: Vec<String>) -> String {
+    strangers.sort_unstable();
+    let (count, shown) = (
+        strangers.len(),
+        strangers.iter().take(8).cloned().collect::<Vec<_>>(),
+    );
+    let dots = if count > shown.len() { ", .." } else { "" };
+    format!(
+        "{count} of its tensors fit no layer of the UNet, so it belongs to another model: {}{dots}",
+        shown.join(", ")
+    )
+}
+
+fn scalar(tensor: &Tensor) -> Result<f64> {
+    let value = tensor
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1::<f64>()?;
+    Ok(value.first().copied().unwrap_or(f64::NAN))
+}
+
+/// Alpha as the file's metadata says it: our own `icd.alpha`, or the LoRA
+/// configuration that diffusers writes (`lora_adapter_metadata`, JSON).
+fn stated_alpha(file: &FilePath) -> Result<Option<f64>> {
+    let metadata = checkpoint_metadata(file)?;
+    let own = metadata
+        .get("icd.alpha")
+        .and_then(|alpha| alpha.parse().ok());
+    Ok(own.or_else(|| diffusers_alpha(&metadata)))
+}
+
+fn diffusers_alpha(metadata: &HashMap<String, String>) -> Option<f64> {
+    let config: serde_json::Value =
+        serde_json::from_str(metadata.get("lora_adapter_metadata")?).ok()?;
+    ["unet.lora_alpha", "lora_alpha"]
+        .iter()
+        .find_map(|key| config.get(key)?.as_f64())
+}

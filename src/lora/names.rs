@@ -1,0 +1,170 @@
+//! Names in adapter files: which module a tensor belongs to.
+
+use std::{collections::HashMap, path::Path};
+
+use crate::{nn::Checkpoint, schedule::Steps};
+
+/// What a tensor of an adapter file is to its module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Factor {
+    Down,
+    Up,
+    Alpha,
+}
+
+/// The endings of the three namings, with the generations of each.
+const ENDINGS: [(&str, Factor); 10] = [
+    (".lora_A.weight", Factor::Down),
+    (".lora_B.weight", Factor::Up),
+    (".lora_A.default.weight", Factor::Down),
+    (".lora_B.default.weight", Factor::Up),
+    (".lora.down.weight", Factor::Down),
+    (".lora.up.weight", Factor::Up),
+    (".lora_down.weight", Factor::Down),
+    (".lora_up.weight", Factor::Up),
+    (".lora_linear_layer.down.weight", Factor::Down),
+    (".lora_linear_layer.up.weight", Factor::Up),
+];
+
+/// The modules of a network that an adapter may change.
+pub(super) struct Modules {
+    /// From a module's path, and from its path with underscores for dots as
+    /// kohya writes it, to the path.
+    paths: HashMap<String, String>,
+}
+
+impl Modules {
+    /// Every module of `base` that has a weight.
+    pub(super) fn of(base: &Checkpoint) -> Self {
+        let names = base.names();
+        let modules = names.iter().filter_map(|name| name.strip_suffix(".weight"));
+        let both = modules.flat_map(|path| {
+            [
+                (path.into(), path.into()),
+                (path.replace('.', "_"), path.into()),
+            ]
+        });
+        Self {
+            paths: both.collect(),
+        }
+    }
+
+    /// The module and the role of the adapter tensor `name`.
+    pub(super) fn place(&self, name: &str) -> Option<(String, Factor)> {
+        let ending = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending));
+        let (module, factor) = match ending {
+            Some(&(ending, factor)) => (name.strip_suffix(ending)?, factor),
+            None => (name.strip_suffix(".alpha")?, Factor::Alpha),
+        };
+        let module = modern(bare(module));
+        Some((self.paths.get(&module)?.clone(), factor))
+    }
+}
+
+/// A module's name without the prefixes of the tools that wrote it.
+fn bare(module: &str) -> &str {
+    let prefixes = ["lora_unet_", "unet.", "base_model.model.", "unet."];
+    prefixes.iter().fold(module, |name, prefix| {
+        name.strip_prefix(prefix).unwrap_or(name)
+    })
+}
+
+/// Today's name of a module that an old attention processor held:
+/// `attn1.processor.to_q_lora` is `attn1.to_q`.
+fn modern(module: &str) -> String {
+    let plain = module.replace(".processor.", ".");
+    match plain.strip_suffix("_lora") {
+        Some("") | None => plain,
+        Some(name) if name.ends_with(".to_out") => format!("{name}.0"),
+        Some(name) => name.into(),
+    }
+}
+
+/// The timesteps in the name of a released adapter file:
+/// `forward-19-259-519-779.safetensors`,
+/// `iCD-SD15-reverse_259_519_779_999.safetensors`.
+pub(super) fn steps_of(file: &Path) -> Option<Steps> {
+    let stem = file.file_stem()?.to_str()?;
+    let (_, tail) = stem
+        .split_once("forward")
+        .or_else(|| stem.split_once("reverse"))?;
+    let parts = tail.trim_start_matches(['-', '_']).split(['-', '_']);
+    let steps: Vec<u16> = parts.map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    (steps.len() > 1).then_some(Steps(steps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modules() -> Modules {
+        let path = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0";
+        let paths = [path, "mid_block.resnets.0.conv1", "time_emb_proj"];
+        let both = paths.map(|p| {
+            [
+                (p.to_string(), p.to_string()),
+                (p.replace('.', "_"), p.to_string()),
+            ]
+        });
+        Modules {
+            paths: both.into_iter().flatten().collect(),
+        }
+    }
+
+    #[test]
+    fn every_naming_finds_the_same_module() {
+        let conv = Some(("mid_block.resnets.0.conv1".to_string(), Factor::Down));
+        for name in [
+            "unet.base_model.model.mid_block.resnets.0.conv1.lora_A.weight",
+            "base_model.model.mid_block.resnets.0.conv1.lora_A.weight",
+            "base_model.model.unet.mid_block.resnets.0.conv1.lora_A.default.weight",
+            "unet.mid_block.resnets.0.conv1.lora_A.weight",
+            "unet.mid_block.resnets.0.conv1.lora.down.weight",
+            "mid_block.resnets.0.conv1.lora_A.weight",
+            "lora_unet_mid_block_resnets_0_conv1.lora_down.weight",
+        ] {
+            assert_eq!(modules().place(name), conv, "{name}");
+        }
+        let out = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0".to_string();
+        let old = "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_out_lora.up.weight";
+        assert_eq!(
+            modules().place(&old.replace("_lora.up", "_lora.lora.up")),
+            Some((out.clone(), Factor::Up))
+        );
+        let alpha =
+            "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0.alpha";
+        assert_eq!(modules().place(alpha), Some((out, Factor::Alpha)));
+    }
+
+    #[test]
+    fn strangers_find_no_module() {
+        for name in [
+            "lora_te_text_model_x.lora_down.weight",
+            "mid_block.resnets.0.conv1.weight",
+            "x.alpha",
+            "",
+        ] {
+            assert_eq!(modules().place(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn released_names_tell_their_steps() {
+        let steps = |name: &str| steps_of(Path::new(name)).map(|Steps(steps)| steps);
+        assert_eq!(
+            steps("forward-19-259-519-779.safetensors"),
+            Some(vec![19, 259, 519, 779])
+        );
+        assert_eq!(
+            steps("a/iCD-SD15-reverse_259_519_779_999.safetensors"),
+            Some(vec![259, 519, 779, 999])
+        );
+        for name in [
+            "finetuned_forward_model.safetensors",
+            "forward.safetensors",
+            "x-19-259.safetensors",
+        ] {
+            assert_eq!(steps(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Attention inside the UNet, and the port through which an edit controls it.
+
+use candle_core::Tensor;
+
+use crate::{
+    error::Result,
+    nn::{GroupNorm, LayerNorm, Linear, Weights, attend, attention_maps},
+};
+
+/// The part of the UNet that a site lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// From the latent towards the middle.
+    Down,
+    /// The coarsest part.
+    Middle,
+    /// From the middle back to the latent.
+    Up,
+}
+
+/// What the queries of a site attend to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The picture itself.
+    Itself,
+    /// The text.
+    Text,
+}
+
+/// Where in the UNet an attention map arises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The part of the network.
+    pub place: Place,
+    /// What is attended to.
+    pub kind: Kind,
+    /// How often the latent was halved to get here.
+    pub level: usize,
+    /// Rows of the grid that the queries form.
+    pub height: usize,
+    /// Columns of that grid.
+    pub width: usize,
+}
+
+/// What a control wants of the attention at a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: the maps are never materialised.
+    Untouched,
+    /// Every row reads its own values through the first row's maps, which
+    /// takes the first row's queries and keys and no materialised map.
+    FirstRowsMaps,
+    /// To see and rewrite the maps.
+    Maps,
+}
+
+/// Sees and may rewrite attention maps while the UNet runs.
+pub trait AttentionControl {
+    /// What is wanted at `site`.
+    fn wish(&self, site: &Site) -> Wish;
+
+    /// Rewrites maps (rows, heads, queries, keys) that were wished for; each
+    /// row of keys sums to one on the way in.
+    fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor>;
+}
+
+/// The control that leaves every map alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Untouched;
+
+impl AttentionControl for Untouched {
+    fn wish(&self, _: &Site) -> Wish {
+        Wish::Untouched
+    }
+
+    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
+        Ok(maps)
+    }
+}
+
+/// Multi-head attention.
+#[derive(Debug)]
+pub struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    /// Attention of (.., channels) to (.., context).
+    pub fn new(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            query: w.at_any(&["to_q", "query"]).linear(channels, channels)?,
+            key: w.at_any(&["to_k", "key"]).linear(context, channels)?,
+            value: w.at_any(&["to_v", "value"]).linear(context, channels)?,
+            out: w
+                .at_any(&["to_out.0", "proj_attn"])
+                .linear(channels, channels)?,
+            heads,
+        })
+    }
+
+    /// Attends from x (b, n, c) to `context` (b, m, d): (b, n, c).
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        context: &Tensor,
+        site: &Site,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let q = self.split(&self.query.forward(x)?)?; // (b, heads, n, c / heads)
+        let k = self.split(&self.key.forward(context)?)?; // (b, heads, m, c / heads)
+        let v = self.split(&self.value.forward(context)?)?; // (b, heads, m, c / heads)
+        let y = match control.wish(site) {
+            Wish::Untouched => attend(&q, &k, &v)?,
+            Wish::FirstRowsMaps => read_through_first_row(&q, &k, &v)?,
+            Wish::Maps => control.rewrite(site, attention_maps(&q, &k)?)?.matmul(&v)?,
+        };
+        let y = y.transpose(1, 2)?.flatten_from(2)?; // (b, n, c)
+        Ok(self.out.forward(&y)?)
+    }
+
+    /// (b, n, c) to (b, heads, n, c / heads).
+    fn split(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, n, c) = x.dims3()?;
+        Ok(x.reshape((b, n, self.heads, c / self.heads))?
+            .transpose(1, 2)?
+            .contiguous()?)
+    }
+}
+
+/// The values of all rows, read through the maps of the first: the rows lie
+/// side by side in the last axis, so the maps are computed once.
+fn read_through_first_row(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (b, heads, m, d) = v.dims4()?;
+    let side_by_side = v.permute((1, 2, 0, 3))?.reshape((1, heads, m, b * d))?;
+    let first = |x: &Tensor| x.narrow(0, 0, 1);
+    let y = attend(&first(q)?, &first(k)?, &side_by_side)?; // (1, heads, n, b * d)
+    let n = y.dim(2)?;
+    Ok(y.reshape((heads, n, b, d))?
+        .permute((2, 0, 1, 3))?
+        .contiguous()?) // (b, heads, n, d)
+}
+
+/// Self-attention, attention to the text, and a gated feed-forward network.
+#[derive(Debug)]
+struct Block {
+    norm_itself: LayerNorm,
+    itself: Attention,
+    norm_text: LayerNorm,
+    text: Attention,
+    norm_gate: LayerNorm,
+    gate: Linear,
+    shrink: Linear,
+}
+
+impl Block {
+    fn new(w: &Weights, c: usize, text_width: usize, heads: usize) -> Result<Self> {
+        const EPS: f64 = 1e-5;
+        let inner = 4 * c;
+        Ok(Self {
+            norm_itself: w.at("norm1").layer_norm(c, EPS)?,
+            itself: Attention::new(&w.at("attn1"), c, c, heads)?,
+            norm_text: w.at("norm2").layer_norm(c, EPS)?,
+            text: Attention::new(&w.at("attn2"), c, text_width, heads)?,
+            norm_gate: w.at("norm3").layer_norm(c, EPS)?,
+            gate: w.at("ff.net.0.proj").linear(c, 2 * inner)?,
+            shrink: w.at("ff.net.2").linear(inner, c)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        text: &Tensor,
+        site: Site,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let normed = self.norm_itself.forward(x)?;
+        let here = Site {
+            kind: Kind::Itself,
+            ..site
+        };
+        let x = (x + self.itself.forward(&normed, &normed, &here, control)?)?;
+        let normed = self.norm_text.forward(&x)?;
+        let here = Site {
+            kind: Kind::Text,
+            ..site
+        };
+        let x = (&x + self.text.forward(&normed, text, &here, control)?)?;
+        let fed = self.feed(&self.norm_gate.forward(&x)?)?;
+        Ok((x + fed)?)
+    }
+
+    /// GEGLU (arXiv 2002.05202) with the exact GELU.
+    fn feed(&self, x: &Tensor) -> Result<Tensor> {
+        let halves = self.gate.forward(x)?.chunk(2, 2)?; // twice (b, n, inner)
+        Ok(self
+            .shrink
+            .forward(&(&halves[0] * halves[1].gelu_erf()?)?)?)
+    }
+}
+
+/// Transformer blocks over the pixels of a picture.
+#[derive(Debug)]
+pub struct Transformer {
+    norm: GroupNorm,
+    enter: Linear,
+    blocks: Vec<Block>,
+    leave: Linear,
+}
+
+/// The measures of a [`Transformer`].
+#[derive(Clone, Copy, Debug)]
+pub struct TransformerShape {
+    /// Channels of the picture.
+    pub channels: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Width of the text states.
+    pub text_width: usize,
+    /// Groups of the norm.
+    pub groups: usize,
+}
+
+impl Transformer {
+    /// Reads a transformer; whether its projections are linear layers or 1x1
+    /// convolutions in the file makes no difference.
+    pub fn new(w: &Weights, shape: TransformerShape) -> Result<Self> {
+        let TransformerShape {
+            channels: c,
+            heads,
+            depth,
+            text_width,
+            groups,
+        } = shape;
+        let blocks = w.at("transformer_blocks");
+        Ok(Self {
+            norm: w.at("norm").group_norm(c, groups, 1e-6)?,
+            enter: w.at("proj_in").linear(c, c)?,
+            blocks: (0..depth)
+                .map(|i| Block::new(&blocks.at(i), c, text_width, heads))
+                .collect::<Result<_>>()?,
+            leave: w.at("proj_out").linear(c, c)?,
+        })
+    }
+
+    /// Transforms x (b, c, h, w) under text states (b, m, text width).
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        text: &Tensor,
+        (place, level): (Place, usize),
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let (b, c, height, width) = x.dims4()?;
+        let site = Site {
+            place,
+            kind: Kind::Itself,
+            level,
+            height,
+            width,
+        };
+        let mut y = self.enter.forward(&pixels(&self.norm.forward(x)?)?)?;
+        for block in &self.blocks {
+            y = block.forward(&y, text, site, control)?;
+        }
+        let y = self
+            .leave
+            .forward(&y)?
+            .transpose(1, 2)?
+            .reshape((b, c, height, width))?;
+        Ok((y + x)?)
+    }
+}
+
+/// (b, c, h, w) to (b, h * w, c).
+pub(super) fn pixels(x: &Tensor) -> Result<Tensor> {
+    Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn reading_through_the_first_row_equals_replacing_every_map_by_its() {
+        let draw = |phase: f32, n: usize| {
+            let values: Vec<f32> = (0..3 * 2 * n * 4)
+                .map(|i| (i as f32 * 0.9 + phase).sin())
+                .collect();
+            Tensor::from_vec(values, (3, 2, n, 4), &Device::Cpu).unwrap()
+        };
+        let (q, k, v) = (draw(0., 5), draw(1., 6), draw(2., 6));
+        let first = attention_maps(&q, &k).unwrap().narrow(0, 0, 1).unwrap();
+        let maps = first
+            .broadcast_as((3, 2, 5, 6))
+            .unwrap()
+            .contiguous()
+            .unwrap();
+        let gap = (maps.matmul(&v).unwrap() - read_through_first_row(&q, &k, &v).unwrap()).unwrap();
+        assert!(
+            gap.abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                < 1e-6
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! Where the parts of a model are: presets, model folders with their
+//! `icd.toml`, and the choices that override both.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path as FilePath, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{Family, diffusers, is_model_folder, unet::UnetConfig};
+use crate::{
+    error::{Error, Result},
+    hub::{Home, Reference},
+    schedule::Steps,
+};
+
+/// Alpha of the released adapters, which do not state it: PEFT's default.
+const RELEASED_ALPHA: f64 = 8.0;
+
+/// Which of a preset's adapter pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Four steps, for tau 0.8.
+    FourA,
+    /// Four steps, for tau 0.7.
+    FourB,
+    /// Three steps, for tau 0.7.
+    Three,
+}
+
+impl Variant {
+    fn adapters(self) -> [&'static str; 2] {
+        match self {
+            Self::FourA => ["forward-19-259-519-779", "reverse-259-519-779-999"],
+            Self::FourB => ["forward-19-249-499-699", "reverse-249-499-699-999"],
+            Self::Three => ["forward-19-339-699", "reverse-339-699-999"],
+        }
+    }
+}
+
+/// What a person says of the model: a name or folder, and overrides. Paths
+/// are as typed, or `hub:owner/name[/file]`.
+#[derive(Clone, Debug, Default)]
+pub struct ModelChoice {
+    /// `sd15`, `sdxl`, or a folder in the diffusers layout.
+    pub model: String,
+    /// A preset's adapter pair.
+    pub variant: Option<Variant>,
+    /// Another UNet.
+    pub unet: Option<String>,
+    /// Another forward adapter.
+    pub forward_adapter: Option<String>,
+    /// Another reverse adapter.
+    pub reverse_adapter: Option<String>,
+    /// Another forward path.
+    pub forward_path: Option<Steps>,
+    /// Another reverse path.
+    pub reverse_path: Option<Steps>,
+    /// Alpha where the adapter file states none.
+    pub adapter_alpha: Option<f64>,
+}
+
+/// The parts of a model, found but not read.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The folder of text encoders, tokenizers, autoencoder and scheduler.
+    pub(super) home: Home,
+    pub(super) family: Family,
+    pub(super) unet: Reference,
+    pub(super) forward: Walker,
+    pub(super) reverse: Walker,
+    pub(super) adapter_alpha: f64,
+}
+
+/// What one direction of the walk needs beside the UNet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Walker {
+    adapter: Option<Reference>,
+    steps: Option<Steps>,
+}
+
+impl Walker {
+    /// The adapter's local file.
+    pub(super) fn adapter_file(&self) -> Result<Option<PathBuf>> {
+        const NAMES: [&str; 2] = [
+            "pytorch_lora_weights.safetensors",
+            "adapter_model.safetensors",
+        ];
+        self.adapter
+            .as_ref()
+            .map(|adapter| adapter.file(&NAMES))
+            .transpose()
+    }
+
+    /// The steps as said, else as the adapter's file `states` them.
+    pub(super) fn steps(
+        &self,
+        states: fn(&FilePath) -> Result<Option<Steps>>,
+    ) -> Result<Option<Steps>> {
+        match (&self.steps, self.adapter_file()?) {
+            (Some(steps), _) => Ok(Some(steps.clone())),
+            (None, Some(file)) => states(&file),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Another adapter brings its own path; another path keeps the adapter.
+    fn overridden(self, adapter: Option<&String>, steps: Option<&Steps>) -> Result<Self> {
+        let walker = match adapter {
+            Some(text) => Self {
+                adapter: Some(Reference::parse(text, FilePath::new(""))?),
+                steps: None,
+            },
+            None => self,
+        };
+        Ok(Self {
+            steps: steps.cloned().or(walker.steps),
+            ..walker
+        })
+    }
+}
+
+impl Parts {
+    /// Finds the parts that a choice means.
+    pub fn find(choice: &ModelChoice) -> Result<Self> {
+        let parts = match choice.model.as_str() {
+            "sd15" => Self::preset(Family::Sd15, choice.variant),
+            "sdxl" => Self::preset(Family::Sdxl, choice.variant),
+            folder if choice.variant.is_some() => {
+                let reason = format!(
+                    "--variant belongs to the presets sd15 and sdxl, not to the folder {folder}"
+                );
+                Err(Error::setting(reason))
+            }
+            folder => Self::folder(FilePath::new(folder)),
+        }?;
+        parts.overridden(choice)
+    }
+
+    fn preset(family: Family, variant: Option<Variant>) -> Result<Self> {
+        let (base, unet, adapters, usual) = match family {
+            Family::Sd15 => (
+                "stable-diffusion-v1-5/stable-diffusion-v1-5",
+                "dbaranchuk/sd15-cfg-distill-unet",
+                "dbaranchuk/icd-lora-sd15",
+                Variant::FourA,
+            ),
+            Family::Sdxl => (
+                "stabilityai/stable-diffusion-xl-base-1.0",
+                "dbaranchuk/sdxl-cfg-distill-unet",
+                "dbaranchuk/icd-lora-sdxl",
+                Variant::FourB,
+            ),
+        };
+        let [forward, reverse] = variant.unwrap_or(usual).adapters().map(|name| {
+            let file = format!("{name}.safetensors");
+            Walker {
+                adapter: Some(Reference::File(Home::Hub(adapters.into()), file)),
+                steps: None,
+            }
+        });
+        Ok(Self {
+            home: Home::Hub(base.into()),
+            family,
+            unet: Reference::Folder(Home::Hub(unet.into())),
+            forward,
+            reverse,
+            adapter_alpha: RELEASED_ALPHA,
+        })
+    }
+
+    fn folder(folder: &FilePath) -> Result<Self> {
+        let home = Home::Folder(folder.into());
+        if !is_model_folder(&home) {
+            let reason =
+                "it is neither a preset (sd15, sdxl) nor a model folder in the diffusers layout";
+            return Err(Error::config(folder, reason));
+        }
+        let recipe = Recipe::read(&folder.join("icd.toml"))?;
+        let reference = |text: &String| Reference::parse(text, folder);
+        let walker = |adapter: &Option<String>, path: &Option<Vec<u16>>| -> Result<Walker> {
+            let adapter = adapter.as_ref().map(reference).transpose()?;
+            Ok(Walker {
+                adapter,
+                steps: path.clone().map(Steps),
+            })
+        };
+        Ok(Self {
+            family: family_of(folder)?,
+            unet: match &recipe.unet {
+                Some(text) => reference(text)?,
+                None => Reference::Folder(Home::Folder(folder.join("unet"))),
+            },
+            forward: walker(&recipe.forward_adapter, &recipe.forward_path)?,
+            reverse: walker(&recipe.reverse_adapter, &recipe.reverse_path)?,
+            adapter_alpha: recipe.adapter_alpha.unwrap_or(RELEASED_ALPHA),
+            home,
+        })
+    }
+
+    fn overridden(self, choice: &ModelChoice) -> Result<Self> {
+        let unet = choice
+            .unet
+            .as_ref()
+            .map(|text| Reference::parse(text, FilePath::new("")));
+        Ok(Self {
+            unet: unet.transpose()?.unwrap_or(self.unet),
+            forward: self.forward.overridden(
+                choice.forward_adapter.as_ref(),
+                choice.forward_path.as_ref(),
+            )?,
+            reverse: self.reverse.overridden(
+                choice.reverse_adapter.as_ref(),
+                choice.reverse_path.as_ref(),
+            )?,
+            adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
+            ..self
+        })
+    }
+
+    /// The UNet's measures: from the config.json beside it, else from the
+    /// model's own, else the family's.
+    pub(super) fn unet_config(&self) -> Result<UnetConfig> {
+        let beside = match &self.unet {
+            Reference::Folder(home @ Home::Hub(_)) => Some(home.file("config.json")?),
+            other => other.home().file("config.json").ok(),
+        };
+        match beside.or_else(|| self.home.file("unet/config.json").ok()) {
+            Some(file) => diffusers::unet_config(&file),
+            None => Ok(self.family.unet_config()),
+        }
+    }
+}
+
+/// The family that a model folder's index names, or that its folders show.
+fn family_of(folder: &FilePath) -> Result<Family> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(rename = "_class_name")]
+        class: String,
+    }
+    let file = folder.join("model_index.json");
+    if file.exists() {
+        let index: Index = diffusers::read_json(&file)?;
+        return Family::of_pipeline(&index.class).map_err(|error| Error::config(&file, error));
+    }
+    Ok(match folder.join("text_encoder_2").exists() {
+        true => Family::Sdxl,
+        false => Family::Sd15,
+    })
+}
+
+/// A model folder's `icd.toml`; its paths start at the folder.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipe {
+    unet: Option<String>,
+    forward_adapter: Option<String>,
+    reverse_adapter: Option<String>,
+    forward_path: Option<Vec<u16>>,
+    reverse_path: Option<Vec<u16>>,
+    adapter_alpha: Option<f64>,
+}
+
+impl Recipe {
+    fn read(file: &FilePath) -> Result<Self> {
+        if !file.exists() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+        toml::from_str(&text).map_err(|error| Error::config(file, error))
+    }
+}
+
+/// A hash (FNV-1a, 64 bits) of a file's length, beginning and end.
+pub(super) fn fingerprint(file: &FilePath) -> Result<String> {
+    const SAMPLE: u64 = 64 << 10;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut handle = File::open(file)?;
+        let length = handle.metadata()?.len();
+        let mut bytes = length.to_le_bytes().to_vec();
+        handle.by_ref().take(SAMPLE).read_to_end(&mut bytes)?;
+        handle.seek(SeekFrom::Start(length.saturating_sub(SAMPLE)))?;
+        handle.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| Error::io(file, error))?;
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    Ok(format!(
+        "{:016x}",
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
+    ))
+}

@@ -1,0 +1,187 @@
+//! One stage of a UNet or an autoencoder: residual blocks, optional
+//! transformers, optional resampling. Down, middle and up are alike.
+
+use candle_core::{Result as TensorResult, Tensor};
+
+use super::attention::{AttentionControl, Place, Transformer};
+use crate::{
+    error::Result,
+    nn::{Conv2d, GroupNorm, Linear, Stride, Weights, upsample_nearest},
+};
+
+/// Two convolutions beside a shortcut (arXiv 1512.03385), with the time
+/// embedding added between them where there is one.
+#[derive(Debug)]
+pub struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+/// The norms of a network's residual blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl Resnet {
+    /// A block from `inputs` to `outputs` channels; `time` is the width of the
+    /// time embedding of the networks that have one.
+    pub fn new(
+        w: &Weights,
+        inputs: usize,
+        outputs: usize,
+        norm: Norm,
+        time: Option<usize>,
+    ) -> Result<Self> {
+        let shortcut = w.at_any(&["conv_shortcut", "nin_shortcut"]);
+        Ok(Self {
+            norm1: w.at("norm1").group_norm(inputs, norm.groups, norm.eps)?,
+            conv1: w.at("conv1").conv(inputs, outputs, 3, Stride::One)?,
+            time: time
+                .map(|width| w.at("time_emb_proj").linear(width, outputs))
+                .transpose()?,
+            norm2: w.at("norm2").group_norm(outputs, norm.groups, norm.eps)?,
+            conv2: w.at("conv2").conv(outputs, outputs, 3, Stride::One)?,
+            shortcut: match inputs == outputs {
+                true => None,
+                false => Some(shortcut.conv(inputs, outputs, 1, Stride::One)?),
+            },
+        })
+    }
+
+    /// Maps x (b, inputs, h, w) under a time embedding (b, width), already
+    /// through its activation.
+    pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
+        let mut y = self.conv1.forward(&self.norm1.forward(x)?.silu()?)?;
+        if let (Some(layer), Some(time)) = (&self.time, time) {
+            y = y.broadcast_add(&layer.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?; // (b, c, 1, 1)
+        }
+        let y = self.conv2.forward(&self.norm2.forward(&y)?.silu()?)?;
+        match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x)? + y,
+            None => x + y,
+        }
+    }
+}
+
+/// What every block of one evaluation sees.
+#[derive(Clone, Copy)]
+pub struct Conditions<'a> {
+    /// The activated time embedding (b, width).
+    pub time: &'a Tensor,
+    /// The text states (b, tokens, text width).
+    pub text: &'a Tensor,
+}
+
+/// Residual blocks, each followed by its transformer where the stage has one.
+#[derive(Debug)]
+pub struct Stage {
+    resnets: Vec<Resnet>,
+    transformers: Vec<Transformer>,
+    resample: Option<Conv2d>,
+    place: Place,
+    level: usize,
+}
+
+impl Stage {
+    /// A stage at `place`, where the latent was halved `level` times.
+    pub fn new(place: Place, level: usize, resnets: Vec<Resnet>) -> Self {
+        Self {
+            resnets,
+            transformers: Vec::new(),
+            resample: None,
+            place,
+            level,
+        }
+    }
+
+    /// With transformers behind the first blocks.
+    pub fn with_transformers(self, transformers: Vec<Transformer>) -> Self {
+        Self {
+            transformers,
+            ..self
+        }
+    }
+
+    /// With a convolution that halves, or that follows the enlarging.
+    pub fn with_resample(self, resample: Option<Conv2d>) -> Self {
+        Self { resample, ..self }
+    }
+
+    /// Goes down: every intermediate result is kept for the way up.
+    pub fn down(
+        &self,
+        mut x: Tensor,
+        seen: Conditions,
+        skips: &mut Vec<Tensor>,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        for block in 0..self.resnets.len() {
+            x = self.block(block, &x, seen, control)?;
+            skips.push(x.clone());
+        }
+        if let Some(halve) = &self.resample {
+            x = halve.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+
+    /// Passes the middle, where nothing is kept or taken.
+    pub fn middle(
+        &self,
+        mut x: Tensor,
+        seen: Conditions,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        for block in 0..self.resnets.len() {
+            x = self.block(block, &x, seen, control)?;
+        }
+        Ok(x)
+    }
+
+    /// Goes up: each block takes the latest result kept on the way down, and
+    /// the enlarged picture takes the size of the next one.
+    pub fn up(
+        &self,
+        mut x: Tensor,
+        seen: Conditions,
+        skips: &mut Vec<Tensor>,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        for block in 0..self.resnets.len() {
+            let skip = skips
+                .pop()
+                .expect("the way up has as many blocks as the way down kept results");
+            x = self.block(block, &Tensor::cat(&[x, skip], 1)?, seen, control)?;
+        }
+        if let (Some(conv), Some(next)) = (&self.resample, skips.last()) {
+            let (_, _, height, width) = next.dims4()?;
+            x = conv.forward(&upsample_nearest(&x, height, width)?)?;
+        }
+        Ok(x)
+    }
+
+    fn block(
+        &self,
+        i: usize,
+        x: &Tensor,
+        seen: Conditions,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let x = self.resnets[i].forward(x, Some(seen.time))?;
+        match self.transformers.get(i) {
+            Some(transformer) => {
+                transformer.forward(&x, seen.text, (self.place, self.level), control)
+            }
+            None => Ok(x),
+        }
+    }
+}

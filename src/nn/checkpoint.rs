@@ -1,0 +1,188 @@
+//! Checkpoint files, as memory maps or pickles, told apart by their content.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// The tensors of one checkpoint: a safetensors file, the index of a sharded
+/// one (`*.safetensors.index.json`), or a PyTorch state dict in the zip format.
+///
+/// Nothing is read before it is asked for.
+pub struct Checkpoint {
+    file: PathBuf,
+    tensors: Tensors,
+}
+
+enum Tensors {
+    Mapped(MmapedSafetensors),
+    Pickled(PthTensors),
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and reads its table of contents.
+    pub fn open(file: impl AsRef<Path>) -> Result<Self> {
+        let file = file.as_ref();
+        let tensors = match &magic(file)? {
+            b"PK\x03\x04" => Tensors::Pickled(unpickle(file)?),
+            [b'{', ..] => Tensors::Mapped(map(file, &shards(file)?)?),
+            _ => Tensors::Mapped(map(file, &[file.to_path_buf()])?),
+        };
+        Ok(Self {
+            file: file.into(),
+            tensors,
+        })
+    }
+
+    /// The file that was opened.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The names of all tensors, in no particular order.
+    pub fn names(&self) -> Vec<String> {
+        match &self.tensors {
+            Tensors::Mapped(tensors) => tensors
+                .tensors()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect(),
+            Tensors::Pickled(tensors) => tensors.tensor_infos().keys().cloned().collect(),
+        }
+    }
+
+    /// The shape of a tensor, or `None` where there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.tensors {
+            Tensors::Mapped(tensors) => Some(tensors.get(name).ok()?.shape().to_vec()),
+            Tensors::Pickled(tensors) => {
+                Some(tensors.tensor_infos().get(name)?.layout.dims().to_vec())
+            }
+        }
+    }
+
+    /// Reads a tensor in the type it is stored in.
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let fault = |reason: String| self.fault(format!("tensor {name:?}: {reason}"));
+        match &self.tensors {
+            Tensors::Mapped(tensors) => tensors
+                .load(name, device)
+                .map_err(|error| fault(error.to_string())),
+            Tensors::Pickled(tensors) => {
+                let info = tensors.tensor_infos().get(name);
+                if info.is_some_and(|info| info.layout.start_offset() != 0) {
+                    return Err(fault(
+                        "it is a view into a larger storage; save a copy of it".into(),
+                    ));
+                }
+                let tensor = tensors
+                    .get(name)
+                    .map_err(|error| fault(error.to_string()))?;
+                let tensor = tensor.ok_or_else(|| fault("it is missing".into()))?;
+                Ok(tensor.to_device(device)?)
+            }
+        }
+    }
+
+    /// An error that names this file.
+    pub fn fault(&self, reason: impl ToString) -> Error {
+        Error::weights(&self.file, reason)
+    }
+}
+
+/// The `__metadata__` table of a safetensors file; empty for other files.
+pub(crate) fn metadata(file: &Path) -> Result<HashMap<String, String>> {
+    let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    let mut length = [0; 8];
+    if reader.read_exact(&mut length).is_err() || length.starts_with(b"PK") {
+        return Ok(HashMap::new());
+    }
+    let mut header = Vec::new();
+    let limit = u64::from_le_bytes(length).min(100 << 20);
+    reader
+        .take(limit)
+        .read_to_end(&mut header)
+        .map_err(|error| Error::io(file, error))?;
+    let header: Header = serde_json::from_slice(&header).map_err(|error| {
+        Error::weights(
+            file,
+            format!("its header is no safetensors header ({error})"),
+        )
+    })?;
+    Ok(header.metadata.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: Option<HashMap<String, String>>,
+}
+
+/// The first four bytes.
+fn magic(file: &Path) -> Result<[u8; 4]> {
+    let mut bytes = [0; 4];
+    let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    reader
+        .read_exact(&mut bytes)
+        .map_err(|_| Error::weights(file, "it is empty or cut off"))?;
+    Ok(bytes)
+}
+
+#[expect(unsafe_code, reason = "memory maps")]
+fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
+    // SAFETY: the files are opened for reading only; like every program that
+    // maps its weights, this one relies on nobody truncating them meanwhile.
+    unsafe { MmapedSafetensors::multi(shards) }.map_err(|error| {
+        let reason = format!("it is no whole safetensors file nor a PyTorch state dict ({error})");
+        Error::weights(file, reason)
+    })
+}
+
+/// The files that the index of a sharded checkpoint names, beside it.
+fn shards(file: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::weights(file, format!("it is no index of shards ({error})")))?;
+    let names: BTreeSet<_> = index.weight_map.into_values().collect();
+    let paths = names
+        .into_iter()
+        .map(|name| match Path::new(&name).file_name() {
+            Some(bare) if bare == name.as_str() => Ok(file.with_file_name(name)),
+            _ => Err(Error::weights(
+                file,
+                format!("shard {name:?} is not a file beside the index"),
+            )),
+        });
+    let paths: Vec<_> = paths.collect::<Result<_>>()?;
+    match paths.iter().find(|path| !path.is_file()) {
+        Some(missing) => Err(Error::weights(
+            file,
+            format!("shard {} is missing", missing.display()),
+        )),
+        None => Ok(paths),
+    }
+}
+
+/// A state dict, bare or under the key `state_dict`.
+fn unpickle(file: &Path) -> Result<PthTensors> {
+    let open = |key| {
+        PthTensors::new(file, key)
+            .map_err(|error| Error::weights(file, format!("it is no PyTorch state dict ({error})")))
+    };
+    let bare = open(None)?;
+    match bare.tensor_infos().is_empty() {
+        true => open(Some("state_dict")),
+        false => Ok(bare),
+    }
+}

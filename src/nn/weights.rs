@@ -1,0 +1,185 @@
+//! The cursor from which every layer is read, and the only place where an
+//! adapter meets a layer.
+
+use std::fmt::Display;
+
+use candle_core::{DType, Device, Shape, Tensor};
+
+use super::{Checkpoint, Conv2d, GroupNorm, LayerNorm, Linear, LowRanks, Stride};
+use crate::error::Result;
+
+/// How a network's weights are kept in memory.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// The type they are stored in: f32, f16 or bf16.
+    pub dtype: DType,
+    /// Where they are stored.
+    pub device: Device,
+}
+
+impl Storage {
+    /// The type of the activations: f32 on a CPU, where half precision has no
+    /// fast arithmetic, and the weights' own type elsewhere.
+    pub fn compute(&self) -> DType {
+        match self.device.is_cpu() {
+            true => DType::F32,
+            false => self.dtype,
+        }
+    }
+}
+
+/// A place in a checkpoint: `weights.at("down_blocks").at(0)`.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    storage: &'a Storage,
+    merged: Option<&'a LowRanks>,
+    path: String,
+}
+
+impl<'a> Weights<'a> {
+    /// The top of a checkpoint.
+    pub fn new(checkpoint: &'a Checkpoint, storage: &'a Storage) -> Self {
+        Self {
+            checkpoint,
+            storage,
+            merged: None,
+            path: String::new(),
+        }
+    }
+
+    /// Adds the low-rank changes to every layer that is read from here on.
+    pub fn merged_with(self, changes: &'a LowRanks) -> Self {
+        Self {
+            merged: Some(changes),
+            ..self
+        }
+    }
+
+    /// The place one name further down.
+    pub fn at(&self, name: impl Display) -> Self {
+        let path = match self.path.is_empty() {
+            true => name.to_string(),
+            false => format!("{}.{name}", self.path),
+        };
+        Self {
+            path,
+            ..self.clone()
+        }
+    }
+
+    /// The first of several names that exists: files of different ages name
+    /// the same layer differently. The first one where none does.
+    pub fn at_any(&self, names: &[&str]) -> Self {
+        let found = names.iter().map(|name| self.at(name)).find(Self::exists);
+        found.unwrap_or_else(|| self.at(names[0]))
+    }
+
+    /// Whether any tensor lies here or below.
+    pub fn exists(&self) -> bool {
+        let below = format!("{}.", self.path);
+        self.checkpoint.shape(&self.path).is_some()
+            || self.checkpoint.shape(&format!("{below}weight")).is_some()
+            || self
+                .checkpoint
+                .names()
+                .iter()
+                .any(|name| name.starts_with(&below))
+    }
+
+    /// The shape of the tensor `name` here, if there is one.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.checkpoint.shape(&self.at(name).path)
+    }
+
+    /// The storage of everything read from here.
+    pub fn storage(&self) -> &Storage {
+        self.storage
+    }
+
+    /// The tensor `name` here, of exactly this shape.
+    pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
+        let place = self.at(name);
+        let shape = shape.into();
+        match self.checkpoint.shape(&place.path) {
+            Some(found) if found == shape.dims() => place.read(shape),
+            Some(found) => Err(place.fault(&format!("expected {shape:?}, found {found:?}"))),
+            None => Err(place.fault("it is missing")),
+        }
+    }
+
+    /// A linear layer, with a bias where the file has one. A 1x1 convolution is
+    /// the same arithmetic and is taken too.
+    pub fn linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
+        let pointwise = self.shape("weight").is_some_and(|shape| shape.len() == 4);
+        let weight = match pointwise {
+            true => self
+                .tensor("weight", (outputs, inputs, 1, 1))?
+                .reshape((outputs, inputs))?,
+            false => self.tensor("weight", (outputs, inputs))?,
+        };
+        Ok(Linear::new(weight, self.bias(outputs)?))
+    }
+
+    /// A convolution with a k x k kernel.
+    pub fn conv(&self, inputs: usize, outputs: usize, k: usize, stride: Stride) -> Result<Conv2d> {
+        let weight = self.tensor("weight", (outputs, inputs, k, k))?;
+        Ok(Conv2d::new(weight, self.bias(outputs)?, stride))
+    }
+
+    /// A group norm.
+    pub fn group_norm(&self, channels: usize, groups: usize, eps: f64) -> Result<GroupNorm> {
+        if !channels.is_multiple_of(groups) {
+            return Err(self.fault(&format!(
+                "{channels} channels do not fall into {groups} groups"
+            )));
+        }
+        let (weight, bias) = (
+            self.tensor("weight", channels)?,
+            self.tensor("bias", channels)?,
+        );
+        Ok(GroupNorm::new(weight, bias, groups, eps))
+    }
+
+    /// A layer norm.
+    pub fn layer_norm(&self, channels: usize, eps: f64) -> Result<LayerNorm> {
+        Ok(LayerNorm::new(
+            self.tensor("weight", channels)?,
+            self.tensor("bias", channels)?,
+            eps,
+        ))
+    }
+
+    fn bias(&self, outputs: usize) -> Result<Option<Tensor>> {
+        self.shape("bias")
+            .map(|_| self.tensor("bias", outputs))
+            .transpose()
+    }
+
+    /// Reads the tensor here in the storage type, with its low-rank change.
+    fn read(&self, shape: Shape) -> Result<Tensor> {
+        let stored = self.checkpoint.load(&self.path, &self.storage.device)?;
+        let module = self.path.strip_suffix(".weight");
+        let change = module.and_then(|module| self.merged?.get(module));
+        let Some(change) = change else {
+            return Ok(stored.to_dtype(self.storage.dtype)?);
+        };
+        let delta = change
+            .delta(shape.dims()[0], shape.elem_count())?
+            .ok_or_else(|| {
+                self.fault(&format!(
+                    "its shape is {shape:?}, but the adapter's factors are {:?} and {:?}: \
+                 the adapter belongs to another model",
+                    change.down.dims(),
+                    change.up.dims()
+                ))
+            })?;
+        let delta = delta.to_device(&self.storage.device)?.reshape(&shape)?;
+        Ok((stored.to_dtype(DType::F32)? + delta)?.to_dtype(self.storage.dtype)?)
+    }
+
+    fn fault(&self, reason: &str) -> crate::Error {
+        self.checkpoint
+            .fault(format!("tensor {:?}: {reason}", self.path))
+    }
+}

@@ -1,0 +1,212 @@
+//! Pictures of 8-bit RGB pixels: what an edit starts from and ends in.
+
+mod decode;
+mod encode;
+pub mod fit;
+pub mod resize;
+mod tensor;
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+pub use encode::Format;
+use resize::{Filter, resize};
+
+/// Bytes per pixel: red, green, blue.
+const CHANNELS: usize = 3;
+
+/// Width and height in pixels; `512x768` is 512 wide and 768 high.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// Pixels from left to right.
+    pub width: usize,
+    /// Pixels from top to bottom.
+    pub height: usize,
+}
+
+impl Size {
+    /// The size of these sides.
+    pub const fn new(width: usize, height: usize) -> Self {
+        Self { width, height }
+    }
+
+    /// How many pixels a picture of this size has.
+    pub const fn pixels(self) -> usize {
+        self.width * self.height
+    }
+
+    /// This size with no side of zero.
+    fn at_least_one(self) -> Self {
+        Self::new(self.width.max(1), self.height.max(1))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+/// A picture of at least one pixel, row by row from the top, three bytes (red, green, blue) each.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    size: Size,
+    pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// The picture of these `3 * width * height` bytes.
+    pub fn new(size: Size, pixels: Vec<u8>) -> Result<Self> {
+        let needed = size
+            .width
+            .checked_mul(size.height)
+            .and_then(|count| count.checked_mul(CHANNELS));
+        if pixels.is_empty() || needed != Some(pixels.len()) {
+            let found = pixels.len();
+            return Err(Error::setting(format!(
+                "{found} bytes do not make a {size} RGB picture"
+            )));
+        }
+        Ok(Self { size, pixels })
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// The bytes: red, green, blue of each pixel, row by row.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// The picture scaled to the size `to`, bicubic and antialiased like Pillow's `Image.resize`.
+    ///
+    /// A side of zero becomes one pixel.
+    #[must_use]
+    pub fn resized(&self, to: Size) -> Self {
+        let size = to.at_least_one();
+        let pixels = resize(&self.pixels, self.size, size, Filter::Bicubic);
+        Self { size, pixels }
+    }
+
+    /// The window of this size whose corner lies at `left` and `top`.
+    ///
+    /// Where it reaches over the picture's edge, the pixels of the edge go on.
+    /// A side of zero becomes one pixel.
+    #[must_use]
+    pub fn crop(&self, left: usize, top: usize, size: Size) -> Self {
+        self.window(left as isize, top as isize, size)
+    }
+
+    /// The picture in the middle of the size `to`.
+    ///
+    /// The pixels of its edge go on outwards: unlike a grey frame they make no
+    /// new outline, which a network would take for a thing in the picture. A
+    /// side that is longer than in `to` is cut on both ends.
+    #[must_use]
+    pub fn pad(&self, to: Size) -> Self {
+        let left = (self.size.width as isize - to.width as isize).div_euclid(2);
+        let top = (self.size.height as isize - to.height as isize).div_euclid(2);
+        self.window(left, top, to)
+    }
+
+    /// The window at a corner that may lie outside; there the nearest pixel is taken.
+    fn window(&self, left: isize, top: isize, size: Size) -> Self {
+        let size = size.at_least_one();
+        let (from, _) = self.pixels.as_chunks::<CHANNELS>();
+        let columns = nearest(left, size.width, self.size.width);
+        let rows = nearest(top, size.height, self.size.height);
+        let pixels = rows
+            .flat_map(|row| {
+                let row = &from[row * self.size.width..][..self.size.width];
+                columns.clone().flat_map(|column| row[column])
+            })
+            .collect();
+        Self { size, pixels }
+    }
+}
+
+/// The places `start..start + count`, each moved to the nearest of `0..len`.
+fn nearest(start: isize, count: usize, len: usize) -> impl Iterator<Item = usize> + Clone {
+    let last = len as isize - 1;
+    (0..count as isize).map(move |i| start.saturating_add(i).clamp(0, last) as usize)
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Picture({})", self.size)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A picture of noise, for tests against Pillow:
+    ///
+    /// ```python
+    /// def noise(w, h):
+    ///     s, out = 1, []
+    ///     for _ in range(3 * w * h):
+    ///         s = (s * 1664525 + 1013904223) & 0xffffffff
+    ///         out.append(s >> 24)
+    ///     return Image.frombytes("RGB", (w, h), bytes(out))
+    /// ```
+    pub(crate) fn noise(width: usize, height: usize) -> Picture {
+        let mut state: u32 = 1;
+        let bytes = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        let size = Size::new(width, height);
+        let pixels = bytes.take(CHANNELS * size.pixels()).collect();
+        Picture::new(size, pixels).unwrap()
+    }
+
+    /// Pixels of one row whose red is `reds` and whose rest is black.
+    fn row(reds: &[u8]) -> Picture {
+        let pixels = reds.iter().flat_map(|&red| [red, 0, 0]).collect();
+        Picture::new(Size::new(reds.len(), 1), pixels).unwrap()
+    }
+
+    #[test]
+    fn bytes_that_do_not_fill_the_size_are_an_error() {
+        let error = Picture::new(Size::new(2, 3), vec![0; 17]).unwrap_err();
+        assert!(error.to_string().contains("17 bytes"), "{error}");
+        assert!(error.to_string().contains("2x3"), "{error}");
+        assert!(Picture::new(Size::new(0, 3), vec![]).is_err());
+        assert!(Picture::new(Size::new(usize::MAX, 2), vec![0; 6]).is_err());
+    }
+
+    #[test]
+    fn a_crop_takes_the_window_and_goes_on_past_the_edge() {
+        let picture = noise(5, 4);
+        let inside = picture.crop(1, 2, Size::new(2, 1));
+        assert_eq!(inside.pixels(), &picture.pixels()[3 * 11..3 * 13]);
+        assert_eq!(row(&[1, 2, 3]).crop(2, 0, Size::new(3, 1)), row(&[3, 3, 3]));
+    }
+
+    #[test]
+    fn a_padded_picture_is_in_the_middle_and_its_edges_go_on() {
+        let padded = row(&[1, 2, 3]).pad(Size::new(6, 1));
+        assert_eq!(padded, row(&[1, 1, 1, 2, 3, 3]));
+        let higher = noise(3, 2).pad(Size::new(3, 4));
+        assert_eq!(higher.crop(0, 1, Size::new(3, 2)), noise(3, 2));
+    }
+
+    #[test]
+    fn a_picture_larger_than_its_frame_is_cut_on_both_ends() {
+        assert_eq!(row(&[1, 2, 3, 4]).pad(Size::new(2, 1)), row(&[2, 3]));
+    }
+
+    #[test]
+    fn no_size_makes_a_picture_of_no_pixels() {
+        let none = Size::new(0, 0);
+        let one = Size::new(1, 1);
+        assert_eq!(noise(3, 2).resized(none).size(), one);
+        assert_eq!(noise(3, 2).pad(none).size(), one);
+        assert_eq!(noise(3, 2).crop(9, 9, none).size(), one);
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading pictures: PNG, JPEG and WebP, told apart by what is in them.
+
+use std::{fs, io::Cursor, path::Path};
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use super::{Picture, Size};
+use crate::error::{Error, Result};
+
+/// The longest side that is read.
+const MAX_SIDE: u32 = 16384;
+/// The most bytes that a decoded picture may fill: `MAX_SIDE` squared, four bytes a pixel.
+const MAX_BYTES: u64 = 1 << 30;
+
+impl Picture {
+    /// Reads a PNG, JPEG or WebP file, whatever its name ends with.
+    ///
+    /// See [`decode`](Self::decode) for what becomes of it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+        Self::decode(&bytes, path)
+    }
+
+    /// The picture in `bytes`, which messages call `name`.
+    ///
+    /// Grey and 16-bit pixels become 8-bit RGB, transparent ones are laid over
+    /// white, and a photo that says how it was held (EXIF) is set upright.
+    /// Sides are at most 16384 pixels.
+    pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
+        let format = format_of(bytes).map_err(|reason| Error::picture(name, reason))?;
+        let image = upright(bytes, format).map_err(|error| Error::picture(name, told(&error)))?;
+        if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
+            return Err(Error::picture(name, "the file is cut off"));
+        }
+        let size = Size::new(image.width() as usize, image.height() as usize);
+        Self::new(size, over_white(image)).map_err(|error| Error::picture(name, error))
+    }
+}
+
+/// The format of `bytes`, if it is one that is read.
+fn format_of(bytes: &[u8]) -> Result<ImageFormat, &'static str> {
+    if bytes.is_empty() {
+        return Err("the file is empty");
+    }
+    match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
+        _ => Err("this is not a PNG, JPEG or WebP picture, whatever its name says"),
+    }
+}
+
+/// Whether a JPEG's pixels come to their end: the decoder makes up what is missing.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    // Within the pixels' code no other two bytes look like this marker.
+    jpeg_scans(bytes)
+        .windows(2)
+        .any(|pair| pair == [0xff, 0xd9])
+}
+
+/// What follows a JPEG's head, whose segments may hold thumbnails with ends of their own.
+fn jpeg_scans(bytes: &[u8]) -> &[u8] {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    loop {
+        rest = match rest {
+            [0xff, 0xda, scans @ ..] => return scans,
+            [0xff, 0x01..=0xfe, high, low, ..] => {
+                let length = u16::from_be_bytes([*high, *low]) as usize;
+                rest.get(2 + length..).unwrap_or_default()
+            }
+            [_, rest @ ..] => rest,
+            [] => return rest,
+        };
+    }
+}
+
+/// The decoded picture, turned as its metadata say.
+fn upright(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, ImageError> {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
+    limits.reserve(decoder.total_bytes())?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// What went wrong, in words for the one who has the file.
+fn told(error: &ImageError) -> String {
+    match error {
+        ImageError::Limits(_) => {
+            format!("the picture is too large: up to {MAX_SIDE} pixels a side and 1 GiB are read")
+        }
+        error => {
+            let error = error.to_string();
+            format!("the file is damaged or cut off ({})", error.trim_end())
+        }
+    }
+}
+
+/// The bytes of `image` as 8-bit RGB, transparent pixels laid over white.
+fn over_white(image: DynamicImage) -> Vec<u8> {
+    if !image.color().has_alpha() {
+        return image.into_rgb8().into_raw();
+    }
+    let rgba = image.into_rgba8();
+    let blended = rgba.pixels().flat_map(|pixel| {
+        let [colour @ .., alpha] = pixel.0;
+        colour.map(|value| blend(value, alpha))
+    });
+    blended.collect()
+}
+
+/// A value of this opacity over white, rounded.
+fn blend(value: u8, alpha: u8) -> u8 {
+    let (value, alpha) = (u32::from(value), u32::from(alpha));
+    ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod tests {
+    use image::{DynamicImage, ImageBuffer, ImageEncoder, Luma, Rgb, Rgba, codecs::jpeg};
+
+    use super::*;
+    use crate::picture::{Format, tests::noise};
+
+    fn decoded(bytes: &[u8]) -> Result<Picture> {
+        Picture::decode(bytes, Path::new("photo.png"))
+    }
+
+    /// What `bytes` fail with.
+    fn failure(bytes: &[u8]) -> String {
+        decoded(bytes).unwrap_err().to_string()
+    }
+
+    fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        image.into().write_to(&mut out, ImageFormat::Png).unwrap();
+        out.into_inner()
+    }
+
+    /// A one-pixel picture of these values.
+    macro_rules! pixel {
+        ($pixel:expr) => {
+            png(ImageBuffer::from_pixel(1, 1, $pixel))
+        };
+    }
+
+    #[test]
+    fn grey_and_deep_pixels_become_8_bit_rgb() {
+        let read = |bytes: Vec<u8>| decoded(&bytes).unwrap().pixels().to_vec();
+        assert_eq!(read(pixel!(Luma([7_u8]))), [7, 7, 7]);
+        assert_eq!(read(pixel!(Luma([257 * 9_u16]))), [9, 9, 9]);
+        assert_eq!(read(pixel!(Rgb([0, 257 * 9, u16::MAX]))), [0, 9, 255]);
+    }
+
+    #[test]
+    fn transparent_pixels_lie_over_white() {
+        let read = |bytes: Vec<u8>| decoded(&bytes).unwrap().pixels().to_vec();
+        assert_eq!(read(pixel!(Rgba([10, 20, 30, 0_u8]))), [255, 255, 255]);
+        assert_eq!(read(pixel!(Rgba([10, 20, 30, 255_u8]))), [10, 20, 30]);
+        // round(100 * 51 / 255 + 255 * 204 / 255)
+        assert_eq!(read(pixel!(Rgba([100, 0, 255, 51_u8]))), [224, 204, 255]);
+    }
+
+    #[test]
+    fn content_counts_and_not_the_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.jpg");
+        fs::write(&path, noise(3, 2).encode(Format::Png).unwrap()).unwrap();
+        assert_eq!(Picture::read(&path).unwrap(), noise(3, 2));
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_with_its_name() {
+        let error = Picture::read(Path::new("no/such.png")).unwrap_err();
+        assert!(error.to_string().starts_with("no/such.png: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_an_error_with_its_name() {
+        assert!(failure(b"").contains("photo.png: the file is empty"));
+        assert!(failure(b"hello").contains("photo.png: this is not a PNG, JPEG or WebP"));
+        assert!(failure(b"GIF89a\x01\0\x01\0").contains("not a PNG, JPEG or WebP"));
+    }
+
+    #[test]
+    fn a_picture_cut_off_anywhere_is_an_error() {
+        for format in [Format::Png, Format::Jpeg, Format::WebP] {
+            let bytes = noise(40, 30).encode(format).unwrap();
+            assert!(decoded(&bytes).is_ok());
+            for part in 1..8 {
+                let error = failure(&bytes[..bytes.len() * part / 8]);
+                assert!(error.contains("cut off"), "{format} {part}/8: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jpeg_is_whole_with_a_thumbnail_or_with_more_behind() {
+        let segment = [0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9];
+        let scan = [0xff, 0xda, 1, 2, 3];
+        let end = [0xff, 0xd9, 4, 5];
+        assert!(jpeg_is_whole(&[&segment[..], &scan, &end].concat()));
+        assert!(!jpeg_is_whole(&[&segment[..], &scan].concat()));
+        assert!(!jpeg_is_whole(&segment));
+        assert!(!jpeg_is_whole(&[0xff]));
+    }
+
+    #[test]
+    fn a_photo_is_set_upright() {
+        // TIFF, big endian, one entry: orientation (0x112), a short, 6 = turn right.
+        let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let mut bytes = Vec::new();
+        let mut encoder = jpeg::JpegEncoder::new(&mut bytes);
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+        let colour = image::ExtendedColorType::L8;
+        encoder.write_image(&[0; 16 * 8], 16, 8, colour).unwrap();
+        assert_eq!(decoded(&bytes).unwrap().size(), Size::new(8, 16));
+    }
+
+    #[test]
+    fn a_huge_picture_is_an_error_before_it_is_decoded() {
+        let mut bytes = pixel!(Luma([7_u8]));
+        // The width in the header, and the header's checksum:
+        // zlib.crc32(b"IHDR" + struct.pack(">IIBBBBB", 16385, 1, 8, 0, 0, 0, 0))
+        bytes[16..20].copy_from_slice(&16385_u32.to_be_bytes());
+        bytes[29..33].copy_from_slice(&0xec36_82ba_u32.to_be_bytes());
+        assert!(failure(&bytes).contains("too large"), "{}", failure(&bytes));
+    }
+}

@@ -1,0 +1,129 @@
+//! Writing pictures as PNG, JPEG or WebP.
+
+use std::{fmt, path::Path};
+
+use image::{
+    ExtendedColorType, ImageEncoder, ImageResult,
+    codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
+};
+
+use super::Picture;
+use crate::{
+    error::{Error, Result},
+    file::write_beside,
+};
+
+/// JPEG quality, of 100: no block or blur shows.
+const JPEG_QUALITY: u8 = 95;
+
+/// A format that pictures are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// PNG, lossless.
+    Png,
+    /// JPEG at quality 95.
+    Jpeg,
+    /// WebP, lossless.
+    WebP,
+}
+
+impl Format {
+    /// The format that the ending of `path` stands for: png, jpg, jpeg or webp, in any case.
+    pub fn of(path: &Path) -> Result<Self> {
+        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match ending.to_str() {
+            Some("png") => Ok(Self::Png),
+            Some("jpg" | "jpeg") => Ok(Self::Jpeg),
+            Some("webp") => Ok(Self::WebP),
+            _ => Err(Error::picture(
+                path,
+                "a picture to write must be named .png, .jpg, .jpeg or .webp",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
+        })
+    }
+}
+
+impl Picture {
+    /// The bytes of a file of this format.
+    pub fn encode(&self, format: Format) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let encoded = match format {
+            Format::Png => self.feed(PngEncoder::new(&mut out)),
+            Format::Jpeg => self.feed(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY)),
+            Format::WebP => self.feed(WebPEncoder::new_lossless(&mut out)),
+        };
+        let size = self.size();
+        match encoded {
+            Ok(()) => Ok(out),
+            Err(error) => Err(Error::setting(format!(
+                "a {size} picture cannot be written as {format}: {error}"
+            ))),
+        }
+    }
+
+    /// Writes the picture in the format of the path's ending; the file is whole or not there.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_beside(path, &self.encode(Format::of(path)?)?)
+    }
+
+    /// Hands the pixels to an encoder.
+    fn feed(&self, encoder: impl ImageEncoder) -> ImageResult<()> {
+        let (width, height) = (self.size().width as u32, self.size().height as u32);
+        encoder.write_image(self.pixels(), width, height, ExtendedColorType::Rgb8)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::picture::{Size, tests::noise};
+
+    #[test]
+    fn lossless_formats_give_the_picture_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.png", "b.PNG", "c.webp"] {
+            let path = folder.path().join(name);
+            noise(9, 7).write(&path).unwrap();
+            assert_eq!(Picture::read(&path).unwrap(), noise(9, 7));
+        }
+    }
+
+    #[test]
+    fn jpeg_gives_nearly_the_picture_back() {
+        let smooth = noise(2, 2).resized(Size::new(40, 30));
+        let bytes = smooth.encode(Format::Jpeg).unwrap();
+        let back = Picture::decode(&bytes, Path::new("a.jpg")).unwrap();
+        let pairs = back.pixels().iter().zip(smooth.pixels());
+        assert!(pairs.map(|(a, b)| a.abs_diff(*b)).max() < Some(12));
+    }
+
+    #[test]
+    fn another_ending_is_an_error_that_names_the_right_ones() {
+        for name in ["a.gif", "a", ".png", "png"] {
+            let error = noise(1, 1).write(Path::new(name)).unwrap_err().to_string();
+            assert!(error.contains(".png, .jpg, .jpeg or .webp"), "{error}");
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_format_says_no_to_sides_it_cannot_hold() {
+        let long = noise(1, 1).resized(Size::new(16_385, 1));
+        let error = long.encode(Format::WebP).unwrap_err().to_string();
+        assert!(
+            error.contains("16385x1 picture cannot be written as WebP"),
+            "{error}"
+        );
+    }
+}

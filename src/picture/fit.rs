@@ -1,0 +1,168 @@
+//! Making a photo of any shape fit the size that a network works at.
+
+use super::{Picture, Size};
+
+/// The networks' latents are 8 times smaller than their pictures.
+const STEP: usize = 8;
+
+/// What happens to a photo whose shape is not the one worked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fit {
+    /// The size follows the photo: its own shape at about as many pixels.
+    Keep,
+    /// The photo is stretched to the size, as the reference does.
+    #[default]
+    Stretch,
+    /// The photo covers the size, and what stands over on two sides is cut off.
+    Crop,
+    /// The photo fits inside the size, and its edges go on to fill the rest.
+    Pad,
+}
+
+/// The size to work at, and how photos are brought to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Canvas {
+    /// The size, or with [`Fit::Keep`] a size of as many pixels.
+    pub size: Size,
+    /// How photos are brought to it.
+    pub fit: Fit,
+}
+
+impl Canvas {
+    /// The size that a photo of the size `photo` is worked at.
+    pub fn target(&self, photo: Size) -> Size {
+        match self.fit {
+            Fit::Keep => keep(photo, self.size.pixels()),
+            Fit::Stretch | Fit::Crop | Fit::Pad => self.size,
+        }
+    }
+
+    /// The photo as it is worked on.
+    #[must_use]
+    pub fn place(&self, photo: &Picture) -> Picture {
+        fitted(photo, self.target(photo.size()), self.fit)
+    }
+}
+
+/// The size of about `pixels` pixels in the shape of `photo`, both sides multiples of 8 (8 or more).
+///
+/// A photo so long that its short side would be less than 8 keeps its shape only roughly.
+pub fn keep(photo: Size, pixels: usize) -> Size {
+    let (pixels, longest) = (pixels as f64, (pixels / STEP) as f64);
+    let shape = photo.width.max(1) as f64 / photo.height.max(1) as f64;
+    let side = |ideal: f64| {
+        let steps = (ideal.min(longest) / STEP as f64).round() as usize;
+        steps.max(1) * STEP
+    };
+    Size::new(side((pixels * shape).sqrt()), side((pixels / shape).sqrt()))
+}
+
+/// The picture at the size `target`, brought there as `fit` says.
+///
+/// [`Fit::Keep`] and [`Fit::Stretch`] resize it; the former's target comes from [`keep`].
+#[must_use]
+pub fn fitted(picture: &Picture, target: Size, fit: Fit) -> Picture {
+    match fit {
+        Fit::Keep | Fit::Stretch => picture.resized(target),
+        Fit::Crop => covering(picture, target),
+        Fit::Pad => picture.resized(inside(target, picture.size())).pad(target),
+    }
+}
+
+/// The middle of the picture at the size `target`.
+///
+/// It is cut before it is scaled: a very long photo would be huge once it covers.
+fn covering(picture: &Picture, target: Size) -> Picture {
+    picture.pad(inside(picture.size(), target)).resized(target)
+}
+
+/// The largest size within `frame` that has the shape of `shape`, to the nearest pixel.
+fn inside(frame: Size, shape: Size) -> Size {
+    let scale = |side, numerator, denominator: usize| {
+        let exact = side as f64 * numerator as f64 / denominator.max(1) as f64;
+        (exact.round() as usize).max(1)
+    };
+    let width = scale(frame.height, shape.width, shape.height);
+    if width <= frame.width {
+        return Size::new(width, frame.height);
+    }
+    let height = scale(frame.width, shape.height, shape.width);
+    Size::new(frame.width, height.min(frame.height))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::tests::noise;
+
+    const TARGET: Size = Size::new(16, 16);
+
+    #[test]
+    fn a_kept_shape_has_the_pixels_and_sides_of_eights() {
+        let kept = |width, height| keep(Size::new(width, height), 512 * 512).to_string();
+        assert_eq!(kept(512, 512), "512x512");
+        assert_eq!(kept(100, 100), "512x512");
+        assert_eq!(kept(4000, 3000), "592x440");
+        assert_eq!(kept(3000, 4000), "440x592");
+        assert_eq!(kept(16384, 1), "32768x8");
+        assert_eq!(kept(1, 16384), "8x32768");
+        assert_eq!(keep(Size::new(3, 2), 0).to_string(), "8x8");
+        assert_eq!(keep(Size::new(0, 0), 64).to_string(), "8x8");
+    }
+
+    #[test]
+    fn every_fit_ends_at_the_target() {
+        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+            for (width, height) in [(1, 1), (1, 400), (400, 1), (15, 17), (16, 16), (40, 20)] {
+                let picture = noise(width, height);
+                assert_eq!(fitted(&picture, TARGET, fit).size(), TARGET);
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_target_size_stays_as_it_is() {
+        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+            assert_eq!(fitted(&noise(16, 16), TARGET, fit), noise(16, 16));
+        }
+    }
+
+    #[test]
+    fn a_crop_cuts_the_middle() {
+        let middle = noise(40, 16).crop(12, 0, TARGET);
+        assert_eq!(fitted(&noise(40, 16), TARGET, Fit::Crop), middle);
+        let middle = noise(20, 50).crop(0, 15, Size::new(20, 20));
+        let tall = fitted(&noise(20, 50), TARGET, Fit::Crop);
+        assert_eq!(tall, middle.resized(TARGET));
+    }
+
+    #[test]
+    fn padding_leaves_the_whole_picture_in_the_middle() {
+        let padded = fitted(&noise(32, 16), TARGET, Fit::Pad);
+        let whole = noise(32, 16).resized(Size::new(16, 8));
+        assert_eq!(padded.crop(0, 4, Size::new(16, 8)), whole);
+        assert_eq!(
+            padded.crop(0, 0, Size::new(16, 1)),
+            whole.crop(0, 0, Size::new(16, 1))
+        );
+    }
+
+    #[test]
+    fn only_keep_changes_the_canvas() {
+        let photo = Size::new(40, 10);
+        let target = |fit| {
+            Canvas {
+                size: Size::new(64, 64),
+                fit,
+            }
+            .target(photo)
+        };
+        assert_eq!(target(Fit::Keep), Size::new(128, 32));
+        assert_eq!(target(Fit::Crop), Size::new(64, 64));
+        let canvas = Canvas {
+            size: TARGET,
+            fit: Fit::Keep,
+        };
+        assert_eq!(canvas.place(&noise(40, 10)).size(), Size::new(32, 8));
+    }
+}

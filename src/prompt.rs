@@ -1,0 +1,239 @@
+//! Prompts as the text encoder sees them: token ids of one fixed length, and
+//! which tokens spell which word.
+//!
+//! A [`Tokenizer`] makes [`Prompt`]s; [`align`] relates two of them token by
+//! token, [`words`] word by word.
+
+pub mod align;
+mod bpe;
+mod find;
+mod special;
+#[cfg(test)]
+mod tiny;
+mod tokenizer;
+pub mod words;
+
+use std::ops::Range;
+
+pub use self::{
+    align::{Refine, Replace},
+    tokenizer::Tokenizer,
+};
+
+/// A prompt's token ids, framed by the start and end tokens and padded to the
+/// text encoder's context, with its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    text: String,
+    ids: Vec<u32>,
+    /// Bytes of `text` that each content token stands for.
+    spans: Vec<Range<usize>>,
+    words: Vec<Word>,
+    /// The byte of `text` at which the tokens that did not fit begin.
+    cut: Option<usize>,
+    end: usize,
+}
+
+/// A stretch of the prompt between white space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The word as it was written, punctuation included.
+    pub text: String,
+    /// Positions of its tokens among the prompt's ids; empty where the
+    /// context ended before the word.
+    pub tokens: Range<usize>,
+    /// Its bytes in the prompt.
+    span: Range<usize>,
+}
+
+impl Prompt {
+    /// The prompt as it was given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// All ids: start, content, end, padding up to the context.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// The ids without the padding, from the start to the end token.
+    pub fn tokens(&self) -> &[u32] {
+        &self.ids[..self.length()]
+    }
+
+    /// Number of ids, padding included.
+    pub fn context(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Number of tokens, start and end included, after truncation.
+    pub fn length(&self) -> usize {
+        self.spans.len() + 2
+    }
+
+    /// Position of the first end token, where CLIP takes its pooled text.
+    ///
+    /// It is the last of [`tokens`](Self::tokens), unless the text itself
+    /// spells the end token.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// The words in order.
+    pub fn words(&self) -> &[Word] {
+        &self.words
+    }
+
+    /// The end of the text that did not fit into the context, if any.
+    pub fn dropped(&self) -> Option<&str> {
+        self.cut.and_then(|start| self.text.get(start..))
+    }
+
+    /// Frames `tokens`, one id and its bytes of `text` each, by the `special`
+    /// ids and cuts them to the context.
+    fn new(
+        text: &str,
+        tokens: &[(u32, Range<usize>)],
+        special: &special::Ids,
+        context: usize,
+    ) -> Self {
+        let kept = tokens.len().min(context.saturating_sub(2));
+        let mut ids = vec![special.start];
+        ids.extend(tokens[..kept].iter().map(|(id, _)| id));
+        ids.push(special.end);
+        let end = ids
+            .iter()
+            .position(|&id| id == special.end)
+            .unwrap_or(kept + 1);
+        ids.resize(context, special.pad);
+        let spans: Vec<_> = tokens[..kept]
+            .iter()
+            .map(|(_, span)| span.clone())
+            .collect();
+        let cut = tokens.get(kept).map(|(_, span)| span.start);
+        let words = split(text)
+            .map(|span| Word::new(text, span, &spans))
+            .collect();
+        Self {
+            text: text.to_owned(),
+            ids,
+            spans,
+            words,
+            cut,
+            end,
+        }
+    }
+}
+
+impl Word {
+    fn new(text: &str, span: Range<usize>, spans: &[Range<usize>]) -> Self {
+        Self {
+            text: text[span.clone()].to_owned(),
+            tokens: overlapping(spans, &span),
+            span,
+        }
+    }
+}
+
+/// The bytes of each word of `text`.
+fn split(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.split_whitespace().map(|word| {
+        let start = word.as_ptr() as usize - text.as_ptr() as usize;
+        start..start + word.len()
+    })
+}
+
+/// Positions of the tokens that stand for some of the bytes in `span`.
+///
+/// Offsets see through whatever the tokenizer did to the text: composed
+/// accents, characters of several tokens, runs of white space.
+fn overlapping(spans: &[Range<usize>], span: &Range<usize>) -> Range<usize> {
+    // Position 0 is the start token.
+    let mut hits = (1..)
+        .zip(spans)
+        .filter(|(_, token)| token.start < span.end && token.end > span.start)
+        .map(|(position, _)| position);
+    hits.next()
+        .map_or(0..0, |first| first..hits.last().unwrap_or(first) + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::{Prompt, tiny::prompt};
+
+    fn words(prompt: &Prompt) -> Vec<(&str, Range<usize>)> {
+        prompt
+            .words()
+            .iter()
+            .map(|word| (word.text.as_str(), word.tokens.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn words_own_the_tokens_of_their_letters() {
+        let prompt = prompt("the woodpecker on the tree");
+        let expected = [
+            ("the", 1..2),
+            ("woodpecker", 2..5),
+            ("on", 5..6),
+            ("the", 6..7),
+        ];
+        assert_eq!(words(&prompt)[..4], expected);
+    }
+
+    #[test]
+    fn double_spaces_emoji_and_ligatures_shift_no_word() {
+        // Token counts by CLIPTokenizer on the tiny vocabulary: an emoji has
+        // four bytes, the ligature three, the dotted capital I three.
+        let prompt = prompt(" 👍  ﬁ\tİ  cat,\u{a0}hat ");
+        let expected = [
+            ("👍", 1..5),
+            ("ﬁ", 5..8),
+            ("İ", 8..11),
+            ("cat,", 11..13),
+            ("hat", 13..14),
+        ];
+        assert_eq!(words(&prompt), expected);
+    }
+
+    #[test]
+    fn composed_accents_belong_to_the_word_as_written() {
+        let prompt = prompt("cafe\u{301} hat");
+        assert_eq!(words(&prompt), [("cafe\u{301}", 1..3), ("hat", 3..4)]);
+    }
+
+    #[test]
+    fn long_prompts_lose_their_end_but_not_the_end_token() {
+        let text = format!("{}hat", "woodpecker ".repeat(5));
+        let prompt = prompt(&text);
+        assert_eq!((prompt.length(), prompt.end()), (16, 15));
+        assert_eq!(prompt.ids()[15], 539);
+        assert_eq!(prompt.dropped(), Some("er hat"));
+        assert_eq!(words(&prompt)[4..], [("woodpecker", 13..15), ("hat", 0..0)]);
+    }
+
+    #[test]
+    fn prompts_that_fit_lose_nothing() {
+        let prompt = prompt(&"woodpecker ".repeat(4));
+        assert_eq!((prompt.length(), prompt.dropped()), (14, None));
+    }
+
+    #[test]
+    fn the_first_end_token_is_where_the_text_spells_it() {
+        let prompt = prompt("a <|endoftext|> cat");
+        assert_eq!((prompt.end(), prompt.length()), (2, 5));
+        assert_eq!(words(&prompt)[1], ("<|endoftext|>", 2..3));
+    }
+
+    #[test]
+    fn no_words_are_a_prompt_too() {
+        for text in ["", "  \n"] {
+            let prompt = prompt(text);
+            assert_eq!((prompt.tokens(), prompt.end()), (&[538, 539][..], 1));
+            assert!(prompt.words().is_empty());
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! CLIP's tokenizer: byte-level byte-pair encoding with an end-of-word mark.
+//!
+//! The rules are those of `CLIPTokenizer` in the Python package transformers,
+//! which prepares the prompts of every published checkpoint.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use tokenizers::{
+    NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
+    models::bpe::{BPE, Merges, Vocab},
+    normalizers::{self, Lowercase, NFC, replace::ReplacePattern},
+    pre_tokenizers::{
+        self,
+        byte_level::ByteLevel,
+        split::{Split, SplitPattern},
+    },
+};
+
+use crate::error::{Error, Result};
+
+/// The pieces that CLIP cuts a lower-case text into: literal special tokens,
+/// English contractions, runs of letters, single digits, runs of the rest.
+const PIECES: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// CLIP's rules with the tokens of `vocab.json` and the joins of `merges.txt`.
+pub(super) fn read(vocab: &Path, merges: &Path, unknown: &str) -> Result<Tokenizer> {
+    let model = BPE::builder()
+        .vocab_and_merges(read_vocab(vocab)?, read_merges(merges)?)
+        .end_of_word_suffix("</w>".to_owned())
+        .unk_token(unknown.to_owned())
+        .build()
+        .map_err(|reason| {
+            Error::config(
+                merges,
+                format!("does not belong to {}: {reason}", vocab.display()),
+            )
+        })?;
+    let mut tokenizer = Tokenizer::new(model);
+    clip_rules(&mut tokenizer).map_err(|reason| Error::config(vocab, reason))?;
+    Ok(tokenizer)
+}
+
+fn read_vocab(file: &Path) -> Result<Vocab> {
+    let text = fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+    let vocab: HashMap<String, u32> = serde_json::from_str(&text).map_err(|reason| {
+        Error::config(
+            file,
+            format!("not a vocabulary of tokens and their ids: {reason}"),
+        )
+    })?;
+    Ok(vocab.into_iter().collect())
+}
+
+/// The pairs of pieces to join, most urgent first.
+fn read_merges(file: &Path) -> Result<Merges> {
+    let text = fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+    let lines = (1..).zip(text.lines());
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"))
+        .map(|(number, line)| match line.split_once(' ') {
+            Some((left, right))
+                if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
+            {
+                Ok((left.to_owned(), right.to_owned()))
+            }
+            _ => Err(Error::config(
+                file,
+                format!("line {number}: {line:?} is not two pieces with a space between"),
+            )),
+        })
+        .collect()
+}
+
+/// What happens to a text before its bytes are joined: canonical composition,
+/// one space for any white space, lower case; then cut into [`PIECES`].
+fn clip_rules(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
+    let spaces = normalizers::Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    tokenizer.with_normalizer(Some(normalizers::Sequence::new(vec![
+        NormalizerWrapper::NFC(NFC),
+        spaces.into(),
+        Lowercase.into(),
+    ])))?;
+    let pieces = Split::new(
+        SplitPattern::Regex(PIECES.to_owned()),
+        SplitDelimiterBehavior::Removed,
+        true,
+    )?;
+    // The byte level's own pattern stays on: it opens up special tokens that
+    // are spelled in capitals.
+    let bytes = ByteLevel::new(false, true, true);
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(vec![
+        PreTokenizerWrapper::Split(pieces),
+        PreTokenizerWrapper::ByteLevel(bytes),
+    ])));
+    Ok(())
+}
