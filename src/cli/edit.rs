@@ -113,6 +113,7 @@ enum ModeValue {
 impl EditArgs {
     pub(super) fn run(&self) -> Result<()> {
         let mut console = Console::new(self.report, self.dump.as_deref());
+        picture::check_output(&self.output())?;
         let photo = self.image.as_deref().map(picture::read).transpose()?;
         let model = self.model.open(&console)?;
         let dumped = self.latents.as_deref().map(Latents::read).transpose()?;
@@ -131,6 +132,13 @@ impl EditArgs {
             );
         }
         Ok(())
+    }
+
+    fn output(&self) -> PathBuf {
+        let input = self.image.as_ref().or(self.latents.as_ref());
+        let named_after = |input: &PathBuf| picture::beside_name(input, "edited", ".png");
+        let given = self.output.clone();
+        given.or_else(|| input.map(named_after)).unwrap_or_default()
     }
 
     fn request(&self, model: &Model, dumped: Option<&Latents>) -> Result<Edit> {
@@ -217,16 +225,7 @@ impl EditArgs {
         console.see(Moment::Begins("decoding"));
         let vae = model.vae()?;
         let count = self.tgt_prompt.len();
-        let input = self
-            .image
-            .as_ref()
-            .or(self.latents.as_ref())
-            .cloned()
-            .unwrap_or_default();
-        let output = self
-            .output
-            .clone()
-            .unwrap_or_else(|| picture::beside_name(&input, "edited", ".png"));
+        let output = self.output();
         let write = |index: usize| -> Result<PathBuf> {
             let file = picture::numbered(&output, index + 1, count);
             let decoded = vae.decode(&edited.targets.narrow(0, index, 1)?)?;

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{
     Console, ReportArgs,
     model::ModelArgs,
-    picture::{LATENT_FACTOR, numbered},
+    picture::{LATENT_FACTOR, check_output, numbered},
     values::SizeValue,
 };
 
@@ -65,6 +65,7 @@ Examples:
 
 impl GenerateArgs {
     pub(super) fn run(&self) -> Result<()> {
+        check_output(&self.output())?;
         let guidance = Guidance::new(self.guidance, self.tau)?;
         let model = self.model.open(&Console::new(self.report, None))?;
         let count = self.count as usize;
@@ -90,7 +91,7 @@ impl GenerateArgs {
             console.see(moment)
         })?;
         let picture = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
-        let output = name(self.output.as_ref().unwrap_or(&"generated.png".into()));
+        let output = name(&self.output());
         picture.write(&output)?;
         if let Some(file) = &self.save_latents {
             write_tensors(
@@ -102,6 +103,12 @@ impl GenerateArgs {
         console.finish()?;
         console.result(&output, json!({ "prompt": self.prompt, "seed": seed }));
         Ok(())
+    }
+
+    fn output(&self) -> PathBuf {
+        self.output
+            .clone()
+            .unwrap_or_else(|| "generated.png".into())
     }
 
     fn size(&self, model: &Model) -> Size {

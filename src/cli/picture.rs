@@ -8,9 +8,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use icd::{
+    Error,
     model::Model,
     picture::{
-        Picture, Size,
+        Format, Picture, Size,
         fit::{Canvas, Fit},
     },
 };
@@ -71,6 +72,19 @@ pub(super) fn read(file: &Path) -> Result<Picture> {
         .read_to_end(&mut bytes)
         .context("reading the picture from stdin")?;
     Ok(Picture::decode(&bytes, Path::new("stdin"))?)
+}
+
+/// Refuses an output picture that could not be written, before the work for it
+/// is done.
+pub(super) fn check_output(file: &Path) -> Result<(), Error> {
+    Format::of(file).map_err(|error| Error::setting(error.to_string()))?;
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(Error::picture(file, "its folder does not exist")),
+        _ => Ok(()),
+    }
 }
 
 /// The name of output `index` of `count`: `out.png` alone, else `out-1.png`, ..

@@ -127,7 +127,8 @@ mod tests {
     }
 
     fn blended(rows: &[Option<usize>], side: usize) -> Vec<Vec<f32>> {
-        let words = Tensor::new(vec![[0f32, 1.]; rows.len()], &Device::Cpu).unwrap();
+        let words = Tensor::new([0f32, 1.].repeat(rows.len()), &Device::Cpu).unwrap();
+        let words = words.reshape((rows.len(), 2)).unwrap();
         let mut blend = LocalBlend::new(&words, &[0, 1, 2]).unwrap();
         blend.gather(&SITE, &maps(rows)).unwrap();
         let x: Vec<f32> = (0..rows.len())

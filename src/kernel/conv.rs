@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// Products that are summed before they are added to the output.
-const TERMS: usize = 96;
+const TERMS: usize = 72;
 
 /// Output pixels that one thread works on at a time.
 const PIXELS: usize = 512;

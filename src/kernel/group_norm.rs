@@ -53,10 +53,11 @@ impl CustomOp3 for GroupNorm {
                 let rows = y.chunks_mut(pixels).zip(x.chunks(pixels));
                 for (channel, (y, x)) in rows.enumerate() {
                     let scale = weight[first + channel] * inverse;
-                    let shift = bias[first + channel] - mean * scale;
+                    let shift = bias[first + channel];
+                    // The mean goes first: it may be much larger than the rest.
                     y.iter_mut()
                         .zip(x)
-                        .for_each(|(y, x)| *y = x * scale + shift);
+                        .for_each(|(y, x)| *y = (x - mean) * scale + shift);
                 }
             });
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
