@@ -67,7 +67,6 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

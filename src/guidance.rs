@@ -138,9 +138,9 @@ impl FromStr for Tau {
 
 impl fmt::Display for Tau {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.full_until == self.none_from {
-            true => write!(f, "{}", self.full_until),
-            false => write!(f, "{}..{}", self.full_until, self.none_from),
+        match self.full_until < self.none_from {
+            true => write!(f, "{}..{}", self.full_until, self.none_from),
+            false => write!(f, "{}", self.full_until),
         }
     }
 }

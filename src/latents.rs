@@ -11,6 +11,9 @@ use crate::{
     file::write_beside,
 };
 
+/// What is noted beside tensors: a safetensors file's metadata.
+pub type Notes = HashMap<String, String>;
+
 /// Tensors by name, in the order of their names.
 pub type Tensors = Vec<(String, Tensor)>;
 
@@ -24,7 +27,7 @@ pub struct Latents {
     /// Which UNet inverted it; see [`Model::identity`](crate::model::Model::identity).
     pub model: String,
     /// Everything else that was noted: seed, paths, size, fit, version.
-    pub notes: HashMap<String, String>,
+    pub notes: Notes,
 }
 
 impl Latents {
@@ -66,7 +69,7 @@ impl Latents {
 }
 
 /// Writes tensors to a safetensors file, never half of one.
-pub fn write_tensors(file: &Path, tensors: &Tensors, notes: HashMap<String, String>) -> Result<()> {
+pub fn write_tensors(file: &Path, tensors: &Tensors, notes: Notes) -> Result<()> {
     let tensors: Vec<_> = tensors
         .iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
@@ -77,7 +80,6 @@ pub fn write_tensors(file: &Path, tensors: &Tensors, notes: HashMap<String, Stri
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

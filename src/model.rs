@@ -63,11 +63,11 @@ impl Model {
         let unet_file = parts.unet.file(&NETWORK_FILES)?;
         let unet_config = parts.unet_config()?;
         Ok(Self {
+            parts,
             schedule,
             unet_file,
             unet_config,
             storage,
-            parts,
         })
     }
 

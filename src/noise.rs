@@ -97,7 +97,6 @@ fn box_muller(block: &mut [f32; BLOCK]) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -140,7 +140,6 @@ impl fmt::Debug for Picture {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
 

@@ -118,10 +118,10 @@ impl EditArgs {
         let model = self.model.open(&console)?;
         let dumped = self.latents.as_deref().map(Latents::read).transpose()?;
         let request = self.request(&model, dumped.as_ref())?;
-        self.check_words(&model, &request)?;
+        check_words(&model, &request)?;
         let inverted = self.inverted(&model, photo, dumped, &mut |moment| console.see(moment))?;
         let edited = edit(&model, &inverted, &request, &mut |moment| {
-            console.see(moment)
+            console.see(moment);
         })?;
         let outputs = self.write(&model, &edited, &mut console)?;
         console.finish()?;
@@ -164,19 +164,6 @@ impl EditArgs {
             control,
             keep_source: self.dump.is_some(),
         })
-    }
-
-    /// Finds unknown words before minutes are spent on networks.
-    fn check_words(&self, model: &Model, request: &Edit) -> Result<()> {
-        let tokenizers = model.tokenizers()?;
-        let prompts = [&request.source].into_iter().chain(&request.targets);
-        let prompts = prompts
-            .map(|prompt| tokenizers.read(prompt))
-            .collect::<icd::Result<Vec<_>>>()?;
-        request
-            .control
-            .control(&prompts, &request.walk(model, &model.reverse_path()?))?;
-        Ok(())
     }
 
     fn inverted(
@@ -234,6 +221,19 @@ impl EditArgs {
         };
         (0..count).map(write).collect()
     }
+}
+
+/// Finds unknown words before minutes are spent on networks.
+fn check_words(model: &Model, request: &Edit) -> Result<()> {
+    let tokenizers = model.tokenizers()?;
+    let prompts = [&request.source].into_iter().chain(&request.targets);
+    let prompts = prompts
+        .map(|prompt| tokenizers.read(prompt))
+        .collect::<icd::Result<Vec<_>>>()?;
+    request
+        .control
+        .control(&prompts, &request.walk(model, &model.reverse_path()?))?;
+    Ok(())
 }
 
 impl ControlArgs {
@@ -299,14 +299,12 @@ impl ControlArgs {
     /// The early prompt of the targets: as asked, else the source where the
     /// family keeps it that way.
     fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
+        let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
         match &self.early_prompt {
             Some(EarlyPrompt::Source) => Some(source.into()),
-            Some(EarlyPrompt::Target) => None,
             Some(EarlyPrompt::Text(text)) => Some(text.clone()),
-            None if self.control == ModeValue::Auto && !model.family().edits_by_attention() => {
-                Some(source.into())
-            }
-            None => None,
+            None if by_default => Some(source.into()),
+            Some(EarlyPrompt::Target) | None => None,
         }
     }
 }

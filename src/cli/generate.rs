@@ -88,7 +88,7 @@ impl GenerateArgs {
         );
         let noise = Noise::new(seed).normal(shape, model.device())?;
         let latent = generate(model, &self.prompt, &noise, guidance, &mut |moment| {
-            console.see(moment)
+            console.see(moment);
         })?;
         let picture = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
         let output = name(&self.output());

@@ -49,7 +49,7 @@ impl InvertArgs {
         let canvas = self.size.canvas(&model);
         let picture = canvas.place(&photo).to_tensor(model.device())?;
         let latent = invert(&model, &picture, &self.prompt, self.seed, &mut |moment| {
-            console.see(moment)
+            console.see(moment);
         })?;
         let name = || picture::beside_name(&self.image, "latents", ".safetensors");
         let output = self.output.clone().unwrap_or_else(name);

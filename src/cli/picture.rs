@@ -54,8 +54,11 @@ impl SizeArgs {
             (Some(FitValue::Crop), _) => Fit::Crop,
             (Some(FitValue::Pad), _) => Fit::Pad,
         };
-        let size = self.size.map_or(Size::new(side, side), SizeValue::size);
-        Canvas { size, fit }
+        let own = Size::new(side, side);
+        Canvas {
+            size: self.size.map_or(own, SizeValue::size),
+            fit,
+        }
     }
 }
 

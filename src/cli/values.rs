@@ -135,7 +135,6 @@ impl FromStr for SizeValue {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -131,6 +131,25 @@ pub struct Stage {
     pub attentive_levels: Vec<usize>,
 }
 
+impl Default for ControlPlan {
+    /// Prompt-to-prompt as the reference's batch script sets it up: words are
+    /// replaced or refined for 0.3 of the steps, the layout is held for 0.6 of
+    /// them, new words are amplified, and nothing is blended.
+    fn default() -> Self {
+        let until = |end| Span { start: 0.0, end };
+        Self {
+            mode: Mode::Auto,
+            cross: Reach {
+                default: until(0.3),
+                words: Vec::new(),
+            },
+            itself: until(0.6),
+            amplify: Amplify::Auto,
+            blend: Blend::Words(Vec::new()),
+        }
+    }
+}
+
 impl ControlPlan {
     /// A plan that leaves the targets to their prompts.
     pub fn none() -> Self {

@@ -265,7 +265,6 @@ struct Columns {
 unsafe impl Sync for Columns {}
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use candle_core::Device;
 

@@ -87,7 +87,6 @@ fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use candle_core::Device;
 

@@ -232,7 +232,9 @@ impl UnetJson {
         let (depths, depths_up) = (self.depths()?, self.depths_up()?);
         let level = |i: usize| {
             let channels = self.block_out_channels[i];
-            if (down[i] || up[i] || i + 1 == count) && (heads[i] == 0 || channels % heads[i] != 0) {
+            if (down[i] || up[i] || i + 1 == count)
+                && (heads[i] == 0 || !channels.is_multiple_of(heads[i]))
+            {
                 return Err(format!(
                     "{channels} channels do not fall into {} heads",
                     heads[i]

@@ -135,7 +135,7 @@ impl Embedding {
         let mut x = self.tensor(features.repeat(rows), rows)?; // (rows, channels)
         match &self.guidance {
             Some((layer, width)) => {
-                x = (x + layer.forward(&self.guidance_features(guidance, *width)?)?)?
+                x = (x + layer.forward(&self.guidance_features(guidance, *width)?)?)?;
             }
             None if guidance.iter().any(|&w| w != 0.0) => {
                 let reason = "this UNet has no guidance embedding: use a guidance-distilled one, or --guidance 0";

@@ -126,8 +126,8 @@ impl Parts {
     /// Finds the parts that a choice means.
     pub fn find(choice: &ModelChoice) -> Result<Self> {
         let parts = match choice.model.as_str() {
-            "sd15" => Self::preset(Family::Sd15, choice.variant),
-            "sdxl" => Self::preset(Family::Sdxl, choice.variant),
+            "sd15" => Ok(Self::preset(Family::Sd15, choice.variant)),
+            "sdxl" => Ok(Self::preset(Family::Sdxl, choice.variant)),
             folder if choice.variant.is_some() => {
                 let reason = format!(
                     "--variant belongs to the presets sd15 and sdxl, not to the folder {folder}"
@@ -139,7 +139,7 @@ impl Parts {
         parts.overridden(choice)
     }
 
-    fn preset(family: Family, variant: Option<Variant>) -> Result<Self> {
+    fn preset(family: Family, variant: Option<Variant>) -> Self {
         let (base, unet, adapters, usual) = match family {
             Family::Sd15 => (
                 "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -161,14 +161,14 @@ impl Parts {
                 steps: None,
             }
         });
-        Ok(Self {
+        Self {
             home: Home::Hub(base.into()),
             family,
             unet: Reference::Folder(Home::Hub(unet.into())),
             forward,
             reverse,
             adapter_alpha: RELEASED_ALPHA,
-        })
+        }
     }
 
     fn folder(folder: &FilePath) -> Result<Self> {

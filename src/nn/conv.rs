@@ -86,15 +86,13 @@ fn composed(x: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
         after,
         ..
     } = window;
-    match before == after {
-        true => x.conv2d(weight, before, stride, 1, 1),
-        false => {
-            let x = x
-                .pad_with_zeros(2, before, after)?
-                .pad_with_zeros(3, before, after)?;
-            x.conv2d(weight, 0, stride, 1, 1)
-        }
+    if before == after {
+        return x.conv2d(weight, before, stride, 1, 1);
     }
+    let x = x
+        .pad_with_zeros(2, before, after)?
+        .pad_with_zeros(3, before, after)?;
+    x.conv2d(weight, 0, stride, 1, 1)
 }
 
 /// Enlarges (b, c, h, w) to the given height and width by repeating the

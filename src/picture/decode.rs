@@ -121,7 +121,6 @@ fn blend(value: u8, alpha: u8) -> u8 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use image::{DynamicImage, ImageBuffer, ImageEncoder, Luma, Rgb, Rgba, codecs::jpeg};
 

@@ -84,7 +84,6 @@ impl Picture {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::picture::{Size, tests::noise};

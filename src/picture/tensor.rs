@@ -51,7 +51,6 @@ fn byte(value: f32) -> Result<u8> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::picture::tests::noise;

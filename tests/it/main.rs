@@ -1,5 +1,11 @@
 //! The promises of `icd`, kept by the library and by the built program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test that fails to unwrap has failed, and some floats must be equal"
+)]
+
 mod adapters;
 mod cases;
 mod cli;

@@ -3,7 +3,18 @@
     pip install -r requirements.txt
     python make_golden.py [folder]
 
-The golden values are f32, computed from the half-precision weights of the folders.
+The golden values are f32, computed from the half-precision weights of the folders; prompts and
+settings are in golden.json. In golden.safetensors:
+
+    noise.*                       seeded normal numbers; first and second come from one generator
+    resize.WxH                    photo.png resized, (height, width, 3) in 8 bits (sd)
+    text.*, pooled.*              what the UNet reads of a prompt
+    vae.mean, logvar, sample      the posterior of square.png, not yet scaled
+    vae.decode_in, decode_out     a scaled latent and its picture, -1 to 1 and not clamped
+    unet.square, unet.odd         the UNet without an adapter; forward and reverse: with one merged
+    inversion.*                   photo.png: the clean scaled latent, noised, after every jump
+    NAME.step*, mask*, final      an edit: rows (source, target) after a jump and before its blend,
+                                  where the blend lets the target differ, rows after the last blend
 """
 
 import os
