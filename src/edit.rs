@@ -12,50 +12,35 @@
 //! source and its targets, or the targets alone where nothing reads the source.
 
 mod blend;
+mod border;
 mod control;
 mod denoiser;
 mod plan;
 mod request;
+mod span;
+mod steer;
 mod watch;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 pub use blend::LocalBlend;
 pub use control::PromptToPrompt;
 pub use denoiser::{Denoiser, Rows};
-pub use plan::{Amplify, Blend, ControlPlan, Mode, Reach, Span};
+pub use plan::{Amplify, Blend, ControlPlan, Mode, Stage};
 pub use request::Edit;
+pub use span::{Reach, Span};
+pub use steer::Steer;
 pub use watch::{Moment, Watch};
 
+use border::{encode, finite, read};
+
 use crate::{
-    error::{Error, Result},
+    error::Result,
     guidance::Guidance,
-    model::{
-        Draw, Model, Text,
-        attention::{AttentionControl, Untouched},
-    },
+    model::{Model, attention::Untouched},
     noise::Noise,
     schedule::Path,
 };
-
-/// What an edit does around each step of a walk.
-pub trait Steer: AttentionControl {
-    /// Step `step` begins at the latents (rows, 4, h, w).
-    fn begin(&mut self, step: usize, latent: &Tensor) -> Result<()>;
-
-    /// The latents (rows, 4, h, w) that the step led to, changed or not.
-    fn finish(&mut self, latent: Tensor) -> Result<Tensor>;
-}
-
-impl Steer for Untouched {
-    fn begin(&mut self, _: usize, _: &Tensor) -> Result<()> {
-        Ok(())
-    }
-
-    fn finish(&mut self, latent: Tensor) -> Result<Tensor> {
-        Ok(latent)
-    }
-}
 
 /// Carries the latents `x` (rows, 4, h, w) along a path: predict the noise,
 /// jump, and let `steer` have its say.
@@ -185,52 +170,4 @@ pub fn generate(
     )?;
     watch(Moment::Value("latent", &latent));
     Ok(latent)
-}
-
-/// The scaled latent of a picture, drawn as the model's family does it.
-fn encode(model: &Model, picture: &Tensor, noise: &mut Noise, watch: &mut Watch) -> Result<Tensor> {
-    watch(Moment::Begins("encoding the picture"));
-    let posterior = model.vae()?.encode(picture)?;
-    let latent = match model.family().draw() {
-        Draw::Mean => posterior.mean()?,
-        Draw::Sample => posterior.sample(&noise.normal(posterior.shape(), model.device())?)?,
-    };
-    watch(Moment::Value("encoded_latent", &latent));
-    Ok(latent)
-}
-
-/// Reads prompts with the model's text encoders and tells their states by name.
-fn read(model: &Model, prompts: &[&str], names: &[&str], watch: &mut Watch) -> Result<Text> {
-    watch(Moment::Begins("reading the prompts"));
-    let text = model.text()?.read(prompts)?;
-    for (row, name) in names.iter().enumerate() {
-        watch(Moment::Value(
-            &format!("text_{name}"),
-            &text.states.tokens.narrow(0, row, 1)?,
-        ));
-        if let Some(pooled) = &text.states.pooled {
-            watch(Moment::Value(
-                &format!("pooled_{name}"),
-                &pooled.narrow(0, row, 1)?,
-            ));
-        }
-    }
-    Ok(text)
-}
-
-/// Refuses latents with values that are not numbers.
-fn finite(x: Tensor) -> Result<Tensor> {
-    let sum = x
-        .to_dtype(DType::F32)?
-        .abs()?
-        .sum_all()?
-        .to_scalar::<f32>()?;
-    match sum.is_finite() {
-        true => Ok(x),
-        false => Err(Error::Numbers(
-            "the network produced values that are not numbers: its weights are damaged, or overflow in \
-             this --dtype"
-                .into(),
-        )),
-    }
 }

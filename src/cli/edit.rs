@@ -147,7 +147,7 @@ impl EditArgs {
             .clone()
             .or_else(|| dumped.map(|latents| latents.prompt.clone()));
         let source = source.unwrap_or_default();
-        let control = self.control.plan(model)?;
+        let control = self.control.plan(model);
         let tau = match self.control.tau {
             Some(tau) => tau,
             None => Tau::usual_for(&model.reverse_path()?),
@@ -237,7 +237,7 @@ fn check_words(model: &Model, request: &Edit) -> Result<()> {
 }
 
 impl ControlArgs {
-    fn plan(&self, model: &Model) -> Result<ControlPlan> {
+    fn plan(&self, model: &Model) -> ControlPlan {
         let mode = match self.control {
             ModeValue::Auto if !model.family().edits_by_attention() => Mode::None,
             ModeValue::Auto => Mode::Auto,
@@ -245,18 +245,18 @@ impl ControlArgs {
             ModeValue::Refine => Mode::Refine,
             ModeValue::None => Mode::None,
         };
-        Ok(ControlPlan {
+        ControlPlan {
             mode,
-            cross: self.cross()?,
+            cross: self.cross(),
             itself: self.self_replace,
             amplify: self.amplify(),
             blend: self.blend(),
-        })
+        }
     }
 
-    fn cross(&self) -> Result<Reach> {
+    fn cross(&self) -> Reach {
         let mut reach = Reach {
-            default: Span::until(0.3)?,
+            default: Span::CROSS,
             words: Vec::new(),
         };
         for value in &self.cross_replace {
@@ -265,7 +265,7 @@ impl ControlArgs {
                 CrossReplace::Word(word, span) => reach.words.push((word.clone(), *span)),
             }
         }
-        Ok(reach)
+        reach
     }
 
     fn amplify(&self) -> Amplify {

@@ -1,12 +1,10 @@
 //! What a person asks of the control, and the control it becomes for some
 //! prompts and a walk.
 
-use std::{ops::Range, str::FromStr};
-
 use candle_core::{Device, Tensor};
 
 use super::{
-    LocalBlend, PromptToPrompt,
+    LocalBlend, PromptToPrompt, Reach, Span,
     control::{CrossEdit, Target, per_token},
 };
 use crate::{
@@ -25,62 +23,6 @@ pub enum Mode {
     Refine,
     /// Not at all.
     None,
-}
-
-/// A part of the walk: shares of its steps, 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Span {
-    start: f64,
-    end: f64,
-}
-
-impl Span {
-    /// From the first step on.
-    pub fn until(end: f64) -> Result<Self> {
-        Self::new(0.0, end)
-    }
-
-    /// From one share to another.
-    pub fn new(start: f64, end: f64) -> Result<Self> {
-        match (0.0..=1.0).contains(&end) && (0.0..=end).contains(&start) {
-            true => Ok(Self { start, end }),
-            false => Err(Error::setting(format!(
-                "{start}..{end}: a share of the steps lies in 0..1"
-            ))),
-        }
-    }
-
-    /// The steps it covers where a whole walk has `steps`.
-    fn of(self, steps: usize) -> Range<usize> {
-        let step = |share: f64| (share * steps as f64) as usize;
-        step(self.start)..step(self.end)
-    }
-}
-
-impl FromStr for Span {
-    type Err = Error;
-
-    /// Reads `0.4` or `0.2..0.6`.
-    fn from_str(text: &str) -> Result<Self> {
-        let number = |s: &str| {
-            let fault =
-                |_| Error::setting(format!("{text:?}: write a share such as 0.4, or 0.2..0.6"));
-            s.trim().parse::<f64>().map_err(fault)
-        };
-        match text.split_once("..") {
-            Some((start, end)) => Self::new(number(start)?, number(end)?),
-            None => Self::until(number(text)?),
-        }
-    }
-}
-
-/// The steps in which cross-attention is edited.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reach {
-    /// For all words.
-    pub default: Span,
-    /// For words of the target with bounds of their own.
-    pub words: Vec<(String, Span)>,
 }
 
 /// Target words whose attention is multiplied.
@@ -136,14 +78,13 @@ impl Default for ControlPlan {
     /// replaced or refined for 0.3 of the steps, the layout is held for 0.6 of
     /// them, new words are amplified, and nothing is blended.
     fn default() -> Self {
-        let until = |end| Span { start: 0.0, end };
         Self {
             mode: Mode::Auto,
             cross: Reach {
-                default: until(0.3),
+                default: Span::CROSS,
                 words: Vec::new(),
             },
-            itself: until(0.6),
+            itself: Span::ITSELF,
             amplify: Amplify::Auto,
             blend: Blend::Words(Vec::new()),
         }
@@ -153,17 +94,13 @@ impl Default for ControlPlan {
 impl ControlPlan {
     /// A plan that leaves the targets to their prompts.
     pub fn none() -> Self {
-        let never = Span {
-            start: 0.0,
-            end: 0.0,
-        };
         Self {
             mode: Mode::None,
             cross: Reach {
-                default: never,
+                default: Span::NEVER,
                 words: Vec::new(),
             },
-            itself: never,
+            itself: Span::NEVER,
             amplify: Amplify::Words(Vec::new()),
             blend: Blend::Words(Vec::new()),
         }
@@ -362,37 +299,5 @@ fn found_in_any(word: &str, targets: &[Prompt]) -> Result<()> {
 fn mark(row: &mut [f32], tokens: &[usize]) {
     for &token in tokens {
         row[token] = 1.0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_round_down_to_steps_as_in_the_reference() {
-        let steps = |end, steps| Span::until(end).unwrap().of(steps).end;
-        assert_eq!(
-            [
-                steps(0.2, 5),
-                steps(0.4, 5),
-                steps(0.6, 5),
-                steps(0.8, 5),
-                steps(1.0, 5)
-            ],
-            [1, 2, 3, 4, 5]
-        );
-        assert_eq!(
-            [steps(0.5, 4), steps(0.2, 4), steps(0.6, 4), steps(0.8, 4)],
-            [2, 0, 2, 3]
-        );
-        assert_eq!("0.2..0.6".parse::<Span>().unwrap().of(5), 1..3);
-    }
-
-    #[test]
-    fn impossible_shares_are_refused() {
-        for text in ["", "x", "1.5", "-0.2", "0.6..0.2", "NaN", "0.1..nan"] {
-            assert!(text.parse::<Span>().is_err(), "{text:?}");
-        }
     }
 }

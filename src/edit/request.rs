@@ -1,6 +1,8 @@
 //! What an edit is to do, and the rows and the control that follow from it.
 
-use super::{ControlPlan, Moment, Rows, Steer, Watch, plan::Stage, read};
+use std::ops::Range;
+
+use super::{ControlPlan, Rows, Steer, Watch, border::read, plan::Stage};
 use crate::{
     error::Result,
     guidance::Guidance,
@@ -34,37 +36,30 @@ impl Edit {
         path: &Path,
         watch: &mut Watch,
     ) -> Result<(Rows, Box<dyn Steer>)> {
-        let prompts: Vec<&str> = [&self.source]
-            .into_iter()
-            .chain(&self.targets)
-            .map(String::as_str)
-            .collect();
-        let text = read(model, &prompts, &names(prompts.len()), watch)?;
+        let prompts: Vec<&str> = self.prompts().chain(self.early_prompt.as_deref()).collect();
+        let text = read(model, &prompts, &["src", "tgt"], watch)?;
+        let own = 1 + self.targets.len();
         let control = self
             .control
-            .control(&text.prompts, &self.walk(model, path))?;
-        let with_source = self.keep_source || control.is_some();
-        let first = u32::from(!with_source);
-        let rows: Vec<u32> = (first..prompts.len() as u32).collect();
-        let states = text.states.rows(&rows)?;
-        let early = self.early(model, &rows, &states, watch)?;
-        let guidance = rows.iter().map(|&row| {
-            if row == 0 {
-                Guidance::NONE
-            } else {
-                self.guidance
-            }
-        });
-        let rows = Rows {
-            guidance: guidance.collect(),
-            early,
-            text: states,
+            .control(&text.prompts[..own], &self.walk(model, path))?;
+        let first = match self.keep_source || control.is_some() {
+            true => 0,
+            false => 1,
         };
+        let rows = self.rows(&text.states, first..own)?;
         let steer: Box<dyn Steer> = match control {
             Some(control) => Box::new(control),
             None => Box::new(Untouched),
         };
         Ok((rows, steer))
+    }
+
+    /// The prompts of all rows, the source first.
+    pub fn prompts(&self) -> impl Iterator<Item = &str> {
+        [&self.source]
+            .into_iter()
+            .chain(&self.targets)
+            .map(String::as_str)
     }
 
     /// What the control must know of the walk.
@@ -80,26 +75,27 @@ impl Edit {
         }
     }
 
-    /// The early text of each row, under the pooled text of the late one.
-    fn early(
-        &self,
-        model: &Model,
-        rows: &[u32],
-        late: &Conditioning,
-        watch: &mut Watch,
-    ) -> Result<Option<Conditioning>> {
-        let Some(prompt) = &self.early_prompt else {
-            return Ok(None);
+    /// What the rows of these prompts are told. The early prompt's states are
+    /// the last of `states`; the pooled text stays that of each row's own.
+    fn rows(&self, states: &Conditioning, prompts: Range<usize>) -> Result<Rows> {
+        let guidance = |prompt| {
+            if prompt == 0 {
+                Guidance::NONE
+            } else {
+                self.guidance
+            }
         };
-        let text = read(model, &[&self.source, prompt], &["src", "early"], watch)?;
-        watch(Moment::Begins("staging the early prompt"));
-        let rows: Vec<u32> = rows.iter().map(|&row| row.min(1)).collect();
-        Ok(Some(text.states.rows(&rows)?.pooled_as(late)))
+        let early_row = self.targets.len() + 1;
+        let pick = |prompt| if prompt == 0 { 0 } else { early_row };
+        let text = states.rows(prompts.clone())?;
+        let early = match self.early_prompt {
+            Some(_) => Some(states.rows(prompts.clone().map(pick))?.pooled_as(&text)),
+            None => None,
+        };
+        Ok(Rows {
+            text,
+            early,
+            guidance: prompts.map(guidance).collect(),
+        })
     }
-}
-
-/// The names of the rows in dumps: src, tgt, tgt-2, ..
-fn names(count: usize) -> Vec<&'static str> {
-    const NAMES: [&str; 2] = ["src", "tgt"];
-    NAMES[..count.min(2)].to_vec()
 }

@@ -25,7 +25,8 @@ pub struct Conditioning {
 
 impl Conditioning {
     /// Picks rows, in any order and number.
-    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
+    pub fn rows(&self, rows: impl Iterator<Item = usize>) -> Result<Self> {
+        let rows: Vec<u32> = rows.map(|row| row as u32).collect();
         let index = Tensor::new(rows, self.tokens.device())?;
         let pick = |x: &Tensor| x.index_select(&index, 0);
         Ok(Self {
