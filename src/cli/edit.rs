@@ -74,13 +74,15 @@ struct ControlArgs {
     #[arg(long)]
     guidance: Option<f64>,
     /// Guidance ends here on the way from clean (0) to noise (1); a lower tau
-    /// keeps more of the picture; 0.7..0.9 is a ramp [default: by the path].
+    /// keeps more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7, as
+    /// suits the reverse adapter's path].
     #[arg(long)]
     tau: Option<Tau>,
     /// How attention to words follows the source.
     #[arg(long, default_value = "auto")]
     control: ModeValue,
-    /// The share of the steps in which it does; word=SHARE for one word.
+    /// The share of the steps in which it does; word=SHARE or word=FROM..TO for
+    /// one word [default: 0.3].
     #[arg(long, value_name = "SHARE")]
     cross_replace: Vec<CrossReplace>,
     /// The share of the steps in which the layout is the source's.
@@ -198,6 +200,12 @@ impl EditArgs {
             );
             return Err(Error::weights(file, reason).into());
         }
+        let (found, wanted) = (dumped.latent.dim(1)?, model.unet_config().latent_channels);
+        if found != wanted {
+            let file = self.latents.clone().unwrap_or_default();
+            let reason = format!("its latent has {found} channels, the model wants {wanted}");
+            return Err(Error::weights(file, reason).into());
+        }
         Ok(dumped.latent.to_device(model.device())?)
     }
 
@@ -226,13 +234,10 @@ impl EditArgs {
 /// Finds unknown words before minutes are spent on networks.
 fn check_words(model: &Model, request: &Edit) -> Result<()> {
     let tokenizers = model.tokenizers()?;
-    let prompts = [&request.source].into_iter().chain(&request.targets);
-    let prompts = prompts
-        .map(|prompt| tokenizers.read(prompt))
-        .collect::<icd::Result<Vec<_>>>()?;
-    request
-        .control
-        .control(&prompts, &request.walk(model, &model.reverse_path()?))?;
+    let prompts = request.prompts().map(|prompt| tokenizers.read(prompt));
+    let prompts = prompts.collect::<icd::Result<Vec<_>>>()?;
+    let walk = request.walk(model, &model.reverse_path()?);
+    request.control.control(&prompts, &walk)?;
     Ok(())
 }
 

@@ -240,29 +240,25 @@ impl ControlPlan {
         if matches!(&self.blend, Blend::Words(pairs) if pairs.is_empty()) {
             return Ok(None);
         }
-        let pairs = || {
-            targets
-                .iter()
-                .map(|target| (target, self.blended(source, target)))
-        };
+        let pairs: Vec<_> = targets
+            .iter()
+            .map(|target| self.blended(source, target))
+            .collect();
         let mut rows = vec![vec![0f32; source.context()]];
-        for (_, (word, _)) in
-            pairs().flat_map(|(target, pairs)| pairs.into_iter().map(move |pair| (target, pair)))
-        {
-            mark(&mut rows[0], &source.find(&word)?);
+        for (word, _) in pairs.iter().flatten() {
+            mark(&mut rows[0], &source.find(word)?);
         }
-        for (target, pairs) in pairs() {
+        for (target, pairs) in targets.iter().zip(&pairs) {
             let mut row = vec![0f32; target.context()];
             for (_, word) in pairs {
-                mark(&mut row, &target.find(&word).unwrap_or_default());
+                // With several targets a pair belongs to those that have its word.
+                mark(&mut row, &target.find(word).unwrap_or_default());
             }
             rows.push(row);
         }
-        if rows
-            .iter()
-            .all(|row| row.iter().all(|&chosen| chosen == 0.0))
-        {
-            let reason = "--blend auto finds no words that differ one for one; name them, as in --blend bird:dog";
+        if pairs.iter().all(Vec::is_empty) {
+            let reason = "--blend auto finds no words that differ one for one; \
+                          name them, as in --blend bird:dog";
             return Err(Error::prompt(source.text(), reason));
         }
         LocalBlend::new(&Tensor::new(rows, &Device::Cpu)?, &stage.attentive_levels).map(Some)

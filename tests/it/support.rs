@@ -14,7 +14,7 @@ use icd::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A file or folder of tests/data, whose README tells what made it.
+/// A file or folder of tests/data, which tests/oracle/make_golden.py makes.
 pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data")
