@@ -163,3 +163,48 @@ fn a_model_may_come_from_the_environment_and_stdin_give_the_picture() {
         "stdin.edited.png\n"
     );
 }
+
+/// A drawing run of the tiny model with other UNet weights.
+fn drawing_with(unet: &[u8]) -> Run {
+    icd("generate")
+        .path("--model", &data("sd"))
+        .file("unet.safetensors", unet)
+        .args("--unet unet.safetensors --prompt bird --size 64")
+}
+
+#[test]
+fn damaged_weights_are_told_from_useless_ones() {
+    let whole =
+        std::fs::read(data("sd/unet/diffusion_pytorch_model.safetensors")).expect("weights");
+    for length in [0, 3, 8, 100, whole.len() / 2, whole.len() - 1] {
+        let done = drawing_with(&whole[..length]).fails(1, &["unet.safetensors"]);
+        assert_eq!(done.files(), ["unet.safetensors"], "cut at {length}");
+    }
+    let mut numberless = whole;
+    let last = numberless.len() - 64;
+    // Halves of all ones are no numbers, in f16 and in f32.
+    numberless[last..].fill(0xff);
+    drawing_with(&numberless).fails(1, &["not numbers"]);
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+    let mut weights = crate::support::tensors(&data("sd/unet/diffusion_pytorch_model.safetensors"));
+    let wrong = weights["conv_in.weight"]
+        .narrow(0, 0, 2)
+        .expect("a part")
+        .contiguous()
+        .expect("a copy");
+    weights.insert("conv_in.weight".into(), wrong);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    candle_core::safetensors::save(&weights, file.path()).expect("weights");
+    let bytes = std::fs::read(file.path()).expect("weights");
+    drawing_with(&bytes).fails(
+        1,
+        &[
+            "conv_in.weight",
+            "expected [4, 4, 3, 3]",
+            "found [2, 4, 3, 3]",
+        ],
+    );
+}

@@ -3,7 +3,6 @@
 
 use candle_core::{Device, Tensor};
 use icd::{
-    guidance::{Guidance, Tau},
     model::{
         attention::Untouched,
         diffusers::{unet_config, vae_config},
@@ -346,9 +345,40 @@ fn resizing_is_that_of_pillow_to_the_bit() {
 }
 
 #[test]
-fn guidance_on_a_network_without_it_is_an_error_that_says_so() {
+fn a_network_without_guidance_embedding_runs_unguided_only() {
     let golden = Golden::of("sd");
-    let model = model(&golden.folder);
-    assert!(model.forward_unet().unwrap().takes_guidance());
-    assert!(Guidance::new(7.0, Tau::CONSTANT).is_ok());
+    let mut weights = tensors(&data("sd/unet/diffusion_pytorch_model.safetensors"));
+    weights
+        .remove("time_embedding.cond_proj.weight")
+        .expect("the guidance embedding");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    candle_core::safetensors::save(&weights, file.path()).unwrap();
+    let checkpoint = Checkpoint::open(file.path()).unwrap();
+    let storage = plain();
+    let config = unet_config(&data("sd/unet/config.json")).unwrap();
+    let unet = Unet::new(&Weights::new(&checkpoint, &storage), config).unwrap();
+    assert!(!unet.takes_guidance());
+    let text = model(&golden.folder)
+        .text()
+        .unwrap()
+        .read(&["a bird"])
+        .unwrap()
+        .states;
+    let run = |w: f64| {
+        let latent = golden.tensor("unet.square.in");
+        let input = Input {
+            latent,
+            t: Timestep(519),
+            guidance: &[w],
+            text: &text,
+        };
+        unet.forward(input, &mut Untouched)
+    };
+    assert!(run(0.0).is_ok());
+    assert!(
+        run(7.0)
+            .unwrap_err()
+            .to_string()
+            .contains("guidance-distilled")
+    );
 }
