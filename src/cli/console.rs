@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use candle_core::Tensor;
@@ -72,6 +72,7 @@ impl Console {
     pub(super) fn see(&mut self, moment: Moment) {
         match moment {
             Moment::Begins(what) => {
+                self.bar.set_style(style(WAITING));
                 self.bar.set_message(what);
                 self.detail(&format!(
                     "{:7.1} s  {what}",
@@ -80,6 +81,7 @@ impl Console {
             }
             Moment::Evaluated { step, of, rows } => {
                 self.evaluations.push(rows);
+                self.bar.set_style(style(STEPPING));
                 self.bar.set_length(of as u64);
                 self.bar.set_position(step as u64 + 1);
             }
@@ -139,10 +141,25 @@ impl Console {
     }
 }
 
+impl Drop for Console {
+    /// Leaves no progress line behind, whatever happened.
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// What the progress line shows while something of unknown length runs.
+const WAITING: &str = "{spinner} {msg} {elapsed}";
+/// What it shows along the steps of a walk.
+const STEPPING: &str = "{spinner} {msg} {bar:24} {pos}/{len} {elapsed}";
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template);
+    style.unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
 fn spinner() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} {elapsed}");
-    let bar =
-        ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    let bar = ProgressBar::new_spinner().with_style(style(WAITING));
+    bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
