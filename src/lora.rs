@@ -14,7 +14,7 @@ mod names;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path as FilePath, PathBuf},
+    path::Path as FilePath,
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -39,7 +39,6 @@ pub struct Reading {
 /// The low-rank changes of one adapter file.
 #[derive(Clone, Debug)]
 pub struct Adapter {
-    file: PathBuf,
     changes: LowRanks,
 }
 
@@ -74,10 +73,7 @@ impl Adapter {
         }
         match changes.is_empty() {
             true => Err(Error::adapter(file, "it holds no adapter tensors")),
-            false => Ok(Self {
-                file: file.into(),
-                changes,
-            }),
+            false => Ok(Self { changes }),
         }
     }
 
@@ -85,17 +81,10 @@ impl Adapter {
     pub fn changes(&self) -> &LowRanks {
         &self.changes
     }
-
-    /// The file it was read from.
-    pub fn file(&self) -> &FilePath {
-        &self.file
-    }
 }
 
-/// The timesteps that an adapter file gives in its metadata or its name, in
-/// ascending order and without the two ends that every path shares: the
-/// starting 999 or 0 of a reverse path and the closing 999 of a forward one
-/// are completed by [`forward_steps`] and [`reverse_steps`].
+/// The timesteps that an adapter file gives in its metadata or its name. The
+/// released names leave out the last one, which all paths of a direction share.
 fn stated_steps(file: &FilePath) -> Result<Option<Steps>> {
     if let Some(path) = checkpoint_metadata(file)?.get("icd.path") {
         return path

@@ -23,7 +23,7 @@ pub use text::{Conditioning, Text, TextReader, Tokenizers};
 use self::{
     parts::Walker,
     unet::{Unet, UnetConfig},
-    vae::Vae,
+    vae::{Vae, VaeConfig},
 };
 use crate::{
     error::{Error, Result},
@@ -86,6 +86,15 @@ impl Model {
         &self.unet_config
     }
 
+    /// Pixels along one side of a latent's value.
+    pub fn latent_factor(&self) -> Result<usize> {
+        Ok(self.vae_config()?.factor())
+    }
+
+    fn vae_config(&self) -> Result<VaeConfig> {
+        diffusers::vae_config(&self.parts.home.file("vae/config.json")?)
+    }
+
     /// Where the networks run.
     pub fn device(&self) -> &Device {
         &self.storage.device
@@ -115,7 +124,7 @@ impl Model {
     pub fn vae(&self) -> Result<Vae> {
         let home = &self.parts.home;
         let checkpoint = Checkpoint::open(home.first("vae", &NETWORK_FILES)?)?;
-        let config = diffusers::vae_config(&home.file("vae/config.json")?)?;
+        let config = self.vae_config()?;
         let storage = Storage {
             dtype: DType::F32,
             ..self.storage.clone()

@@ -179,7 +179,7 @@ impl EditArgs {
             (Some(photo), _) => {
                 let picture = self
                     .size
-                    .canvas(model)
+                    .canvas(model)?
                     .place(&photo)
                     .to_tensor(model.device())?;
                 let source = self.src_prompt.as_deref().unwrap_or_default();

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{
     Console, ReportArgs,
     model::ModelArgs,
-    picture::{LATENT_FACTOR, check_output, numbered},
+    picture::{check_output, numbered},
     values::SizeValue,
 };
 
@@ -79,14 +79,7 @@ impl GenerateArgs {
         let name = |file: &PathBuf| numbered(file, index + 1, count);
         let mut console = Console::new(self.report, self.dump.as_ref().map(name).as_deref());
         let seed = self.seed.wrapping_add(index as u64);
-        let size = self.size(model);
-        let shape = (
-            1,
-            model.unet_config().latent_channels,
-            size.height / LATENT_FACTOR,
-            size.width / LATENT_FACTOR,
-        );
-        let noise = Noise::new(seed).normal(shape, model.device())?;
+        let noise = Noise::new(seed).normal(self.shape(model)?, model.device())?;
         let latent = generate(model, &self.prompt, &noise, guidance, &mut |moment| {
             console.see(moment);
         })?;
@@ -111,8 +104,12 @@ impl GenerateArgs {
             .unwrap_or_else(|| "generated.png".into())
     }
 
-    fn size(&self, model: &Model) -> Size {
-        let side = model.unet_config().side * LATENT_FACTOR;
-        self.size.map_or(Size::new(side, side), SizeValue::size)
+    /// The latent's shape (1, 4, h, w).
+    fn shape(&self, model: &Model) -> icd::Result<(usize, usize, usize, usize)> {
+        let (config, factor) = (model.unet_config(), model.latent_factor()?);
+        let own = Size::new(config.side * factor, config.side * factor);
+        let size = self.size.map_or(own, SizeValue::size);
+        let (height, width) = (size.height / factor, size.width / factor);
+        Ok((1, config.latent_channels, height, width))
     }
 }

@@ -46,7 +46,7 @@ impl InvertArgs {
         let mut console = Console::new(self.report, self.dump.as_deref());
         let photo = picture::read(&self.image)?;
         let model = self.model.open(&console)?;
-        let canvas = self.size.canvas(&model);
+        let canvas = self.size.canvas(&model)?;
         let picture = canvas.place(&photo).to_tensor(model.device())?;
         let latent = invert(&model, &picture, &self.prompt, self.seed, &mut |moment| {
             console.see(moment);

@@ -46,8 +46,8 @@ enum FitValue {
 
 impl SizeArgs {
     /// The canvas for pictures of this model.
-    pub(super) fn canvas(&self, model: &Model) -> Canvas {
-        let side = model.unet_config().side * LATENT_FACTOR;
+    pub(super) fn canvas(&self, model: &Model) -> icd::Result<Canvas> {
+        let side = model.unet_config().side * model.latent_factor()?;
         let fit = match (self.fit, self.size) {
             (Some(FitValue::Keep), _) | (None, None) => Fit::Keep,
             (Some(FitValue::Stretch), _) | (None, Some(_)) => Fit::Stretch,
@@ -55,15 +55,12 @@ impl SizeArgs {
             (Some(FitValue::Pad), _) => Fit::Pad,
         };
         let own = Size::new(side, side);
-        Canvas {
+        Ok(Canvas {
             size: self.size.map_or(own, SizeValue::size),
             fit,
-        }
+        })
     }
 }
-
-/// Pixels along one side of a latent's value, for every supported family.
-pub(super) const LATENT_FACTOR: usize = 8;
 
 /// Reads a picture from a file, or from stdin where the file is `-`.
 pub(super) fn read(file: &Path) -> Result<Picture> {

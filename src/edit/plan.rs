@@ -92,20 +92,6 @@ impl Default for ControlPlan {
 }
 
 impl ControlPlan {
-    /// A plan that leaves the targets to their prompts.
-    pub fn none() -> Self {
-        Self {
-            mode: Mode::None,
-            cross: Reach {
-                default: Span::NEVER,
-                words: Vec::new(),
-            },
-            itself: Span::NEVER,
-            amplify: Amplify::Words(Vec::new()),
-            blend: Blend::Words(Vec::new()),
-        }
-    }
-
     /// The control for prompts (the source first), or `None` where nothing is
     /// to be controlled.
     pub fn control(&self, prompts: &[Prompt], stage: &Stage) -> Result<Option<PromptToPrompt>> {

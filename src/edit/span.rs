@@ -12,11 +12,6 @@ pub struct Span {
 }
 
 impl Span {
-    /// No step.
-    pub const NEVER: Self = Self {
-        start: 0.0,
-        end: 0.0,
-    };
     /// When cross-attention is the source's where nothing is asked for.
     pub const CROSS: Self = Self {
         start: 0.0,
