@@ -1,18 +1,50 @@
 //! CPU kernels behind [`nn`](crate::nn), each tested against a plain form of
 //! the same formula. `unsafe` stays in this module, each block with its reason.
 
+#![allow(clippy::inline_always)] // Vectors stay in registers only where everything is inlined.
+
+mod attention;
 mod conv;
-mod group_norm;
+mod curve;
+mod linear;
+mod map;
+mod norm;
+mod op;
+#[cfg(test)]
+mod oracle;
+mod outer;
+mod packed;
+mod parts;
+mod patches;
+mod pointwise;
+mod product;
+mod rearrange;
+mod simd;
+mod softmax;
+mod winograd;
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{D, Result, Tensor};
 
-pub use conv::{Window, conv2d};
-pub use group_norm::group_norm;
+pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
+pub use conv::{Around, Filters, conv2d, conv2d_tracked};
+pub use linear::{Dense, linear, linear_tracked};
+pub use norm::{Then, group_norm, layer_norm};
+pub use patches::Window;
+pub(crate) use patches::nearest;
+pub use pointwise::{add, geglu, gelu, quick_gelu, silu};
+pub use rearrange::{concat, enlarge};
+pub use softmax::softmax;
 
-/// The values of a contiguous f32 tensor.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("a kernel wants contiguous values"),
-    }
+/// The sum (c) over all rows of x (.., c).
+fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    let c = x.dim(D::Minus1)?;
+    op::with([x], |[x]| {
+        let mut sums = vec![0f64; c];
+        for row in x.chunks(c) {
+            sums.iter_mut()
+                .zip(row)
+                .for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        op::tensor(sums.into_iter().map(|sum| sum as f32).collect(), c)
+    })
 }

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Tensor};
 use crate::{
     error::Result,
     model::attention::{Kind, Place, Site},
-    nn::upsample_nearest,
+    nn::{channels_first, channels_last, upsample_nearest},
 };
 
 /// A pixel belongs to a word where its map exceeds this share of its maximum.
@@ -72,7 +72,8 @@ impl LocalBlend {
             return Ok(x.clone());
         };
         let (_, _, height, width) = x.dims4()?;
-        let looks = upsample_nearest(&spread(maps)?, height, width)?; // (rows, 1, h, w)
+        let looks = channels_last(&spread(maps)?)?; // (rows, coarse h, coarse w, 1)
+        let looks = channels_first(&upsample_nearest(&looks, height, width)?)?; // (rows, 1, h, w)
         let most = looks.max_keepdim(D::Minus1)?.max_keepdim(D::Minus2)?;
         // Where no word looks anywhere the ratio is no number, and so no mask.
         let mask = looks

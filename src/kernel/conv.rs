@@ -1,378 +1,430 @@
-//! Convolution as matrix products over small pieces of the unfolded picture
-//! (im2col).
-//!
-//! The sum over a few channels at a time goes into the output before the next
-//! few follow, so that no f32 sum runs over more than [`TERMS`] products: the
-//! rounding error stays that of short sums, whatever the number of channels.
+//! Convolution of pictures whose channels lie side by side, (b, h, w, c).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
 
-/// Products that are summed before they are added to the output.
-const TERMS: usize = 72;
+use candle_core::{Result, Tensor, bail};
 
-/// Output pixels that one thread works on at a time.
-const PIXELS: usize = 512;
+use super::{
+    op::{self, Gradients},
+    outer::{Listed, Samples, outer},
+    packed::Packed,
+    patches::{Patches, Window},
+    product::{Matrix, Plus, product},
+    sum_rows, winograd,
+};
 
-/// Where a convolution looks: kernel side, stride, and zeros added above and
-/// to the left. As many zeros as the output needs are added below and right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Side of the kernel.
-    pub side: usize,
-    /// Step from one output pixel to the next.
-    pub stride: usize,
-    /// Zeros above and to the left of the picture.
-    pub before: usize,
-    /// Zeros below and to the right of it.
-    pub after: usize,
-}
+/// With fewer channels than these, the terms of a row are gathered first.
+const FEW: usize = 16;
 
-impl Window {
-    /// The length of the output along an axis of length `n`.
-    pub fn output(self, n: usize) -> usize {
-        (n + self.before + self.after).saturating_sub(self.side) / self.stride + 1
-    }
-}
+/// Output pixels whose terms are gathered at once.
+const GATHERED: usize = 1 << 14;
 
-/// Convolves x (b, inputs, h, w) with `weight` (outputs, inputs, k, k), both
-/// f32, contiguous and on a CPU. There is no backward pass.
-pub fn conv2d(x: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
-    x.apply_op2_no_bwd(weight, &Conv { window })
-}
-
-struct Conv {
-    window: Window,
-}
-
-/// One picture and what becomes of it.
-struct Plan {
-    window: Window,
+/// The weights of a convolution, packed.
+#[derive(Debug)]
+pub struct Filters {
+    packed: Packed,
     inputs: usize,
-    outputs: usize,
-    from: (usize, usize),
-    to: (usize, usize),
+    side: usize,
+    adjoint: OnceLock<Box<Filters>>,
 }
 
-impl CustomOp2 for Conv {
-    fn name(&self) -> &'static str {
-        "conv2d"
+impl Filters {
+    /// Packs weights (outputs, inputs, k, k), on a CPU.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let (outputs, inputs, side, _) = weight.dims4()?;
+        let taps = side * side;
+        let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
+        let packed = Packed::new(weight, (taps * inputs, outputs), place)?;
+        Ok(Self::holding(packed, inputs, side))
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (b, inputs, h, w) = x_layout.shape().dims4()?;
-        let (outputs, expected, side, _) = weight_layout.shape().dims4()?;
-        if expected != inputs || side != self.window.side {
-            bail!(
-                "conv2d: {inputs} channels for a kernel of shape {:?}",
-                weight_layout.shape()
-            );
-        }
-        let to = (self.window.output(h), self.window.output(w));
-        let plan = Plan {
-            window: self.window,
+    fn holding(packed: Packed, inputs: usize, side: usize) -> Self {
+        Self {
+            packed,
             inputs,
-            outputs,
-            from: (h, w),
-            to,
-        };
-        let (x, weight) = (
-            super::values(x, x_layout)?,
-            super::values(weight, weight_layout)?,
-        );
-        let mut y = vec![0f32; b * outputs * to.0 * to.1];
-        for (y, x) in y
-            .chunks_mut(outputs * to.0 * to.1)
-            .zip(x.chunks(inputs * h * w))
-        {
-            plan.convolve(x, weight, y);
-        }
-        Ok((CpuStorage::F32(y), (b, outputs, to.0, to.1).into()))
-    }
-}
-
-impl Plan {
-    /// y (outputs, pixels) of x (inputs, h, w), a stretch of pixels per task.
-    fn convolve(&self, x: &[f32], weight: &[f32], y: &mut [f32]) {
-        let pixels = self.to.0 * self.to.1;
-        let threads = rayon::current_num_threads();
-        let stretch = PIXELS.min(pixels.div_ceil(threads)).max(1);
-        let output = Columns {
-            first: y.as_mut_ptr(),
-            length: y.len(),
-        };
-        (0..pixels.div_ceil(stretch)).into_par_iter().for_each(|i| {
-            let start = i * stretch;
-            let count = stretch.min(pixels - start);
-            self.stretch(x, weight, &output, start..start + count);
-        });
-    }
-
-    /// Fills the columns `range` of the output.
-    fn stretch(&self, x: &[f32], weight: &[f32], y: &Columns, range: std::ops::Range<usize>) {
-        let taps = self.window.side * self.window.side;
-        let channels = (TERMS / taps).clamp(1, self.inputs);
-        let mut unfolded = vec![0f32; channels * taps * range.len()];
-        for first in (0..self.inputs).step_by(channels) {
-            let channels = channels.min(self.inputs - first);
-            self.unfold(x, first..first + channels, range.clone(), &mut unfolded);
-            let weight = &weight[first * taps..];
-            self.accumulate(weight, &unfolded, channels * taps, y, range.clone());
+            side,
+            adjoint: OnceLock::new(),
         }
     }
 
-    /// The values under each tap, (channels * taps, pixels of the range).
-    fn unfold(
-        &self,
-        x: &[f32],
-        channels: std::ops::Range<usize>,
-        range: std::ops::Range<usize>,
-        unfolded: &mut [f32],
-    ) {
-        let (side, plane) = (self.window.side, self.from.0 * self.from.1);
-        let mut rows = unfolded.chunks_mut(range.len());
-        for channel in channels {
-            let x = &x[channel * plane..][..plane];
-            for tap in 0..side * side {
-                if let Some(row) = rows.next() {
-                    self.tap(x, (tap / side, tap % side), range.clone(), row);
-                }
-            }
-        }
+    /// The weights through which gradients walk back, their taps from the last to
+    /// the first, packed when first needed.
+    fn adjoint(&self) -> &Self {
+        self.adjoint.get_or_init(|| {
+            let (inputs, outputs, taps) = (self.inputs, self.outputs(), self.side * self.side);
+            let from = |term: usize, input| {
+                let tap = taps - 1 - term / outputs;
+                (tap * inputs + input, term % outputs)
+            };
+            let packed = self.packed.rearranged((taps * outputs, inputs), from);
+            Box::new(Self::holding(packed, outputs, self.side))
+        })
     }
 
-    /// The values of one channel under one tap, for each pixel of the range.
-    fn tap(&self, x: &[f32], tap: (usize, usize), range: std::ops::Range<usize>, row: &mut [f32]) {
-        let (h, w) = self.from;
-        let Window { stride, before, .. } = self.window;
-        let mut rest = row;
-        let mut pixel = range.start;
-        while pixel < range.end {
-            let (out_y, out_x) = (pixel / self.to.1, pixel % self.to.1);
-            let count = (self.to.1 - out_x).min(range.end - pixel);
-            let (line, tail) = rest.split_at_mut(count);
-            let source = (out_y * stride + tap.0)
-                .checked_sub(before)
-                .filter(|&y| y < h);
-            match source {
-                Some(y) => gather(
-                    &x[y * w..][..w],
-                    out_x * stride + tap.1,
-                    before,
-                    stride,
-                    line,
-                ),
-                None => line.fill(0.0),
-            }
-            rest = tail;
-            pixel += count;
-        }
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.packed.columns()
     }
 
-    /// Adds weight (outputs, terms of a row) times unfolded (terms, pixels) to
-    /// the columns `range` of the output.
-    #[expect(unsafe_code, reason = "gemm takes pointers")]
-    fn accumulate(
-        &self,
-        weight: &[f32],
-        unfolded: &[f32],
-        terms: usize,
-        y: &Columns,
-        range: std::ops::Range<usize>,
-    ) {
-        let (pixels, row) = (
-            self.to.0 * self.to.1,
-            self.inputs * self.window.side * self.window.side,
-        );
-        let (m, n) = (self.outputs, range.len());
-        assert!(
-            (m - 1) * row + terms <= weight.len(),
-            "the weight has a row per output"
-        );
-        assert!(terms * n <= unfolded.len(), "every term has its pixels");
-        assert!(
-            (m - 1) * pixels + range.end <= y.length,
-            "the output has a row per output"
-        );
-        // SAFETY: the assertions above keep every access inside the slices; the
-        // tasks of one output own disjoint columns of it, and its borrow
-        // outlives them all.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
+    /// Overwrites `out` (b, height, width, outputs) with what a window sees.
+    fn convolve(&self, patches: &Patches, plus: Plus, out: &mut [f32]) {
+        if patches.is_3x3() && winograd::pays(self.inputs, self.outputs(), patches.size()) {
+            return winograd::convolve(patches, &self.packed, plus, out);
+        }
+        if self.inputs >= FEW {
+            return product(patches, &self.packed, plus, out);
+        }
+        let (columns, terms) = (self.outputs(), self.packed.terms());
+        for (i, part) in out.chunks_mut(GATHERED * columns).enumerate() {
+            let first = i * GATHERED;
+            let rows = patches.unfold(first..first + part.len() / columns);
+            let rows = Matrix {
+                values: &rows,
+                stride: terms,
                 terms,
-                y.first.add(range.start),
-                1,
-                pixels as isize,
-                true,
-                weight.as_ptr(),
-                1,
-                row as isize,
-                unfolded.as_ptr(),
-                1,
-                n as isize,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
+            };
+            product(&rows, &self.packed, Plus::default(), part);
+        }
+        plus.add_to(out, columns);
+    }
+
+    fn check(&self, inputs: usize, window: Window) -> Result<()> {
+        if self.inputs != inputs || self.side != window.side {
+            bail!(
+                "conv2d: {inputs} channels for filters of {} channels and side {}",
+                self.inputs,
+                self.side
             );
         }
+        Ok(())
     }
 }
 
-/// Every `stride`-th value of `line` from `start - before` on; zeros outside.
-fn gather(line: &[f32], start: usize, before: usize, stride: usize, row: &mut [f32]) {
-    let w = line.len();
-    // The first outputs may lie left of the line, the last ones right of it.
-    let left = before.saturating_sub(start).div_ceil(stride).min(row.len());
-    let inside = (w + before)
-        .saturating_sub(start)
-        .div_ceil(stride)
-        .clamp(left, row.len());
-    row[..left].fill(0.0);
-    row[inside..].fill(0.0);
-    if inside == left {
-        return;
-    }
-    let line = &line[start + left * stride - before..];
-    match stride {
-        1 => row[left..inside].copy_from_slice(&line[..inside - left]),
-        _ => row[left..inside]
-            .iter_mut()
-            .zip(line.iter().step_by(stride))
-            .for_each(|(y, x)| *y = *x),
-    }
+/// What surrounds a convolution.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around<'a> {
+    /// A bias per output channel (outputs), or one for each picture (b, outputs).
+    pub bias: Option<&'a Tensor>,
+    /// Values of the output's shape, added to it.
+    pub residual: Option<&'a Tensor>,
+    /// The size that the input is enlarged to before, by repeating the nearest value.
+    pub enlarged: Option<(usize, usize)>,
 }
 
-/// An output whose columns are shared out among tasks.
-struct Columns {
-    first: *mut f32,
-    length: usize,
+/// Convolves x (b, h, w, inputs) with packed weights: (b, height, width,
+/// outputs). All f32, contiguous and on a CPU. A tracked x gets its gradient
+/// where nothing surrounds the convolution but a bias.
+pub fn conv2d(
+    x: &Tensor,
+    filters: &Arc<Filters>,
+    window: Window,
+    around: Around,
+) -> Result<Tensor> {
+    let (b, h, w, inputs) = x.dims4()?;
+    filters.check(inputs, window)?;
+    let (out, shape) = op::with([x], |[values]| {
+        let patches = match around.enlarged {
+            None => Patches::new(values, (h, w), inputs, window),
+            Some(size) => Patches::enlarged(values, (h, w), size, inputs, window),
+        };
+        let ((height, width), outputs) = (patches.size(), filters.outputs());
+        let shape = (b, height, width, outputs);
+        let mut out = vec![0f32; b * height * width * outputs];
+        Plus::with(around.bias, around.residual, &shape.into(), |plus| {
+            filters.convolve(&patches, plus, &mut out);
+        })?;
+        Ok((out, shape))
+    })?;
+    if x.track_op() && (around.residual.is_some() || around.enlarged.is_some()) {
+        bail!("conv2d: no gradient flows through a residual or an enlarged input");
+    }
+    let filters = filters.clone();
+    op::tracked("conv2d", [x], out, shape, move |[x], gradient| {
+        Ok([Some(input_gradient(
+            gradient,
+            filters.adjoint(),
+            x,
+            window,
+        )?)])
+    })
 }
 
-#[expect(unsafe_code, reason = "tasks write disjoint columns")]
-// SAFETY: the pointer is only used by `Plan::accumulate`, on columns that no
-// two tasks share.
-unsafe impl Sync for Columns {}
+/// Convolves x (b, h, w, inputs) with `weight` (outputs, inputs, k, k) and adds
+/// `bias` (outputs): (b, height, width, outputs). All f32, contiguous and on a
+/// CPU; every tracked one gets its gradient.
+pub fn conv2d_tracked(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, h, w, inputs) = x.dims4()?;
+    let filters = Filters::new(weight)?;
+    filters.check(inputs, window)?;
+    let outputs = filters.outputs();
+    let shape = (b, window.output(h), window.output(w), outputs);
+    let mut out = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
+    op::with([x, bias], |[x, bias]| {
+        let plus = Plus {
+            bias: Some(bias),
+            residual: None,
+        };
+        filters.convolve(&Patches::new(x, (h, w), inputs, window), plus, &mut out);
+        Ok(())
+    })?;
+    op::tracked(
+        "conv2d",
+        [x, weight, bias],
+        out,
+        shape,
+        move |args, gradient| backward(args, gradient, &filters, window),
+    )
+}
+
+fn backward(
+    [x, weight, bias]: [&Tensor; 3],
+    gradient: &Tensor,
+    filters: &Filters,
+    window: Window,
+) -> Result<Gradients<3>> {
+    let for_x = || input_gradient(gradient, filters.adjoint(), x, window);
+    let for_weight = || weight_gradient(x, gradient, window);
+    Ok([
+        x.track_op().then(for_x).transpose()?,
+        weight.track_op().then(for_weight).transpose()?,
+        bias.track_op().then(|| sum_rows(gradient)).transpose()?,
+    ])
+}
+
+/// What a gradient (b, height, width, outputs) means for the input, which had
+/// the shape of `x`.
+fn input_gradient(
+    gradient: &Tensor,
+    adjoint: &Filters,
+    x: &Tensor,
+    window: Window,
+) -> Result<Tensor> {
+    let (_, h, w, _) = x.dims4()?;
+    let mut out = vec![0f32; x.elem_count()];
+    op::with([gradient], |[gradient]| {
+        let patches = Patches::adjoint(gradient, (h, w), adjoint.inputs, window);
+        adjoint.convolve(&patches, Plus::default(), &mut out);
+        op::tensor(out, x.shape())
+    })
+}
+
+/// What it means for the weights: (outputs, inputs, k, k).
+fn weight_gradient(x: &Tensor, gradient: &Tensor, window: Window) -> Result<Tensor> {
+    let (_, h, w, inputs) = x.dims4()?;
+    let (b, height, width, outputs) = gradient.dims4()?;
+    let side = window.side;
+    let mut out = vec![0f32; side * side * inputs * outputs];
+    op::with([x, gradient], |[x, gradient]| {
+        let patches = Patches::new(x, (h, w), inputs, window);
+        for (tap, out) in out.chunks_mut(inputs * outputs).enumerate() {
+            let seen = Tap {
+                patches: &patches,
+                tap,
+            };
+            let samples = b * height * width;
+            outer(&seen, &Listed(gradient, outputs), samples, outputs, out);
+        }
+        Ok(())
+    })?;
+    op::tensor(out, (side, side, inputs, outputs))?
+        .permute((3, 2, 0, 1))?
+        .contiguous()
+}
+
+/// What one tap sees.
+struct Tap<'a> {
+    patches: &'a Patches<'a>,
+    tap: usize,
+}
+
+impl Samples for Tap<'_> {
+    #[inline(always)]
+    fn sample(&self, sample: usize) -> &[f32] {
+        self.patches.pixel(sample, self.tap)
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device, Var};
 
-    use super::*;
+    use super::{super::patches::nearest, *};
 
     fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
         let count = shape.0 * shape.1 * shape.2 * shape.3;
-        let values: Vec<f32> = (0..count)
-            .map(|i| ((i as f64 * 0.73 + phase).sin() * 2.0) as f32)
-            .collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        let wave = |i| ((i as f64 * 0.73 + phase).sin() * 2.0) as f32;
+        Tensor::from_vec((0..count).map(wave).collect(), shape, &Device::Cpu).unwrap()
     }
 
-    /// The definition, in f64.
-    fn plain(x: &Tensor, weight: &Tensor, window: Window) -> Vec<f64> {
-        let (b, inputs, h, w) = x.dims4().unwrap();
-        let (outputs, _, side, _) = weight.dims4().unwrap();
-        let (x, weight) = (flat(x), flat(weight));
-        let (oh, ow) = (window.output(h), window.output(w));
-        let value = |i: usize| {
-            let (image, output, y, column) = (
-                i / (outputs * oh * ow),
-                i / (oh * ow) % outputs,
-                i / ow % oh,
-                i % ow,
-            );
-            let mut sum = 0.0;
-            for (c, ky, kx) in
-                (0..inputs * side * side).map(|t| (t / (side * side), t / side % side, t % side))
-            {
-                let row = (y * window.stride + ky)
-                    .checked_sub(window.before)
-                    .filter(|&r| r < h);
-                let col = (column * window.stride + kx)
-                    .checked_sub(window.before)
-                    .filter(|&c| c < w);
-                if let (Some(row), Some(col)) = (row, col) {
-                    let value = f64::from(x[((image * inputs + c) * h + row) * w + col]);
-                    sum +=
-                        value * f64::from(weight[((output * inputs + c) * side + ky) * side + kx]);
-                }
-            }
-            sum
-        };
-        (0..b * outputs * oh * ow).map(value).collect()
+    /// candle's convolution, in f64.
+    fn plain(x: &Tensor, weight: &Tensor, window: Window) -> Tensor {
+        let x = x.to_dtype(DType::F64).unwrap().permute((0, 3, 1, 2));
+        let Window {
+            stride,
+            before,
+            after,
+            ..
+        } = window;
+        let x = x.unwrap().pad_with_zeros(2, before, after).unwrap();
+        let x = x.pad_with_zeros(3, before, after).unwrap();
+        let weight = weight.to_dtype(DType::F64).unwrap();
+        let y = x.conv2d(&weight, 0, stride, 1, 1).unwrap();
+        y.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap()
     }
 
-    fn flat(x: &Tensor) -> Vec<f32> {
-        x.flatten_all().unwrap().to_vec1().unwrap()
+    fn gap(a: &Tensor, b: &Tensor) -> f64 {
+        assert_eq!(a.dims(), b.dims());
+        let gap = (a.to_dtype(DType::F64).unwrap() - b.to_dtype(DType::F64).unwrap()).unwrap();
+        gap.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    const HALVING: Window = Window {
+        side: 3,
+        stride: 2,
+        before: 1,
+        after: 1,
+    };
+
+    const LOPSIDED: Window = Window {
+        side: 3,
+        stride: 2,
+        before: 0,
+        after: 1,
+    };
+
+    /// (window, b, inputs, outputs, h, w)
+    fn cases() -> Vec<(Window, usize, usize, usize, usize, usize)> {
+        vec![
+            (Window::same(3), 1, 1, 1, 1, 1),
+            (Window::same(3), 2, 5, 3, 7, 4),
+            (Window::same(3), 1, 33, 17, 31, 40),
+            (Window::same(3), 8, 20, 36, 3, 3),
+            (Window::same(1), 3, 130, 9, 5, 6),
+            (Window::same(5), 1, 2, 2, 3, 9),
+            (Window::same(3), 2, 64, 65, 13, 14),
+            (Window::same(3), 1, 80, 128, 34, 70),
+            (HALVING, 1, 4, 8, 9, 13),
+            (HALVING, 2, 17, 5, 1, 2),
+            (LOPSIDED, 1, 12, 7, 8, 6),
+            (LOPSIDED, 1, 2, 2, 2, 34),
+        ]
     }
 
     #[test]
     fn it_equals_the_definition_for_many_shapes() {
-        let same = |side| Window {
-            side,
-            stride: 1,
-            before: side / 2,
-            after: side / 2,
-        };
-        let halving = Window {
-            side: 3,
-            stride: 2,
-            before: 1,
-            after: 1,
-        };
-        let lopsided = Window {
-            side: 3,
-            stride: 2,
-            before: 0,
-            after: 1,
-        };
-        for (window, b, inputs, outputs, h, w) in [
-            (same(3), 1, 1, 1, 1, 1),
-            (same(3), 2, 5, 3, 7, 4),
-            (same(3), 1, 33, 17, 31, 40),
-            (same(1), 3, 130, 9, 5, 6),
-            (same(5), 1, 2, 2, 3, 9),
-            (halving, 1, 4, 8, 9, 13),
-            (halving, 2, 3, 5, 1, 2),
-            (lopsided, 1, 12, 7, 8, 6),
-            (lopsided, 1, 2, 2, 2, 34),
-        ] {
-            let x = waves((b, inputs, h, w), 0.3);
+        for (window, b, inputs, outputs, h, w) in cases() {
+            let x = waves((b, h, w, inputs), 0.3);
             let weight = waves((outputs, inputs, window.side, window.side), 1.1);
-            let y = conv2d(&x, &weight, window).unwrap();
-            assert_eq!(y.dims(), [b, outputs, window.output(h), window.output(w)]);
+            let filters = Arc::new(Filters::new(&weight).unwrap());
+            let y = conv2d(&x, &filters, window, Around::default()).unwrap();
             let scale = (inputs * window.side * window.side) as f64;
-            let worst = flat(&y)
-                .iter()
-                .zip(plain(&x, &weight, window))
-                .map(|(a, b)| (f64::from(*a) - b).abs() / scale)
-                .fold(0.0, f64::max);
+            let gap = gap(&y, &plain(&x, &weight, window)) / scale;
             assert!(
-                worst < 1e-6,
-                "{window:?} {b} {inputs} {outputs} {h}x{w}: {worst}"
+                gap < 1e-6,
+                "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
             );
         }
     }
 
     #[test]
-    fn a_wrong_kernel_is_refused() {
-        let window = Window {
-            side: 3,
-            stride: 1,
-            before: 1,
-            after: 1,
+    fn an_enlarged_input_needs_no_copy() {
+        let (x, weight) = (waves((2, 3, 5, 20), 0.3), waves((7, 20, 3, 3), 1.1));
+        let pick = |at: Vec<usize>| {
+            let at: Vec<_> = at.into_iter().map(|i| i as u32).collect();
+            Tensor::new(at, &Device::Cpu).unwrap()
         };
-        assert!(conv2d(&waves((1, 3, 4, 4), 0.), &waves((2, 4, 3, 3), 0.), window).is_err());
-        assert!(conv2d(&waves((1, 3, 4, 4), 0.), &waves((2, 3, 1, 1), 0.), window).is_err());
+        let copied = x.index_select(&pick(nearest(3, 7)), 1).unwrap();
+        let copied = copied.index_select(&pick(nearest(5, 10)), 2).unwrap();
+        let filters = Arc::new(Filters::new(&weight).unwrap());
+        let around = Around {
+            enlarged: Some((7, 10)),
+            ..Around::default()
+        };
+        let window = Window::same(3);
+        let fused = conv2d(&x, &filters, window, around).unwrap();
+        let apart = conv2d(&copied, &filters, window, Around::default()).unwrap();
+        assert!(gap(&fused, &apart) < 1e-6);
+    }
+
+    #[test]
+    fn biases_and_residuals_are_added() {
+        let (x, weight) = (waves((2, 3, 5, 4), 0.3), waves((7, 4, 3, 3), 1.1));
+        let (bias, residual) = (waves((2, 1, 1, 7), 0.), waves((2, 3, 5, 7), 2.));
+        let filters = Arc::new(Filters::new(&weight).unwrap());
+        let per_picture = bias.reshape((2, 7)).unwrap();
+        let around = Around {
+            bias: Some(&per_picture),
+            residual: Some(&residual),
+            enlarged: None,
+        };
+        let y = conv2d(&x, &filters, Window::same(3), around).unwrap();
+        let expected = plain(&x, &weight, Window::same(3));
+        let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let expected = expected.broadcast_add(&to_f64(&bias)).unwrap();
+        assert!(gap(&y, &(expected + to_f64(&residual)).unwrap()) < 1e-4);
+    }
+
+    fn dot(a: &Tensor, b: &Tensor) -> f64 {
+        let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+        let sum = (to_f64(a) * to_f64(b)).unwrap().sum_all().unwrap();
+        sum.to_scalar().unwrap()
+    }
+
+    /// A convolution is linear in its input and in its weights, so that a step
+    /// in any direction changes the loss by exactly gradient times direction.
+    #[test]
+    fn gradients_tell_the_change_in_any_direction() {
+        for (window, b, inputs, outputs, h, w) in cases() {
+            let var = |x: Tensor| Var::from_tensor(&x).unwrap();
+            let (x_shape, w_shape) = (
+                (b, h, w, inputs),
+                (outputs, inputs, window.side, window.side),
+            );
+            let (x, weight) = (var(waves(x_shape, 0.3)), var(waves(w_shape, 1.1)));
+            let bias = var(waves((1, 1, 1, outputs), 0.5).flatten_all().unwrap());
+            let y = conv2d_tracked(&x, &weight, &bias, window).unwrap();
+            let slope = waves(y.dims4().unwrap(), 0.9); // of the loss sum(y * slope)
+            let loss = (y * &slope).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            let gradient = |var: &Var| gradients.get(var).unwrap().clone();
+            for phase in [0.1, 2.3, 4.7] {
+                let (dx, dw) = (waves(x_shape, phase), waves(w_shape, phase));
+                for (found, change) in [
+                    (dot(&gradient(&x), &dx), plain(&dx, &weight, window)),
+                    (dot(&gradient(&weight), &dw), plain(&x, &dw, window)),
+                ] {
+                    let expected = dot(&change, &slope);
+                    let gap = (found - expected).abs() / dot(&slope, &slope);
+                    assert!(
+                        gap < 1e-5,
+                        "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
+                    );
+                }
+            }
+            let per_channel = slope.flatten_to(2).unwrap().sum(0).unwrap();
+            assert!(gap(&gradient(&bias), &per_channel) < 1e-4);
+        }
+    }
+
+    #[test]
+    fn wrong_filters_are_refused() {
+        let window = Window::same(3);
+        for weight in [waves((2, 4, 3, 3), 0.), waves((2, 3, 1, 1), 0.)] {
+            let filters = Arc::new(Filters::new(&weight).unwrap());
+            assert!(
+                conv2d(
+                    &waves((1, 4, 4, 3), 0.),
+                    &filters,
+                    window,
+                    Around::default()
+                )
+                .is_err()
+            );
+        }
     }
 }

@@ -4,7 +4,10 @@ use candle_core::Tensor;
 
 use crate::{
     error::Result,
-    nn::{GroupNorm, LayerNorm, Linear, Weights, attend, attention_maps},
+    nn::{
+        GroupNorm, LayerNorm, Linear, Weights, attend, attend_through_first, attention_maps, geglu,
+        read_maps,
+    },
 };
 
 /// The part of the UNet that a site lies in.
@@ -102,46 +105,28 @@ impl Attention {
         })
     }
 
-    /// Attends from x (b, n, c) to `context` (b, m, d): (b, n, c).
-    pub fn forward(
+    /// `residual` plus what x (b, n, c) reads out of `context` (b, m, d): (b, n, c).
+    pub fn forward_onto(
         &self,
+        residual: &Tensor,
         x: &Tensor,
         context: &Tensor,
         site: &Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let q = self.split(&self.query.forward(x)?)?; // (b, heads, n, c / heads)
-        let k = self.split(&self.key.forward(context)?)?; // (b, heads, m, c / heads)
-        let v = self.split(&self.value.forward(context)?)?; // (b, heads, m, c / heads)
+        let q = self.query.forward(x)?; // (b, n, c)
+        let k = self.key.forward(context)?; // (b, m, c)
+        let v = self.value.forward(context)?; // (b, m, c)
         let y = match control.wish(site) {
-            Wish::Untouched => attend(&q, &k, &v)?,
-            Wish::FirstRowsMaps => read_through_first_row(&q, &k, &v)?,
-            Wish::Maps => control.rewrite(site, attention_maps(&q, &k)?)?.matmul(&v)?,
+            Wish::Untouched => attend(&q, &k, &v, self.heads)?,
+            Wish::FirstRowsMaps => attend_through_first(&q, &k, &v, self.heads)?,
+            Wish::Maps => {
+                let maps = attention_maps(&q, &k, self.heads)?; // (b, heads, n, m)
+                read_maps(&control.rewrite(site, maps)?, &v)?
+            }
         };
-        let y = y.transpose(1, 2)?.flatten_from(2)?; // (b, n, c)
-        Ok(self.out.forward(&y)?)
+        Ok(self.out.forward_onto(&y, Some(residual))?)
     }
-
-    /// (b, n, c) to (b, heads, n, c / heads).
-    fn split(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, n, c) = x.dims3()?;
-        Ok(x.reshape((b, n, self.heads, c / self.heads))?
-            .transpose(1, 2)?
-            .contiguous()?)
-    }
-}
-
-/// The values of all rows, read through the maps of the first: the rows lie
-/// side by side in the last axis, so the maps are computed once.
-fn read_through_first_row(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (b, heads, m, d) = v.dims4()?;
-    let side_by_side = v.permute((1, 2, 0, 3))?.reshape((1, heads, m, b * d))?;
-    let first = |x: &Tensor| x.narrow(0, 0, 1);
-    let y = attend(&first(q)?, &first(k)?, &side_by_side)?; // (1, heads, n, b * d)
-    let n = y.dim(2)?;
-    Ok(y.reshape((heads, n, b, d))?
-        .permute((2, 0, 1, 3))?
-        .contiguous()?) // (b, heads, n, d)
 }
 
 /// Self-attention, attention to the text, and a gated feed-forward network.
@@ -183,23 +168,17 @@ impl Block {
             kind: Kind::Itself,
             ..site
         };
-        let x = (x + self.itself.forward(&normed, &normed, &here, control)?)?;
-        let normed = self.norm_text.forward(&x)?;
+        let x = &self
+            .itself
+            .forward_onto(x, &normed, &normed, &here, control)?;
+        let normed = self.norm_text.forward(x)?;
         let here = Site {
             kind: Kind::Text,
             ..site
         };
-        let x = (&x + self.text.forward(&normed, text, &here, control)?)?;
-        let fed = self.feed(&self.norm_gate.forward(&x)?)?;
-        Ok((x + fed)?)
-    }
-
-    /// GEGLU (arXiv 2002.05202) with the exact GELU.
-    fn feed(&self, x: &Tensor) -> Result<Tensor> {
-        let halves = self.gate.forward(x)?.chunk(2, 2)?; // twice (b, n, inner)
-        Ok(self
-            .shrink
-            .forward(&(&halves[0] * halves[1].gelu_erf()?)?)?)
+        let x = &self.text.forward_onto(x, &normed, text, &here, control)?;
+        let gated = geglu(&self.gate.forward(&self.norm_gate.forward(x)?)?)?; // (b, n, inner)
+        Ok(self.shrink.forward_onto(&gated, Some(x))?)
     }
 }
 
@@ -249,7 +228,7 @@ impl Transformer {
         })
     }
 
-    /// Transforms x (b, c, h, w) under text states (b, m, text width).
+    /// Transforms x (b, h, w, c) under text states (b, m, text width).
     pub fn forward(
         &self,
         x: &Tensor,
@@ -257,7 +236,8 @@ impl Transformer {
         (place, level): (Place, usize),
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let (b, c, height, width) = x.dims4()?;
+        let shape = x.dims4()?;
+        let (_, height, width, _) = shape;
         let site = Site {
             place,
             kind: Kind::Itself,
@@ -265,54 +245,12 @@ impl Transformer {
             height,
             width,
         };
-        let mut y = self.enter.forward(&pixels(&self.norm.forward(x)?)?)?;
+        let x = x.flatten(1, 2)?; // (b, h * w, c)
+        let mut y = self.enter.forward(&self.norm.forward(&x)?)?;
         for block in &self.blocks {
             y = block.forward(&y, text, site, control)?;
         }
-        let y = self
-            .leave
-            .forward(&y)?
-            .transpose(1, 2)?
-            .reshape((b, c, height, width))?;
-        Ok((y + x)?)
-    }
-}
-
-/// (b, c, h, w) to (b, h * w, c).
-pub(super) fn pixels(x: &Tensor) -> Result<Tensor> {
-    Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn reading_through_the_first_row_equals_replacing_every_map_by_its() {
-        let draw = |phase: f32, n: usize| {
-            let values: Vec<f32> = (0..3 * 2 * n * 4)
-                .map(|i| (i as f32 * 0.9 + phase).sin())
-                .collect();
-            Tensor::from_vec(values, (3, 2, n, 4), &Device::Cpu).unwrap()
-        };
-        let (q, k, v) = (draw(0., 5), draw(1., 6), draw(2., 6));
-        let first = attention_maps(&q, &k).unwrap().narrow(0, 0, 1).unwrap();
-        let maps = first
-            .broadcast_as((3, 2, 5, 6))
-            .unwrap()
-            .contiguous()
-            .unwrap();
-        let gap = (maps.matmul(&v).unwrap() - read_through_first_row(&q, &k, &v).unwrap()).unwrap();
-        assert!(
-            gap.abs()
-                .unwrap()
-                .max_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap()
-                < 1e-6
-        );
+        let y = self.leave.forward_onto(&y, Some(&x))?;
+        Ok(y.reshape(shape)?) // (b, h, w, c)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::{
     error::{Error, Result},
-    nn::{LayerNorm, Linear, Weights, softmax},
+    nn::{LayerNorm, Linear, Weights, attend_causally, gelu, quick_gelu},
 };
 
 /// The non-linearity inside the encoder.
@@ -19,8 +19,8 @@ pub enum Activation {
 impl Activation {
     fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
-            Self::Gelu => x.gelu_erf(),
+            Self::QuickGelu => quick_gelu(x),
+            Self::Gelu => gelu(x),
         }
     }
 }
@@ -138,11 +138,10 @@ impl Clip {
     /// their end tokens.
     pub fn forward(&self, ids: &[&[u32]], ends: &[u32]) -> Result<States> {
         let mut x = self.embed(ids)?;
-        let mask = causal_mask(&x)?;
         let mut penultimate = x.clone();
         for layer in &self.layers {
             penultimate = x;
-            x = layer.forward(&penultimate, &mask)?;
+            x = layer.forward(&penultimate)?;
         }
         let last = self.norm.forward(&x)?;
         let pooled = self
@@ -191,20 +190,6 @@ fn at_ends(states: &Tensor, ends: &[u32]) -> candle_core::Result<Tensor> {
     Tensor::stack(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
-/// Minus infinity (context, context) where a token would see a later one.
-fn causal_mask(x: &Tensor) -> candle_core::Result<Tensor> {
-    let n = x.dim(1)?;
-    let hide = |i: usize| {
-        if i % n > i / n {
-            f32::NEG_INFINITY
-        } else {
-            0.0
-        }
-    };
-    let mask: Vec<f32> = (0..n * n).map(hide).collect();
-    Tensor::from_vec(mask, (n, n), x.device())?.to_dtype(x.dtype())
-}
-
 #[derive(Debug)]
 struct Layer {
     norm1: LayerNorm,
@@ -237,27 +222,15 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
-        let x = (x + self.attend(&self.norm1.forward(x)?, mask)?)?;
-        let y = self
-            .activation
-            .apply(&self.grow.forward(&self.norm2.forward(&x)?)?)?;
-        x + self.shrink.forward(&y)?
-    }
-
-    fn attend(&self, x: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
-        let (b, n, c) = x.dims3()?;
-        let split = |x: Tensor| {
-            x.reshape((b, n, self.heads, c / self.heads))?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        let scale = ((c / self.heads) as f64).powf(-0.5);
-        let q = split((self.query.forward(x)? * scale)?)?; // (b, heads, n, c / heads)
-        let k = split(self.key.forward(x)?)?;
-        let v = split(self.value.forward(x)?)?;
-        let maps = softmax(&q.matmul(&k.t()?)?.broadcast_add(mask)?)?; // (b, heads, n, n)
-        self.out
-            .forward(&maps.matmul(&v)?.transpose(1, 2)?.flatten_from(2)?)
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let q = self.query.forward(&normed)?; // (b, n, c)
+        let k = self.key.forward(&normed)?;
+        let v = self.value.forward(&normed)?;
+        let read = attend_causally(&q, &k, &v, self.heads)?;
+        let x = self.out.forward_onto(&read, Some(x))?;
+        let y = self.grow.forward(&self.norm2.forward(&x)?)?;
+        let y = self.activation.apply(&y)?;
+        self.shrink.forward_onto(&y, Some(&x))
     }
 }

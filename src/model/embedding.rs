@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     error::{Error, Result},
-    nn::{Linear, Weights},
+    nn::{Linear, Weights, silu},
     schedule::Timestep,
 };
 
@@ -76,7 +76,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.second.forward(&self.first.forward(x)?.silu()?)?)
+        Ok(self.second.forward(&silu(&self.first.forward(x)?)?)?)
     }
 }
 
@@ -147,7 +147,7 @@ impl Embedding {
         if let Some((mlp, shape)) = &self.pooled {
             embedding = (embedding + mlp.forward(&self.added(pooled, *shape, rows)?)?)?;
         }
-        Ok(embedding.silu()?)
+        Ok(silu(&embedding)?)
     }
 
     fn guidance_features(&self, guidance: &[f64], width: usize) -> Result<Tensor> {

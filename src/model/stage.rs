@@ -6,7 +6,7 @@ use candle_core::{Result as TensorResult, Tensor};
 use super::attention::{AttentionControl, Place, Transformer};
 use crate::{
     error::Result,
-    nn::{Conv2d, GroupNorm, Linear, Stride, Weights, upsample_nearest},
+    nn::{Conv2d, Extras, GroupNorm, Linear, Stride, Weights, concat},
 };
 
 /// Two convolutions beside a shortcut (arXiv 1512.03385), with the time
@@ -56,18 +56,26 @@ impl Resnet {
         })
     }
 
-    /// Maps x (b, inputs, h, w) under a time embedding (b, width), already
+    /// Maps x (b, h, w, inputs) under a time embedding (b, width), already
     /// through its activation.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
-        let mut y = self.conv1.forward(&self.norm1.forward(x)?.silu()?)?;
-        if let (Some(layer), Some(time)) = (&self.time, time) {
-            y = y.broadcast_add(&layer.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?; // (b, c, 1, 1)
-        }
-        let y = self.conv2.forward(&self.norm2.forward(&y)?.silu()?)?;
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x)? + y,
-            None => x + y,
-        }
+        let shift = match (&self.time, time) {
+            (Some(layer), Some(time)) => Some(layer.forward(time)?), // (b, outputs)
+            _ => None,
+        };
+        let shifted = Extras {
+            shift: shift.as_ref(),
+            ..Extras::default()
+        };
+        let y = self.norm1.forward_silu(x)?;
+        let y = self.conv1.forward_with(&y, shifted)?;
+        let y = self.norm2.forward_silu(&y)?;
+        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
+        let onto = Extras {
+            residual: Some(&shortcut.transpose()?.unwrap_or_else(|| x.clone())),
+            ..Extras::default()
+        };
+        self.conv2.forward_with(&y, onto)
     }
 }
 
@@ -160,11 +168,15 @@ impl Stage {
             let skip = skips
                 .pop()
                 .expect("the way up has as many blocks as the way down kept results");
-            x = self.block(block, &Tensor::cat(&[x, skip], 1)?, seen, control)?;
+            x = self.block(block, &concat(&x, &skip)?, seen, control)?;
         }
         if let (Some(conv), Some(next)) = (&self.resample, skips.last()) {
-            let (_, _, height, width) = next.dims4()?;
-            x = conv.forward(&upsample_nearest(&x, height, width)?)?;
+            let (_, height, width, _) = next.dims4()?;
+            let enlarging = Extras {
+                enlarged: Some((height, width)),
+                ..Extras::default()
+            };
+            x = conv.forward_with(&x, enlarging)?;
         }
         Ok(x)
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    nn::{Conv2d, GroupNorm, Stride, Weights},
+    nn::{Conv2d, GroupNorm, Stride, Weights, channels_first, channels_last},
     schedule::Timestep,
 };
 
@@ -207,7 +207,8 @@ impl Unet {
             text: &text,
         };
 
-        let mut x = self.enter.forward(&latent.to_dtype(self.compute)?)?;
+        let latent = channels_last(&latent.to_dtype(self.compute)?)?;
+        let mut x = self.enter.forward(&latent)?;
         let mut skips = vec![x.clone()];
         for stage in &self.down {
             x = stage.down(x, seen, &mut skips, control)?;
@@ -216,8 +217,8 @@ impl Unet {
         for stage in &self.up {
             x = stage.up(x, seen, &mut skips, control)?;
         }
-        let eps = self.leave.forward(&self.norm.forward(&x)?.silu()?)?;
-        Ok(eps.to_dtype(DType::F32)?)
+        let eps = self.leave.forward(&self.norm.forward_silu(&x)?)?;
+        Ok(channels_first(&eps)?.to_dtype(DType::F32)?)
     }
 }
 

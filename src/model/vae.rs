@@ -4,12 +4,12 @@
 use candle_core::{DType, Shape, Tensor};
 
 use super::{
-    attention::{Attention, Kind, Place, Site, Untouched, pixels},
+    attention::{Attention, Kind, Place, Site, Untouched},
     stage::{Norm, Resnet},
 };
 use crate::{
     error::Result,
-    nn::{Conv2d, GroupNorm, Stride, Weights, upsample_nearest},
+    nn::{Conv2d, Extras, GroupNorm, Stride, Weights, channels_first, channels_last},
 };
 
 /// The measures of an autoencoder.
@@ -127,8 +127,9 @@ impl Vae {
     /// The latents of pictures (b, 3, h, w) in [-1, 1], whose sides are
     /// multiples of the factor.
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
-        let x = self.encoder.forward(&picture.to_dtype(self.compute)?)?;
-        let x = pass(self.quantise.as_ref(), x)?.to_dtype(DType::F32)?;
+        let picture = channels_last(&picture.to_dtype(self.compute)?)?;
+        let x = pass(self.quantise.as_ref(), self.encoder.forward(&picture)?)?;
+        let x = channels_first(&x)?.to_dtype(DType::F32)?;
         let halves = x.chunk(2, 1)?; // mean and logarithm of the variance, (b, 4, h, w) each
         let deviation = (halves[1].clamp(-30f64, 20f64)? * 0.5)?.exp()?;
         Ok(Posterior {
@@ -140,9 +141,9 @@ impl Vae {
 
     /// The pictures (b, 3, h, w), about in [-1, 1], of scaled latents.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
-        let z = (latent / self.config.scale)?.to_dtype(self.compute)?;
+        let z = channels_last(&(latent / self.config.scale)?.to_dtype(self.compute)?)?;
         let z = pass(self.restore.as_ref(), z)?;
-        Ok(self.decoder.forward(&z)?.to_dtype(DType::F32)?)
+        Ok(channels_first(&self.decoder.forward(&z)?)?.to_dtype(DType::F32)?)
     }
 }
 
@@ -203,15 +204,15 @@ impl Middle {
         };
         let mut x = first.forward(x, None)?;
         if let Some((norm, attention)) = &self.attention {
-            x = (&x + attend(attention, &norm.forward(&x)?)?)?;
+            x = attend_onto(&x, attention, &norm.forward(&x)?)?;
         }
         Ok(second.forward(&x, None)?)
     }
 }
 
-/// Self-attention over the pixels of (b, c, h, w).
-fn attend(attention: &Attention, x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
+/// `residual` plus self-attention over the pixels of x, both (b, h, w, c).
+fn attend_onto(residual: &Tensor, attention: &Attention, x: &Tensor) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
     let site = Site {
         place: Place::Middle,
         kind: Kind::Itself,
@@ -219,9 +220,9 @@ fn attend(attention: &Attention, x: &Tensor) -> Result<Tensor> {
         height,
         width,
     };
-    let flat = pixels(x)?;
-    let y = attention.forward(&flat, &flat, &site, &mut Untouched)?;
-    Ok(y.transpose(1, 2)?.reshape(x.shape())?)
+    let (residual, flat) = (residual.flatten(1, 2)?, x.flatten(1, 2)?); // (b, h * w, c)
+    let y = attention.forward_onto(&residual, &flat, &flat, &site, &mut Untouched)?;
+    Ok(y.reshape(x.shape())?)
 }
 
 #[derive(Debug)]
@@ -278,7 +279,7 @@ impl Encoder {
             }
         }
         x = self.middle.forward(&x)?;
-        Ok(self.leave.forward(&self.norm.forward(&x)?.silu()?)?)
+        Ok(self.leave.forward(&self.norm.forward_silu(&x)?)?)
     }
 }
 
@@ -327,11 +328,15 @@ impl Decoder {
         for scale in &self.scales {
             x = scale.forward(x)?;
             if let Some(conv) = &scale.resample {
-                let (_, _, h, w) = x.dims4()?;
-                x = conv.forward(&upsample_nearest(&x, 2 * h, 2 * w)?)?;
+                let (_, h, w, _) = x.dims4()?;
+                let enlarging = Extras {
+                    enlarged: Some((2 * h, 2 * w)),
+                    ..Extras::default()
+                };
+                x = conv.forward_with(&x, enlarging)?;
             }
         }
-        Ok(self.leave.forward(&self.norm.forward(&x)?.silu()?)?)
+        Ok(self.leave.forward(&self.norm.forward_silu(&x)?)?)
     }
 }
 

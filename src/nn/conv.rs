@@ -1,8 +1,11 @@
-//! Convolution and nearest upsampling.
+//! Convolution and nearest upsampling of pictures (b, h, w, c).
+
+use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::kernel::{self, Window};
+use super::on_cpu;
+use crate::kernel::{self, Around, Filters, Window, nearest};
 
 /// How a 3x3 convolution walks over its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,67 +21,142 @@ pub enum Stride {
 
 impl Stride {
     fn window(self, side: usize) -> Window {
-        let half = side / 2;
+        let same = Window::same(side);
         match self {
-            Self::One => Window {
-                side,
-                stride: 1,
-                before: half,
-                after: half,
-            },
-            Self::Two => Window {
-                side,
-                stride: 2,
-                before: half,
-                after: half,
-            },
+            Self::One => same,
+            Self::Two => Window { stride: 2, ..same },
             Self::TwoLopsided => Window {
-                side,
                 stride: 2,
                 before: 0,
-                after: half,
+                ..same
             },
         }
     }
 }
 
-/// A two-dimensional convolution over (b, c, h, w).
+/// A two-dimensional convolution over (b, h, w, c).
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    stride: Stride,
+    weight: Weight,
+    bias: Tensor,
+    window: Window,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    /// Frozen, on a CPU.
+    Packed(Arc<Filters>),
+    /// Trained, or elsewhere.
+    Plain(Tensor),
+}
+
+/// What is done around a convolution.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// Added to every pixel of a picture (b, outputs).
+    pub shift: Option<&'a Tensor>,
+    /// Added to the output, of its shape.
+    pub residual: Option<&'a Tensor>,
+    /// The height and width that the input is enlarged to before.
+    pub enlarged: Option<(usize, usize)>,
 }
 
 impl Conv2d {
     /// A convolution of weight (outputs, inputs, k, k), k odd, padded to keep
     /// the size at stride one.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, stride: Stride) -> Self {
-        Self {
-            weight,
-            bias,
-            stride,
+    pub fn new(weight: Tensor, bias: Option<Tensor>, stride: Stride) -> Result<Self> {
+        let (outputs, _, side, _) = weight.dims4()?;
+        let bias = match bias {
+            Some(bias) => bias,
+            None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
+        };
+        let frozen = weight.device().is_cpu() && !weight.track_op();
+        Ok(Self {
+            bias: if frozen {
+                bias.to_dtype(DType::F32)?
+            } else {
+                bias
+            },
+            weight: match frozen {
+                true => Weight::Packed(Arc::new(Filters::new(&weight)?)),
+                false => Weight::Plain(weight),
+            },
+            window: stride.window(side),
+        })
+    }
+
+    /// Convolves (b, h, w, inputs).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_with(x, Extras::default())
+    }
+
+    /// Convolves (b, h, w, inputs) with what surrounds it.
+    pub fn forward_with(&self, x: &Tensor, extras: Extras) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Packed(filters) if !extras.tracked(x) => self.fused(x, filters, extras),
+            _ => self.one_by_one(x, extras),
         }
     }
 
-    /// Convolves (b, inputs, h, w).
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.to_dtype(x.dtype())?;
-        let (outputs, _, side, _) = weight.dims4()?;
-        let window = self.stride.window(side);
-        let plain = x.device().is_cpu() && x.dtype() == DType::F32;
-        let y = match plain && !x.track_op() && !weight.track_op() {
-            true => kernel::conv2d(&x.contiguous()?, &weight.contiguous()?, window)?,
-            false => composed(x, &weight, window)?,
+    /// All at once, without gradients.
+    fn fused(&self, x: &Tensor, filters: &Arc<Filters>, extras: Extras) -> Result<Tensor> {
+        let bias = match extras.shift {
+            Some(shift) => &shift.broadcast_add(&self.bias)?, // (b, outputs)
+            None => &self.bias,
         };
-        match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?.reshape((1, outputs, 1, 1))?),
+        let around = Around {
+            bias: Some(bias),
+            residual: extras.residual,
+            enlarged: extras.enlarged,
+        };
+        kernel::conv2d(&x.contiguous()?, filters, self.window, around)
+    }
+
+    /// Step by step, with gradients and on every device.
+    fn one_by_one(&self, x: &Tensor, extras: Extras) -> Result<Tensor> {
+        let mut y = match extras.enlarged {
+            Some((height, width)) => self.convolved(&upsample_nearest(x, height, width)?)?,
+            None => self.convolved(x)?,
+        };
+        if let Some(shift) = extras.shift {
+            y = y.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?; // (b, 1, 1, outputs)
+        }
+        match extras.residual {
+            Some(residual) => y + residual,
             None => Ok(y),
+        }
+    }
+
+    fn convolved(&self, x: &Tensor) -> Result<Tensor> {
+        let x = &x.contiguous()?;
+        match &self.weight {
+            Weight::Packed(filters) => {
+                let around = Around {
+                    bias: Some(&self.bias),
+                    ..Around::default()
+                };
+                kernel::conv2d(x, filters, self.window, around)
+            }
+            Weight::Plain(weight) if on_cpu(x) && weight.dtype() == DType::F32 => {
+                kernel::conv2d_tracked(x, weight, &self.bias, self.window)
+            }
+            Weight::Plain(weight) => {
+                let weight = weight.to_dtype(x.dtype())?;
+                composed(x, &weight, self.window)?.broadcast_add(&self.bias.to_dtype(x.dtype())?)
+            }
         }
     }
 }
 
-/// candle's convolution: differentiable, and for every device.
+impl Extras<'_> {
+    /// Whether a gradient has to flow back.
+    fn tracked(&self, x: &Tensor) -> bool {
+        let more = [self.shift, self.residual];
+        x.track_op() || more.into_iter().flatten().any(Tensor::track_op)
+    }
+}
+
+/// candle's convolution, for every device.
 fn composed(x: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
     let Window {
         stride,
@@ -86,31 +164,31 @@ fn composed(x: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
         after,
         ..
     } = window;
-    if before == after {
-        return x.conv2d(weight, before, stride, 1, 1);
+    let mut x = x.permute((0, 3, 1, 2))?.contiguous()?; // (b, c, h, w)
+    let mut padding = before;
+    if before != after {
+        x = x.pad_with_zeros(2, before, after)?;
+        x = x.pad_with_zeros(3, before, after)?;
+        padding = 0;
     }
-    let x = x
-        .pad_with_zeros(2, before, after)?
-        .pad_with_zeros(3, before, after)?;
-    x.conv2d(weight, 0, stride, 1, 1)
+    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    y.permute((0, 2, 3, 1))?.contiguous() // (b, h, w, c)
 }
 
-/// Enlarges (b, c, h, w) to the given height and width by repeating the
-/// nearest value: source index `floor(i * from / to)` in f32, as PyTorch's
-/// `interpolate` computes it.
+/// Enlarges (b, h, w, c) to the given height and width by repeating the
+/// nearest value, as PyTorch's `interpolate` picks it.
 pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (_, _, h, w) = x.dims4()?;
-    let rows = Tensor::new(nearest(h, height), x.device())?;
-    let columns = Tensor::new(nearest(w, width), x.device())?;
-    x.contiguous()?
-        .index_select(&rows, 2)?
-        .index_select(&columns, 3)
-}
-
-fn nearest(from: usize, to: usize) -> Vec<u32> {
-    let scale = from as f32 / to as f32;
-    let index = |i: usize| ((i as f32 * scale) as usize).min(from - 1) as u32;
-    (0..to).map(index).collect()
+    let x = x.contiguous()?;
+    if on_cpu(&x) {
+        return kernel::enlarge(&x, height, width);
+    }
+    let (_, h, w, _) = x.dims4()?;
+    let pick = |from, to| {
+        let rows: Vec<_> = nearest(from, to).into_iter().map(|i| i as u32).collect();
+        Tensor::new(rows, x.device())
+    };
+    x.index_select(&pick(h, height)?, 1)?
+        .index_select(&pick(w, width)?, 2)
 }
 
 #[cfg(test)]
@@ -119,42 +197,63 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn nearest_upsampling_picks_the_pixels_that_pytorch_picks() {
-        // interpolate(torch.arange(n).view(1, 1, 1, n).float(), size=(1, m)).flatten()
-        assert_eq!(nearest(4, 7), [0, 0, 1, 1, 2, 2, 3]);
-        assert_eq!(nearest(5, 10), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
-        assert_eq!(nearest(7, 25)[..9], [0, 0, 0, 0, 1, 1, 1, 1, 2]);
-        assert_eq!(nearest(1, 3), [0, 0, 0]);
+    fn ones(side: usize) -> Tensor {
+        Tensor::ones((1, 1, side, side), DType::F32, &Device::Cpu).unwrap()
     }
 
     #[test]
     fn the_lopsided_stride_pads_below_and_right() {
         // conv2d(pad(x, (0, 1, 0, 1)), ones(1, 1, 3, 3), stride=2), x = arange(16)
-        let x = Tensor::arange(0f32, 16., &Device::Cpu)
-            .unwrap()
-            .reshape((1, 1, 4, 4))
-            .unwrap();
-        let ones = Tensor::ones((1, 1, 3, 3), x.dtype(), x.device()).unwrap();
-        let y = Conv2d::new(ones, None, Stride::TwoLopsided)
-            .forward(&x)
-            .unwrap();
-        assert_eq!(
-            y.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            [45., 39., 66., 50.]
-        );
+        let x = Tensor::arange(0f32, 16., &Device::Cpu).unwrap();
+        let x = x.reshape((1, 4, 4, 1)).unwrap();
+        let conv = Conv2d::new(ones(3), None, Stride::TwoLopsided).unwrap();
+        let y = conv.forward(&x).unwrap().flatten_all().unwrap();
+        assert_eq!(y.to_vec1::<f32>().unwrap(), [45., 39., 66., 50.]);
     }
 
     #[test]
     fn stride_two_rounds_odd_sizes_up() {
-        let x = Tensor::ones((1, 1, 5, 7), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ones = Tensor::ones((1, 1, 3, 3), x.dtype(), x.device()).unwrap();
-        let y = Conv2d::new(ones, None, Stride::Two).forward(&x).unwrap();
-        assert_eq!(y.dims(), [1, 1, 3, 4]);
+        let x = Tensor::ones((1, 5, 7, 1), DType::F32, &Device::Cpu).unwrap();
+        let conv = Conv2d::new(ones(3), None, Stride::Two).unwrap();
+        let y = conv.forward(&x).unwrap();
+        assert_eq!(y.dims(), [1, 3, 4, 1]);
         // The corner sees four ones, the edge six, the inside nine.
-        assert_eq!(
-            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()[..5],
-            [4., 6., 6., 4., 6.]
+        let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(y[..5], [4., 6., 6., 4., 6.]);
+    }
+
+    #[test]
+    fn the_three_ways_agree() {
+        let wave = |shape: (usize, usize, usize, usize)| {
+            let count = shape.0 * shape.1 * shape.2 * shape.3;
+            let values = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        let (x, weight) = (wave((2, 5, 4, 3)), wave((6, 3, 3, 3)));
+        let bias = wave((1, 1, 1, 6)).flatten_all().unwrap();
+        let (shift, residual) = (
+            wave((1, 1, 2, 6)).reshape((2, 6)).unwrap(),
+            wave((2, 9, 8, 6)),
         );
+        let extras = Extras {
+            shift: Some(&shift),
+            residual: Some(&residual),
+            enlarged: Some((9, 8)),
+        };
+        let frozen = Conv2d::new(weight.clone(), Some(bias.clone()), Stride::One).unwrap();
+        let trained = candle_core::Var::from_tensor(&weight).unwrap();
+        let trained = Conv2d::new(trained.as_tensor().clone(), Some(bias), Stride::One).unwrap();
+        let enlarged = upsample_nearest(&x, 9, 8).unwrap();
+        let plain = composed(&enlarged, &weight, Window::same(3)).unwrap();
+        let plain = plain.broadcast_add(&frozen.bias).unwrap();
+        let plain = plain
+            .broadcast_add(&shift.reshape((2, 1, 1, 6)).unwrap())
+            .unwrap();
+        let plain = (plain + &residual).unwrap();
+        for conv in [frozen, trained] {
+            let gap = (conv.forward_with(&x, extras).unwrap() - &plain).unwrap();
+            let gap = gap.abs().unwrap().max_all().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
+        }
     }
 }

@@ -1,35 +1,102 @@
 //! The affine map.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::on_cpu;
+use crate::kernel::{self, Dense};
 
 /// `y = x W^T + b` over the last axis.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    /// Frozen, on a CPU.
+    Packed(Arc<Dense>),
+    /// Trained, or elsewhere.
+    Plain(Tensor),
 }
 
 impl Linear {
     /// A map of weight (outputs, inputs) and bias (outputs).
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        if !weight.device().is_cpu() || weight.track_op() {
+            let weight = Weight::Plain(weight);
+            return Ok(Self { weight, bias });
+        }
+        Ok(Self {
+            weight: Weight::Packed(Arc::new(Dense::new(&weight)?)),
+            bias: bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?,
+        })
     }
 
     /// Maps (.., inputs) to (.., outputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let mut shape = x.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = outputs;
-        }
-        let weight = self.weight.to_dtype(x.dtype())?;
-        let y = x
-            .reshape(((), inputs))?
-            .matmul(&weight.t()?)?
-            .reshape(shape)?; // (.., outputs)
-        match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+        self.forward_onto(x, None)
+    }
+
+    /// Maps (.., inputs) to (.., outputs) and adds a residual of that shape.
+    pub fn forward_onto(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let x = &x.contiguous()?;
+        let y = match &self.weight {
+            Weight::Packed(dense) => {
+                return kernel::linear(x, dense, self.bias.as_ref(), residual);
+            }
+            Weight::Plain(weight) if on_cpu(x) && weight.dtype() == DType::F32 => {
+                let none = Tensor::zeros(weight.dim(0)?, DType::F32, x.device())?;
+                kernel::linear_tracked(x, weight, self.bias.as_ref().unwrap_or(&none))?
+            }
+            Weight::Plain(weight) => composed(x, weight, self.bias.as_ref())?,
+        };
+        match residual {
+            Some(residual) => y + residual,
             None => Ok(y),
+        }
+    }
+}
+
+/// The same from candle's operations, on every device.
+fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    let weight = weight.to_dtype(x.dtype())?.t()?;
+    let y = x.reshape(((), inputs))?.matmul(&weight)?.reshape(shape)?; // (.., outputs)
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+        None => Ok(y),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn the_three_ways_agree() {
+        let wave = |shape: &[usize]| {
+            let count = shape.iter().product();
+            let values = (0..count).map(|i: usize| (i as f32 * 0.7).sin()).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        let (x, weight, bias) = (wave(&[2, 5, 7]), wave(&[6, 7]), wave(&[6]));
+        let residual = wave(&[2, 5, 6]);
+        let plain = (composed(&x, &weight, Some(&bias)).unwrap() + &residual).unwrap();
+        let trained = Var::from_tensor(&weight).unwrap().as_tensor().clone();
+        for weight in [weight, trained] {
+            let linear = Linear::new(weight, Some(bias.clone())).unwrap();
+            let gap = linear.forward_onto(&x, Some(&residual)).unwrap() - &plain;
+            let gap = gap.unwrap().abs().unwrap().max_all().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
         }
     }
 }

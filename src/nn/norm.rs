@@ -1,20 +1,9 @@
-//! Normalisations and the softmax.
-//!
-//! candle's fused softmax and layer norm have no backward pass and drop
-//! gradients silently, so a tracked input takes the composed form instead.
+//! Normalisations.
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::ops;
 
-use crate::kernel;
-
-/// Softmax over the last axis.
-pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    match x.track_op() {
-        true => ops::softmax(x, D::Minus1),
-        false => ops::softmax_last_dim(&x.contiguous()?),
-    }
-}
+use super::{on_cpu, silu};
+use crate::kernel::{self, Then};
 
 /// Normalises groups of channels over the whole picture (arXiv 1803.08494).
 #[derive(Clone, Debug)]
@@ -27,39 +16,49 @@ pub struct GroupNorm {
 
 impl GroupNorm {
     /// Scale and shift of shape (c); c is a multiple of `groups`.
-    pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Self {
-        Self {
-            weight,
-            bias,
+    pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            weight: weight.to_dtype(DType::F32)?,
+            bias: bias.to_dtype(DType::F32)?,
             groups,
             eps,
-        }
+        })
     }
 
-    /// Normalises (b, c, ..); statistics are taken in f32 or better.
+    /// Normalises (b, .., c); statistics are taken in f32 or better.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let dtype = x.dtype();
-        let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let (weight, bias) = (
-            self.weight.to_dtype(DType::F32)?,
-            self.bias.to_dtype(DType::F32)?,
-        );
-        match x.track_op() || weight.track_op() || !x.device().is_cpu() {
-            true => self.composed(&x, &weight, &bias)?,
-            false => kernel::group_norm(&x, &weight, &bias, self.groups, self.eps)?,
+        match on_cpu(x) {
+            true => self.fused(x, Then::Nothing),
+            false => self.composed(x),
         }
-        .to_dtype(dtype)
     }
 
-    /// The same from differentiable operations, on any device.
-    fn composed(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let grouped = x.reshape((x.dim(0)?, self.groups, ()))?; // (b, groups, c / groups * ..)
-        let y = standardise(&grouped, self.eps)?.reshape(x.shape())?;
-        let mut per_channel = vec![1; x.rank()];
-        per_channel[1] = x.dim(1)?;
-        let weight = weight.reshape(per_channel.as_slice())?;
-        y.broadcast_mul(&weight)?
-            .broadcast_add(&bias.reshape(per_channel.as_slice())?)
+    /// Normalises (b, .., c) and applies SiLU.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        match on_cpu(x) {
+            true => self.fused(x, Then::Silu),
+            false => silu(&self.composed(x)?),
+        }
+    }
+
+    fn fused(&self, x: &Tensor, then: Then) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        kernel::group_norm(&x, &self.weight, &self.bias, self.groups, self.eps, then)
+    }
+
+    /// The same from candle's operations, on every device.
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, c) = (x.dim(0)?, x.dim(D::Minus1)?);
+        let grouped = x.to_dtype(DType::F32)?;
+        let grouped = grouped.reshape((b, (), self.groups, c / self.groups))?; // (b, n, groups, c / groups)
+        let mean = grouped.mean_keepdim((1, 3))?;
+        let centred = grouped.broadcast_sub(&mean)?;
+        let variance = centred.sqr()?.mean_keepdim((1, 3))?;
+        let y = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        y.reshape(x.shape())?
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)?
+            .to_dtype(x.dtype())
     }
 }
 
@@ -73,33 +72,38 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// Scale and shift of shape (c).
-    pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
-        Self { weight, bias, eps }
+    pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
+        Ok(Self {
+            weight: weight.to_dtype(DType::F32)?,
+            bias: bias.to_dtype(DType::F32)?,
+            eps,
+        })
     }
 
-    /// Normalises (.., c).
+    /// Normalises (.., c); statistics are taken in f32 or better.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.to_dtype(x.dtype())?;
-        let bias = self.bias.to_dtype(x.dtype())?;
-        match x.track_op() || weight.track_op() {
-            true => standardise(x, self.eps)?
-                .broadcast_mul(&weight)?
-                .broadcast_add(&bias),
-            false => ops::layer_norm(&x.contiguous()?, &weight, &bias, self.eps as f32),
+        match on_cpu(x) {
+            true => kernel::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps),
+            false => self.composed(x),
         }
     }
-}
 
-/// Zero mean and unit variance over the last axis.
-fn standardise(x: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + eps)?.sqrt()?)
+    /// The same from candle's operations, on every device.
+    fn composed(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.to_dtype(DType::F32)?;
+        let centred = y.broadcast_sub(&y.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        centred
+            .broadcast_div(&(variance + self.eps)?.sqrt()?)?
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)?
+            .to_dtype(x.dtype())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Device;
 
     use super::*;
 
@@ -108,68 +112,31 @@ mod tests {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
     }
 
-    fn ramp() -> Tensor {
-        Tensor::new(&[[1f32, 2., 4., 8.]], &Device::Cpu).unwrap()
-    }
-
     #[test]
-    fn layer_norm_is_the_same_with_and_without_gradients() {
+    fn layer_norm_is_the_same_in_both_ways() {
+        let x = Tensor::new(&[[1f32, 2., 4., 8.]], &Device::Cpu).unwrap();
         let ones = Tensor::new(&[1f32, 2., 1., 1.], &Device::Cpu).unwrap();
-        let norm = LayerNorm::new(ones.clone(), ones, 1e-5);
+        let norm = LayerNorm::new(ones.clone(), ones, 1e-5).unwrap();
         // torch.nn.functional.layer_norm(x, (4,), w, w), w = [1, 2, 1, 1]
         let expected = [-0.025_754_57, 0.694_494_1, 1.093_250_4, 2.585_257];
-        let tracked = Var::from_tensor(&ramp()).unwrap();
-        assert!(close(&norm.forward(&ramp()).unwrap(), &expected));
-        assert!(close(
-            &norm.forward(tracked.as_tensor()).unwrap(),
-            &expected
-        ));
-    }
-
-    #[test]
-    fn softmax_passes_gradients() {
-        let x = Var::from_tensor(&ramp()).unwrap();
-        let loss = softmax(x.as_tensor())
-            .unwrap()
-            .sqr()
-            .unwrap()
-            .sum_all()
-            .unwrap();
-        let gradients = loss.backward().unwrap();
-        let gradient = gradients.get(&x).expect("softmax keeps the gradient");
-        assert!(
-            gradient
-                .abs()
-                .unwrap()
-                .max_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap()
-                > 1e-3
-        );
+        assert!(close(&norm.forward(&x).unwrap(), &expected));
+        assert!(close(&norm.composed(&x).unwrap(), &expected));
     }
 
     #[test]
     fn group_norm_standardises_each_group() {
-        let x = Tensor::new(
-            &[[[[1f32, 3.]], [[5., 7.]], [[-2., 2.]], [[0., 0.]]]],
-            &Device::Cpu,
-        )
-        .unwrap();
-        let (one, zero) = (
-            Tensor::ones(4, DType::F32, x.device()),
-            Tensor::zeros(4, DType::F32, x.device()),
-        );
-        let norm = GroupNorm::new(one.unwrap(), zero.unwrap(), 2, 0.0);
-        // torch.nn.functional.group_norm(x, 2, eps=0)
-        let r5 = 5f32.sqrt();
-        let r2 = 2f32.sqrt();
-        let expected = [-3. / r5, -1. / r5, 1. / r5, 3. / r5, -r2, r2, 0., 0.];
-        let tracked = Var::from_tensor(&x).unwrap();
+        // (1, 1, 2, 4): two pixels of four channels
+        let x = [[[[1f32, 5., -2., 0.], [3., 7., 2., 0.]]]];
+        let x = Tensor::new(&x, &Device::Cpu).unwrap();
+        let one = Tensor::ones(4, DType::F32, x.device()).unwrap();
+        let zero = one.zeros_like().unwrap();
+        let norm = GroupNorm::new(one, zero, 2, 0.0).unwrap();
+        // torch.nn.functional.group_norm(x.permute(0, 3, 1, 2), 2, eps=0).permute(0, 2, 3, 1)
+        let (r5, r2) = (5f32.sqrt(), 2f32.sqrt());
+        let expected = [-3. / r5, 1. / r5, -r2, 0., -1. / r5, 3. / r5, r2, 0.];
         assert!(close(&norm.forward(&x).unwrap(), &expected));
-        assert!(close(
-            &norm.forward(tracked.as_tensor()).unwrap(),
-            &expected
-        ));
+        assert!(close(&norm.composed(&x).unwrap(), &expected));
+        let silu = expected.map(|y| y / (1.0 + (-y).exp()));
+        assert!(close(&norm.forward_silu(&x).unwrap(), &silu));
     }
 }

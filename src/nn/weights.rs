@@ -118,13 +118,13 @@ impl<'a> Weights<'a> {
                 .reshape((outputs, inputs))?,
             false => self.tensor("weight", (outputs, inputs))?,
         };
-        Ok(Linear::new(weight, self.bias(outputs)?))
+        Ok(Linear::new(weight, self.bias(outputs)?)?)
     }
 
     /// A convolution with a k x k kernel.
     pub fn conv(&self, inputs: usize, outputs: usize, k: usize, stride: Stride) -> Result<Conv2d> {
         let weight = self.tensor("weight", (outputs, inputs, k, k))?;
-        Ok(Conv2d::new(weight, self.bias(outputs)?, stride))
+        Ok(Conv2d::new(weight, self.bias(outputs)?, stride)?)
     }
 
     /// A group norm.
@@ -138,7 +138,7 @@ impl<'a> Weights<'a> {
             self.tensor("weight", channels)?,
             self.tensor("bias", channels)?,
         );
-        Ok(GroupNorm::new(weight, bias, groups, eps))
+        Ok(GroupNorm::new(weight, bias, groups, eps)?)
     }
 
     /// A layer norm.
@@ -147,7 +147,7 @@ impl<'a> Weights<'a> {
             self.tensor("weight", channels)?,
             self.tensor("bias", channels)?,
             eps,
-        ))
+        )?)
     }
 
     fn bias(&self, outputs: usize) -> Result<Option<Tensor>> {

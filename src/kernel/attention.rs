@@ -1,0 +1,185 @@
+//! Attention with many heads, in blocks, so that no score matrix exists as a
+//! whole (T. Dao et al., FlashAttention, arXiv 2205.14135).
+//!
+//! Queries (b, n, heads * d), keys (b, m, heads * d) and values (b, m, heads * e)
+//! are what linear layers make: the heads lie side by side, and nothing is
+//! transposed. All are f32, contiguous and on a CPU.
+
+mod backward;
+mod forward;
+mod maps;
+mod panel;
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::{op, packed::panels, product::Matrix, simd::lanes};
+
+pub use maps::{attention_maps, read_maps};
+
+/// softmax(q k^T / sqrt(d)) v for each head: (b, n, heads * e). Every tracked
+/// argument gets its gradient.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    tracked([q, k, v], Sizes::of([q, k, v], heads)?)
+}
+
+/// The same where each query sees its own and the earlier keys only, n = m.
+pub fn attend_causally(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let sizes = Sizes::of([q, k, v], heads)?;
+    if sizes.n != sizes.m {
+        bail!(
+            "causal attention of {} queries to {} keys",
+            sizes.n,
+            sizes.m
+        );
+    }
+    tracked(
+        [q, k, v],
+        Sizes {
+            causal: true,
+            ..sizes
+        },
+    )
+}
+
+/// Every image's values, read through the first image's maps, whose softmax is
+/// computed once (A. Hertz et al., Prompt-to-Prompt, arXiv 2208.01626). There
+/// is no backward pass: tracked arguments are an error.
+pub fn attend_through_first(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let sizes = Sizes::of([q, k, v], heads)?;
+    untracked("attention through the first maps", &[q, k, v])?;
+    op::with([q, k, v], |arguments| {
+        op::tensor(forward::attend(arguments, sizes, true), sizes.output())
+    })
+}
+
+fn tracked(arguments: [&Tensor; 3], sizes: Sizes) -> Result<Tensor> {
+    let out = op::with(arguments, |arguments| {
+        Ok(forward::attend(arguments, sizes, false))
+    })?;
+    op::tracked(
+        "attend",
+        arguments,
+        out,
+        sizes.output(),
+        move |arguments, gradient| backward::backward(arguments, gradient, sizes),
+    )
+}
+
+fn untracked(name: &str, arguments: &[&Tensor]) -> Result<()> {
+    if arguments.iter().any(|argument| argument.track_op()) {
+        bail!("{name} has no gradient: detach its arguments");
+    }
+    Ok(())
+}
+
+/// The sizes of an attention.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Images.
+    b: usize,
+    heads: usize,
+    /// Queries.
+    n: usize,
+    /// Keys.
+    m: usize,
+    /// Width of a head's queries and keys.
+    d: usize,
+    /// Width of a head's values.
+    e: usize,
+    /// Whether queries see only keys that do not come later.
+    causal: bool,
+}
+
+impl Sizes {
+    fn of([q, k, v]: [&Tensor; 3], heads: usize) -> Result<Self> {
+        let ((b, n, wide), (_, m, out)) = (q.dims3()?, v.dims3()?);
+        let fits = k.dims() == [b, m, wide] && v.dim(0)? == b;
+        let whole = heads > 0 && wide.is_multiple_of(heads) && out.is_multiple_of(heads);
+        if !fits || !whole || m * wide * out == 0 {
+            bail!(
+                "attention of {heads} heads: queries {:?}, keys {:?} and values {:?}",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            );
+        }
+        Ok(Self {
+            b,
+            heads,
+            n,
+            m,
+            d: wide / heads,
+            e: out / heads,
+            causal: false,
+        })
+    }
+
+    fn output(self) -> (usize, usize, usize) {
+        (self.b, self.n, self.heads * self.e)
+    }
+
+    /// One head's rows of x (b, rows, heads * terms).
+    fn head(
+        self,
+        x: &[f32],
+        rows: usize,
+        terms: usize,
+        (image, head): (usize, usize),
+    ) -> Matrix<'_> {
+        let stride = self.heads * terms;
+        Matrix {
+            values: &x[image * rows * stride + head * terms..],
+            stride,
+            terms,
+        }
+    }
+
+    /// What scores are multiplied by, times log2 e, for powers of two.
+    fn scale(self) -> f32 {
+        (std::f64::consts::LOG2_E / (self.d as f64).sqrt()) as f32
+    }
+
+    /// How many keys some of the queries see.
+    fn seen(self, queries: &Range<usize>) -> usize {
+        if self.causal { queries.end } else { self.m }
+    }
+
+    /// The queries of each panel.
+    fn panels(self) -> Vec<Range<usize>> {
+        let panels = panels(self.n, lanes());
+        let range = |panel: super::packed::Panel| {
+            panel.column..(panel.column + panel.vectors * lanes()).min(self.n)
+        };
+        panels.into_iter().map(range).collect()
+    }
+}
+
+/// The rows of a matrix from one on.
+fn from(matrix: Matrix<'_>, row: usize) -> Matrix<'_> {
+    Matrix {
+        values: &matrix.values[row * matrix.stride..],
+        ..matrix
+    }
+}
+
+/// Shares out the heads' rows of x (b, n, heads * width): each goes, in order,
+/// to the share that `place(image, query, head)` tells.
+fn shares(
+    x: &mut [f32],
+    width: usize,
+    (n, heads): (usize, usize),
+    count: usize,
+    place: impl Fn(usize, usize, usize) -> usize,
+) -> Vec<Vec<&mut [f32]>> {
+    let mut shares: Vec<_> = (0..count).map(|_| Vec::new()).collect();
+    for (i, row) in x.chunks_mut(width).enumerate() {
+        let query = i / heads;
+        shares[place(query / n, query % n, i % heads)].push(row);
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests;

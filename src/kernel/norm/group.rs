@@ -1,0 +1,223 @@
+//! Group norm (Y. Wu and K. He, arXiv 1803.08494).
+//!
+//! The sums behind mean and deviation are taken over a few pixels in f32, each
+//! channel relative to the first of these pixels, and collected in f64: a mean
+//! that is much larger than the deviation costs no digits, and neither do the
+//! millions of values of an autoencoder's picture.
+
+use candle_core::{Result, Tensor};
+use pulp::{Simd, WithSimd};
+
+use super::super::{
+    curve::{Curve, Linear, Swish},
+    map::{Formula, Rows, map, sum_columns},
+    op::{self, Gradients},
+    simd::vectorised,
+};
+
+mod back;
+mod form;
+
+use form::Form;
+
+/// What follows a group norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// y sigmoid(y) of each normalised value y.
+    Silu,
+}
+
+/// Normalises groups of channels of each picture of x (b, .., c), then scales
+/// and shifts each channel by `weight` and `bias` (c). All f32, contiguous and
+/// on a CPU; every tracked one gets its gradient.
+pub fn group_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+    then: Then,
+) -> Result<Tensor> {
+    let form = Form::of(x, weight, bias, groups)?;
+    match then {
+        Then::Nothing => normalise(Linear, form, [x, weight, bias], eps),
+        Then::Silu => normalise(Swish(1.0), form, [x, weight, bias], eps),
+    }
+}
+
+fn normalise<C: Curve>(
+    curve: C,
+    form: Form,
+    arguments @ [x, ..]: [&Tensor; 3],
+    eps: f64,
+) -> Result<Tensor> {
+    let (y, moments) = op::with(arguments, |[x, weight, bias]| {
+        let moments = moments(form, x, eps);
+        let affines = affines(form, &moments, weight, bias);
+        Ok((apply(curve, form, x, &affines), moments))
+    })?;
+    op::tracked(
+        "group-norm",
+        arguments,
+        y,
+        x.shape(),
+        move |arguments, gradient| backward(curve, form, &moments, arguments, gradient),
+    )
+}
+
+fn backward<C: Curve>(
+    curve: C,
+    form: Form,
+    moments: &[Moments],
+    arguments @ [x, weight, bias]: [&Tensor; 3],
+    gradient: &Tensor,
+) -> Result<Gradients<3>> {
+    op::with([x, weight, bias, gradient], |[x, weight, bias, dy]| {
+        let affines = affines(form, moments, weight, bias);
+        let slopes = back::slopes(curve, form, moments, [x, dy], &affines);
+        let [for_x, for_weight, for_bias] = arguments.map(Tensor::track_op);
+        let input = || back::input(curve, form, moments, weight, [x, dy], &affines, &slopes);
+        let shape = arguments[0].shape();
+        Ok([
+            for_x.then(|| op::tensor(input(), shape)).transpose()?,
+            for_weight.then(|| slopes.weight(form)).transpose()?,
+            for_bias.then(|| slopes.bias(form)).transpose()?,
+        ])
+    })
+}
+
+/// Mean and inverse deviation of a group.
+#[derive(Clone, Copy, Debug)]
+struct Moments {
+    mean: f64,
+    inverse: f64,
+}
+
+impl Moments {
+    /// The mean in f32, which is taken off first, exactly where it is large.
+    fn center(self) -> f32 {
+        self.mean as f32
+    }
+
+    /// What the center leaves of the mean.
+    fn rest(self) -> f64 {
+        self.mean - f64::from(self.center())
+    }
+}
+
+/// The moments of each group (pictures, groups).
+fn moments(form: Form, x: &[f32], eps: f64) -> Vec<Moments> {
+    let add = |_, x: &[f32], totals: [&mut [f64]; 2]| {
+        let wide = form.wide();
+        vectorised(Powers { x, wide, totals });
+    };
+    let sums = form.sum_pixels(|picture, range, totals| add(picture, &x[range], totals));
+    let count = (form.pixels * form.channels / form.groups) as f64;
+    let group = |[sums, squares]: [&[f64]; 2]| {
+        let mean = sums.iter().sum::<f64>() / count;
+        let variance = squares.iter().sum::<f64>() / count - mean * mean;
+        let inverse = 1.0 / (variance.max(0.0) + eps).sqrt();
+        Moments { mean, inverse }
+    };
+    sums.iter()
+        .flat_map(|sums| sums.groups(form).map(group))
+        .collect()
+}
+
+/// The sums of values and of their squares, by channel.
+struct Powers<'a> {
+    x: &'a [f32],
+    wide: usize,
+    totals: [&'a mut [f64]; 2],
+}
+
+impl WithSimd for Powers<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let [sums, squares] = self.totals;
+        form::blocks(self.x.len(), self.wide, |block, width, [first, second]| {
+            let rows = block.len() / width;
+            let x = &self.x[block];
+            let inputs = [Rows(x, width), Rows(x, 0)];
+            sum_columns(s, Deviation, inputs, rows, [&mut *first, &mut *second]);
+            let count = rows as f64;
+            let totals = sums.iter_mut().zip(squares.iter_mut());
+            let parts = x.iter().zip(&*first).zip(&*second);
+            for ((sum, square), ((pivot, first), second)) in totals.zip(parts.take(width)) {
+                let [pivot, first, second] = [*pivot, *first, *second].map(f64::from);
+                *sum += first + count * pivot;
+                *square += second + pivot * (2.0 * first + count * pivot);
+            }
+        });
+    }
+}
+
+/// x - pivot, and its square.
+#[derive(Clone, Copy)]
+struct Deviation;
+
+impl Formula<2, 2> for Deviation {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, [x, pivot]: [S::f32s; 2]) -> [S::f32s; 2] {
+        let deviation = s.sub_f32s(x, pivot);
+        [deviation, s.mul_f32s(deviation, deviation)]
+    }
+}
+
+/// What is done to each channel of a picture: (x - center) scale + shift. Each
+/// list is repeated over a few pixels.
+struct Affine {
+    center: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Affine {
+    fn rows(&self) -> [Rows<'_>; 3] {
+        [&self.center, &self.scale, &self.shift].map(|row| Rows(row, 0))
+    }
+}
+
+fn affines(form: Form, moments: &[Moments], weight: &[f32], bias: &[f32]) -> Vec<Affine> {
+    let affine = |moments: &[Moments]| {
+        let scale =
+            |channel: usize| f64::from(weight[channel]) * moments[form.group(channel)].inverse;
+        let shift = |channel: usize| {
+            f64::from(bias[channel]) - moments[form.group(channel)].rest() * scale(channel)
+        };
+        Affine {
+            center: form.repeat(|channel| f64::from(moments[form.group(channel)].center())),
+            scale: form.repeat(scale),
+            shift: form.repeat(shift),
+        }
+    };
+    moments.chunks(form.groups).map(affine).collect()
+}
+
+fn apply<C: Curve>(curve: C, form: Form, x: &[f32], affines: &[Affine]) -> Vec<f32> {
+    let mut y = vec![0f32; x.len()];
+    form.share(&mut y, |picture, from, y| {
+        let [center, scale, shift] = affines[picture].rows();
+        let inputs = [Rows(&x[from..], form.wide()), center, scale, shift];
+        map(Normal(curve), inputs, form.wide(), y);
+    });
+    y
+}
+
+#[derive(Clone, Copy)]
+struct Normal<C>(C);
+
+impl<C: Curve> Formula<4, 1> for Normal<C> {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, [x, center, scale, shift]: [S::f32s; 4]) -> [S::f32s; 1] {
+        let y = s.mul_add_e_f32s(s.sub_f32s(x, center), scale, shift);
+        [self.0.at(s, y).0]
+    }
+}
+
+#[cfg(test)]
+mod tests;

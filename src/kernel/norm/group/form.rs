@@ -1,0 +1,148 @@
+//! How the values of a group norm lie, and how they are shared out.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::super::super::parts::{gather, share, whole_rows};
+
+/// Rows that are summed in f32.
+const BLOCK: usize = 16;
+
+/// A few pixels side by side have at least about so many channels, so that
+/// vectors are well filled even where a pixel has few.
+const WIDE: usize = 256;
+
+/// Pictures (pictures, pixels, channels) and groups of their channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) pictures: usize,
+    pub(super) pixels: usize,
+    pub(super) channels: usize,
+    pub(super) groups: usize,
+}
+
+impl Form {
+    pub(super) fn of(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize) -> Result<Self> {
+        let &[pictures, ref between @ .., channels] = x.dims() else {
+            bail!("group norm wants pictures (b, .., c), not {:?}", x.dims());
+        };
+        if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
+            bail!("group norm: {channels} channels do not make {groups} groups");
+        }
+        if weight.dims() != [channels] || bias.dims() != [channels] {
+            bail!("group norm: {channels} channels, but {weight:?} and {bias:?}");
+        }
+        Ok(Self {
+            pictures,
+            pixels: between.iter().product(),
+            channels,
+            groups,
+        })
+    }
+
+    /// The group of a channel.
+    pub(super) fn group(self, channel: usize) -> usize {
+        channel / (self.channels / self.groups)
+    }
+
+    /// Values of a few pixels that are treated as one row.
+    pub(super) fn wide(self) -> usize {
+        self.channels * (WIDE / self.channels).max(1)
+    }
+
+    /// A value for each channel, repeated over a wide row.
+    pub(super) fn repeat(self, value: impl Fn(usize) -> f64) -> Vec<f32> {
+        let values: Vec<_> = (0..self.channels).map(|i| value(i) as f32).collect();
+        values.repeat(self.wide() / self.channels)
+    }
+
+    /// Shares `out` (pictures, pixels, channels) out; `work` gets the picture
+    /// and the place of the first value.
+    pub(super) fn share(self, out: &mut [f32], work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        let (picture, part) = (self.pixels * self.channels, whole_rows(self.wide()));
+        share(out, picture, |i, out| {
+            share(out, part, |j, out| work(i, i * picture + j * part, out));
+        });
+    }
+
+    /// Sums over the pixels of each picture. `add` gets the picture, the range
+    /// of some of its pixels' values, and totals for each channel of a wide
+    /// row to add to.
+    pub(super) fn sum_pixels(
+        self,
+        add: impl Fn(usize, Range<usize>, [&mut [f64]; 2]) + Sync,
+    ) -> Vec<Sums> {
+        let (picture, part) = (self.pixels * self.channels, whole_rows(self.wide()));
+        let parts = picture.div_ceil(part);
+        let find = |i: usize| {
+            let start = i % parts * part;
+            let range = start..picture.min(start + part);
+            let first = i / parts * picture;
+            let (mut a, mut b) = (vec![0f64; self.wide()], vec![0f64; self.wide()]);
+            add(
+                i / parts,
+                first + range.start..first + range.end,
+                [&mut a, &mut b],
+            );
+            Sums([a, b].map(|wide| fold(&wide, self.channels)))
+        };
+        let found = gather(self.pictures * parts, self.pictures * picture, find);
+        found.chunks(parts.max(1)).map(Sums::total).collect()
+    }
+}
+
+/// Two sums for each channel.
+pub(super) struct Sums(pub(super) [Vec<f64>; 2]);
+
+impl Sums {
+    fn total(parts: &[Self]) -> Self {
+        let total = |which: usize| {
+            let all: Vec<_> = parts.iter().map(|part| &part.0[which][..]).collect();
+            fold(&all.concat(), parts[0].0[which].len())
+        };
+        Self([total(0), total(1)])
+    }
+
+    /// The sums of the channels of each group.
+    pub(super) fn groups(&self, form: Form) -> impl Iterator<Item = [&[f64]; 2]> {
+        let channels = form.channels / form.groups;
+        let [a, b] = &self.0;
+        a.chunks(channels)
+            .zip(b.chunks(channels))
+            .map(|(a, b)| [a, b])
+    }
+}
+
+/// The sum of rows of so many channels.
+fn fold(rows: &[f64], channels: usize) -> Vec<f64> {
+    let mut sums = vec![0f64; channels];
+    for row in rows.chunks(channels) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    sums
+}
+
+/// Calls `work` for each block of a few wide rows among so many values: with
+/// its range, the width of its rows, and room for two sums for each column.
+/// Pixels that do not fill a wide row make a block of one narrower row.
+#[inline(always)]
+pub(super) fn blocks(
+    values: usize,
+    wide: usize,
+    mut work: impl FnMut(Range<usize>, usize, [&mut [f32]; 2]),
+) {
+    let (mut first, mut second) = (vec![0f32; wide], vec![0f32; wide]);
+    let mut start = 0;
+    while start < values {
+        let width = wide.min(values - start);
+        let rows = BLOCK.min((values - start) / width);
+        let end = start + rows * width;
+        work(
+            start..end,
+            width,
+            [&mut first[..width], &mut second[..width]],
+        );
+        start = end;
+    }
+}

@@ -1,0 +1,255 @@
+//! The right side of a matrix product, rearranged once so that the product
+//! reads it from front to back.
+
+use candle_core::{CpuStorage, DType, Result, Tensor, bail};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
+
+use super::simd::lanes;
+
+/// Vectors in the widest panel.
+pub(super) const WIDEST: usize = 3;
+
+/// A matrix (terms, columns), cut into panels of a few vectors' width, each
+/// stored term by term. The last column's vector is filled up with zeros.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    terms: usize,
+    columns: usize,
+    panels: Vec<Panel>,
+    values: Values,
+}
+
+/// Columns that are computed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Panel {
+    /// The first column.
+    pub column: usize,
+    /// Width in vectors, 1 to [`WIDEST`].
+    pub vectors: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Values {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Packed {
+    /// Packs a matrix (terms, columns) of weights on a CPU, in the type that
+    /// they are stored in; `place(term, column)` says where in the contiguous
+    /// weights each value lies.
+    pub fn new(
+        weight: &Tensor,
+        (terms, columns): (usize, usize),
+        place: impl Fn(usize, usize) -> usize + Sync,
+    ) -> Result<Self> {
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            bail!("packing wants weights on a CPU");
+        };
+        let start = layout.start_offset();
+        let shape = (terms, columns);
+        let values = match storage {
+            CpuStorage::F32(v) => Values::F32(pack(&v[start..], shape, place)),
+            CpuStorage::F16(v) => Values::F16(pack(&v[start..], shape, place)),
+            CpuStorage::BF16(v) => Values::Bf16(pack(&v[start..], shape, place)),
+            _ => bail!("weights of type {:?} cannot be packed", weight.dtype()),
+        };
+        Ok(Self::holding(values, shape))
+    }
+
+    /// Packs f32 values.
+    pub(super) fn from_values(
+        values: &[f32],
+        shape: (usize, usize),
+        place: impl Fn(usize, usize) -> usize + Sync,
+    ) -> Self {
+        Self::holding(Values::F32(pack(values, shape, place)), shape)
+    }
+
+    /// Packs other weights from these: `from(term, column)` says which term and
+    /// column of this matrix each value of the new one is.
+    pub(super) fn rearranged(
+        &self,
+        shape: (usize, usize),
+        from: impl Fn(usize, usize) -> (usize, usize) + Sync,
+    ) -> Self {
+        let places = self.places();
+        let place = |term, column| {
+            let (term, column) = from(term, column);
+            let (start, width) = places[column];
+            start + term * width
+        };
+        let values = match &self.values {
+            Values::F32(v) => Values::F32(pack(v, shape, place)),
+            Values::F16(v) => Values::F16(pack(v, shape, place)),
+            Values::Bf16(v) => Values::Bf16(pack(v, shape, place)),
+        };
+        Self::holding(values, shape)
+    }
+
+    /// For each column, where its first term lies and how far the next one is.
+    fn places(&self) -> Vec<(usize, usize)> {
+        let of_panel = |panel: &Panel| {
+            let (start, width) = (panel.column * self.terms, panel.vectors * lanes());
+            (0..width).map(move |column| (start + column, width))
+        };
+        self.panels.iter().flat_map(of_panel).collect()
+    }
+
+    fn holding(values: Values, (terms, columns): (usize, usize)) -> Self {
+        Self {
+            terms,
+            columns,
+            panels: panels(columns, lanes()),
+            values,
+        }
+    }
+
+    /// Number of terms that are summed.
+    pub fn terms(&self) -> usize {
+        self.terms
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The type of the stored values.
+    pub fn dtype(&self) -> DType {
+        match &self.values {
+            Values::F32(_) => DType::F32,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::BF16,
+        }
+    }
+
+    pub(super) fn panels(&self) -> &[Panel] {
+        &self.panels
+    }
+
+    /// Some terms of a panel, in f32: the stored values themselves or, from
+    /// half precision, `scratch`.
+    #[inline(always)]
+    pub(super) fn block<'a>(
+        &'a self,
+        panel: Panel,
+        terms: std::ops::Range<usize>,
+        scratch: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let width = panel.vectors * lanes();
+        let start = panel.column * self.terms + terms.start * width;
+        let range = start..start + terms.len() * width;
+        if let Values::F32(values) = &self.values {
+            return &values[range];
+        }
+        scratch.resize(range.len(), 0.0);
+        match &self.values {
+            Values::F32(_) => {}
+            Values::F16(values) => values[range].convert_to_f32_slice(scratch),
+            Values::Bf16(values) => values[range].convert_to_f32_slice(scratch),
+        }
+        scratch
+    }
+}
+
+/// Cuts columns into panels: the widest ones first, and no lonely vector at
+/// the end where two pairs can be had, because narrow panels are slow.
+pub(super) fn panels(columns: usize, lanes: usize) -> Vec<Panel> {
+    let mut left = columns.div_ceil(lanes);
+    let mut column = 0;
+    let mut panels = Vec::new();
+    while left > 0 {
+        let vectors = match left {
+            2 | 4 => 2,
+            _ => left.min(WIDEST),
+        };
+        panels.push(Panel { column, vectors });
+        column += vectors * lanes;
+        left -= vectors;
+    }
+    panels
+}
+
+fn pack<T: Copy + Default + Send + Sync>(
+    values: &[T],
+    (terms, columns): (usize, usize),
+    place: impl Fn(usize, usize) -> usize + Sync,
+) -> Vec<T> {
+    let lanes = lanes();
+    let mut packed = vec![T::default(); columns.div_ceil(lanes) * lanes * terms];
+    let mut rest = packed.as_mut_slice();
+    let mut parts = Vec::new();
+    for panel in panels(columns, lanes) {
+        let (part, tail) = rest.split_at_mut(panel.vectors * lanes * terms);
+        parts.push((panel, part));
+        rest = tail;
+    }
+    parts.into_par_iter().for_each(|(panel, part)| {
+        let width = panel.vectors * lanes;
+        let used = width.min(columns - panel.column);
+        // A few terms at a time keep the lines that are read and written in the cache.
+        for (block, part) in part.chunks_mut(16 * width).enumerate() {
+            for column in 0..used {
+                for (term, slot) in part[column..].iter_mut().step_by(width).enumerate() {
+                    *slot = values[place(block * 16 + term, panel.column + column)];
+                }
+            }
+        }
+    });
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn panels_cover_the_columns_once() {
+        for columns in 0..300 {
+            for lanes in [1, 4, 8, 16] {
+                let mut next = 0;
+                for panel in panels(columns, lanes) {
+                    assert_eq!(panel.column, next);
+                    assert!((1..=WIDEST).contains(&panel.vectors));
+                    next += panel.vectors * lanes;
+                }
+                assert_eq!(next, columns.div_ceil(lanes) * lanes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_holds_the_terms_of_its_columns() {
+        let (columns, terms) = (70, 21);
+        let weight = Tensor::arange(0f32, (columns * terms) as f32, &Device::Cpu).unwrap();
+        let weight = weight.reshape((columns, terms)).unwrap();
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let weight = weight.to_dtype(dtype).unwrap();
+            let rows = weight.to_dtype(DType::F32).unwrap();
+            let rows = rows.to_vec2::<f32>().unwrap();
+            // The terms are packed backwards.
+            let packed = Packed::new(&weight, (terms, columns), |term, column| {
+                column * terms + terms - 1 - term
+            })
+            .unwrap();
+            let mut scratch = Vec::new();
+            for &panel in packed.panels() {
+                let width = panel.vectors * lanes();
+                let block = packed.block(panel, 5..terms, &mut scratch);
+                assert_eq!(block.len(), (terms - 5) * width);
+                for (i, value) in block.iter().enumerate() {
+                    let (term, column) = (5 + i / width, panel.column + i % width);
+                    let expected = rows.get(column).map_or(0.0, |row| row[terms - 1 - term]);
+                    assert_eq!(*value, expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Shares work out to the threads, in parts whose size does not depend on how
+//! many threads there are, so that neither do the results.
+
+use rayon::prelude::*;
+
+/// Values of one part: 128 KB.
+pub(super) const PART: usize = 1 << 15;
+
+/// With fewer values than these, waking another thread takes longer than the work.
+const ALONE: usize = 1 << 13;
+
+/// Calls `work` with the number and the values of each part of `out`, which
+/// are `part` values long but for the last.
+pub(super) fn share(out: &mut [f32], part: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let part = part.max(1);
+    if out.len() <= ALONE {
+        let parts = out.chunks_mut(part).enumerate();
+        return parts.for_each(|(i, out)| work(i, out));
+    }
+    let parts = out.par_chunks_mut(part).enumerate();
+    parts.for_each(|(i, out)| work(i, out));
+}
+
+/// What `work` finds in each of some parts, which have `values` values together.
+pub(super) fn gather<T: Send>(
+    parts: usize,
+    values: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    match values <= ALONE {
+        true => (0..parts).map(&work).collect(),
+        false => (0..parts).into_par_iter().map(&work).collect(),
+    }
+}
+
+/// About [`PART`] values in whole rows of `columns`, in values.
+pub(super) fn whole_rows(columns: usize) -> usize {
+    PART.next_multiple_of(columns.max(1))
+}

@@ -1,0 +1,435 @@
+//! Matrix products, blocked for the caches as in K. Goto and R. van de Geijn,
+//! "Anatomy of high-performance matrix multiplication" (2008).
+//!
+//! The left side is never copied: it tells where each row's terms lie, which
+//! for a convolution is somewhere in the picture. The right side is [`Packed`].
+
+use std::ops::Range;
+
+use candle_core::{Result, Shape, Tensor, bail};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    op::{self, tensor},
+    packed::{Packed, Panel, WIDEST},
+    simd::{put, vectorised},
+};
+
+/// Rows that one task keeps in its cache, a multiple of every tile's height.
+const ROWS: usize = 192;
+
+/// Columns of a task where there are too few rows to share out.
+const COLUMNS: usize = 96;
+
+/// Terms that are summed in registers before they are added to the output.
+const TERMS: usize = 320;
+
+/// Rows of the tallest tile.
+const TALLEST: usize = 8;
+
+/// The left side of a product.
+pub(super) trait Rows: Sync {
+    /// How many terms of a row lie side by side; all terms are a multiple of it.
+    fn run(&self) -> usize;
+
+    /// Some terms of a row, within one run.
+    fn row(&self, row: usize, terms: Range<usize>) -> &[f32];
+}
+
+/// A matrix whose rows lie `stride` values apart.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    /// The values, from the first row's first term on.
+    pub values: &'a [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// Terms of a row.
+    pub terms: usize,
+}
+
+impl Rows for Matrix<'_> {
+    fn run(&self) -> usize {
+        self.terms
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize, terms: Range<usize>) -> &[f32] {
+        &self.values[row * self.stride..][terms]
+    }
+}
+
+/// What is added to a product.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Plus<'a> {
+    /// Biases (groups, columns): the rows fall into as many equal groups.
+    pub bias: Option<&'a [f32]>,
+    /// Values of the output's shape.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Plus<'_> {
+    /// Lends the values of a bias (columns) or (groups, columns) and of a
+    /// residual to `work`, after a look at their shapes.
+    pub(super) fn with(
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        shape: &Shape,
+        work: impl FnOnce(Plus),
+    ) -> Result<()> {
+        let columns = *shape.dims().last().unwrap_or(&1);
+        let rows = shape.elem_count() / columns.max(1);
+        let fits = |bias: &Tensor| {
+            let groups = bias.elem_count() / columns.max(1);
+            bias.dims().last() == Some(&columns) && rows.is_multiple_of(groups.max(1))
+        };
+        if bias.is_some_and(|bias| !fits(bias)) || residual.is_some_and(|x| x.shape() != shape) {
+            bail!("a bias or residual does not belong to an output of {shape:?}");
+        }
+        let none = tensor(vec![0.0; 0], 0)?;
+        op::with(
+            [bias.unwrap_or(&none), residual.unwrap_or(&none)],
+            |[bias_values, residual_values]| {
+                work(Plus {
+                    bias: bias.map(|_| bias_values),
+                    residual: residual.map(|_| residual_values),
+                });
+                Ok(())
+            },
+        )
+    }
+
+    /// Adds itself to a finished output.
+    pub(super) fn add_to(self, out: &mut [f32], columns: usize) {
+        let rows = out.len() / columns;
+        out.par_chunks_mut(ROWS * columns)
+            .enumerate()
+            .for_each(|(i, part)| self.add_to_rows(part, columns, i * ROWS, rows));
+    }
+
+    /// Adds itself to those of `rows` rows of an output that begin at `first`.
+    pub(super) fn add_to_rows(self, part: &mut [f32], columns: usize, first: usize, rows: usize) {
+        for (i, out) in part.chunks_mut(columns).enumerate() {
+            self.add_to_part(first + i, rows, 0, columns, out);
+        }
+    }
+
+    /// Adds itself to the columns of one of `rows` rows that begin at `from`.
+    fn add_to_part(self, row: usize, rows: usize, from: usize, columns: usize, out: &mut [f32]) {
+        if let Some(bias) = self.bias {
+            let group = rows * columns / bias.len();
+            add(out, &bias[row / group * columns + from..]);
+        }
+        if let Some(residual) = self.residual {
+            add(out, &residual[row * columns + from..]);
+        }
+    }
+}
+
+fn add(out: &mut [f32], more: &[f32]) {
+    out.iter_mut().zip(more).for_each(|(y, x)| *y += x);
+}
+
+/// `out` (rows, columns) = a b + plus, on all threads.
+pub(super) fn product(a: &impl Rows, b: &Packed, plus: Plus, out: &mut [f32]) {
+    let columns = b.columns();
+    let Some(rows) = out.len().checked_div(columns) else {
+        return;
+    };
+    tasks(out, rows, b).into_par_iter().for_each(|mut task| {
+        let (first, from) = (task.rows.start, b.panels()[task.panels.start].column);
+        multiply(a, task.rows, b, task.panels, &mut task.out);
+        for (i, out) in task.out.iter_mut().enumerate() {
+            plus.add_to_part(first + i, rows, from, columns, out);
+        }
+    });
+}
+
+/// A part of the output: some rows of some panels.
+struct Task<'a> {
+    rows: Range<usize>,
+    panels: Range<usize>,
+    out: Vec<&'a mut [f32]>,
+}
+
+/// Shares an output out: by rows where there are many, else by columns too.
+fn tasks<'a>(out: &'a mut [f32], rows: usize, b: &Packed) -> Vec<Task<'a>> {
+    let threads = rayon::current_num_threads();
+    let height = rows.div_ceil(4 * threads).next_multiple_of(TALLEST);
+    let height = height.clamp(ROWS / 4, ROWS);
+    let columns = b.columns();
+    let groups = match rows >= 4 * threads * height {
+        true => vec![0..b.panels().len()],
+        false => groups(b.panels()),
+    };
+    let mut tasks = Vec::new();
+    for (i, block) in out.chunks_mut(height * columns).enumerate() {
+        let cuts: Vec<_> = groups
+            .iter()
+            .map(|panels| b.panels()[panels.start].column)
+            .collect();
+        let parts = cut(block, columns, &cuts).into_iter().zip(&groups);
+        tasks.extend(parts.map(|(out, panels)| Task {
+            rows: i * height..i * height + out.len(),
+            panels: panels.clone(),
+            out,
+        }));
+    }
+    tasks
+}
+
+/// The parts of each row of `out` (rows, columns) that begin at the `cuts`,
+/// the first of which is 0: for each cut a part of every row.
+pub(super) fn cut<'a>(
+    out: &'a mut [f32],
+    columns: usize,
+    cuts: &[usize],
+) -> Vec<Vec<&'a mut [f32]>> {
+    let mut rest: Vec<_> = out.chunks_mut(columns).collect();
+    let mut parts = Vec::new();
+    for (i, start) in cuts.iter().enumerate() {
+        let end = cuts.get(i + 1).unwrap_or(&columns);
+        let split = |row: &'a mut [f32]| row.split_at_mut(end - start);
+        let (part, tail) = rest.into_iter().map(split).unzip();
+        parts.push(part);
+        rest = tail;
+    }
+    parts
+}
+
+/// Neighbouring panels of about [`COLUMNS`] columns.
+fn groups(panels: &[Panel]) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for (i, panel) in panels.iter().enumerate().skip(1) {
+        if panel.column - panels[start].column >= COLUMNS {
+            groups.push(start..i);
+            start = i;
+        }
+    }
+    groups.push(start..panels.len());
+    groups
+}
+
+/// Overwrites `out`, the columns of `panels` in `rows` of a b, on this thread.
+pub(super) fn multiply<A: Rows>(
+    a: &A,
+    rows: Range<usize>,
+    b: &Packed,
+    panels: Range<usize>,
+    out: &mut [&mut [f32]],
+) {
+    let panels = &b.panels()[panels];
+    vectorised(Multiply {
+        a,
+        rows,
+        b,
+        panels,
+        out,
+    });
+}
+
+struct Multiply<'a, 'b, A> {
+    a: &'a A,
+    rows: Range<usize>,
+    b: &'a Packed,
+    panels: &'a [Panel],
+    out: &'a mut [&'b mut [f32]],
+}
+
+impl<A: Rows> WithSimd for Multiply<'_, '_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let Self {
+            a,
+            rows,
+            b,
+            panels,
+            out,
+        } = self;
+        let run = a.run();
+        let from = panels.first().map_or(0, |panel| panel.column);
+        let mut scratch = Vec::new();
+        let mut terms = 0..0;
+        while terms.end < b.terms() {
+            // The next block ends at the latest where the run does.
+            let start = terms.end;
+            terms = start..(start + TERMS).min((start / run + 1) * run);
+            let rows: Vec<_> = rows.clone().map(|row| a.row(row, terms.clone())).collect();
+            for &panel in panels {
+                let b = b.block(panel, terms.clone(), &mut scratch);
+                let at = panel.column - from;
+                let block = Block {
+                    rows: &rows,
+                    b,
+                    at,
+                    fresh: start == 0,
+                };
+                block.multiply(s, panel.vectors, out);
+            }
+        }
+    }
+}
+
+/// Some terms of one panel.
+pub(super) struct Block<'a> {
+    /// The terms of each row.
+    pub rows: &'a [&'a [f32]],
+    /// The terms of the panel.
+    pub b: &'a [f32],
+    /// The column of `out` that the panel begins at.
+    pub at: usize,
+    /// Whether these are the first terms, which overwrite the output.
+    pub fresh: bool,
+}
+
+impl Block<'_> {
+    /// Adds the products of the rows with a panel so wide to the rows of `out`.
+    #[inline(always)]
+    pub(super) fn multiply<S: Simd>(&self, s: S, vectors: usize, out: &mut [&mut [f32]]) {
+        match vectors {
+            1 => self.fill::<S, 1>(s, out),
+            2 => self.fill::<S, 2>(s, out),
+            _ => self.fill::<S, WIDEST>(s, out),
+        }
+    }
+
+    #[inline(always)]
+    fn fill<S: Simd, const V: usize>(&self, s: S, out: &mut [&mut [f32]]) {
+        // A tile's sums fill most registers.
+        match S::REGISTER_COUNT >= 32 {
+            true => self.strips::<S, TALLEST, V>(s, out),
+            false => self.strips::<S, 4, V>(s, out),
+        }
+    }
+
+    #[inline(always)]
+    fn strips<S: Simd, const M: usize, const V: usize>(&self, s: S, out: &mut [&mut [f32]]) {
+        let (strips, rest) = self.rows.as_chunks::<M>();
+        for (rows, out) in strips.iter().zip(out.chunks_mut(M)) {
+            self.tile::<S, M, V>(s, *rows, out);
+        }
+        let out = &mut out[strips.len() * M..];
+        for (rows, out) in rest.chunks(4).zip(out.chunks_mut(4)) {
+            let rows = std::array::from_fn(|i| rows[i.min(rows.len() - 1)]);
+            self.tile::<S, 4, V>(s, rows, out);
+        }
+    }
+
+    /// Sums a tile of M rows, of which `out` may hold fewer.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize>(
+        &self,
+        s: S,
+        rows: [&[f32]; M],
+        out: &mut [&mut [f32]],
+    ) {
+        let sums = sums::<S, M, V>(s, rows, self.b);
+        for (sums, out) in sums.iter().zip(out) {
+            put(s, sums, !self.fresh, &mut out[self.at..]);
+        }
+    }
+}
+
+/// The sums over all terms of M rows times a panel of V vectors.
+#[inline(always)]
+pub(super) fn sums<S: Simd, const M: usize, const V: usize>(
+    s: S,
+    rows: [&[f32]; M],
+    b: &[f32],
+) -> [[S::f32s; V]; M] {
+    let (b, _) = S::as_simd_f32s(b);
+    let (b, _) = b.as_chunks::<V>();
+    let rows = rows.map(|row| &row[..b.len()]);
+    let mut sums = [[s.splat_f32s(0.0); V]; M];
+    for (term, b) in b.iter().enumerate() {
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            let a = s.splat_f32s(row[term]);
+            for (b, sum) in b.iter().zip(sums) {
+                *sum = s.mul_add_e_f32s(a, *b, *sum);
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waves(count: usize, phase: f64) -> Vec<f32> {
+        let wave = |i: usize| ((i as f64 * 0.73 + phase).sin() * 2.0) as f32;
+        (0..count).map(wave).collect()
+    }
+
+    /// The definition, in f64.
+    fn plain(a: &[f32], b: &[f32], (rows, terms, columns): (usize, usize, usize)) -> Vec<f64> {
+        let value = |i: usize| {
+            let (row, column) = (i / columns, i % columns);
+            let product = |k| f64::from(a[row * terms + k]) * f64::from(b[k * columns + column]);
+            (0..terms).map(product).sum()
+        };
+        (0..rows * columns).map(value).collect()
+    }
+
+    fn worst(out: &[f32], expected: impl Iterator<Item = f64>) -> f64 {
+        let gap = out.iter().zip(expected);
+        gap.map(|(a, b)| (f64::from(*a) - b).abs())
+            .fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn a_product_equals_its_definition_for_many_shapes() {
+        for (rows, terms, columns) in [
+            (1, 1, 1),
+            (1, 5, 3),
+            (7, 40, 33),
+            (8, 321, 48),
+            (12, 64, 16),
+            (13, 700, 97),
+            (77, 31, 200),
+            (500, 33, 70),
+            (1000, 9, 5),
+        ] {
+            let (a, b) = (waves(rows * terms, 0.1), waves(terms * columns, 0.7));
+            let packed = Packed::from_values(&b, (terms, columns), |k, n| k * columns + n);
+            let left = Matrix {
+                values: &a,
+                stride: terms,
+                terms,
+            };
+            let mut out = vec![f32::NAN; rows * columns];
+            product(&left, &packed, Plus::default(), &mut out);
+            let expected = plain(&a, &b, (rows, terms, columns));
+            let gap = worst(&out, expected.into_iter()) / terms as f64;
+            assert!(gap < 1e-6, "{rows}x{terms}x{columns}: {gap}");
+        }
+    }
+
+    #[test]
+    fn biases_and_residuals_are_added_to_their_rows() {
+        let (rows, terms, columns) = (6, 3, 40);
+        let (a, b) = (waves(rows * terms, 0.1), waves(terms * columns, 0.7));
+        let packed = Packed::from_values(&b, (terms, columns), |k, n| k * columns + n);
+        let left = Matrix {
+            values: &a,
+            stride: terms,
+            terms,
+        };
+        let (bias, residual) = (waves(2 * columns, 1.0), waves(rows * columns, 2.0));
+        let plus = Plus {
+            bias: Some(&bias),
+            residual: Some(&residual),
+        };
+        let mut out = vec![0.0; rows * columns];
+        product(&left, &packed, plus, &mut out);
+        let expected = plain(&a, &b, (rows, terms, columns));
+        let expected = expected.into_iter().enumerate().map(|(i, value)| {
+            let group = i / columns / 3;
+            value + f64::from(bias[group * columns + i % columns]) + f64::from(residual[i])
+        });
+        assert!(worst(&out, expected) < 1e-5);
+    }
+}

@@ -1,0 +1,100 @@
+//! The widest vectors of this processor.
+//!
+//! Kernels are written once, generic over [`pulp::Simd`], and compiled for
+//! every instruction set; which one runs is decided when the program starts:
+//! AVX-512, AVX2 with FMA, NEON, or plain arithmetic.
+
+use std::sync::LazyLock;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// The instruction set in use. The environment variable `ICD_SIMD` limits it,
+/// to `avx2` or `plain`, for tests and for a second opinion on an odd result.
+static ARCH: LazyLock<Arch> = LazyLock::new(|| {
+    let limit = std::env::var("ICD_SIMD").unwrap_or_default();
+    match limit.as_str() {
+        "plain" => Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+        _ => Arch::new(),
+    }
+});
+
+/// Runs `work` with the widest vectors.
+pub(super) fn vectorised<W: WithSimd>(work: W) -> W::Output {
+    ARCH.dispatch(work)
+}
+
+/// The number of f32 values in a vector.
+pub(super) fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    vectorised(Lanes)
+}
+
+/// Stores `values` over `out`, or adds them to it; `out` may hold fewer values
+/// than the vectors, at the edge of a matrix.
+#[inline(always)]
+pub(super) fn put<S: Simd, const V: usize>(
+    s: S,
+    values: &[S::f32s; V],
+    add: bool,
+    out: &mut [f32],
+) {
+    let whole = out.len().min(V * S::F32_LANES) / S::F32_LANES;
+    let (vectors, rest) = S::as_mut_simd_f32s(out);
+    for (slot, value) in vectors.iter_mut().zip(values) {
+        *slot = match add {
+            true => s.add_f32s(*slot, *value),
+            false => *value,
+        };
+    }
+    // Partial stores are slow calls.
+    if let (Some(value), false) = (values.get(whole), rest.is_empty()) {
+        let value = match add {
+            true => s.add_f32s(s.partial_load_f32s(rest), *value),
+            false => *value,
+        };
+        s.partial_store_f32s(rest, value);
+    }
+}
+
+/// e to the x, within 2 units in the last place; 0 below -87.3, and finite
+/// (2e38) where the true value is too large.
+///
+/// Cephes' reduction and polynomial (S. L. Moshier, `expf`): x = n ln 2 + r
+/// with ln 2 in two parts, and a polynomial of degree 6 for e^r.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let c = |value| s.splat_f32s(value);
+    let tiny = s.less_than_f32s(x, c(-87.3));
+    let x = s.min_f32s(s.max_f32s(x, c(-87.3)), c(88.3));
+    let shifted = s.mul_add_e_f32s(x, c(std::f32::consts::LOG2_E), c(ROUND));
+    let n = s.sub_f32s(shifted, c(ROUND));
+    let r = s.mul_add_e_f32s(n, c(-0.693_359_4), x);
+    let r = s.mul_add_e_f32s(n, c(2.121_944_4e-4), r);
+    let mut p = c(1.987_569_1e-4);
+    for term in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        0.166_666_65,
+        0.5,
+    ] {
+        p = s.mul_add_e_f32s(p, r, c(term));
+    }
+    let e = s.add_f32s(s.mul_add_e_f32s(s.mul_f32s(r, r), p, r), c(1.0));
+    // The low bits of `shifted` are n; moved to the exponent, they multiply by 2^n.
+    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
+    let scaled = s.add_u32s(s.transmute_u32s_f32s(e), exponent);
+    s.select_f32s(tiny, c(0.0), s.transmute_f32s_u32s(scaled))
+}
