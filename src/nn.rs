@@ -8,6 +8,7 @@
 mod attend;
 mod checkpoint;
 mod conv;
+mod fresh;
 mod linear;
 mod lowrank;
 mod norm;
@@ -20,6 +21,7 @@ pub use attend::{attend, attend_causally, attend_through_first, attention_maps, 
 pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::metadata as checkpoint_metadata;
 pub use conv::{Conv2d, Extras, Stride, upsample_nearest};
+pub use fresh::Fresh;
 pub use linear::Linear;
 pub use lowrank::{LowRank, LowRanks};
 pub use norm::{GroupNorm, LayerNorm};

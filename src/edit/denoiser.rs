@@ -79,7 +79,7 @@ impl Denoiser<'_> {
         self.unet.forward(
             Input {
                 latent: x,
-                t,
+                times: &vec![t; guidance.len()],
                 guidance: &guidance,
                 text,
             },

@@ -1,5 +1,7 @@
 //! Formulas applied to every value, and their sums along rows and columns.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::simd::vectorised;
@@ -55,7 +57,7 @@ impl<F: Formula<N, M>, const N: usize, const M: usize> WithSimd for Map<'_, F, N
         for (row, out) in rows {
             let mut outs = out.chunks_mut(self.width);
             let outs = std::array::from_fn(|_| outs.next().unwrap_or_default());
-            let inputs = self.inputs.map(|input| input.row(row));
+            let inputs = std::array::from_fn(|i| self.inputs[i].row(row));
             fill(s, self.formula, inputs, outs);
         }
     }
@@ -67,25 +69,12 @@ pub(super) fn fill<S: Simd, const N: usize, const M: usize>(
     s: S,
     formula: impl Formula<N, M>,
     inputs: [&[f32]; N],
-    outs: [&mut [f32]; M],
+    mut outs: [&mut [f32]; M],
 ) {
     let length = outs[0].len();
-    let whole = length / S::F32_LANES;
-    let x: [&[S::f32s]; N] =
-        std::array::from_fn(|k| &S::as_simd_f32s(&inputs[k][..length]).0[..whole]);
-    let mut outs = outs.map(|y| S::as_mut_simd_f32s(y));
-    for i in 0..whole {
-        let values = formula.at(s, std::array::from_fn(|k| x[k][i]));
-        for ((y, _), value) in outs.iter_mut().zip(values) {
-            y[i] = value;
-        }
-    }
-    if length % S::F32_LANES > 0 {
-        let rest = whole * S::F32_LANES..length;
-        let x = std::array::from_fn(|k| s.partial_load_f32s(&inputs[k][rest.clone()]));
-        for ((_, y), value) in outs.iter_mut().zip(formula.at(s, x)) {
-            s.partial_store_f32s(y, value);
-        }
+    for at in (0..length).step_by(S::F32_LANES) {
+        let values = formula.at(s, load(s, &inputs, at..length.min(at + S::F32_LANES)));
+        store(s, &mut outs, at..length.min(at + S::F32_LANES), values);
     }
 }
 
@@ -96,39 +85,33 @@ pub(super) fn sum<S: Simd, const N: usize, const M: usize>(
     formula: impl Formula<N, M>,
     inputs: [&[f32]; N],
 ) -> [f32; M] {
-    /// Sums that are under way at once.
-    const LANES: usize = 4;
-    let length = inputs[0].len();
-    let inputs = inputs.map(|x| S::as_simd_f32s(&x[..length]));
-    let whole = length / S::F32_LANES;
-    let mut sums = [[s.splat_f32s(0.0); M]; LANES];
-    for i in (0..whole / LANES * LANES).step_by(LANES) {
-        for (lane, sums) in sums.iter_mut().enumerate() {
-            let values = formula.at(s, inputs.map(|(x, _)| x[i + lane]));
-            add(s, sums, values);
+    let mut sums = [[s.splat_f32s(0.0); M]; CHAINS];
+    let (length, step) = (inputs[0].len(), CHAINS * S::F32_LANES);
+    let mut at = 0;
+    while at + step <= length {
+        for sums in &mut sums {
+            add(s, sums, formula.at(s, load(s, &inputs, at..at + S::F32_LANES)));
+            at += S::F32_LANES;
         }
     }
     let [mut total, others @ ..] = sums;
-    others.into_iter().for_each(|sums| add(s, &mut total, sums));
-    for i in whole / LANES * LANES..whole {
-        add(s, &mut total, formula.at(s, inputs.map(|(x, _)| x[i])));
+    for sums in others {
+        add(s, &mut total, sums);
     }
-    let rest = length % S::F32_LANES;
-    if rest > 0 {
-        let values = formula.at(s, inputs.map(|(_, x)| s.partial_load_f32s(x)));
-        add(s, &mut total, values.map(|value| first(s, value, rest)));
+    while at < length {
+        let columns = at..length.min(at + S::F32_LANES);
+        let mut values = formula.at(s, load(s, &inputs, columns.clone()));
+        for value in &mut values {
+            *value = first(s, *value, columns.len());
+        }
+        add(s, &mut total, values);
+        at += S::F32_LANES;
     }
     total.map(|sum| s.reduce_sum_f32s(sum))
 }
 
-/// A vector of which only the first values are kept, and zeros.
-#[inline(always)]
-fn first<S: Simd>(s: S, x: S::f32s, kept: usize) -> S::f32s {
-    const MOST_LANES: usize = 64;
-    let mut values = [0f32; MOST_LANES];
-    s.partial_store_f32s(&mut values[..S::F32_LANES], x);
-    s.partial_load_f32s(&values[..kept])
-}
+/// Sums that are under way at once, each waiting for the one before.
+const CHAINS: usize = 4;
 
 /// Overwrites `outs`, which are equally long, with the sums of a formula down
 /// the columns of a few rows.
@@ -138,31 +121,73 @@ pub(super) fn sum_columns<S: Simd, const N: usize, const M: usize>(
     formula: impl Formula<N, M>,
     inputs: [Rows; N],
     rows: usize,
-    outs: [&mut [f32]; M],
+    mut outs: [&mut [f32]; M],
 ) {
     let width = outs[0].len();
-    let mut outs = outs.map(|y| y.chunks_mut(S::F32_LANES));
-    for start in (0..width).step_by(S::F32_LANES) {
-        let columns = start..width.min(start + S::F32_LANES);
+    for at in (0..width).step_by(S::F32_LANES) {
+        let columns = at..width.min(at + S::F32_LANES);
         let mut sums = [s.splat_f32s(0.0); M];
         for row in 0..rows {
-            let x = inputs.map(|input| load(s, &input.row(row)[columns.clone()]));
+            let mut x = [s.splat_f32s(0.0); N];
+            for (x, input) in x.iter_mut().zip(&inputs) {
+                *x = vector(s, &input.row(row)[columns.clone()]);
+            }
             add(s, &mut sums, formula.at(s, x));
         }
-        for (out, sum) in outs.iter_mut().zip(sums) {
-            let out = out.next().unwrap_or_default();
-            s.partial_store_f32s(out, sum);
-        }
+        store(s, &mut outs, columns, sums);
     }
+}
+
+// The loops below are unrolled by the compiler; the arrays' own `map` is not
+// always, and then it moves vectors through memory.
+
+/// A vector of some columns of each input.
+#[inline(always)]
+fn load<S: Simd, const N: usize>(
+    s: S,
+    inputs: &[&[f32]; N],
+    columns: Range<usize>,
+) -> [S::f32s; N] {
+    let mut x = [s.splat_f32s(0.0); N];
+    for (x, input) in x.iter_mut().zip(inputs) {
+        *x = vector(s, &input[columns.clone()]);
+    }
+    x
 }
 
 /// A vector of values, with zeros where there are too few.
 #[inline(always)]
-fn load<S: Simd>(s: S, values: &[f32]) -> S::f32s {
+fn vector<S: Simd>(s: S, values: &[f32]) -> S::f32s {
     match S::as_simd_f32s(values).0.first() {
         Some(whole) => *whole,
         None => s.partial_load_f32s(values),
     }
+}
+
+/// Overwrites some columns, a vector's or fewer.
+#[inline(always)]
+fn store<S: Simd, const M: usize>(
+    s: S,
+    outs: &mut [&mut [f32]; M],
+    columns: Range<usize>,
+    values: [S::f32s; M],
+) {
+    for (out, value) in outs.iter_mut().zip(values) {
+        let out = &mut out[columns.clone()];
+        match S::as_mut_simd_f32s(out).0.first_mut() {
+            Some(whole) => *whole = value,
+            None => s.partial_store_f32s(out, value),
+        }
+    }
+}
+
+/// A vector of which only the first values are kept, and zeros.
+#[inline(always)]
+fn first<S: Simd>(s: S, x: S::f32s, kept: usize) -> S::f32s {
+    const MOST_LANES: usize = 64;
+    let mut values = [0f32; MOST_LANES];
+    s.partial_store_f32s(&mut values[..S::F32_LANES], x);
+    s.partial_load_f32s(&values[..kept])
 }
 
 #[inline(always)]

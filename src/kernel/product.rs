@@ -337,12 +337,15 @@ impl Block<'_> {
 #[inline(always)]
 pub(super) fn sums<S: Simd, const M: usize, const V: usize>(
     s: S,
-    rows: [&[f32]; M],
+    mut rows: [&[f32]; M],
     b: &[f32],
 ) -> [[S::f32s; V]; M] {
     let (b, _) = S::as_simd_f32s(b);
     let (b, _) = b.as_chunks::<V>();
-    let rows = rows.map(|row| &row[..b.len()]);
+    // A loop, not `map`, lets the compiler see that no term is out of bounds.
+    for row in &mut rows {
+        *row = &row[..b.len()];
+    }
     let mut sums = [[s.splat_f32s(0.0); V]; M];
     for (term, b) in b.iter().enumerate() {
         for (row, sums) in rows.iter().zip(&mut sums) {

@@ -121,18 +121,21 @@ impl Embedding {
         self.guidance.is_some()
     }
 
-    /// The activated embedding (rows, 4 * channels) of timestep `t`, a guidance
+    /// The activated embedding (rows, 4 * channels) of a timestep and a guidance
     /// strength per row and, where the network wants it, the pooled text
     /// (rows, width).
     pub fn forward(
         &self,
-        t: Timestep,
+        times: &[Timestep],
         guidance: &[f64],
         pooled: Option<&Tensor>,
     ) -> Result<Tensor> {
         let rows = guidance.len();
-        let features = time_features(f64::from(t.0), self.channels);
-        let mut x = self.tensor(features.repeat(rows), rows)?; // (rows, channels)
+        let features = times
+            .iter()
+            .flat_map(|t| time_features(f64::from(t.0), self.channels))
+            .collect();
+        let mut x = self.tensor(features, rows)?; // (rows, channels)
         match &self.guidance {
             Some((layer, width)) => {
                 x = (x + layer.forward(&self.guidance_features(guidance, *width)?)?)?;

@@ -133,8 +133,8 @@ impl UnetConfig {
 pub struct Input<'a> {
     /// The latents (rows, 4, h, w).
     pub latent: &'a Tensor,
-    /// Their timestep.
-    pub t: Timestep,
+    /// The timestep of each row.
+    pub times: &'a [Timestep],
     /// The guidance strength of each row.
     pub guidance: &'a [f64],
     /// The text of each row.
@@ -196,11 +196,11 @@ impl Unet {
     pub fn forward(&self, input: Input, control: &mut dyn AttentionControl) -> Result<Tensor> {
         let Input {
             latent,
-            t,
+            times,
             guidance,
             text,
         } = input;
-        let time = self.embedding.forward(t, guidance, text.pooled.as_ref())?;
+        let time = self.embedding.forward(times, guidance, text.pooled.as_ref())?;
         let text = text.tokens.to_dtype(self.compute)?;
         let seen = Conditions {
             time: &time,

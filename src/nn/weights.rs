@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
-use super::{Checkpoint, Conv2d, GroupNorm, LayerNorm, Linear, LowRanks, Stride};
+use super::{Checkpoint, Conv2d, Fresh, GroupNorm, LayerNorm, Linear, LowRanks, Stride};
 use crate::error::Result;
 
 /// How a network's weights are kept in memory.
@@ -28,20 +28,36 @@ impl Storage {
     }
 }
 
-/// A place in a checkpoint: `weights.at("down_blocks").at(0)`.
+/// A place among a network's weights: `weights.at("down_blocks").at(0)`.
 #[derive(Clone)]
 pub struct Weights<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     storage: &'a Storage,
     merged: Option<&'a LowRanks>,
     path: String,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    File(&'a Checkpoint),
+    Fresh(&'a Fresh),
+}
+
 impl<'a> Weights<'a> {
     /// The top of a checkpoint.
     pub fn new(checkpoint: &'a Checkpoint, storage: &'a Storage) -> Self {
+        Self::of(Source::File(checkpoint), storage)
+    }
+
+    /// The top of weights that no file holds, in f32.
+    pub fn fresh(fresh: &'a Fresh, storage: &'a Storage) -> Self {
+        Self::of(Source::Fresh(fresh), storage)
+    }
+
+    fn of(source: Source<'a>, storage: &'a Storage) -> Self {
         Self {
-            checkpoint,
+            source,
             storage,
             merged: None,
             path: String::new(),
@@ -78,18 +94,23 @@ impl<'a> Weights<'a> {
     /// Whether any tensor lies here or below.
     pub fn exists(&self) -> bool {
         let below = format!("{}.", self.path);
-        self.checkpoint.shape(&self.path).is_some()
-            || self.checkpoint.shape(&format!("{below}weight")).is_some()
-            || self
-                .checkpoint
-                .names()
-                .iter()
-                .any(|name| name.starts_with(&below))
+        let any_below = |file: &Checkpoint| file.names().iter().any(|name| name.starts_with(&below));
+        self.here().is_some()
+            || self.shape("weight").is_some()
+            || matches!(self.source, Source::File(file) if any_below(file))
     }
 
     /// The shape of the tensor `name` here, if there is one.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.checkpoint.shape(&self.at(name).path)
+        self.at(name).here()
+    }
+
+    /// The shape of the tensor here, if there is one.
+    fn here(&self) -> Option<Vec<usize>> {
+        match self.source {
+            Source::File(file) => file.shape(&self.path),
+            Source::Fresh(fresh) => fresh.optional(&self.path),
+        }
     }
 
     /// The storage of everything read from here.
@@ -101,8 +122,14 @@ impl<'a> Weights<'a> {
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
         let place = self.at(name);
         let shape = shape.into();
-        match self.checkpoint.shape(&place.path) {
-            Some(found) if found == shape.dims() => place.read(shape),
+        let file = match self.source {
+            Source::File(file) => file,
+            Source::Fresh(fresh) => {
+                return Ok(fresh.load(&place.path, &shape, &self.storage.device)?);
+            }
+        };
+        match file.shape(&place.path) {
+            Some(found) if found == shape.dims() => place.read(file, shape),
             Some(found) => Err(place.fault(&format!("expected {shape:?}, found {found:?}"))),
             None => Err(place.fault("it is missing")),
         }
@@ -157,8 +184,8 @@ impl<'a> Weights<'a> {
     }
 
     /// Reads the tensor here in the storage type, with its low-rank change.
-    fn read(&self, shape: Shape) -> Result<Tensor> {
-        let stored = self.checkpoint.load(&self.path, &self.storage.device)?;
+    fn read(&self, file: &Checkpoint, shape: Shape) -> Result<Tensor> {
+        let stored = file.load(&self.path, &self.storage.device)?;
         let module = self.path.strip_suffix(".weight");
         let change = module.and_then(|module| self.merged?.get(module));
         let Some(change) = change else {
@@ -179,7 +206,10 @@ impl<'a> Weights<'a> {
     }
 
     fn fault(&self, reason: &str) -> crate::Error {
-        self.checkpoint
-            .fault(format!("tensor {:?}: {reason}", self.path))
+        let reason = format!("tensor {:?}: {reason}", self.path);
+        match self.source {
+            Source::File(file) => file.fault(reason),
+            Source::Fresh(_) => crate::Error::setting(reason),
+        }
     }
 }

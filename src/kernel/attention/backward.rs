@@ -13,13 +13,13 @@ use super::{
     super::{
         op::{self, Gradients},
         packed::Packed,
-        product::{Matrix, Rows, sums},
+        product::{Matrix, sums},
         simd::vectorised,
     },
     Sizes,
     forward::hide,
     from,
-    panel::{Online, Row, flat, gather, multiply, pack, unpack, zeros},
+    panel::{Online, Row, flat, gather, multiply, pack, rows, unpack, zeros},
     shares,
 };
 
@@ -175,8 +175,7 @@ fn add_strips<S: Simd, const M: usize, const U: usize>(
     let (out, _) = S::as_mut_simd_f32s(out);
     let (out, _) = out.as_chunks_mut::<U>();
     for (i, out) in out.chunks_mut(M).enumerate() {
-        let row = |j: usize| weights.row(i * M + j.min(out.len() - 1), 0..weights.terms);
-        let sums = sums::<S, M, U>(s, std::array::from_fn(row), block);
+        let sums = sums::<S, M, U>(s, rows(weights, i * M, out.len()), block);
         for (out, sums) in out.iter_mut().zip(sums) {
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out = s.add_f32s(*out, sum);

@@ -81,18 +81,29 @@ fn multiply_strips<S: Simd, const M: usize, const V: usize>(
     out: &mut [Row<S, V>],
 ) {
     let b = flat::<S, V>(b);
-    let row = |i| a.row(i, 0..a.terms);
     let (strips, rest) = out.as_chunks_mut::<M>();
     let whole = strips.len() * M;
     for (i, out) in strips.iter_mut().enumerate() {
-        *out = sums::<S, M, V>(s, std::array::from_fn(|j| row(i * M + j)), b);
+        *out = sums(s, rows::<M>(a, i * M, M), b);
     }
     for (i, out) in rest.chunks_mut(4).enumerate() {
-        let first = whole + 4 * i;
-        let rows = std::array::from_fn(|j| row(first + j.min(out.len() - 1)));
-        let sums = sums::<S, 4, V>(s, rows, b);
-        out.iter_mut().zip(sums).for_each(|(slot, sum)| *slot = sum);
+        let sums = sums(s, rows::<4>(a, whole + 4 * i, out.len()), b);
+        for (slot, sum) in out.iter_mut().zip(sums) {
+            *slot = sum;
+        }
     }
+}
+
+/// M rows from one on, the last of `count` repeated.
+#[inline(always)]
+pub(super) fn rows<const M: usize>(a: Matrix<'_>, first: usize, count: usize) -> [&[f32]; M] {
+    let mut rows = [&[][..]; M];
+    // A loop, because the closures of arrays' methods are not inlined.
+    for (i, row) in rows.iter_mut().enumerate() {
+        let at = (first + i.min(count - 1)) * a.stride;
+        *row = &a.values[at..][..a.terms];
+    }
+    rows
 }
 
 /// `out` = shrink out + a^T b: every term of `a`'s rows has a row of `out`.

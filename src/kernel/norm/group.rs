@@ -183,17 +183,14 @@ impl Affine {
 }
 
 fn affines(form: Form, moments: &[Moments], weight: &[f32], bias: &[f32]) -> Vec<Affine> {
-    let affine = |moments: &[Moments]| {
-        let scale =
-            |channel: usize| f64::from(weight[channel]) * moments[form.group(channel)].inverse;
-        let shift = |channel: usize| {
-            f64::from(bias[channel]) - moments[form.group(channel)].rest() * scale(channel)
-        };
-        Affine {
-            center: form.repeat(|channel| f64::from(moments[form.group(channel)].center())),
-            scale: form.repeat(scale),
-            shift: form.repeat(shift),
-        }
+    let scale = |of: &Moments, channel: usize| f64::from(weight[channel]) * of.inverse;
+    let shift = |of: &Moments, channel: usize| {
+        f64::from(bias[channel]) - of.rest() * scale(of, channel)
+    };
+    let affine = |groups: &[Moments]| Affine {
+        center: form.repeat(groups, |of, _| f64::from(of.center())),
+        scale: form.repeat(groups, scale),
+        shift: form.repeat(groups, shift),
     };
     moments.chunks(form.groups).map(affine).collect()
 }

@@ -4,6 +4,8 @@
 //! - dz = dy curve'(z), which is summed for the bias, and with h for the weight,
 //! - dx = (weight dz - mean(weight dz) - h mean(weight dz h)) / deviation.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
@@ -64,9 +66,10 @@ pub(super) fn slopes<C: Curve>(
     });
     // From dz (x - center) to dz h.
     for (Sums([plain, with_x]), moments) in sums.iter_mut().zip(moments.chunks(form.groups)) {
-        for (channel, (with_x, plain)) in with_x.iter_mut().zip(plain).enumerate() {
-            let moments = moments[form.group(channel)];
-            *with_x = (*with_x - moments.rest() * *plain) * moments.inverse;
+        for (channels, of) in form.channels_of_groups().zip(moments) {
+            for channel in channels {
+                with_x[channel] = (with_x[channel] - of.rest() * plain[channel]) * of.inverse;
+            }
         }
     }
     Slopes(sums)
@@ -147,23 +150,19 @@ pub(super) fn input<C: Curve>(
 /// What dx has besides scale dz, for each channel of a picture: factor (x -
 /// center) + constant.
 fn line(form: Form, moments: &[Moments], weight: &[f32], Sums(sums): &Sums) -> [Vec<f32>; 2] {
-    let channels = form.channels / form.groups;
-    let count = (form.pixels * channels) as f64;
-    let mean = |sums: &[f64], group: usize| {
-        let range = group * channels..(group + 1) * channels;
-        let sums = weight[range.clone()].iter().zip(&sums[range]);
-        sums.map(|(weight, sum)| f64::from(*weight) * sum)
-            .sum::<f64>()
-            / count
+    let count = (form.pixels * form.channels / form.groups) as f64;
+    let mean = |sums: &[f64], channels: Range<usize>| {
+        let terms = weight[channels.clone()].iter().zip(&sums[channels]);
+        terms.map(|(weight, sum)| f64::from(*weight) * sum).sum::<f64>() / count
     };
-    let of_group = |group: usize| {
-        let Moments { inverse, .. } = moments[group];
-        let factor = -mean(&sums[1], group) * inverse * inverse;
-        let constant = -mean(&sums[0], group) * inverse - factor * moments[group].rest();
+    let of_group = |(channels, of): (Range<usize>, &Moments)| {
+        let factor = -mean(&sums[1], channels.clone()) * of.inverse * of.inverse;
+        let constant = -mean(&sums[0], channels) * of.inverse - factor * of.rest();
         [factor, constant]
     };
-    let groups: Vec<_> = (0..form.groups).map(of_group).collect();
-    [0, 1].map(|which| form.repeat(|channel| groups[form.group(channel)][which]))
+    let lines = form.channels_of_groups().zip(moments).map(of_group);
+    let lines: Vec<_> = lines.collect();
+    [0, 1].map(|which| form.repeat(&lines, |line, _| line[which]))
 }
 
 #[derive(Clone, Copy)]

@@ -41,9 +41,10 @@ impl Form {
         })
     }
 
-    /// The group of a channel.
-    pub(super) fn group(self, channel: usize) -> usize {
-        channel / (self.channels / self.groups)
+    /// The channels of each group.
+    pub(super) fn channels_of_groups(self) -> impl Iterator<Item = Range<usize>> {
+        let channels = self.channels / self.groups;
+        (0..self.groups).map(move |group| group * channels..(group + 1) * channels)
     }
 
     /// Values of a few pixels that are treated as one row.
@@ -51,10 +52,15 @@ impl Form {
         self.channels * (WIDE / self.channels).max(1)
     }
 
-    /// A value for each channel, repeated over a wide row.
-    pub(super) fn repeat(self, value: impl Fn(usize) -> f64) -> Vec<f32> {
-        let values: Vec<_> = (0..self.channels).map(|i| value(i) as f32).collect();
-        values.repeat(self.wide() / self.channels)
+    /// A value for each channel, found from what is known of its group, and
+    /// repeated over a wide row.
+    pub(super) fn repeat<T>(self, groups: &[T], value: impl Fn(&T, usize) -> f64) -> Vec<f32> {
+        let groups = groups.iter().zip(self.channels_of_groups());
+        let values = groups.flat_map(|(group, channels)| {
+            let value = &value;
+            channels.map(move |channel| value(group, channel) as f32)
+        });
+        values.collect::<Vec<_>>().repeat(self.wide() / self.channels)
     }
 
     /// Shares `out` (pictures, pixels, channels) out; `work` gets the picture

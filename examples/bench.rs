@@ -1,0 +1,130 @@
+//! Times the networks at the shapes of Stable Diffusion, with random weights.
+//!
+//! ```text
+//! cargo run --release --example bench -- --what unet,vae-decode --rows 1,2
+//! cargo run --release --example bench -- --what edit --model DIR
+//! ```
+//!
+//! `examples/bench/compare.py` runs this beside PyTorch and OpenVINO.
+
+#[path = "bench/meter.rs"]
+mod meter;
+#[path = "bench/work.rs"]
+mod work;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use candle_core::DType;
+use clap::{Parser, ValueEnum};
+
+use meter::{Line, measure};
+use work::What;
+
+/// Times the networks at the shapes of Stable Diffusion, with random weights.
+#[derive(Parser)]
+pub struct Options {
+    /// What to time
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "unet")]
+    what: Vec<What>,
+    /// The family whose shapes are used
+    #[arg(long, value_enum, default_value = "sd15")]
+    family: Family,
+    /// Side of the picture in pixels
+    #[arg(long, value_delimiter = ',', default_value = "512")]
+    size: Vec<usize>,
+    /// Types that the weights are stored in
+    #[arg(long, value_delimiter = ',', default_value = "f32")]
+    dtype: Vec<Stored>,
+    /// Rows that are evaluated together; a text encoder always reads 2, a
+    /// training step always takes 32
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    rows: Vec<usize>,
+    /// Timed runs, after one that is not
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Threads
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// A folder with a model and its adapters, for `edit`
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// One JSON object per line instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Family {
+    Sd15,
+    Sdxl,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Stored {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    what: What,
+    family: Family,
+    size: usize,
+    dtype: DType,
+    rows: usize,
+    model: Option<&'a PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build_global()?;
+    let mut lines = Vec::new();
+    for case in cases(&options) {
+        let line = measure(case, options.threads, options.runs)?;
+        match options.json {
+            true => println!("{}", line.json()),
+            false => eprintln!("{} {:.3} s", line.name(), line.median()),
+        }
+        lines.push(line);
+    }
+    if !options.json {
+        println!("{}", Line::table(&lines));
+    }
+    Ok(())
+}
+
+/// Every combination that was asked for, and makes sense.
+fn cases(options: &Options) -> Vec<Case<'_>> {
+    let mut cases = Vec::new();
+    for &what in &options.what {
+        for &size in &options.size {
+            for dtype in options.dtype.iter().map(|dtype| dtype.dtype()) {
+                let rows = what.rows().map_or(options.rows.clone(), |rows| vec![rows]);
+                cases.extend(rows.into_iter().map(|rows| Case {
+                    what,
+                    family: options.family,
+                    size,
+                    dtype,
+                    rows,
+                    model: options.model.as_ref(),
+                }));
+            }
+        }
+    }
+    cases
+}

@@ -1,0 +1,193 @@
+//! Clock, memory, and the printed lines.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    Case, Family,
+    work::{Laps, What},
+};
+
+/// The figures of one measurement.
+pub struct Line {
+    name: String,
+    about: Value,
+    seconds: Vec<f64>,
+    parts: Vec<(String, f64)>,
+    flops: Option<f64>,
+    setup: f64,
+    peak: f64,
+    run_peak: f64,
+    busy: f64,
+}
+
+/// Builds the work and runs it, once untimed, except for a whole edit.
+pub fn measure(case: Case, threads: usize, runs: usize) -> Result<Line> {
+    let memory = Peak::new();
+    let start = Instant::now();
+    let mut run = case.what.build(case)?;
+    let setup = start.elapsed().as_secs_f64();
+    let whole = case.what == What::Edit;
+    if !whole {
+        run()?;
+    }
+    let (running, clock, processor) = (Peak::new(), Instant::now(), processor_seconds());
+    let mut laps = Vec::new();
+    for _ in 0..if whole { 1 } else { runs } {
+        laps.push(run()?);
+    }
+    let busy = (processor_seconds() - processor) / clock.elapsed().as_secs_f64();
+    let seconds: Vec<f64> = laps.iter().map(Laps::total).collect();
+    Ok(Line {
+        name: case.name(),
+        about: case.about(threads),
+        parts: Laps::medians(&laps),
+        flops: case.what.flops(case),
+        seconds,
+        setup,
+        peak: memory.gib(),
+        run_peak: running.gib(),
+        busy,
+    })
+}
+
+impl Case<'_> {
+    fn name(&self) -> String {
+        let Case {
+            size, rows, dtype, ..
+        } = self;
+        format!("{} {size} px, {rows} rows, {dtype:?}", self.what.name())
+    }
+
+    fn about(&self, threads: usize) -> Value {
+        let family = match self.family {
+            Family::Sd15 => "sd15",
+            Family::Sdxl => "sdxl",
+        };
+        let dtype = self.dtype.as_str();
+        json!({"side": "icd", "what": self.what.name(), "family": family, "size": self.size,
+               "rows": self.rows, "dtype": dtype, "threads": threads})
+    }
+}
+
+impl Line {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn median(&self) -> f64 {
+        median(self.seconds.clone())
+    }
+
+    fn gigaflops(&self) -> Option<f64> {
+        self.flops.map(|flops| flops / self.median() / 1e9)
+    }
+
+    pub fn json(&self) -> Value {
+        let best = self.seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let parts: serde_json::Map<_, _> = self
+            .parts
+            .iter()
+            .map(|(name, seconds)| (name.clone(), json!(seconds)))
+            .collect();
+        let mut line = self.about.clone();
+        line["median_s"] = json!(self.median());
+        line["best_s"] = json!(best);
+        line["runs"] = json!(self.seconds);
+        line["gflops"] = json!(self.gigaflops());
+        line["setup_s"] = json!(self.setup);
+        line["peak_gib"] = json!(self.peak);
+        line["run_peak_gib"] = json!(self.run_peak);
+        line["busy_cores"] = json!(self.busy);
+        if parts.len() > 1 {
+            line["parts"] = Value::Object(parts);
+        }
+        line
+    }
+
+    /// All lines as a markdown table.
+    pub fn table(lines: &[Self]) -> String {
+        let head = "| what | s | GFLOP/s | GiB | set-up s |\n|---|---:|---:|---:|---:|";
+        let row = |line: &Line| {
+            let speed = line.gigaflops().map_or("-".into(), |g| format!("{g:.0}"));
+            let (name, seconds) = (&line.name, line.median());
+            let mut rows = format!(
+                "\n| {name} | {seconds:.3} | {speed} | {:.2} | {:.1} |",
+                line.peak, line.setup
+            );
+            if line.parts.len() > 1 {
+                for (part, seconds) in &line.parts {
+                    rows += &format!("\n| .. {part} | {seconds:.3} | | | |");
+                }
+            }
+            rows
+        };
+        head.to_owned() + &lines.iter().map(row).collect::<String>()
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() % 2 {
+        1 => values[half],
+        _ => f64::midpoint(values[half - 1], values[half]),
+    }
+}
+
+/// The highest anonymous resident memory of this process, sampled from a
+/// thread (Linux; elsewhere 0).
+struct Peak {
+    done: Arc<AtomicBool>,
+    watcher: thread::JoinHandle<f64>,
+}
+
+impl Peak {
+    fn new() -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let told = done.clone();
+        let watcher = thread::spawn(move || {
+            let mut highest = anonymous_gib();
+            while !told.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+                highest = anonymous_gib().max(highest);
+            }
+            highest
+        });
+        Self { done, watcher }
+    }
+
+    fn gib(self) -> f64 {
+        self.done.store(true, Ordering::Relaxed);
+        self.watcher.join().unwrap_or_default()
+    }
+}
+
+fn anonymous_gib() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = kib.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() / f64::from(1 << 20)
+}
+
+/// Seconds that all threads have run so far (Linux; elsewhere 0).
+fn processor_seconds() -> f64 {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let of_task = |task: std::io::Result<fs::DirEntry>| {
+        let times = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<f64>().ok()
+    };
+    tasks.filter_map(of_task).sum::<f64>() / 1e9
+}

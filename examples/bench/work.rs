@@ -1,0 +1,298 @@
+//! What is timed.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use clap::ValueEnum;
+use icd::{
+    edit::{self, ControlPlan, Edit, Moment},
+    guidance::{Guidance, Tau},
+    model::{
+        Conditioning, Model, ModelChoice,
+        attention::Untouched,
+        clip::{Clip, ClipConfig},
+        unet::{Input, Level, Unet, UnetConfig},
+        vae::{Vae, VaeConfig},
+    },
+    nn::{Fresh, Storage, Weights},
+    schedule::Timestep,
+};
+
+use super::{Case, Family, meter::median};
+
+/// Something that can be timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// One evaluation of the UNet with a guidance embedding and 77 text tokens
+    Unet,
+    /// Pictures to the means of their posteriors
+    VaeEncode,
+    /// Latents to pictures
+    VaeDecode,
+    /// The text encoder on two prompts
+    Clip,
+    /// A whole inversion and edit in 4+4 steps of the model in --model
+    Edit,
+    /// Forward, backward and AdamW on a UNet of 1.6 million weights
+    TrainStep,
+}
+
+/// The seconds of the named parts of one run.
+pub struct Laps {
+    parts: BTreeMap<(usize, String), f64>,
+    last: Instant,
+}
+
+impl Laps {
+    fn new() -> Self {
+        Self {
+            parts: BTreeMap::new(),
+            last: Instant::now(),
+        }
+    }
+
+    /// Books the time since the last lap under `name`.
+    fn lap(&mut self, name: &str) {
+        let now = Instant::now();
+        let known = self.parts.keys().find(|(_, known)| known == name).cloned();
+        let key = known.unwrap_or((self.parts.len(), name.to_owned()));
+        *self.parts.entry(key).or_default() += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+
+    pub fn total(&self) -> f64 {
+        self.parts.values().sum()
+    }
+
+    /// The median of each part over some runs, in their order.
+    pub fn medians(runs: &[Self]) -> Vec<(String, f64)> {
+        let keys = runs.first().map(|run| run.parts.keys().cloned());
+        let of_runs = |key: &(usize, String)| runs.iter().map(|run| run.parts[key]).collect();
+        keys.into_iter()
+            .flatten()
+            .map(|key| (key.1.clone(), median(of_runs(&key))))
+            .collect()
+    }
+}
+
+type Run<'a> = Box<dyn FnMut() -> Result<Laps> + 'a>;
+
+impl What {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::VaeEncode => "vae-encode",
+            Self::VaeDecode => "vae-decode",
+            Self::Clip => "clip",
+            Self::Edit => "edit",
+            Self::TrainStep => "train-step",
+        }
+    }
+
+    /// The only number of rows that makes sense, where there is one.
+    pub fn rows(self) -> Option<usize> {
+        match self {
+            Self::Clip | Self::Edit => Some(2),
+            Self::TrainStep => Some(32),
+            _ => None,
+        }
+    }
+
+    /// Floating point operations of one run at SD1.5's 512 pixels, counted as
+    /// multiplications and additions of the plain algorithms.
+    pub fn flops(self, case: Case) -> Option<f64> {
+        let known = case.family == Family::Sd15 && case.size == 512;
+        let billions = match self {
+            Self::Unet => 803.0,
+            Self::VaeEncode => 1115.0,
+            Self::VaeDecode => 2515.0,
+            _ => return None,
+        };
+        known.then_some(billions * 1e9 * case.rows as f64)
+    }
+
+    /// Builds the networks; what comes back runs once.
+    pub fn build(self, case: Case<'_>) -> Result<Run<'_>> {
+        match self {
+            Self::Unet => unet(case),
+            Self::VaeEncode | Self::VaeDecode => vae(case),
+            Self::Clip => clip(case),
+            Self::Edit => whole_edit(case),
+            Self::TrainStep => train_step(case.rows),
+        }
+    }
+}
+
+fn storage(dtype: DType) -> Storage {
+    Storage {
+        dtype,
+        device: Device::Cpu,
+    }
+}
+
+fn normal(shape: &[usize]) -> Result<Tensor> {
+    Ok(Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?)
+}
+
+/// A run with one part.
+fn timed<'a>(mut work: impl FnMut() -> Result<()> + 'a) -> Run<'a> {
+    Box::new(move || {
+        let mut laps = Laps::new();
+        work()?;
+        laps.lap("run");
+        Ok(laps)
+    })
+}
+
+fn unet(case: Case<'_>) -> Result<Run<'_>> {
+    let config = match case.family {
+        Family::Sd15 => UnetConfig::sd15(),
+        Family::Sdxl => UnetConfig::sdxl(),
+    };
+    let first = config.levels[0].channels;
+    let fresh = Fresh::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
+    let unet = Unet::new(&Weights::fresh(&fresh, &storage(case.dtype)), config.clone())?;
+    let side = case.size / 8;
+    let latent = normal(&[case.rows, 4, side, side])?;
+    let pooled = config.pooled.map(|pooled| normal(&[case.rows, pooled.width]));
+    let text = Conditioning {
+        tokens: normal(&[case.rows, 77, config.text_width])?,
+        pooled: pooled.transpose()?,
+    };
+    let (times, guidance) = (vec![Timestep(499); case.rows], vec![7.0; case.rows]);
+    Ok(timed(move || {
+        let input = Input {
+            latent: &latent,
+            times: &times,
+            guidance: &guidance,
+            text: &text,
+        };
+        unet.forward(input, &mut Untouched)?;
+        Ok(())
+    }))
+}
+
+fn vae(case: Case<'_>) -> Result<Run<'_>> {
+    let fresh = Fresh::new(0)
+        .with("quant_conv.weight", &[8, 8, 1, 1])
+        .with("post_quant_conv.weight", &[4, 4, 1, 1]);
+    let config = match case.family {
+        Family::Sd15 => VaeConfig::sd15(),
+        Family::Sdxl => VaeConfig::sdxl(),
+    };
+    // The autoencoder is always kept in f32.
+    let vae = Vae::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let (rows, size) = (case.rows, case.size);
+    if case.what == What::VaeEncode {
+        let picture = normal(&[rows, 3, size, size])?.clamp(-1f32, 1f32)?;
+        return Ok(timed(move || {
+            vae.encode(&picture)?.mean()?;
+            Ok(())
+        }));
+    }
+    let latent = normal(&[rows, 4, size / 8, size / 8])?;
+    Ok(timed(move || {
+        vae.decode(&latent)?;
+        Ok(())
+    }))
+}
+
+fn clip(case: Case<'_>) -> Result<Run<'_>> {
+    let config = match case.family {
+        Family::Sd15 => ClipConfig::vit_l(),
+        Family::Sdxl => ClipConfig::vit_big_g(),
+    };
+    let clip = Clip::new(&Weights::fresh(&Fresh::new(0), &storage(case.dtype)), config)?;
+    let ids: Vec<u32> = (0..77).map(|i| 320 + 7 * i).collect();
+    Ok(timed(move || {
+        clip.forward(&[&ids, &ids], &[76, 76])?;
+        Ok(())
+    }))
+}
+
+/// Everything but the reading and writing of picture files: encode, invert,
+/// swap adapters, edit with attention control, decode; loading included.
+fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
+    let folder = case.model.context("an edit needs --model DIR")?;
+    let choice = ModelChoice {
+        model: folder.display().to_string(),
+        ..ModelChoice::default()
+    };
+    let model = Model::open(&choice, storage(case.dtype))?;
+    let picture = normal(&[1, 3, case.size, case.size])?.clamp(-1f32, 1f32)?;
+    let request = Edit {
+        source: "a photo of a bird".into(),
+        targets: vec!["a photo of a lego bird".into()],
+        guidance: Guidance::new(19.0, Tau::step(0.8)?)?,
+        early_prompt: None,
+        control: ControlPlan::default(),
+        keep_source: true,
+    };
+    Ok(Box::new(move || {
+        let mut laps = Laps::new();
+        let mut stage = "opening";
+        let mut watch = |moment: Moment| {
+            if let Moment::Begins(next) = moment {
+                laps.lap(stage);
+                stage = next;
+            }
+        };
+        let inverted = edit::invert(&model, &picture, &request.source, 0, &mut watch)?;
+        let edited = edit::edit(&model, &inverted, &request, &mut watch)?;
+        watch(Moment::Begins("decoding"));
+        model.vae()?.decode(&edited.targets)?;
+        watch(Moment::Begins("done"));
+        Ok(laps)
+    }))
+}
+
+/// The very network of `torch_side.py`, 1,577,828 weights.
+fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
+    let level = |channels| Level {
+        channels,
+        heads: 4,
+        depth: 1,
+        depth_up: 1,
+        blocks: 2,
+    };
+    let config = UnetConfig {
+        levels: vec![level(32), level(64)],
+        middle_depth: 1,
+        text_width: 64,
+        groups: 8,
+        side: 16,
+        ..UnetConfig::sd15()
+    };
+    let fresh = Fresh::new(0).trainable();
+    let unet = Unet::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let vars: Vec<_> = fresh.vars().into_values().collect();
+    let count: usize = vars.iter().map(|var| var.elem_count()).sum();
+    eprintln!("{count} weights in {} tensors", vars.len());
+    let mut optimiser = AdamW::new(vars, ParamsAdamW::default())?;
+    let (latent, target) = (normal(&[rows, 4, 16, 16])?, normal(&[rows, 4, 16, 16])?);
+    let text = Conditioning {
+        tokens: normal(&[rows, 16, 64])?,
+        pooled: None,
+    };
+    let times: Vec<_> = (0..rows).map(|i| Timestep((31 * i % 1000) as u16)).collect();
+    let guidance = vec![0.0; rows];
+    Ok(Box::new(move || {
+        let mut laps = Laps::new();
+        let input = Input {
+            latent: &latent,
+            times: &times,
+            guidance: &guidance,
+            text: &text,
+        };
+        let eps = unet.forward(input, &mut Untouched)?;
+        let loss = (eps - &target)?.sqr()?.mean_all()?;
+        laps.lap("forward");
+        let gradients = loss.backward()?;
+        laps.lap("backward");
+        optimiser.step(&gradients)?;
+        laps.lap("optimiser");
+        Ok(laps)
+    }))
+}

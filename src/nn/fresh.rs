@@ -1,0 +1,145 @@
+//! Weights that no file holds: those of a network that is to be trained from
+//! nothing, or only to be timed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use candle_core::{Device, Result, Shape, Tensor, Var};
+
+/// A place from which a network reads random weights: matrices uniform within
+/// 1 / sqrt(inputs), as PyTorch begins, biases zero, the scales of norms one.
+///
+/// The optional parts of a network, which a file shows by their presence, are
+/// asked for by name.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    seed: u64,
+    present: HashMap<String, Vec<usize>>,
+    vars: Option<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl Fresh {
+    /// Weights that follow from a seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
+    /// With an optional tensor, as `time_embedding.cond_proj.weight`.
+    pub fn with(mut self, name: &str, shape: &[usize]) -> Self {
+        self.present.insert(name.into(), shape.into());
+        self
+    }
+
+    /// Weights that can be trained.
+    pub fn trainable(self) -> Self {
+        let vars = Some(Mutex::default());
+        Self { vars, ..self }
+    }
+
+    /// The trainable weights that were read so far, by name.
+    pub fn vars(&self) -> BTreeMap<String, Var> {
+        let vars = self.vars.as_ref().map(|vars| {
+            let vars = vars.lock().unwrap_or_else(PoisonError::into_inner);
+            vars.clone()
+        });
+        vars.unwrap_or_default()
+    }
+
+    /// The shape of an optional tensor. All layers but the projections of
+    /// attention have a bias, of whatever length is asked for.
+    pub(super) fn optional(&self, name: &str) -> Option<Vec<usize>> {
+        let layer = name.strip_suffix(".bias");
+        let is_plain = |layer: &str| !["to_q", "to_k", "to_v"].iter().any(|q| layer.ends_with(q));
+        match layer.is_some_and(is_plain) {
+            true => Some(Vec::new()),
+            false => self.present.get(name).cloned(),
+        }
+    }
+
+    /// The tensor `name` of this shape.
+    pub(super) fn load(&self, name: &str, shape: &Shape, device: &Device) -> Result<Tensor> {
+        let values = self.values(name, shape);
+        let tensor = Tensor::from_vec(values, shape, device)?;
+        let Some(vars) = &self.vars else {
+            return Ok(tensor);
+        };
+        let var = Var::from_tensor(&tensor)?;
+        let mut vars = vars.lock().unwrap_or_else(PoisonError::into_inner);
+        vars.insert(name.into(), var.clone());
+        Ok(var.as_tensor().clone())
+    }
+
+    fn values(&self, name: &str, shape: &Shape) -> Vec<f32> {
+        let count = shape.elem_count();
+        if shape.rank() < 2 {
+            return vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; count];
+        }
+        let bound = 1.0 / ((count / shape.dims()[0]) as f32).sqrt();
+        let mut state = name.bytes().fold(self.seed, |state, byte| {
+            mixed(state ^ u64::from(byte)) // every tensor has numbers of its own
+        });
+        let uniform = || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let unit = (mixed(state) >> 40) as f32 / (1u32 << 24) as f32;
+            bound * (2.0 * unit - 1.0)
+        };
+        std::iter::repeat_with(uniform).take(count).collect()
+    }
+}
+
+/// SplitMix64's finalizer (S. Vigna, 2015): every bit depends on every bit.
+fn mixed(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::nn::{Storage, Weights};
+
+    #[test]
+    fn matrices_are_spread_evenly_within_their_bound() {
+        let fresh = Fresh::new(7);
+        let weight = fresh.load("a.weight", &(64, 256).into(), &Device::Cpu);
+        let values = weight.unwrap().flatten_all().unwrap();
+        let values = values.to_vec1::<f32>().unwrap();
+        let bound = 1.0 / 16.0;
+        assert!(values.iter().all(|value| value.abs() <= bound));
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        let square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
+        assert!(mean.abs() < 0.02 * bound, "{mean}");
+        // The variance of a uniform number within +-a is a * a / 3.
+        assert!((square / (bound * bound / 3.0) - 1.0).abs() < 0.03, "{square}");
+    }
+
+    #[test]
+    fn trainable_weights_are_remembered_by_name() {
+        let fresh = Fresh::new(7).trainable();
+        let storage = Storage {
+            dtype: DType::F32,
+            device: Device::Cpu,
+        };
+        let w = Weights::fresh(&fresh, &storage);
+        w.at("attn.to_q").linear(4, 6).unwrap();
+        w.at("ff").linear(4, 6).unwrap();
+        w.at("norm").layer_norm(4, 1e-5).unwrap();
+        let names: Vec<_> = fresh.vars().into_keys().collect();
+        let expected = [
+            "attn.to_q.weight",
+            "ff.bias",
+            "ff.weight",
+            "norm.bias",
+            "norm.weight",
+        ];
+        assert_eq!(names, expected);
+    }
+}
