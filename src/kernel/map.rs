@@ -71,10 +71,28 @@ pub(super) fn fill<S: Simd, const N: usize, const M: usize>(
     inputs: [&[f32]; N],
     mut outs: [&mut [f32]; M],
 ) {
-    let length = outs[0].len();
-    for at in (0..length).step_by(S::F32_LANES) {
-        let values = formula.at(s, load(s, &inputs, at..length.min(at + S::F32_LANES)));
-        store(s, &mut outs, at..length.min(at + S::F32_LANES), values);
+    let whole = outs[0].len() / S::F32_LANES;
+    let mut x = [&[][..]; N];
+    let mut y: [&mut [S::f32s]; M] = std::array::from_fn(|_| Default::default());
+    for (x, input) in x.iter_mut().zip(&inputs) {
+        *x = &S::as_simd_f32s(input).0[..whole];
+    }
+    for (y, out) in y.iter_mut().zip(&mut outs) {
+        *y = &mut S::as_mut_simd_f32s(out).0[..whole];
+    }
+    for i in 0..whole {
+        let mut inputs = [s.splat_f32s(0.0); N];
+        for (input, x) in inputs.iter_mut().zip(&x) {
+            *input = x[i];
+        }
+        for (y, value) in y.iter_mut().zip(formula.at(s, inputs)) {
+            y[i] = value;
+        }
+    }
+    let rest = whole * S::F32_LANES..outs[0].len();
+    if !rest.is_empty() {
+        let values = formula.at(s, load(s, &inputs, rest.clone()));
+        store(s, &mut outs, rest, values);
     }
 }
 
@@ -90,7 +108,11 @@ pub(super) fn sum<S: Simd, const N: usize, const M: usize>(
     let mut at = 0;
     while at + step <= length {
         for sums in &mut sums {
-            add(s, sums, formula.at(s, load(s, &inputs, at..at + S::F32_LANES)));
+            add(
+                s,
+                sums,
+                formula.at(s, load(s, &inputs, at..at + S::F32_LANES)),
+            );
             at += S::F32_LANES;
         }
     }
@@ -194,5 +216,72 @@ fn first<S: Simd>(s: S, x: S::f32s, kept: usize) -> S::f32s {
 fn add<S: Simd, const M: usize>(s: S, sums: &mut [S::f32s; M], more: [S::f32s; M]) {
     for (sum, more) in sums.iter_mut().zip(more) {
         *sum = s.add_f32s(*sum, more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// a b + 1 and a.
+    #[derive(Clone, Copy)]
+    struct Both;
+
+    impl Formula<2, 2> for Both {
+        #[inline(always)]
+        fn at<S: Simd>(self, s: S, [a, b]: [S::f32s; 2]) -> [S::f32s; 2] {
+            [s.mul_add_e_f32s(a, b, s.splat_f32s(1.0)), a]
+        }
+    }
+
+    /// Small whole numbers, whose sums are exact.
+    fn numbers(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|i| (i * step % 7) as f32 - 2.0).collect()
+    }
+
+    struct Sums<'a>(&'a [f32], &'a [f32], usize);
+
+    impl WithSimd for Sums<'_> {
+        type Output = ([f32; 2], [Vec<f32>; 2]);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, s: S) -> Self::Output {
+            let Self(a, b, width) = self;
+            let mut columns = [vec![0.0; width], vec![0.0; width]];
+            let outs = columns.each_mut().map(Vec::as_mut_slice);
+            let inputs = [Rows(a, width), Rows(b, 0)];
+            sum_columns(s, Both, inputs, a.len() / width, outs);
+            (sum(s, Both, [a, b]), columns)
+        }
+    }
+
+    #[test]
+    fn outputs_lie_side_by_side_in_rows_of_any_width() {
+        for (rows, width) in [(1, 1), (3, 5), (2, 16), (4, 33), (1, 100)] {
+            let (a, b) = (numbers(rows * width, 3), numbers(width, 5));
+            let mut out = vec![0.0; 2 * rows * width];
+            map(Both, [Rows(&a, width), Rows(&b, 0)], width, &mut out);
+            for (i, a) in a.iter().enumerate() {
+                let at = i / width * 2 * width + i % width;
+                assert_eq!(out[at], a * b[i % width] + 1.0);
+                assert_eq!(out[at + width], *a);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_take_in_every_value_once() {
+        for (rows, width) in [(1, 1), (3, 5), (2, 16), (4, 33), (5, 131)] {
+            let (a, b) = (numbers(rows * width, 3), numbers(rows * width, 5));
+            let (total, columns) = vectorised(Sums(&a, &b, width));
+            let products = a.iter().zip(&b).map(|(a, b)| a * b + 1.0);
+            assert_eq!(total, [products.sum(), a.iter().sum::<f32>()]);
+            for i in 0..width {
+                let column: Vec<_> = a[i..].iter().step_by(width).collect();
+                let product: f32 = column.iter().map(|a| **a * b[i] + 1.0).sum();
+                let plain: f32 = column.into_iter().sum();
+                assert_eq!([columns[0][i], columns[1][i]], [product, plain]);
+            }
+        }
     }
 }

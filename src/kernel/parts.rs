@@ -37,3 +37,22 @@ pub(super) fn gather<T: Send>(
 pub(super) fn whole_rows(columns: usize) -> usize {
     PART.next_multiple_of(columns.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_worked_on_once_and_found_in_order() {
+        for (values, part) in [(0, 3), (1, 5), (10, 3), (ALONE + 1, 1000), (100_000, 77)] {
+            let mut out = vec![0f32; values];
+            share(&mut out, part, |i, out| {
+                out.iter_mut().for_each(|x| *x += 1.0 + i as f32)
+            });
+            let expected = (0..values).map(|i| 1.0 + (i / part) as f32);
+            assert_eq!(out, expected.collect::<Vec<_>>());
+            let squares = gather(part, values, |i| i * i);
+            assert_eq!(squares, (0..part).map(|i| i * i).collect::<Vec<_>>());
+        }
+    }
+}

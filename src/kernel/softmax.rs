@@ -1,5 +1,7 @@
 //! Softmax over the last axis.
 
+use std::f32::consts::{LN_2, LOG2_E};
+
 use candle_core::{D, Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -59,12 +61,14 @@ impl<'a, I: Iterator<Item = &'a mut [f32]>> WithSimd for Normalise<I> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let scale = self.scale * std::f32::consts::LOG2_E;
+        let scale = self.scale * LOG2_E;
         for row in self.rows {
             let peak = peak(s, row);
             let sum = exponentiate(s, row, peak, scale);
             let inverse = 1.0 / sum;
-            row.iter_mut().for_each(|x| *x *= inverse);
+            for x in row {
+                *x *= inverse;
+            }
         }
     }
 }
@@ -98,7 +102,8 @@ fn exponentiate<S: Simd>(s: S, row: &mut [f32], peak: f32, scale: f32) -> f32 {
 /// -127 down.
 ///
 /// With n the nearest integer, 2^x = 2^n 2^(x - n); the second factor is a
-/// polynomial with the least relative error (1e-7) that is 1 at 0.
+/// polynomial of least relative error (1e-7) among those with the value and the
+/// slope of 2^x at 0.
 #[inline(always)]
 pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
@@ -106,8 +111,8 @@ pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let x = s.max_f32s(x, s.splat_f32s(-127.0));
     let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
     let r = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
-    let mut p = s.splat_f32s(1.326_47e-3);
-    for term in [9.671_509e-3, 5.550_734e-2, 0.240_222_42, 0.693_147, 1.0] {
+    let mut p = s.splat_f32s(1.330_058_6e-3);
+    for term in [9.669_689e-3, 5.550_558_5e-2, 0.240_222_83, LN_2, 1.0] {
         p = s.mul_add_e_f32s(p, r, s.splat_f32s(term));
     }
     // The low bits of `shifted` are n; moved to the exponent, they multiply by

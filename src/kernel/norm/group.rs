@@ -184,9 +184,8 @@ impl Affine {
 
 fn affines(form: Form, moments: &[Moments], weight: &[f32], bias: &[f32]) -> Vec<Affine> {
     let scale = |of: &Moments, channel: usize| f64::from(weight[channel]) * of.inverse;
-    let shift = |of: &Moments, channel: usize| {
-        f64::from(bias[channel]) - of.rest() * scale(of, channel)
-    };
+    let shift =
+        |of: &Moments, channel: usize| f64::from(bias[channel]) - of.rest() * scale(of, channel);
     let affine = |groups: &[Moments]| Affine {
         center: form.repeat(groups, |of, _| f64::from(of.center())),
         scale: form.repeat(groups, scale),

@@ -153,7 +153,10 @@ fn line(form: Form, moments: &[Moments], weight: &[f32], Sums(sums): &Sums) -> [
     let count = (form.pixels * form.channels / form.groups) as f64;
     let mean = |sums: &[f64], channels: Range<usize>| {
         let terms = weight[channels.clone()].iter().zip(&sums[channels]);
-        terms.map(|(weight, sum)| f64::from(*weight) * sum).sum::<f64>() / count
+        terms
+            .map(|(weight, sum)| f64::from(*weight) * sum)
+            .sum::<f64>()
+            / count
     };
     let of_group = |(channels, of): (Range<usize>, &Moments)| {
         let factor = -mean(&sums[1], channels.clone()) * of.inverse * of.inverse;

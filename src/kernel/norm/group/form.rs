@@ -60,7 +60,9 @@ impl Form {
             let value = &value;
             channels.map(move |channel| value(group, channel) as f32)
         });
-        values.collect::<Vec<_>>().repeat(self.wide() / self.channels)
+        values
+            .collect::<Vec<_>>()
+            .repeat(self.wide() / self.channels)
     }
 
     /// Shares `out` (pictures, pixels, channels) out; `work` gets the picture
