@@ -49,6 +49,9 @@ pub struct Options {
     /// A folder with a model and its adapters, for `edit`
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Tell what each operation takes
+    #[arg(long)]
+    profile: bool,
     /// One JSON object per line instead of a table
     #[arg(long)]
     json: bool,
@@ -95,7 +98,7 @@ fn main() -> Result<()> {
         .build_global()?;
     let mut lines = Vec::new();
     for case in cases(&options) {
-        let line = measure(case, options.threads, options.runs)?;
+        let line = measure(case, options.threads, options.runs, options.profile)?;
         match options.json {
             true => println!("{}", line.json()),
             false => eprintln!("{} {:.3} s", line.name(), line.median()),

@@ -18,33 +18,19 @@ mod parts;
 mod patches;
 mod pointwise;
 mod product;
+pub mod profile;
 mod rearrange;
 mod simd;
 mod softmax;
+mod total;
 mod winograd;
-
-use candle_core::{D, Result, Tensor};
 
 pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
 pub use conv::{Around, Filters, conv2d, conv2d_tracked};
-pub use linear::{Dense, linear, linear_tracked};
+pub use linear::{Dense, linear, linear_geglu, linear_tracked};
 pub use norm::{Then, group_norm, layer_norm};
 pub use patches::Window;
 pub(crate) use patches::nearest;
 pub use pointwise::{add, geglu, gelu, quick_gelu, silu};
 pub use rearrange::{concat, enlarge};
 pub use softmax::softmax;
-
-/// The sum (c) over all rows of x (.., c).
-fn sum_rows(x: &Tensor) -> Result<Tensor> {
-    let c = x.dim(D::Minus1)?;
-    op::with([x], |[x]| {
-        let mut sums = vec![0f64; c];
-        for row in x.chunks(c) {
-            sums.iter_mut()
-                .zip(row)
-                .for_each(|(sum, x)| *sum += f64::from(*x));
-        }
-        op::tensor(sums.into_iter().map(|sum| sum as f32).collect(), c)
-    })
-}

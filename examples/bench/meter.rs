@@ -1,6 +1,7 @@
 //! Clock, memory, and the printed lines.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::{
         Arc,
@@ -11,6 +12,11 @@ use std::{
 };
 
 use anyhow::Result;
+use candle_core::{Device, Tensor};
+use icd::kernel::{
+    Dense, linear,
+    profile::{self, Spent},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -32,7 +38,7 @@ pub struct Line {
 }
 
 /// Builds the work and runs it, once untimed, except for a whole edit.
-pub fn measure(case: Case, threads: usize, runs: usize) -> Result<Line> {
+pub fn measure(case: Case, threads: usize, runs: usize, profiled: bool) -> Result<Line> {
     let memory = Peak::new();
     let start = Instant::now();
     let mut run = case.what.build(case)?;
@@ -43,8 +49,15 @@ pub fn measure(case: Case, threads: usize, runs: usize) -> Result<Line> {
     }
     let (running, clock, processor) = (Peak::new(), Instant::now(), processor_seconds());
     let mut laps = Vec::new();
-    for _ in 0..if whole { 1 } else { runs } {
+    let runs = if whole { 1 } else { runs };
+    if profiled {
+        profile::start();
+    }
+    for _ in 0..runs {
         laps.push(run()?);
+    }
+    if profiled {
+        eprintln!("{}", profile_table(&profile::finish(), runs, peak_gigaflops()?));
     }
     let busy = (processor_seconds() - processor) / clock.elapsed().as_secs_f64();
     let seconds: Vec<f64> = laps.iter().map(Laps::total).collect();
@@ -59,6 +72,38 @@ pub fn measure(case: Case, threads: usize, runs: usize) -> Result<Line> {
         run_peak: running.gib(),
         busy,
     })
+}
+
+/// What each operation takes of a run, and how near it comes to the fastest
+/// matrix product of this machine.
+fn profile_table(spent: &BTreeMap<String, Spent>, runs: usize, peak: f64) -> String {
+    let mut rows: Vec<_> = spent.iter().collect();
+    rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+    let all: f64 = spent.values().map(|spent| spent.seconds).sum();
+    let row = |(name, spent): &(&String, &Spent)| {
+        let (ms, share) = (1e3 * spent.seconds / runs as f64, 100.0 * spent.seconds / all);
+        let speed = spent.flops / spent.seconds / 1e9;
+        let (calls, of_peak) = (spent.calls / runs, 100.0 * speed / peak);
+        format!("\n| {name} | {calls} | {ms:.1} | {share:.1} | {speed:.0} | {of_peak:.0} |")
+    };
+    let head = "| operation | calls | ms | % of all | GFLOP/s | % of peak |\n|---|---:|---:|---:|---:|---:|";
+    let rows: String = rows.iter().map(row).collect();
+    format!("{head}{rows}\n\npeak: {peak:.0} GFLOP/s, the best of a product that stays in the caches")
+}
+
+/// The fastest of some matrix products that stay in the caches.
+fn peak_gigaflops() -> Result<f64> {
+    let (rows, inputs, outputs) = (1536, 288, 288);
+    let normal = |shape| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+    let (x, weight) = (normal((rows, inputs))?, normal((outputs, inputs))?);
+    let dense = Arc::new(Dense::new(&weight)?);
+    let mut best = f64::INFINITY;
+    for _ in 0..200 {
+        let start = Instant::now();
+        linear(&x, &dense, None, None)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (rows * inputs * outputs) as f64 / best / 1e9)
 }
 
 impl Case<'_> {

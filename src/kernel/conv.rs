@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 use super::{
     op::{self, Gradients},
@@ -10,7 +11,8 @@ use super::{
     packed::Packed,
     patches::{Patches, Window},
     product::{Matrix, Plus, product},
-    sum_rows, winograd,
+    total::sum_rows,
+    winograd,
 };
 
 /// With fewer channels than these, the terms of a row are gathered first.
@@ -221,14 +223,15 @@ fn weight_gradient(x: &Tensor, gradient: &Tensor, window: Window) -> Result<Tens
     let mut out = vec![0f32; side * side * inputs * outputs];
     op::with([x, gradient], |[x, gradient]| {
         let patches = Patches::new(x, (h, w), inputs, window);
-        for (tap, out) in out.chunks_mut(inputs * outputs).enumerate() {
+        let taps = out.par_chunks_mut(inputs * outputs).enumerate();
+        taps.for_each(|(tap, out)| {
             let seen = Tap {
                 patches: &patches,
                 tap,
             };
             let samples = b * height * width;
             outer(&seen, &Listed(gradient, outputs), samples, outputs, out);
-        }
+        });
         Ok(())
     })?;
     op::tensor(out, (side, side, inputs, outputs))?

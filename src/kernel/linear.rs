@@ -3,13 +3,15 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 use super::{
     op::{self, Gradients},
     outer::{Listed, outer},
     packed::Packed,
-    product::{Matrix, Plus, product},
-    sum_rows,
+    pointwise::gate,
+    product::{Matrix, Plus, multiply, product},
+    total::sum_rows,
 };
 
 /// The frozen weights of an affine map, packed.
@@ -63,7 +65,8 @@ pub fn linear(
     let mut out = vec![0f32; shape.iter().product()];
     op::with([x], |[x]| {
         Plus::with(bias, residual, &shape.clone().into(), |plus| {
-            product(&rows(x, dense.inputs()), &dense.packed, plus, &mut out);
+            let rows = rows(x, dense.inputs());
+            product(&rows, &dense.packed, plus, &mut out);
         })
     })?;
     let dense = dense.clone();
@@ -84,6 +87,38 @@ pub fn linear(
         ),
     }
 }
+
+/// Maps x (.., inputs) to two halves (.., 2 d) and multiplies the first by the
+/// GELU of the second: (.., d). The halves exist for a few rows at a time only.
+/// All f32, contiguous and on a CPU; a tracked x is an error.
+pub fn linear_geglu(x: &Tensor, dense: &Arc<Dense>, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (inputs, both) = (dense.inputs(), dense.outputs());
+    let (shape, d) = (mapped(x, inputs, both / 2)?, both / 2);
+    if x.track_op() || !both.is_multiple_of(2) {
+        bail!("linear_geglu: an input without gradients and an even width are wanted");
+    }
+    let mut out = vec![0f32; shape.iter().product()];
+    let count = out.len() / d;
+    op::with([x], |[x]| {
+        Plus::with(bias, None, &(count, both).into(), |plus| {
+            let block = |(i, out): (usize, &mut [f32])| {
+                let range = i * HALVES..i * HALVES + out.len() / d;
+                let mut halves = vec![0f32; range.len() * both];
+                let mut slots: Vec<_> = halves.chunks_mut(both).collect();
+                let panels = 0..dense.packed.panels().len();
+                multiply(&rows(x, inputs), range.clone(), &dense.packed, panels, &mut slots);
+                plus.add_to_rows(&mut halves, both, range.start, count);
+                gate(&halves, d, out);
+            };
+            let blocks = out.par_chunks_mut(HALVES * d).enumerate();
+            blocks.for_each(block);
+        })
+    })?;
+    op::tensor(out, shape)
+}
+
+/// Rows whose two halves exist at once.
+const HALVES: usize = 48;
 
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
 /// All f32, contiguous and on a CPU; every tracked one gets its gradient.

@@ -1,7 +1,7 @@
 //! The right side of a matrix product, rearranged once so that the product
 //! reads it from front to back.
 
-use candle_core::{CpuStorage, DType, Result, Tensor, bail};
+use candle_core::{CpuStorage, Result, Tensor, bail};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
@@ -13,7 +13,7 @@ pub(super) const WIDEST: usize = 3;
 /// A matrix (terms, columns), cut into panels of a few vectors' width, each
 /// stored term by term. The last column's vector is filled up with zeros.
 #[derive(Clone, Debug)]
-pub struct Packed {
+pub(super) struct Packed {
     terms: usize,
     columns: usize,
     panels: Vec<Panel>,
@@ -40,7 +40,7 @@ impl Packed {
     /// Packs a matrix (terms, columns) of weights on a CPU, in the type that
     /// they are stored in; `place(term, column)` says where in the contiguous
     /// weights each value lies.
-    pub fn new(
+    pub(super) fn new(
         weight: &Tensor,
         (terms, columns): (usize, usize),
         place: impl Fn(usize, usize) -> usize + Sync,
@@ -110,22 +110,13 @@ impl Packed {
     }
 
     /// Number of terms that are summed.
-    pub fn terms(&self) -> usize {
+    pub(super) fn terms(&self) -> usize {
         self.terms
     }
 
     /// Number of columns.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.columns
-    }
-
-    /// The type of the stored values.
-    pub fn dtype(&self) -> DType {
-        match &self.values {
-            Values::F32(_) => DType::F32,
-            Values::F16(_) => DType::F16,
-            Values::Bf16(_) => DType::BF16,
-        }
     }
 
     pub(super) fn panels(&self) -> &[Panel] {
@@ -206,7 +197,7 @@ fn pack<T: Copy + Default + Send + Sync>(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
 

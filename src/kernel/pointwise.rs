@@ -82,11 +82,13 @@ fn each<const N: usize>(formula: impl Formula<N, 1>, inputs: [&[f32]; N]) -> Vec
 fn gated(x: &[f32], d: usize) -> Vec<f32> {
     let mut y = vec![0f32; x.len() / 2];
     let part = whole_rows(d);
-    share(&mut y, part, |i, y| {
-        let x = &x[2 * i * part..];
-        map(Gated, [Rows(x, 2 * d), Rows(&x[d..], 2 * d)], d, y);
-    });
+    share(&mut y, part, |i, y| gate(&x[2 * i * part..], d, y));
     y
+}
+
+/// Overwrites y (rows, d) with the gated rows of x (rows, 2 d).
+pub(super) fn gate(x: &[f32], d: usize, y: &mut [f32]) {
+    map(Gated, [Rows(x, 2 * d), Rows(&x[d..], 2 * d)], d, y);
 }
 
 /// The gradient (rows, 2 d) of x from that of the gated rows.

@@ -63,7 +63,6 @@ pub(super) fn convolve(patches: &Patches, filters: &Packed, plus: Plus, out: &mu
     let grid = Grid {
         patches,
         width,
-        height,
         across: width.div_ceil(TILE),
         down: height.div_ceil(TILE),
         inputs: filters.terms() / 9,
@@ -85,7 +84,6 @@ pub(super) fn convolve(patches: &Patches, filters: &Packed, plus: Plus, out: &mu
 struct Grid<'a> {
     patches: &'a Patches<'a>,
     width: usize,
-    height: usize,
     /// Tiles of a line.
     across: usize,
     /// Lines of tiles.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::{
     error::Result,
     nn::{
-        GroupNorm, LayerNorm, Linear, Weights, attend, attend_through_first, attention_maps, geglu,
+        GroupNorm, LayerNorm, Linear, Weights, attend, attend_through_first, attention_maps,
         read_maps,
     },
 };
@@ -177,7 +177,7 @@ impl Block {
             ..site
         };
         let x = &self.text.forward_onto(x, &normed, text, &here, control)?;
-        let gated = geglu(&self.gate.forward(&self.norm_gate.forward(x)?)?)?; // (b, n, inner)
+        let gated = self.gate.forward_geglu(&self.norm_gate.forward(x)?)?; // (b, n, inner)
         Ok(self.shrink.forward_onto(&gated, Some(x))?)
     }
 }

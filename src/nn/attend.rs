@@ -7,7 +7,7 @@ use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops;
 
 use super::on_cpu;
-use crate::kernel;
+use crate::kernel::{self, profile};
 
 /// Bytes of scores that may exist at once: small enough to stay a footnote
 /// beside the weights, large enough to keep the matrix products efficient.
@@ -33,7 +33,9 @@ pub fn read_maps(maps: &Tensor, v: &Tensor) -> Result<Tensor> {
 /// never materialised as a whole.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     if on_cpu(q) {
-        return kernel::attend(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, heads);
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        let about = |_: &Tensor| attend_about(&q, &v, heads);
+        return profile::of(about, || kernel::attend(&q, &k, &v, heads));
     }
     let [q, k, v] = [split(q, heads)?, split(k, heads)?, split(v, heads)?];
     join(&in_chunks(&q, &k, &v, queries_at_once(&q, &k)?)?)
@@ -64,6 +66,13 @@ pub fn attend_through_first(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) ->
     let y = in_chunks(&q, &k, &side_by_side, queries_at_once(&q, &k)?)?; // (1, heads, n, b * d)
     let y = y.reshape((heads, (), b, d))?.permute((2, 1, 0, 3))?; // (b, n, heads, d)
     y.flatten_from(2)
+}
+
+/// The name and the floating point operations of an attention.
+fn attend_about(q: &Tensor, v: &Tensor, heads: usize) -> (String, f64) {
+    let (n, m) = (q.dims()[1], v.dims()[1]);
+    let flops = 2.0 * (m * (q.elem_count() + n * v.elem_count() / m)) as f64;
+    (format!("attention of {heads} x {n} to {m}"), flops)
 }
 
 /// (b, n, c) to (b, heads, n, c / heads).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::on_cpu;
-use crate::kernel::{self, Around, Filters, Window, nearest};
+use crate::kernel::{self, Around, Filters, Window, nearest, profile};
 
 /// How a 3x3 convolution walks over its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +109,13 @@ impl Conv2d {
             residual: extras.residual,
             enlarged: extras.enlarged,
         };
-        kernel::conv2d(&x.contiguous()?, filters, self.window, around)
+        let about = |y: &Tensor| {
+            let (_, height, width, _) = y.dims4().unwrap_or_default();
+            let (side, inputs) = (self.window.side, x.dims()[3]);
+            let name = format!("convolution {side}x{side} at {height}x{width}");
+            (name, 2.0 * (side * side * inputs * y.elem_count()) as f64)
+        };
+        profile::of(about, || kernel::conv2d(&x.contiguous()?, filters, self.window, around))
     }
 
     /// Step by step, with gradients and on every device.

@@ -6,7 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use candle_core::{Device, Result, Shape, Tensor, Var};
+use candle_core::{Result, Shape, Tensor, Var};
+
+use super::Storage;
 
 /// A place from which a network reads random weights: matrices uniform within
 /// 1 / sqrt(inputs), as PyTorch begins, biases zero, the scales of norms one.
@@ -62,11 +64,11 @@ impl Fresh {
     }
 
     /// The tensor `name` of this shape.
-    pub(super) fn load(&self, name: &str, shape: &Shape, device: &Device) -> Result<Tensor> {
+    pub(super) fn load(&self, name: &str, shape: &Shape, storage: &Storage) -> Result<Tensor> {
         let values = self.values(name, shape);
-        let tensor = Tensor::from_vec(values, shape, device)?;
+        let tensor = Tensor::from_vec(values, shape, &storage.device)?;
         let Some(vars) = &self.vars else {
-            return Ok(tensor);
+            return tensor.to_dtype(storage.dtype);
         };
         let var = Var::from_tensor(&tensor)?;
         let mut vars = vars.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,15 +103,19 @@ fn mixed(state: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     use super::*;
-    use crate::nn::{Storage, Weights};
+    use crate::nn::Weights;
 
     #[test]
     fn matrices_are_spread_evenly_within_their_bound() {
         let fresh = Fresh::new(7);
-        let weight = fresh.load("a.weight", &(64, 256).into(), &Device::Cpu);
+        let storage = Storage {
+            dtype: DType::F32,
+            device: Device::Cpu,
+        };
+        let weight = fresh.load("a.weight", &(64, 256).into(), &storage);
         let values = weight.unwrap().flatten_all().unwrap();
         let values = values.to_vec1::<f32>().unwrap();
         let bound = 1.0 / 16.0;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::on_cpu;
-use crate::kernel::{self, Dense};
+use super::{geglu, on_cpu};
+use crate::kernel::{self, Dense, profile};
 
 /// `y = x W^T + b` over the last axis.
 #[derive(Clone, Debug)]
@@ -40,12 +40,28 @@ impl Linear {
         self.forward_onto(x, None)
     }
 
+    /// Maps (.., inputs) to (.., 2 d) and multiplies the first half by the
+    /// exact GELU of the second: (.., d) (GEGLU, arXiv 2002.05202).
+    pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            // With fewer rows, reading the weights for each block of them costs more.
+            Weight::Packed(dense) if !x.track_op() && rows(x) >= 8 * dense.inputs() => {
+                let x = &x.contiguous()?;
+                let about = |_: &Tensor| dense_about(x, dense);
+                profile::of(about, || kernel::linear_geglu(x, dense, self.bias.as_ref()))
+            }
+            _ => geglu(&self.forward(x)?),
+        }
+    }
+
     /// Maps (.., inputs) to (.., outputs) and adds a residual of that shape.
     pub fn forward_onto(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let x = &x.contiguous()?;
         let y = match &self.weight {
             Weight::Packed(dense) => {
-                return kernel::linear(x, dense, self.bias.as_ref(), residual);
+                let about = |_: &Tensor| dense_about(x, dense);
+                let work = || kernel::linear(x, dense, self.bias.as_ref(), residual);
+                return profile::of(about, work);
             }
             Weight::Plain(weight) if on_cpu(x) && weight.dtype() == DType::F32 => {
                 let none = Tensor::zeros(weight.dim(0)?, DType::F32, x.device())?;
@@ -58,6 +74,18 @@ impl Linear {
             None => Ok(y),
         }
     }
+}
+
+/// The name and the floating point operations of a map.
+fn dense_about(x: &Tensor, dense: &Dense) -> (String, f64) {
+    let (rows, inputs, outputs) = (rows(x), dense.inputs(), dense.outputs());
+    let flops = 2.0 * (rows * inputs * outputs) as f64;
+    (format!("linear of {rows} rows"), flops)
+}
+
+/// Number of rows of x (.., inputs).
+fn rows(x: &Tensor) -> usize {
+    x.dims().iter().rev().skip(1).product()
 }
 
 /// The same from candle's operations, on every device.
@@ -80,6 +108,20 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
+
+    #[test]
+    fn the_gate_is_the_same_in_one_and_in_two_steps() {
+        let wave = |shape: (usize, usize)| {
+            let values = (0..shape.0 * shape.1).map(|i| (i as f32 * 0.7).sin());
+            Tensor::from_vec(values.collect(), shape, &Device::Cpu).unwrap()
+        };
+        let bias = wave((1, 30)).flatten_all().unwrap();
+        let linear = Linear::new(wave((30, 9)), Some(bias)).unwrap();
+        let x = wave((101, 9)); // enough rows for the one step
+        let gap = linear.forward_geglu(&x).unwrap() - geglu(&linear.forward(&x).unwrap()).unwrap();
+        let gap = gap.unwrap().abs().unwrap().max_all().unwrap();
+        assert!(gap.to_scalar::<f32>().unwrap() < 1e-6);
+    }
 
     #[test]
     fn the_three_ways_agree() {

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::{on_cpu, silu};
-use crate::kernel::{self, Then};
+use crate::kernel::{self, Then, profile};
 
 /// Normalises groups of channels over the whole picture (arXiv 1803.08494).
 #[derive(Clone, Debug)]
@@ -43,7 +43,10 @@ impl GroupNorm {
 
     fn fused(&self, x: &Tensor, then: Then) -> Result<Tensor> {
         let x = x.contiguous()?;
-        kernel::group_norm(&x, &self.weight, &self.bias, self.groups, self.eps, then)
+        profile::of(
+            |_| ("group norm".into(), 0.0),
+            || kernel::group_norm(&x, &self.weight, &self.bias, self.groups, self.eps, then),
+        )
     }
 
     /// The same from candle's operations, on every device.
@@ -83,7 +86,10 @@ impl LayerNorm {
     /// Normalises (.., c); statistics are taken in f32 or better.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match on_cpu(x) {
-            true => kernel::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps),
+            true => profile::of(
+                |_| ("layer norm".into(), 0.0),
+                || kernel::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps),
+            ),
             false => self.composed(x),
         }
     }

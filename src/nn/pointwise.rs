@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 
 use super::on_cpu;
-use crate::kernel;
+use crate::kernel::{self, profile};
 
 /// x sigmoid(x) (arXiv 1702.03118).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
@@ -33,7 +33,8 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 /// (arXiv 2002.05202).
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     if on_cpu(x) {
-        return kernel::geglu(&x.contiguous()?);
+        let about = |_: &Tensor| ("geglu".into(), 0.0);
+        return profile::of(about, || kernel::geglu(&x.contiguous()?));
     }
     let halves = x.chunk(2, D::Minus1)?;
     &halves[0] * halves[1].gelu_erf()?
@@ -42,7 +43,10 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
 /// (.., a) and (.., b) side by side: (.., a + b).
 pub fn concat(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match on_cpu(a) {
-        true => kernel::concat(&a.contiguous()?, &b.contiguous()?),
+        true => profile::of(
+            |_| ("concat".into(), 0.0),
+            || kernel::concat(&a.contiguous()?, &b.contiguous()?),
+        ),
         false => Tensor::cat(&[a, b], D::Minus1),
     }
 }

@@ -125,7 +125,7 @@ impl<'a> Weights<'a> {
         let file = match self.source {
             Source::File(file) => file,
             Source::Fresh(fresh) => {
-                return Ok(fresh.load(&place.path, &shape, &self.storage.device)?);
+                return Ok(fresh.load(&place.path, &shape, self.storage)?);
             }
         };
         match file.shape(&place.path) {
