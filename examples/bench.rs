@@ -7,6 +7,8 @@
 //!
 //! `examples/bench/compare.py` runs this beside PyTorch and OpenVINO.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it prints")]
+
 #[path = "bench/meter.rs"]
 mod meter;
 #[path = "bench/work.rs"]
@@ -23,7 +25,7 @@ use work::What;
 
 /// Times the networks at the shapes of Stable Diffusion, with random weights.
 #[derive(Parser)]
-pub struct Options {
+pub(crate) struct Options {
     /// What to time
     #[arg(long, value_enum, value_delimiter = ',', default_value = "unet")]
     what: Vec<What>,
@@ -82,7 +84,7 @@ impl Stored {
 
 /// One measurement.
 #[derive(Clone, Copy)]
-pub struct Case<'a> {
+pub(crate) struct Case<'a> {
     what: What,
     family: Family,
     size: usize,

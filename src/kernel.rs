@@ -1,7 +1,25 @@
 //! CPU kernels behind [`nn`](crate::nn), each tested against a plain form of
-//! the same formula. `unsafe` stays in this module, each block with its reason.
+//! the same formula, with gradients where training needs them.
+//!
+//! ```text
+//! linear  conv2d (patches, winograd)  attention          the operations
+//!    \____________|____________________/
+//!        product, outer (packed)                          sums of products
+//!  group and layer norm, activations, rearrangements
+//!        map, parts                                       a formula for every value
+//!        simd                                             the widest vectors there are
+//! op                                                      tensors, and the way back
+//! ```
+//!
+//! Pictures are (b, h, w, c), sequences (b, n, c): channels lie side by side, so
+//! that a pixel is a row of a matrix, a vector holds neighbouring channels, and
+//! the heads of an attention are stretches of a row. No kernel is `unsafe`:
+//! vectors come from [`pulp`], and threads share outputs out as disjoint slices.
+//! What a kernel computes depends on the instruction set (`ICD_SIMD` limits it)
+//! but not on the number of threads.
 
 #![allow(clippy::inline_always)] // Vectors stay in registers only where everything is inlined.
+#![allow(clippy::needless_range_loop)] // Several slices of vectors are walked together.
 
 mod attention;
 mod conv;
@@ -20,6 +38,7 @@ mod pointwise;
 mod product;
 pub mod profile;
 mod rearrange;
+mod scratch;
 mod simd;
 mod softmax;
 mod total;

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// The figures of one measurement.
-pub struct Line {
+pub(crate) struct Line {
     name: String,
     about: Value,
     seconds: Vec<f64>,
@@ -38,7 +38,7 @@ pub struct Line {
 }
 
 /// Builds the work and runs it, once untimed, except for a whole edit.
-pub fn measure(case: Case, threads: usize, runs: usize, profiled: bool) -> Result<Line> {
+pub(crate) fn measure(case: Case, threads: usize, runs: usize, profiled: bool) -> Result<Line> {
     let memory = Peak::new();
     let start = Instant::now();
     let mut run = case.what.build(case)?;
@@ -57,7 +57,10 @@ pub fn measure(case: Case, threads: usize, runs: usize, profiled: bool) -> Resul
         laps.push(run()?);
     }
     if profiled {
-        eprintln!("{}", profile_table(&profile::finish(), runs, peak_gigaflops()?));
+        eprintln!(
+            "{}",
+            profile_table(&profile::finish(), runs, peak_gigaflops()?)
+        );
     }
     let busy = (processor_seconds() - processor) / clock.elapsed().as_secs_f64();
     let seconds: Vec<f64> = laps.iter().map(Laps::total).collect();
@@ -81,14 +84,19 @@ fn profile_table(spent: &BTreeMap<String, Spent>, runs: usize, peak: f64) -> Str
     rows.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
     let all: f64 = spent.values().map(|spent| spent.seconds).sum();
     let row = |(name, spent): &(&String, &Spent)| {
-        let (ms, share) = (1e3 * spent.seconds / runs as f64, 100.0 * spent.seconds / all);
+        let (ms, share) = (
+            1e3 * spent.seconds / runs as f64,
+            100.0 * spent.seconds / all,
+        );
         let speed = spent.flops / spent.seconds / 1e9;
         let (calls, of_peak) = (spent.calls / runs, 100.0 * speed / peak);
         format!("\n| {name} | {calls} | {ms:.1} | {share:.1} | {speed:.0} | {of_peak:.0} |")
     };
     let head = "| operation | calls | ms | % of all | GFLOP/s | % of peak |\n|---|---:|---:|---:|---:|---:|";
     let rows: String = rows.iter().map(row).collect();
-    format!("{head}{rows}\n\npeak: {peak:.0} GFLOP/s, the best of a product that stays in the caches")
+    format!(
+        "{head}{rows}\n\npeak: {peak:.0} GFLOP/s, the best of a product that stays in the caches"
+    )
 }
 
 /// The fastest of some matrix products that stay in the caches.
@@ -126,11 +134,11 @@ impl Case<'_> {
 }
 
 impl Line {
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         median(self.seconds.clone())
     }
 
@@ -138,7 +146,7 @@ impl Line {
         self.flops.map(|flops| flops / self.median() / 1e9)
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let best = self.seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let parts: serde_json::Map<_, _> = self
             .parts
@@ -161,7 +169,7 @@ impl Line {
     }
 
     /// All lines as a markdown table.
-    pub fn table(lines: &[Self]) -> String {
+    pub(crate) fn table(lines: &[Self]) -> String {
         let head = "| what | s | GFLOP/s | GiB | set-up s |\n|---|---:|---:|---:|---:|";
         let row = |line: &Line| {
             let speed = line.gigaflops().map_or("-".into(), |g| format!("{g:.0}"));
@@ -171,9 +179,8 @@ impl Line {
                 line.peak, line.setup
             );
             if line.parts.len() > 1 {
-                for (part, seconds) in &line.parts {
-                    rows += &format!("\n| .. {part} | {seconds:.3} | | | |");
-                }
+                let part = |(part, s): &(String, f64)| format!("\n| .. {part} | {s:.3} | | | |");
+                rows.extend(line.parts.iter().map(part));
             }
             rows
         };
@@ -181,7 +188,7 @@ impl Line {
     }
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     match values.len() % 2 {

@@ -24,7 +24,7 @@ use super::{Case, Family, meter::median};
 
 /// Something that can be timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum What {
+pub(crate) enum What {
     /// One evaluation of the UNet with a guidance embedding and 77 text tokens
     Unet,
     /// Pictures to the means of their posteriors
@@ -40,7 +40,7 @@ pub enum What {
 }
 
 /// The seconds of the named parts of one run.
-pub struct Laps {
+pub(crate) struct Laps {
     parts: BTreeMap<(usize, String), f64>,
     last: Instant,
 }
@@ -62,12 +62,12 @@ impl Laps {
         self.last = now;
     }
 
-    pub fn total(&self) -> f64 {
+    pub(crate) fn total(&self) -> f64 {
         self.parts.values().sum()
     }
 
     /// The median of each part over some runs, in their order.
-    pub fn medians(runs: &[Self]) -> Vec<(String, f64)> {
+    pub(crate) fn medians(runs: &[Self]) -> Vec<(String, f64)> {
         let keys = runs.first().map(|run| run.parts.keys().cloned());
         let of_runs = |key: &(usize, String)| runs.iter().map(|run| run.parts[key]).collect();
         keys.into_iter()
@@ -80,7 +80,7 @@ impl Laps {
 type Run<'a> = Box<dyn FnMut() -> Result<Laps> + 'a>;
 
 impl What {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Unet => "unet",
             Self::VaeEncode => "vae-encode",
@@ -92,7 +92,7 @@ impl What {
     }
 
     /// The only number of rows that makes sense, where there is one.
-    pub fn rows(self) -> Option<usize> {
+    pub(crate) fn rows(self) -> Option<usize> {
         match self {
             Self::Clip | Self::Edit => Some(2),
             Self::TrainStep => Some(32),
@@ -102,7 +102,7 @@ impl What {
 
     /// Floating point operations of one run at SD1.5's 512 pixels, counted as
     /// multiplications and additions of the plain algorithms.
-    pub fn flops(self, case: Case) -> Option<f64> {
+    pub(crate) fn flops(self, case: Case) -> Option<f64> {
         let known = case.family == Family::Sd15 && case.size == 512;
         let billions = match self {
             Self::Unet => 803.0,
@@ -114,7 +114,7 @@ impl What {
     }
 
     /// Builds the networks; what comes back runs once.
-    pub fn build(self, case: Case<'_>) -> Result<Run<'_>> {
+    pub(crate) fn build(self, case: Case<'_>) -> Result<Run<'_>> {
         match self {
             Self::Unet => unet(case),
             Self::VaeEncode | Self::VaeDecode => vae(case),
@@ -153,10 +153,15 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
     };
     let first = config.levels[0].channels;
     let fresh = Fresh::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
-    let unet = Unet::new(&Weights::fresh(&fresh, &storage(case.dtype)), config.clone())?;
+    let unet = Unet::new(
+        &Weights::fresh(&fresh, &storage(case.dtype)),
+        config.clone(),
+    )?;
     let side = case.size / 8;
     let latent = normal(&[case.rows, 4, side, side])?;
-    let pooled = config.pooled.map(|pooled| normal(&[case.rows, pooled.width]));
+    let pooled = config
+        .pooled
+        .map(|pooled| normal(&[case.rows, pooled.width]));
     let text = Conditioning {
         tokens: normal(&[case.rows, 77, config.text_width])?,
         pooled: pooled.transpose()?,
@@ -204,7 +209,10 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sd15 => ClipConfig::vit_l(),
         Family::Sdxl => ClipConfig::vit_big_g(),
     };
-    let clip = Clip::new(&Weights::fresh(&Fresh::new(0), &storage(case.dtype)), config)?;
+    let clip = Clip::new(
+        &Weights::fresh(&Fresh::new(0), &storage(case.dtype)),
+        config,
+    )?;
     let ids: Vec<u32> = (0..77).map(|i| 320 + 7 * i).collect();
     Ok(timed(move || {
         clip.forward(&[&ids, &ids], &[76, 76])?;
@@ -276,7 +284,9 @@ fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
         tokens: normal(&[rows, 16, 64])?,
         pooled: None,
     };
-    let times: Vec<_> = (0..rows).map(|i| Timestep((31 * i % 1000) as u16)).collect();
+    let times: Vec<_> = (0..rows)
+        .map(|i| Timestep((31 * i % 1000) as u16))
+        .collect();
     let guidance = vec![0.0; rows];
     Ok(Box::new(move || {
         let mut laps = Laps::new();

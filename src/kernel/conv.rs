@@ -70,7 +70,10 @@ impl Filters {
 
     /// Overwrites `out` (b, height, width, outputs) with what a window sees.
     fn convolve(&self, patches: &Patches, plus: Plus, out: &mut [f32]) {
-        if patches.is_3x3() && winograd::pays(self.inputs, self.outputs(), patches.size()) {
+        let (height, width) = patches.size();
+        let pictures = out.len() / (height * width * self.outputs()).max(1);
+        let pays = || winograd::pays(self.inputs, self.outputs(), pictures, (height, width));
+        if patches.is_3x3() && pays() {
             return winograd::convolve(patches, &self.packed, plus, out);
         }
         if self.inputs >= FEW {
@@ -311,6 +314,8 @@ mod tests {
             (Window::same(5), 1, 2, 2, 3, 9),
             (Window::same(3), 2, 64, 65, 13, 14),
             (Window::same(3), 1, 80, 128, 34, 70),
+            (Window::same(3), 7, 64, 50, 15, 7),
+            (Window::same(3), 3, 96, 33, 16, 8),
             (HALVING, 1, 4, 8, 9, 13),
             (HALVING, 2, 17, 5, 1, 2),
             (LOPSIDED, 1, 12, 7, 8, 6),

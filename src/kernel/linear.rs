@@ -11,6 +11,7 @@ use super::{
     packed::Packed,
     pointwise::gate,
     product::{Matrix, Plus, multiply, product},
+    scratch::Scratch,
     total::sum_rows,
 };
 
@@ -103,10 +104,16 @@ pub fn linear_geglu(x: &Tensor, dense: &Arc<Dense>, bias: Option<&Tensor>) -> Re
         Plus::with(bias, None, &(count, both).into(), |plus| {
             let block = |(i, out): (usize, &mut [f32])| {
                 let range = i * HALVES..i * HALVES + out.len() / d;
-                let mut halves = vec![0f32; range.len() * both];
+                let mut halves = Scratch::new(range.len() * both);
                 let mut slots: Vec<_> = halves.chunks_mut(both).collect();
                 let panels = 0..dense.packed.panels().len();
-                multiply(&rows(x, inputs), range.clone(), &dense.packed, panels, &mut slots);
+                multiply(
+                    &rows(x, inputs),
+                    range.clone(),
+                    &dense.packed,
+                    panels,
+                    &mut slots,
+                );
                 plus.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
             };

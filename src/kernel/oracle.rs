@@ -32,7 +32,7 @@ pub(super) fn check<const N: usize>(
     for (i, gradient) in all.iter().enumerate() {
         let gradient = f64s(gradient.as_ref().unwrap());
         for direction in directions(gradient.len()) {
-            let slope = slope(&loss, &exact, i, &direction);
+            let slope = slope(loss, &exact, i, &direction);
             let terms = gradient.iter().zip(&direction).map(|(g, d)| (g * d).abs());
             let gap = (dot(&gradient, &direction) - slope).abs() / (1.0 + terms.sum::<f64>());
             assert!(gap < 3.0 * tolerance, "{name}: gradient {i} is {gap} off");

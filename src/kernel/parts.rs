@@ -47,7 +47,9 @@ mod tests {
         for (values, part) in [(0, 3), (1, 5), (10, 3), (ALONE + 1, 1000), (100_000, 77)] {
             let mut out = vec![0f32; values];
             share(&mut out, part, |i, out| {
-                out.iter_mut().for_each(|x| *x += 1.0 + i as f32)
+                for x in out {
+                    *x += 1.0 + i as f32;
+                }
             });
             let expected = (0..values).map(|i| 1.0 + (i / part) as f32);
             assert_eq!(out, expected.collect::<Vec<_>>());

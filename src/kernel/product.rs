@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::{
     op::{self, tensor},
     packed::{Packed, Panel, WIDEST},
+    scratch::Scratch,
     simd::{put, vectorised},
 };
 
@@ -156,11 +157,12 @@ struct Task<'a> {
 fn tasks<'a>(out: &'a mut [f32], rows: usize, b: &Packed) -> Vec<Task<'a>> {
     let threads = rayon::current_num_threads();
     let height = rows.div_ceil(4 * threads).next_multiple_of(TALLEST);
-    let height = height.clamp(ROWS / 4, ROWS);
     let columns = b.columns();
-    let groups = match rows >= 4 * threads * height {
-        true => vec![0..b.panels().len()],
-        false => groups(b.panels()),
+    // Half precision is widened once for each task.
+    let tallest = if b.is_half() { 2 * ROWS } else { ROWS };
+    let (height, groups) = match height >= ROWS / 4 {
+        true => (height.min(tallest), groups(b.panels(), columns)),
+        false => (tallest, groups(b.panels(), COLUMNS)),
     };
     let mut tasks = Vec::new();
     for (i, block) in out.chunks_mut(height * columns).enumerate() {
@@ -197,12 +199,12 @@ pub(super) fn cut<'a>(
     parts
 }
 
-/// Neighbouring panels of about [`COLUMNS`] columns.
-fn groups(panels: &[Panel]) -> Vec<Range<usize>> {
+/// Neighbouring panels of about so many columns.
+fn groups(panels: &[Panel], columns: usize) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
     let mut start = 0;
     for (i, panel) in panels.iter().enumerate().skip(1) {
-        if panel.column - panels[start].column >= COLUMNS {
+        if panel.column - panels[start].column >= columns {
             groups.push(start..i);
             start = i;
         }
@@ -251,7 +253,7 @@ impl<A: Rows> WithSimd for Multiply<'_, '_, A> {
         } = self;
         let run = a.run();
         let from = panels.first().map_or(0, |panel| panel.column);
-        let mut scratch = Vec::new();
+        let mut scratch = Scratch::new(b.scratch(TERMS));
         let mut terms = 0..0;
         while terms.end < b.terms() {
             // The next block ends at the latest where the run does.

@@ -21,6 +21,7 @@ use super::{
     packed::{Packed, Panel},
     patches::Patches,
     product::{Block, Plus, cut},
+    scratch::Scratch,
     simd::{lanes, put, vectorised},
 };
 
@@ -49,10 +50,17 @@ const A: f32 = 0.75;
 const B: f32 = 1.5;
 
 /// Whether this way is open and pays for a convolution that keeps the size.
-pub(super) fn pays(inputs: usize, outputs: usize, (height, width): (usize, usize)) -> bool {
+pub(super) fn pays(
+    inputs: usize,
+    outputs: usize,
+    pictures: usize,
+    (height, width): (usize, usize),
+) -> bool {
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let waste = (tiles * TILE * TILE) as f64 / (height * width) as f64;
-    inputs.is_multiple_of(16) && inputs >= 64 && outputs >= 32 && tiles >= 9 && waste < 1.6
+    // Few tiles do not pay for the transform of their filters.
+    let wide = inputs.is_multiple_of(16) && inputs >= 64 && outputs >= 32;
+    wide && pictures * tiles >= 32 && waste < 1.6
 }
 
 /// Overwrites `out` (b, h, w, outputs) with the convolution of what a 3x3
@@ -63,27 +71,31 @@ pub(super) fn convolve(patches: &Patches, filters: &Packed, plus: Plus, out: &mu
     let grid = Grid {
         patches,
         width,
+        height,
         across: width.div_ceil(TILE),
         down: height.div_ceil(TILE),
         inputs: filters.terms() / 9,
     };
-    let (rows, lines) = (out.len() / outputs, grid.lines());
-    let mut strips = Vec::new();
-    for (image, picture) in out.chunks_mut(height * width * outputs).enumerate() {
-        let parts = picture.chunks_mut(lines * TILE * width * outputs);
-        strips.extend(parts.enumerate().map(|(i, part)| (image, i * lines, part)));
-    }
-    strips.into_par_iter().for_each(|(image, line, part)| {
-        grid.strip(image, line, filters, part);
-        let first = (image * height + line * TILE) * width;
-        plus.add_to_rows(part, outputs, first, rows);
+    let rows = out.len() / outputs;
+    grid.strips(out, outputs).into_par_iter().for_each(|strip| {
+        let first = grid.pixel_line(strip.line) * width;
+        grid.fill(strip.line, strip.lines, filters, strip.out);
+        plus.add_to_rows(strip.out, outputs, first, rows);
     });
+}
+
+/// Some lines of tiles, counted over all pictures, and their outputs.
+struct Strip<'a> {
+    line: usize,
+    lines: usize,
+    out: &'a mut [f32],
 }
 
 /// The tiles of a batch of pictures.
 struct Grid<'a> {
     patches: &'a Patches<'a>,
     width: usize,
+    height: usize,
     /// Tiles of a line.
     across: usize,
     /// Lines of tiles.
@@ -92,21 +104,49 @@ struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    /// Lines of tiles that are worked on at once.
-    fn lines(&self) -> usize {
-        (TILES / self.across).clamp(1, self.down)
+    /// Cuts the outputs (b, h, w, outputs) into strips of about [`TILES`]
+    /// tiles: some lines of one picture, or some whole small pictures.
+    fn strips<'o>(&self, out: &'o mut [f32], outputs: usize) -> Vec<Strip<'o>> {
+        let picture = self.height * self.width * outputs;
+        let pictures = (TILES / (self.across * self.down)).max(1);
+        let lines = (TILES / self.across).clamp(1, self.down);
+        let mut strips = Vec::new();
+        let mut line = 0;
+        for several in out.chunks_mut(pictures * picture) {
+            let (size, lines) = match pictures {
+                1 => (lines * TILE * self.width * outputs, lines),
+                _ => (several.len(), several.len() / picture * self.down),
+            };
+            let end = line + several.len() / picture * self.down;
+            for out in several.chunks_mut(size) {
+                let lines = lines.min(end - line);
+                strips.push(Strip { line, lines, out });
+                line += lines;
+            }
+        }
+        strips
     }
 
-    /// Fills some lines of tiles of one picture.
-    fn strip(&self, image: usize, line: usize, filters: &Packed, out: &mut [f32]) {
+    /// The line of pixels, counted over all pictures, at which a line of tiles begins.
+    fn pixel_line(&self, line: usize) -> usize {
+        line / self.down * self.height + line % self.down * TILE
+    }
+
+    /// The picture and the first pixel (y, x) of a tile.
+    fn place(&self, first_line: usize, tile: usize) -> (usize, usize, usize) {
+        let line = first_line + tile / self.across;
+        let x = tile % self.across * TILE;
+        (line / self.down, line % self.down * TILE, x)
+    }
+
+    /// Fills the outputs of some lines of tiles.
+    fn fill(&self, first_line: usize, lines: usize, filters: &Packed, out: &mut [f32]) {
         let outputs = filters.columns();
-        let pixels = out.len() / outputs;
-        let lines = pixels.div_ceil(self.width).div_ceil(TILE);
         let cuts: Vec<_> = filters.panels().iter().map(|panel| panel.column).collect();
         let mut parts = cut(out, outputs, &cuts);
         for start in (0..lines * self.across).step_by(TILES) {
             let tiles = start..(start + TILES).min(lines * self.across);
-            let pieces = self.pieces(image, line, tiles.clone());
+            let pieces = self.pieces(first_line, tiles.clone());
             filters
                 .panels()
                 .par_iter()
@@ -117,6 +157,7 @@ impl Grid<'_> {
                         filters,
                         panel,
                         pieces: &pieces,
+                        first_line,
                         tiles: tiles.clone(),
                         out,
                     });
@@ -125,17 +166,17 @@ impl Grid<'_> {
     }
 
     /// The transformed pieces of some tiles, (groups, points, GROUP, inputs).
-    fn pieces(&self, image: usize, line: usize, tiles: Range<usize>) -> Vec<f32> {
+    fn pieces(&self, first_line: usize, tiles: Range<usize>) -> Scratch {
         let of_group = POINTS * GROUP * self.inputs;
-        let mut pieces = vec![0f32; tiles.len().div_ceil(GROUP) * of_group];
+        let mut pieces = Scratch::new(tiles.len().div_ceil(GROUP) * of_group);
         pieces
             .par_chunks_mut(of_group)
             .enumerate()
             .for_each(|(group, out)| {
                 let first = tiles.start + group * GROUP;
                 for tile in first..(first + GROUP).min(tiles.end) {
-                    let (y, x) = (line + tile / self.across, tile % self.across);
-                    let seen = self.patches.piece::<PIECE>(image, y * TILE, x * TILE);
+                    let (image, y, x) = self.place(first_line, tile);
+                    let seen = self.patches.piece::<PIECE>(image, y, x);
                     vectorised(Piece {
                         seen: &seen,
                         inputs: self.inputs,
@@ -165,7 +206,8 @@ impl WithSimd for Piece<'_> {
             .chunks_mut(GROUP * self.inputs)
             .map(|point| S::as_mut_simd_f32s(&mut point[..self.inputs]).0)
             .collect();
-        for c in 0..self.inputs / S::F32_LANES {
+        let vectors = self.inputs / S::F32_LANES;
+        for c in 0..vectors {
             let mut columns = [[s.splat_f32s(0.0); PIECE]; PIECE];
             for (x, column) in columns.iter_mut().enumerate() {
                 for (value, line) in column.iter_mut().zip(self.seen) {
@@ -254,6 +296,7 @@ struct Products<'a, 'b> {
     filters: &'a Packed,
     panel: Panel,
     pieces: &'a [f32],
+    first_line: usize,
     tiles: Range<usize>,
     out: &'a mut [&'b mut [f32]],
 }
@@ -265,8 +308,8 @@ impl WithSimd for Products<'_, '_> {
     fn with_simd<S: Simd>(mut self, s: S) {
         let width = self.panel.vectors * lanes();
         let (count, inputs) = (self.tiles.len(), self.grid.inputs);
-        let mut sums = vec![0f32; POINTS * count * width];
-        let mut transformed = vec![0f32; POINTS * CHANNELS.min(inputs) * width];
+        let mut sums = Scratch::new(POINTS * count * width);
+        let mut transformed = Scratch::new(POINTS * CHANNELS.min(inputs) * width);
         let mut slots: Vec<_> = sums.chunks_mut(width).collect(); // (points, tiles)
         for start in (0..inputs).step_by(CHANNELS) {
             let channels = start..(start + CHANNELS).min(inputs);
@@ -301,9 +344,13 @@ impl Products<'_, '_> {
     /// Transforms the filters of some channels: (points, channels, width).
     #[inline(always)]
     fn transform<S: Simd>(&self, s: S, channels: Range<usize>, out: &mut [f32]) {
-        let mut scratch: [Vec<f32>; 9] = Default::default();
+        let of_tap = self.filters.scratch(channels.len());
+        let mut scratch = Scratch::new(9 * of_tap);
+        let mut rest = &mut *scratch;
         let mut taps = [&[][..]; 9];
-        for (tap, (slot, scratch)) in taps.iter_mut().zip(&mut scratch).enumerate() {
+        for (tap, slot) in taps.iter_mut().enumerate() {
+            let (scratch, others) = rest.split_at_mut(of_tap);
+            rest = others;
             let first = tap * self.grid.inputs + channels.start;
             let terms = first..first + channels.len();
             *slot = S::as_simd_f32s(self.filters.block(self.panel, terms, scratch)).0;
@@ -331,10 +378,10 @@ impl Products<'_, '_> {
         let (sums, _) = S::as_simd_f32s(sums);
         let count = self.tiles.len();
         for (i, tile) in self.tiles.clone().enumerate() {
-            let (y, x) = (
-                tile / self.grid.across * TILE,
-                tile % self.grid.across * TILE,
-            );
+            let (image, y, x) = self.grid.place(self.first_line, tile);
+            let begins = self.grid.pixel_line(self.first_line);
+            let line = image * self.grid.height + y - begins;
+            let inside = TILE.min(self.grid.height - y);
             for v in 0..vectors {
                 let mut columns = [[s.splat_f32s(0.0); TILE]; PIECE];
                 for (x, column) in columns.iter_mut().enumerate() {
@@ -344,13 +391,13 @@ impl Products<'_, '_> {
                     }
                     *column = outwards(s, sum);
                 }
-                for dy in 0..TILE {
-                    let mut line = [s.splat_f32s(0.0); PIECE];
-                    for (value, column) in line.iter_mut().zip(&columns) {
+                for dy in 0..inside {
+                    let mut values = [s.splat_f32s(0.0); PIECE];
+                    for (value, column) in values.iter_mut().zip(&columns) {
                         *value = column[dy];
                     }
-                    let line = outwards(s, line);
-                    self.store(s, (y + dy, x), v, &line);
+                    let values = outwards(s, values);
+                    self.store(s, (line + dy, x), v, &values);
                 }
             }
         }
@@ -361,9 +408,7 @@ impl Products<'_, '_> {
     fn store<S: Simd>(&mut self, s: S, (y, x): (usize, usize), v: usize, line: &[S::f32s; TILE]) {
         let width = self.grid.width;
         let inside = TILE.min(width - x);
-        let Some(pixels) = self.out.get_mut(y * width + x..y * width + x + inside) else {
-            return; // the last line of tiles may reach below the picture
-        };
+        let pixels = &mut self.out[y * width + x..][..inside];
         for (pixel, value) in pixels.iter_mut().zip(line) {
             put(s, &[*value], false, &mut pixel[v * S::F32_LANES..]);
         }

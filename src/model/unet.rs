@@ -200,7 +200,9 @@ impl Unet {
             guidance,
             text,
         } = input;
-        let time = self.embedding.forward(times, guidance, text.pooled.as_ref())?;
+        let time = self
+            .embedding
+            .forward(times, guidance, text.pooled.as_ref())?;
         let text = text.tokens.to_dtype(self.compute)?;
         let seen = Conditions {
             time: &time,

@@ -115,7 +115,9 @@ impl Conv2d {
             let name = format!("convolution {side}x{side} at {height}x{width}");
             (name, 2.0 * (side * side * inputs * y.elem_count()) as f64)
         };
-        profile::of(about, || kernel::conv2d(&x.contiguous()?, filters, self.window, around))
+        profile::of(about, || {
+            kernel::conv2d(&x.contiguous()?, filters, self.window, around)
+        })
     }
 
     /// Step by step, with gradients and on every device.

@@ -124,7 +124,10 @@ mod tests {
         let square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
         assert!(mean.abs() < 0.02 * bound, "{mean}");
         // The variance of a uniform number within +-a is a * a / 3.
-        assert!((square / (bound * bound / 3.0) - 1.0).abs() < 0.03, "{square}");
+        assert!(
+            (square / (bound * bound / 3.0) - 1.0).abs() < 0.03,
+            "{square}"
+        );
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl<'a> Weights<'a> {
     /// Whether any tensor lies here or below.
     pub fn exists(&self) -> bool {
         let below = format!("{}.", self.path);
-        let any_below = |file: &Checkpoint| file.names().iter().any(|name| name.starts_with(&below));
+        let any_below =
+            |file: &Checkpoint| file.names().iter().any(|name| name.starts_with(&below));
         self.here().is_some()
             || self.shape("weight").is_some()
             || matches!(self.source, Source::File(file) if any_below(file))

@@ -238,7 +238,7 @@ fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
     unet.forward(
         Input {
             latent,
-            t,
+            times: &vec![t; guidance.len()],
             guidance: &guidance,
             text: &text,
         },
@@ -368,7 +368,7 @@ fn a_network_without_guidance_embedding_runs_unguided_only() {
         let latent = golden.tensor("unet.square.in");
         let input = Input {
             latent,
-            t: Timestep(519),
+            times: &[Timestep(519)],
             guidance: &[w],
             text: &text,
         };
