@@ -54,11 +54,11 @@ pub fn walk(
     for (step, segment) in path.segments().enumerate() {
         steer.begin(step, &x)?;
         let eps = net.predict(&x, segment.from, steer)?;
-        x = net.schedule.jump(&x, &eps, segment)?;
+        x = net.schedule().jump(&x, &eps, segment)?;
         watch(Moment::Evaluated {
             step,
             of: path.jumps(),
-            rows: net.rows.count(),
+            rows: net.rows(),
         });
         watch(Moment::Value(&format!("step{step}"), &x));
         x = steer.finish(x)?;
@@ -91,11 +91,7 @@ pub fn invert(
     let unet = model.forward_unet()?;
     watch(Moment::Begins("inverting"));
     let rows = Rows::one(text.states, Guidance::NONE);
-    let net = Denoiser {
-        unet: &unet,
-        schedule: model.schedule(),
-        rows: &rows,
-    };
+    let net = Denoiser::new(&unet, model.schedule(), &rows)?;
     let inverted = walk(
         &net,
         &path,
@@ -127,11 +123,7 @@ pub fn edit(model: &Model, inverted: &Tensor, request: &Edit, watch: &mut Watch)
     watch(Moment::Begins("loading the reverse network"));
     let unet = model.reverse_unet()?;
     watch(Moment::Begins("editing"));
-    let net = Denoiser {
-        unet: &unet,
-        schedule: model.schedule(),
-        rows: &rows,
-    };
+    let net = Denoiser::new(&unet, model.schedule(), &rows)?;
     let x = inverted.repeat((rows.count(), 1, 1, 1))?;
     let x = walk(&net, &path, x, steer.as_mut(), watch)?;
     watch(Moment::Value("latent", &x));
@@ -155,11 +147,7 @@ pub fn generate(
     let unet = model.reverse_unet()?;
     watch(Moment::Begins("generating"));
     let rows = Rows::one(text.states, guidance);
-    let net = Denoiser {
-        unet: &unet,
-        schedule: model.schedule(),
-        rows: &rows,
-    };
+    let net = Denoiser::new(&unet, model.schedule(), &rows)?;
     watch(Moment::Value("start_noise", noise));
     let latent = walk(
         &net,

@@ -32,11 +32,12 @@
 //! | [`model`] | UNet, attention and its control port, autoencoder, text encoders, families and presets | editing; prompts as strings of words |
 //! | [`lora`] | adapter files: namings, scales | |
 //! | [`nn`] | layers, and [`Weights`](nn::Weights), the cursor into checkpoints where adapters meet layers | Stable Diffusion |
-//! | [`kernel`] | CPU kernels, each beside a plain form of its formula; all `unsafe` but memory maps | |
+//! | [`kernel`] | CPU kernels, each tested against a plain form of its formula; the profile by operation | `unsafe`; Stable Diffusion |
 //! | [`hub`] | where files come from | tensors |
 //! | [`latents`], [`picture`], [`prompt`], [`noise`], [`schedule`], [`guidance`], [`mod@file`], [`error`] | the ground: small, pure, tested to the bit where the reference is exact | |
 //!
-//! Nothing outside `cli` prints, reads the environment or picks a device.
+//! Nothing outside `cli` prints or picks a device, or reads the environment, but
+//! for `ICD_SIMD`, which limits the instruction set of the kernels.
 //! Randomness is an argument: one seed gives the reference's noise everywhere.
 //!
 //! # Notation

@@ -166,6 +166,7 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
         tokens: normal(&[case.rows, 77, config.text_width])?,
         pooled: pooled.transpose()?,
     };
+    let text = unet.read(&text)?;
     let (times, guidance) = (vec![Timestep(499); case.rows], vec![7.0; case.rows]);
     Ok(timed(move || {
         let input = Input {
@@ -290,6 +291,7 @@ fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
     let guidance = vec![0.0; rows];
     Ok(Box::new(move || {
         let mut laps = Laps::new();
+        let text = unet.read(&text)?;
         let input = Input {
             latent: &latent,
             times: &times,

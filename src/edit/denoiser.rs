@@ -8,7 +8,7 @@ use crate::{
     model::{
         Conditioning,
         attention::AttentionControl,
-        unet::{Input, Unet},
+        unet::{Input, ReadText, Unet},
     },
     schedule::{Schedule, Timestep},
 };
@@ -38,30 +38,49 @@ impl Rows {
     pub fn count(&self) -> usize {
         self.guidance.len()
     }
-
-    fn text_at(&self, t: Timestep) -> &Conditioning {
-        let is_early = self
-            .guidance
-            .iter()
-            .any(|guidance| guidance.tau().is_early(t));
-        self.early
-            .as_ref()
-            .filter(|_| is_early)
-            .unwrap_or(&self.text)
-    }
 }
 
 /// Predicts the noise for a fixed set of rows.
 pub struct Denoiser<'a> {
-    /// The network.
-    pub unet: &'a Unet,
-    /// Its noise schedule.
-    pub schedule: &'a Schedule,
-    /// What the rows are told.
-    pub rows: &'a Rows,
+    unet: &'a Unet,
+    schedule: &'a Schedule,
+    guidance: &'a [Guidance],
+    text: ReadText,
+    early: Option<ReadText>,
 }
 
-impl Denoiser<'_> {
+impl<'a> Denoiser<'a> {
+    /// A network, its noise schedule, and what the rows are told, which is read
+    /// here once for the whole walk.
+    pub fn new(unet: &'a Unet, schedule: &'a Schedule, rows: &'a Rows) -> Result<Self> {
+        let early = rows.early.as_ref().map(|text| unet.read(text));
+        Ok(Self {
+            unet,
+            schedule,
+            guidance: &rows.guidance,
+            text: unet.read(&rows.text)?,
+            early: early.transpose()?,
+        })
+    }
+
+    /// The noise schedule.
+    pub fn schedule(&self) -> &Schedule {
+        self.schedule
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.guidance.len()
+    }
+
+    fn text_at(&self, t: Timestep) -> &ReadText {
+        let is_early = |guidance: &Guidance| guidance.tau().is_early(t);
+        self.early
+            .as_ref()
+            .filter(|_| self.guidance.iter().any(is_early))
+            .unwrap_or(&self.text)
+    }
+
     /// The noise (rows, 4, h, w) in `x` of the same shape at timestep `t`.
     pub fn predict(
         &self,
@@ -70,12 +89,11 @@ impl Denoiser<'_> {
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let guidance: Vec<f64> = self
-            .rows
             .guidance
             .iter()
             .map(|guidance| guidance.at(t))
             .collect();
-        let text = self.rows.text_at(t);
+        let text = self.text_at(t);
         self.unet.forward(
             Input {
                 latent: x,

@@ -127,6 +127,25 @@ pub fn linear_geglu(x: &Tensor, dense: &Arc<Dense>, bias: Option<&Tensor>) -> Re
 /// Rows whose two halves exist at once.
 const HALVES: usize = 48;
 
+/// `onto` (m, ..) plus the product of a (m, k) and b (k, n), where `onto` has
+/// m n values. All f32, contiguous and on a CPU; no gradient flows back.
+pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let ((m, k), (terms, n)) = (a.dims2()?, b.dims2()?);
+    if k != terms || onto.elem_count() != m * n {
+        bail!("add_product: {a:?} times {b:?} onto {onto:?}");
+    }
+    let (mut out, shape) = (vec![0f32; m * n], onto.shape());
+    op::with([onto, a, b], |[onto, a, b]| {
+        let packed = Packed::from_values(b, (k, n), |term, column| term * n + column);
+        let plus = Plus {
+            bias: None,
+            residual: Some(onto),
+        };
+        product(&rows(a, k), &packed, plus, &mut out);
+        op::tensor(out, shape)
+    })
+}
+
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
 /// All f32, contiguous and on a CPU; every tracked one gets its gradient.
 pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {

@@ -81,6 +81,15 @@ impl AttentionControl for Untouched {
     }
 }
 
+/// What one site attends to: computed once for a text that stays the same.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// (b, m, c)
+    keys: Tensor,
+    /// (b, m, c)
+    values: Tensor,
+}
+
 /// Multi-head attention.
 #[derive(Debug)]
 pub struct Attention {
@@ -105,24 +114,31 @@ impl Attention {
         })
     }
 
-    /// `residual` plus what x (b, n, c) reads out of `context` (b, m, d): (b, n, c).
+    /// What `context` (b, m, d) offers to queries.
+    pub fn read(&self, context: &Tensor) -> Result<Context> {
+        Ok(Context {
+            keys: self.key.forward(context)?,
+            values: self.value.forward(context)?,
+        })
+    }
+
+    /// `residual` plus what x (b, n, c) reads out of a context: (b, n, c).
     pub fn forward_onto(
         &self,
         residual: &Tensor,
         x: &Tensor,
-        context: &Tensor,
+        context: &Context,
         site: &Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let q = self.query.forward(x)?; // (b, n, c)
-        let k = self.key.forward(context)?; // (b, m, c)
-        let v = self.value.forward(context)?; // (b, m, c)
+        let Context { keys: k, values: v } = context;
         let y = match control.wish(site) {
-            Wish::Untouched => attend(&q, &k, &v, self.heads)?,
-            Wish::FirstRowsMaps => attend_through_first(&q, &k, &v, self.heads)?,
+            Wish::Untouched => attend(&q, k, v, self.heads)?,
+            Wish::FirstRowsMaps => attend_through_first(&q, k, v, self.heads)?,
             Wish::Maps => {
-                let maps = attention_maps(&q, &k, self.heads)?; // (b, heads, n, m)
-                read_maps(&control.rewrite(site, maps)?, &v)?
+                let maps = attention_maps(&q, k, self.heads)?; // (b, heads, n, m)
+                read_maps(&control.rewrite(site, maps)?, v)?
             }
         };
         Ok(self.out.forward_onto(&y, Some(residual))?)
@@ -159,7 +175,7 @@ impl Block {
     fn forward(
         &self,
         x: &Tensor,
-        text: &Tensor,
+        text: &Context,
         site: Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
@@ -168,9 +184,10 @@ impl Block {
             kind: Kind::Itself,
             ..site
         };
+        let seen = self.itself.read(&normed)?;
         let x = &self
             .itself
-            .forward_onto(x, &normed, &normed, &here, control)?;
+            .forward_onto(x, &normed, &seen, &here, control)?;
         let normed = self.norm_text.forward(x)?;
         let here = Site {
             kind: Kind::Text,
@@ -228,11 +245,19 @@ impl Transformer {
         })
     }
 
-    /// Transforms x (b, h, w, c) under text states (b, m, text width).
+    /// What text states (b, m, text width) offer to each block.
+    pub fn read(&self, text: &Tensor) -> Result<Vec<Context>> {
+        self.blocks
+            .iter()
+            .map(|block| block.text.read(text))
+            .collect()
+    }
+
+    /// Transforms x (b, h, w, c) under a text that was read by each block.
     pub fn forward(
         &self,
         x: &Tensor,
-        text: &Tensor,
+        text: &[Context],
         (place, level): (Place, usize),
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
@@ -247,7 +272,7 @@ impl Transformer {
         };
         let x = x.flatten(1, 2)?; // (b, h * w, c)
         let mut y = self.enter.forward(&self.norm.forward(&x)?)?;
-        for block in &self.blocks {
+        for (block, text) in self.blocks.iter().zip(text) {
             y = block.forward(&y, text, site, control)?;
         }
         let y = self.leave.forward_onto(&y, Some(&x))?;

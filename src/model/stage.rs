@@ -3,7 +3,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::attention::{AttentionControl, Place, Transformer};
+use super::attention::{AttentionControl, Context, Place, Transformer};
 use crate::{
     error::Result,
     nn::{Conv2d, Extras, GroupNorm, Linear, Stride, Weights, concat},
@@ -84,8 +84,8 @@ impl Resnet {
 pub struct Conditions<'a> {
     /// The activated time embedding (b, width).
     pub time: &'a Tensor,
-    /// The text states (b, tokens, text width).
-    pub text: &'a Tensor,
+    /// The text, as each block of each of the stage's transformers reads it.
+    pub text: &'a [Vec<Context>],
 }
 
 /// Residual blocks, each followed by its transformer where the stage has one.
@@ -121,6 +121,12 @@ impl Stage {
     /// With a convolution that halves, or that follows the enlarging.
     pub fn with_resample(self, resample: Option<Conv2d>) -> Self {
         Self { resample, ..self }
+    }
+
+    /// What text states (b, tokens, text width) offer to its transformers.
+    pub fn read(&self, text: &Tensor) -> Result<Vec<Vec<Context>>> {
+        let read = |transformer: &Transformer| transformer.read(text);
+        self.transformers.iter().map(read).collect()
     }
 
     /// Goes down: every intermediate result is kept for the way up.
@@ -191,7 +197,7 @@ impl Stage {
         let x = self.resnets[i].forward(x, Some(seen.time))?;
         match self.transformers.get(i) {
             Some(transformer) => {
-                transformer.forward(&x, seen.text, (self.place, self.level), control)
+                transformer.forward(&x, &seen.text[i], (self.place, self.level), control)
             }
             None => Ok(x),
         }

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 
 use super::{
     Conditioning,
-    attention::{AttentionControl, Place, Transformer, TransformerShape},
+    attention::{AttentionControl, Context, Place, Transformer, TransformerShape},
     embedding::{Embedding, PooledText},
     stage::{Conditions, Norm, Resnet, Stage},
 };
@@ -137,8 +137,16 @@ pub struct Input<'a> {
     pub times: &'a [Timestep],
     /// The guidance strength of each row.
     pub guidance: &'a [f64],
-    /// The text of each row.
-    pub text: &'a Conditioning,
+    /// The text of each row, as [`Unet::read`] read it.
+    pub text: &'a ReadText,
+}
+
+/// A text as every site of a network reads it.
+#[derive(Clone, Debug)]
+pub struct ReadText {
+    /// Per stage, transformer and block, in the order of the evaluation.
+    stages: Vec<Vec<Vec<Context>>>,
+    pooled: Option<Tensor>,
 }
 
 /// A network that predicts the noise in a latent.
@@ -192,6 +200,18 @@ impl Unet {
         self.embedding.takes_guidance()
     }
 
+    /// Reads the text of some rows, once for as many evaluations as use it.
+    pub fn read(&self, text: &Conditioning) -> Result<ReadText> {
+        let tokens = text.tokens.to_dtype(self.compute)?;
+        let stages = self.down.iter().chain([&self.middle]).chain(&self.up);
+        Ok(ReadText {
+            stages: stages
+                .map(|stage| stage.read(&tokens))
+                .collect::<Result<_>>()?,
+            pooled: text.pooled.clone(),
+        })
+    }
+
     /// The predicted noise (rows, 4, h, w), in f32.
     pub fn forward(&self, input: Input, control: &mut dyn AttentionControl) -> Result<Tensor> {
         let Input {
@@ -203,21 +223,21 @@ impl Unet {
         let time = self
             .embedding
             .forward(times, guidance, text.pooled.as_ref())?;
-        let text = text.tokens.to_dtype(self.compute)?;
-        let seen = Conditions {
+        let mut texts = text.stages.iter();
+        let mut seen = || Conditions {
             time: &time,
-            text: &text,
+            text: texts.next().map_or(&[], Vec::as_slice),
         };
 
         let latent = channels_last(&latent.to_dtype(self.compute)?)?;
         let mut x = self.enter.forward(&latent)?;
         let mut skips = vec![x.clone()];
         for stage in &self.down {
-            x = stage.down(x, seen, &mut skips, control)?;
+            x = stage.down(x, seen(), &mut skips, control)?;
         }
-        x = self.middle.middle(x, seen, control)?;
+        x = self.middle.middle(x, seen(), control)?;
         for stage in &self.up {
-            x = stage.up(x, seen, &mut skips, control)?;
+            x = stage.up(x, seen(), &mut skips, control)?;
         }
         let eps = self.leave.forward(&self.norm.forward_silu(&x)?)?;
         Ok(channels_first(&eps)?.to_dtype(DType::F32)?)

@@ -221,7 +221,8 @@ fn attend_onto(residual: &Tensor, attention: &Attention, x: &Tensor) -> Result<T
         width,
     };
     let (residual, flat) = (residual.flatten(1, 2)?, x.flatten(1, 2)?); // (b, h * w, c)
-    let y = attention.forward_onto(&residual, &flat, &flat, &site, &mut Untouched)?;
+    let seen = attention.read(&flat)?;
+    let y = attention.forward_onto(&residual, &flat, &seen, &site, &mut Untouched)?;
     Ok(y.reshape(x.shape())?)
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::kernel;
+
 /// The low-rank changes of a network, by the path of the layer they change,
 /// as in `down_blocks.0.attentions.0.proj_in`.
 pub type LowRanks = HashMap<String, LowRank>;
@@ -20,15 +22,69 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// The change of a weight with `count` values, flat and in f32, or `None`
-    /// where the shapes do not belong to such a weight.
-    pub fn delta(&self, outputs: usize, count: usize) -> Result<Option<Tensor>> {
-        let up = self.up.to_dtype(DType::F32)?.flatten_from(1)?; // (outputs, rank)
-        let down = self.down.to_dtype(DType::F32)?.flatten_from(1)?; // (rank, inputs * k * k)
-        let (rank, inputs) = down.dims2()?;
-        if up.dims() != [outputs, rank] || outputs * inputs != count {
+    /// A weight (outputs, ..) with this change, in f32, or `None` where the
+    /// shapes do not belong to such a weight.
+    pub fn merged_into(&self, weight: &Tensor) -> Result<Option<Tensor>> {
+        let weight = weight.to_dtype(DType::F32)?.contiguous()?;
+        let (outputs, count) = (weight.dim(0)?, weight.elem_count());
+        if !self.belongs(outputs, count)? {
             return Ok(None);
         }
-        Ok(Some((up.matmul(&down)? * self.scale)?.flatten_all()?))
+        let factor = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_from(1)?.contiguous();
+        let (up, down) = (factor(&(&self.up * self.scale)?)?, factor(&self.down)?);
+        if weight.device().is_cpu() {
+            return kernel::add_product(&weight, &up, &down).map(Some);
+        }
+        let delta = up.matmul(&down)?.to_device(weight.device())?;
+        Ok(Some((&weight + delta.reshape(weight.shape())?)?))
+    }
+
+    /// Whether this changes a weight with `count` values, `outputs` rows.
+    fn belongs(&self, outputs: usize, count: usize) -> Result<bool> {
+        let rank = self.down.dim(0)?;
+        let inputs = self.down.elem_count() / rank.max(1);
+        let up = self.up.flatten_from(1)?; // (outputs, rank)
+        Ok(up.dims() == [outputs, rank] && outputs * inputs == count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn waves(shape: &[usize], phase: f32) -> Tensor {
+        let wave = |i: usize| (i as f32 * 0.7 + phase).sin();
+        let values = (0..shape.iter().product()).map(wave).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn merging_adds_the_scaled_product_of_the_factors() {
+        let change = LowRank {
+            down: waves(&[3, 5, 3, 3], 0.1),
+            up: waves(&[7, 3, 1, 1], 0.5),
+            scale: 0.25,
+        };
+        let weight = waves(&[7, 5, 3, 3], 0.9);
+        let merged = change.merged_into(&weight).unwrap().unwrap();
+        let (up, down) = (change.up.flatten_from(1), change.down.flatten_from(1));
+        let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
+        let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
+        let gap = (merged - expected).unwrap().abs().unwrap().max_all();
+        assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+    }
+
+    #[test]
+    fn a_change_of_another_weight_is_told() {
+        let change = LowRank {
+            down: waves(&[3, 5], 0.1),
+            up: waves(&[7, 3], 0.5),
+            scale: 1.0,
+        };
+        for shape in [[7, 6], [5, 7], [6, 5]] {
+            assert!(change.merged_into(&waves(&shape, 0.)).unwrap().is_none());
+        }
     }
 }

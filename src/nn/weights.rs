@@ -192,18 +192,15 @@ impl<'a> Weights<'a> {
         let Some(change) = change else {
             return Ok(stored.to_dtype(self.storage.dtype)?);
         };
-        let delta = change
-            .delta(shape.dims()[0], shape.elem_count())?
-            .ok_or_else(|| {
-                self.fault(&format!(
-                    "its shape is {shape:?}, but the adapter's factors are {:?} and {:?}: \
+        let merged = change.merged_into(&stored)?.ok_or_else(|| {
+            self.fault(&format!(
+                "its shape is {shape:?}, but the adapter's factors are {:?} and {:?}: \
                  the adapter belongs to another model",
-                    change.down.dims(),
-                    change.up.dims()
-                ))
-            })?;
-        let delta = delta.to_device(&self.storage.device)?.reshape(&shape)?;
-        Ok((stored.to_dtype(DType::F32)? + delta)?.to_dtype(self.storage.dtype)?)
+                change.down.dims(),
+                change.up.dims()
+            ))
+        })?;
+        Ok(merged.to_dtype(self.storage.dtype)?)
     }
 
     fn fault(&self, reason: &str) -> crate::Error {

@@ -240,7 +240,7 @@ fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
             latent,
             times: &vec![t; guidance.len()],
             guidance: &guidance,
-            text: &text,
+            text: &unet.read(&text).unwrap(),
         },
         &mut Untouched,
     )
@@ -370,7 +370,7 @@ fn a_network_without_guidance_embedding_runs_unguided_only() {
             latent,
             times: &[Timestep(519)],
             guidance: &[w],
-            text: &text,
+            text: &unet.read(&text).unwrap(),
         };
         unet.forward(input, &mut Untouched)
     };
