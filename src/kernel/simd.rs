@@ -75,14 +75,17 @@ pub(super) fn put<S: Simd, const V: usize>(
 pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let c = |value| s.splat_f32s(value);
-    let tiny = s.less_than_f32s(x, c(-87.3));
-    let x = s.min_f32s(s.max_f32s(x, c(-87.3)), c(88.3));
-    let shifted = s.mul_add_e_f32s(x, c(std::f32::consts::LOG2_E), c(ROUND));
-    let n = s.sub_f32s(shifted, c(ROUND));
-    let r = s.mul_add_e_f32s(n, c(-0.693_359_4), x);
-    let r = s.mul_add_e_f32s(n, c(2.121_944_4e-4), r);
-    let mut p = c(1.987_569_1e-4);
+    let tiny = s.less_than_f32s(x, s.splat_f32s(-87.3));
+    let x = s.min_f32s(s.max_f32s(x, s.splat_f32s(-87.3)), s.splat_f32s(88.3));
+    let shifted = s.mul_add_e_f32s(
+        x,
+        s.splat_f32s(std::f32::consts::LOG2_E),
+        s.splat_f32s(ROUND),
+    );
+    let n = s.sub_f32s(shifted, s.splat_f32s(ROUND));
+    let r = s.mul_add_e_f32s(n, s.splat_f32s(-0.693_359_4), x);
+    let r = s.mul_add_e_f32s(n, s.splat_f32s(2.121_944_4e-4), r);
+    let mut p = s.splat_f32s(1.987_569_1e-4);
     for term in [
         1.398_199_9e-3,
         8.333_452e-3,
@@ -90,11 +93,11 @@ pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         0.166_666_65,
         0.5,
     ] {
-        p = s.mul_add_e_f32s(p, r, c(term));
+        p = s.mul_add_e_f32s(p, r, s.splat_f32s(term));
     }
-    let e = s.add_f32s(s.mul_add_e_f32s(s.mul_f32s(r, r), p, r), c(1.0));
+    let e = s.add_f32s(s.mul_add_e_f32s(s.mul_f32s(r, r), p, r), s.splat_f32s(1.0));
     // The low bits of `shifted` are n; moved to the exponent, they multiply by 2^n.
     let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
     let scaled = s.add_u32s(s.transmute_u32s_f32s(e), exponent);
-    s.select_f32s(tiny, c(0.0), s.transmute_f32s_u32s(scaled))
+    s.select_f32s(tiny, s.splat_f32s(0.0), s.transmute_f32s_u32s(scaled))
 }

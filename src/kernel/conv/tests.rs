@@ -1,0 +1,180 @@
+//! Convolutions against candle's, in f64.
+
+use candle_core::{DType, Device, Var};
+
+use super::{super::patches::nearest, *};
+
+fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
+    let count = shape.0 * shape.1 * shape.2 * shape.3;
+    let wave = |i| ((i as f64 * 0.73 + phase).sin() * 2.0) as f32;
+    Tensor::from_vec((0..count).map(wave).collect(), shape, &Device::Cpu).unwrap()
+}
+
+/// candle's convolution, in f64.
+fn plain(x: &Tensor, weight: &Tensor, window: Window) -> Tensor {
+    let x = x.to_dtype(DType::F64).unwrap().permute((0, 3, 1, 2));
+    let Window {
+        stride,
+        before,
+        after,
+        ..
+    } = window;
+    let x = x.unwrap().pad_with_zeros(2, before, after).unwrap();
+    let x = x.pad_with_zeros(3, before, after).unwrap();
+    let weight = weight.to_dtype(DType::F64).unwrap();
+    let y = x.conv2d(&weight, 0, stride, 1, 1).unwrap();
+    y.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap()
+}
+
+fn gap(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.dims(), b.dims());
+    let gap = (a.to_dtype(DType::F64).unwrap() - b.to_dtype(DType::F64).unwrap()).unwrap();
+    gap.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+}
+
+const HALVING: Window = Window {
+    side: 3,
+    stride: 2,
+    before: 1,
+    after: 1,
+};
+
+const LOPSIDED: Window = Window {
+    side: 3,
+    stride: 2,
+    before: 0,
+    after: 1,
+};
+
+/// (window, b, inputs, outputs, h, w)
+fn cases() -> Vec<(Window, usize, usize, usize, usize, usize)> {
+    vec![
+        (Window::same(3), 1, 1, 1, 1, 1),
+        (Window::same(3), 2, 5, 3, 7, 4),
+        (Window::same(3), 1, 33, 17, 31, 40),
+        (Window::same(3), 8, 20, 36, 3, 3),
+        (Window::same(1), 3, 130, 9, 5, 6),
+        (Window::same(5), 1, 2, 2, 3, 9),
+        (Window::same(3), 2, 64, 65, 13, 14),
+        (Window::same(3), 1, 80, 128, 34, 70),
+        (Window::same(3), 7, 64, 50, 15, 7),
+        (Window::same(3), 3, 96, 33, 16, 8),
+        (HALVING, 1, 4, 8, 9, 13),
+        (HALVING, 2, 17, 5, 1, 2),
+        (LOPSIDED, 1, 12, 7, 8, 6),
+        (LOPSIDED, 1, 2, 2, 2, 34),
+    ]
+}
+
+#[test]
+fn it_equals_the_definition_for_many_shapes() {
+    for (window, b, inputs, outputs, h, w) in cases() {
+        let x = waves((b, h, w, inputs), 0.3);
+        let weight = waves((outputs, inputs, window.side, window.side), 1.1);
+        let filters = Arc::new(Filters::new(&weight).unwrap());
+        let y = conv2d(&x, &filters, window, Around::default()).unwrap();
+        let scale = (inputs * window.side * window.side) as f64;
+        let gap = gap(&y, &plain(&x, &weight, window)) / scale;
+        assert!(
+            gap < 1e-6,
+            "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
+        );
+    }
+}
+
+#[test]
+fn an_enlarged_input_needs_no_copy() {
+    let (x, weight) = (waves((2, 3, 5, 20), 0.3), waves((7, 20, 3, 3), 1.1));
+    let pick = |at: Vec<usize>| {
+        let at: Vec<_> = at.into_iter().map(|i| i as u32).collect();
+        Tensor::new(at, &Device::Cpu).unwrap()
+    };
+    let copied = x.index_select(&pick(nearest(3, 7)), 1).unwrap();
+    let copied = copied.index_select(&pick(nearest(5, 10)), 2).unwrap();
+    let filters = Arc::new(Filters::new(&weight).unwrap());
+    let around = Around {
+        enlarged: Some((7, 10)),
+        ..Around::default()
+    };
+    let window = Window::same(3);
+    let fused = conv2d(&x, &filters, window, around).unwrap();
+    let apart = conv2d(&copied, &filters, window, Around::default()).unwrap();
+    assert!(gap(&fused, &apart) < 1e-6);
+}
+
+#[test]
+fn biases_and_residuals_are_added() {
+    let (x, weight) = (waves((2, 3, 5, 4), 0.3), waves((7, 4, 3, 3), 1.1));
+    let (bias, residual) = (waves((2, 1, 1, 7), 0.), waves((2, 3, 5, 7), 2.));
+    let filters = Arc::new(Filters::new(&weight).unwrap());
+    let per_picture = bias.reshape((2, 7)).unwrap();
+    let around = Around {
+        bias: Some(&per_picture),
+        residual: Some(&residual),
+        enlarged: None,
+    };
+    let y = conv2d(&x, &filters, Window::same(3), around).unwrap();
+    let expected = plain(&x, &weight, Window::same(3));
+    let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    let expected = expected.broadcast_add(&to_f64(&bias)).unwrap();
+    assert!(gap(&y, &(expected + to_f64(&residual)).unwrap()) < 1e-4);
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    let sum = (to_f64(a) * to_f64(b)).unwrap().sum_all().unwrap();
+    sum.to_scalar().unwrap()
+}
+
+/// A convolution is linear in its input and in its weights, so that a step
+/// in any direction changes the loss by exactly gradient times direction.
+#[test]
+fn gradients_tell_the_change_in_any_direction() {
+    for (window, b, inputs, outputs, h, w) in cases() {
+        let var = |x: Tensor| Var::from_tensor(&x).unwrap();
+        let (x_shape, w_shape) = (
+            (b, h, w, inputs),
+            (outputs, inputs, window.side, window.side),
+        );
+        let (x, weight) = (var(waves(x_shape, 0.3)), var(waves(w_shape, 1.1)));
+        let bias = var(waves((1, 1, 1, outputs), 0.5).flatten_all().unwrap());
+        let y = conv2d_tracked(&x, &weight, &bias, window).unwrap();
+        let slope = waves(y.dims4().unwrap(), 0.9); // of the loss sum(y * slope)
+        let loss = (y * &slope).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let gradient = |var: &Var| gradients.get(var).unwrap().clone();
+        for phase in [0.1, 2.3, 4.7] {
+            let (dx, dw) = (waves(x_shape, phase), waves(w_shape, phase));
+            for (found, change) in [
+                (dot(&gradient(&x), &dx), plain(&dx, &weight, window)),
+                (dot(&gradient(&weight), &dw), plain(&x, &dw, window)),
+            ] {
+                let expected = dot(&change, &slope);
+                let gap = (found - expected).abs() / dot(&slope, &slope);
+                assert!(
+                    gap < 1e-5,
+                    "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
+                );
+            }
+        }
+        let per_channel = slope.flatten_to(2).unwrap().sum(0).unwrap();
+        assert!(gap(&gradient(&bias), &per_channel) < 1e-4);
+    }
+}
+
+#[test]
+fn wrong_filters_are_refused() {
+    let window = Window::same(3);
+    for weight in [waves((2, 4, 3, 3), 0.), waves((2, 3, 1, 1), 0.)] {
+        let filters = Arc::new(Filters::new(&weight).unwrap());
+        assert!(
+            conv2d(
+                &waves((1, 4, 4, 3), 0.),
+                &filters,
+                window,
+                Around::default()
+            )
+            .is_err()
+        );
+    }
+}
