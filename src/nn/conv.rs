@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::on_cpu;
+use super::{add, on_cpu};
 use crate::kernel::{self, Around, Filters, Window, nearest, profile};
 
 /// How a 3x3 convolution walks over its input.
@@ -130,7 +130,7 @@ impl Conv2d {
             y = y.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?; // (b, 1, 1, outputs)
         }
         match extras.residual {
-            Some(residual) => y + residual,
+            Some(residual) => add(&y, residual),
             None => Ok(y),
         }
     }

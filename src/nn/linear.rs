@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{geglu, on_cpu};
+use super::{add, geglu, on_cpu};
 use crate::kernel::{self, Dense, profile};
 
 /// `y = x W^T + b` over the last axis.
@@ -70,7 +70,7 @@ impl Linear {
             Weight::Plain(weight) => composed(x, weight, self.bias.as_ref())?,
         };
         match residual {
-            Some(residual) => y + residual,
+            Some(residual) => add(&y, residual),
             None => Ok(y),
         }
     }
