@@ -32,7 +32,7 @@ pub use span::{Reach, Span};
 pub use steer::Steer;
 pub use watch::{Moment, Watch};
 
-use border::{encode, finite, read};
+use border::{alongside, encode, finite, read};
 
 use crate::{
     error::Result,
@@ -77,18 +77,12 @@ pub fn invert(
     watch: &mut Watch,
 ) -> Result<Tensor> {
     let path = model.forward_path()?;
-    let mut noise = Noise::new(seed);
-    let latent = encode(model, picture, &mut noise, watch)?;
-    let start_noise = noise.normal(latent.shape(), model.device())?;
-    let start = model
-        .schedule()
-        .add_noise(&latent, &start_noise, path.start())?;
-    watch(Moment::Value("start_noise", &start_noise));
-    watch(Moment::Value("start_latent", &start));
-
-    let text = read(model, &[prompt], &["src"], watch)?;
-    watch(Moment::Begins("loading the forward network"));
-    let unet = model.forward_unet()?;
+    let prepare = |watch: &mut Watch| {
+        let start = noised(model, picture, &path, seed, watch)?;
+        Ok((start, read(model, &[prompt], &["src"], watch)?))
+    };
+    let loaded = "loading the forward network";
+    let ((start, text), unet) = alongside(prepare, || model.forward_unet(), loaded, watch)?;
     watch(Moment::Begins("inverting"));
     let rows = Rows::one(text.states, Guidance::NONE);
     let net = Denoiser::new(&unet, model.schedule(), &rows)?;
@@ -106,6 +100,25 @@ pub fn invert(
     Ok(inverted)
 }
 
+/// The latent of a picture with as much noise as the path starts from.
+fn noised(
+    model: &Model,
+    picture: &Tensor,
+    path: &Path,
+    seed: u64,
+    watch: &mut Watch,
+) -> Result<Tensor> {
+    let mut noise = Noise::new(seed);
+    let latent = encode(model, picture, &mut noise, watch)?;
+    let start_noise = noise.normal(latent.shape(), model.device())?;
+    let start = model
+        .schedule()
+        .add_noise(&latent, &start_noise, path.start())?;
+    watch(Moment::Value("start_noise", &start_noise));
+    watch(Moment::Value("start_latent", &start));
+    Ok(start)
+}
+
 /// The latents that an edit led to.
 #[derive(Clone, Debug)]
 pub struct Edited {
@@ -119,9 +132,9 @@ pub struct Edited {
 /// stays unguided, and under the target prompts at once.
 pub fn edit(model: &Model, inverted: &Tensor, request: &Edit, watch: &mut Watch) -> Result<Edited> {
     let path = model.reverse_path()?;
-    let (rows, mut steer) = request.stage(model, &path, watch)?;
-    watch(Moment::Begins("loading the reverse network"));
-    let unet = model.reverse_unet()?;
+    let prepare = |watch: &mut Watch| request.stage(model, &path, watch);
+    let loaded = "loading the reverse network";
+    let ((rows, mut steer), unet) = alongside(prepare, || model.reverse_unet(), loaded, watch)?;
     watch(Moment::Begins("editing"));
     let net = Denoiser::new(&unet, model.schedule(), &rows)?;
     let x = inverted.repeat((rows.count(), 1, 1, 1))?;
@@ -142,9 +155,9 @@ pub fn generate(
     guidance: Guidance,
     watch: &mut Watch,
 ) -> Result<Tensor> {
-    let text = read(model, &[prompt], &["tgt"], watch)?;
-    watch(Moment::Begins("loading the reverse network"));
-    let unet = model.reverse_unet()?;
+    let prepare = |watch: &mut Watch| read(model, &[prompt], &["tgt"], watch);
+    let loaded = "loading the reverse network";
+    let (text, unet) = alongside(prepare, || model.reverse_unet(), loaded, watch)?;
     watch(Moment::Begins("generating"));
     let rows = Rows::one(text.states, guidance);
     let net = Denoiser::new(&unet, model.schedule(), &rows)?;

@@ -1,12 +1,14 @@
 //! The borders of a walk: pictures and prompts become tensors, and what comes
 //! out must be numbers.
 
+use std::{panic::resume_unwind, thread};
+
 use candle_core::{DType, Tensor};
 
 use super::{Moment, Watch};
 use crate::{
     error::{Error, Result},
-    model::{Draw, Model, Text},
+    model::{Draw, Model, Text, unet::Unet},
     noise::Noise,
 };
 
@@ -49,6 +51,23 @@ pub(super) fn read(
         }
     }
     Ok(text)
+}
+
+/// Prepares a walk while another thread loads its network; `loaded` names what
+/// is waited for once all is prepared.
+pub(super) fn alongside<T>(
+    prepare: impl FnOnce(&mut Watch) -> Result<T>,
+    load: impl FnOnce() -> Result<Unet> + Send,
+    loaded: &'static str,
+    watch: &mut Watch,
+) -> Result<(T, Unet)> {
+    thread::scope(|scope| {
+        let unet = scope.spawn(load);
+        let prepared = prepare(watch)?;
+        watch(Moment::Begins(loaded));
+        let unet = unet.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok((prepared, unet))
+    })
 }
 
 /// Refuses latents with values that are not numbers.

@@ -103,6 +103,16 @@ impl UnetConfig {
             .collect()
     }
 
+    /// The channels of every result kept on the way down, in their order.
+    fn skips(&self) -> Vec<usize> {
+        let last = self.levels.len().saturating_sub(1);
+        let of_level = |(i, level): (usize, &Level)| {
+            vec![level.channels; level.blocks + usize::from(i < last)]
+        };
+        let kept = self.levels.iter().enumerate().flat_map(of_level);
+        [self.levels[0].channels].into_iter().chain(kept).collect()
+    }
+
     fn norm(&self) -> Norm {
         Norm {
             groups: self.groups,
@@ -167,10 +177,12 @@ impl Unet {
     /// Reads a UNet of these measures.
     pub fn new(w: &Weights, config: UnetConfig) -> Result<Self> {
         let first = config.levels[0].channels;
-        let mut skips = vec![first];
-        let down = down_stages(w, &config, &mut skips)?;
-        let middle = middle_stage(w, &config)?;
-        let up = up_stages(w, &config, &mut skips)?;
+        // Reading files and packing weights keep a core each half busy: two halves together.
+        let ((down, middle), up) = rayon::join(
+            || (down_stages(w, &config), middle_stage(w, &config)),
+            || up_stages(w, &config),
+        );
+        let (down, middle, up) = (down?, middle?, up?);
         Ok(Self {
             embedding: Embedding::new(w, first, config.pooled)?,
             enter: w
@@ -244,7 +256,7 @@ impl Unet {
     }
 }
 
-fn down_stages(w: &Weights, config: &UnetConfig, skips: &mut Vec<usize>) -> Result<Vec<Stage>> {
+fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
     let mut channels = config.levels[0].channels;
     let stage = |(i, &level): (usize, &Level)| {
         let w = w.at("down_blocks").at(i);
@@ -262,7 +274,6 @@ fn down_stages(w: &Weights, config: &UnetConfig, skips: &mut Vec<usize>) -> Resu
         let resnets = resnets.collect::<Result<_>>()?;
         channels = level.channels;
         let halves = i + 1 < config.levels.len();
-        skips.extend(vec![channels; level.blocks + usize::from(halves)]);
         let halve = w.at("downsamplers.0.conv");
         let halve = halves
             .then(|| halve.conv(channels, channels, 3, Stride::Two))
@@ -300,8 +311,9 @@ fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<Stage> {
     Ok(stage.with_transformers(transformers))
 }
 
-fn up_stages(w: &Weights, config: &UnetConfig, skips: &mut Vec<usize>) -> Result<Vec<Stage>> {
+fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
     let mut channels = config.levels.last().map_or(0, |level| level.channels);
+    let mut skips = config.skips();
     let stage = |(i, (depth, &level)): (usize, (usize, &Level))| {
         let w = w.at("up_blocks").at(i);
         let blocks = level.blocks + 1;
