@@ -85,6 +85,7 @@
     allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test may fail")
 )]
 
+pub mod distil;
 pub mod edit;
 pub mod model;
 

@@ -161,14 +161,18 @@ impl Schedule {
     pub fn levels(&self, t: Timestep) -> (f64, f64) {
         match t.0 {
             0 => (1.0, 0.0),
-            t => {
-                let alpha_bar = self.alpha_bar[usize::from(t)];
-                (
-                    f64::from(alpha_bar.sqrt()),
-                    f64::from((1.0 - alpha_bar).sqrt()),
-                )
-            }
+            _ => self.soft_levels(t),
         }
+    }
+
+    /// The levels that the betas give, at timestep 0 too: the end of DDIM's
+    /// last step, which the teacher of a distillation takes.
+    pub fn soft_levels(&self, t: Timestep) -> (f64, f64) {
+        let alpha_bar = self.alpha_bar[usize::from(t.0)];
+        (
+            f64::from(alpha_bar.sqrt()),
+            f64::from((1.0 - alpha_bar).sqrt()),
+        )
     }
 
     /// Moves `x` at `segment.from` to `segment.to` along the straight line that

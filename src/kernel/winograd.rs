@@ -46,6 +46,11 @@ const TILES: usize = 64;
 /// Input channels whose filters are transformed at once.
 const CHANNELS: usize = 64;
 
+/// Values left free between stretches that are written side by side, one from
+/// each: without it their lines would all compete for the same few places of
+/// the first-level cache.
+const GAP: usize = 16;
+
 /// Whether this way is open and pays for a convolution that keeps the size.
 pub(super) fn pays(
     inputs: usize,
@@ -55,9 +60,9 @@ pub(super) fn pays(
 ) -> bool {
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let waste = (tiles * TILE * TILE) as f64 / (height * width) as f64;
-    // Few tiles do not pay for the transform of their filters.
+    // Fewer tiles do not pay for the transform of their filters.
     let wide = inputs.is_multiple_of(16) && inputs >= 64 && outputs >= 32;
-    wide && pictures * tiles >= 32 && waste < 1.6
+    wide && pictures * tiles >= 4 && waste < 1.6
 }
 
 /// Overwrites `out` (b, h, w, outputs) with the convolution of what a 3x3
@@ -162,9 +167,10 @@ impl Grid<'_> {
         }
     }
 
-    /// The transformed pieces of some tiles, (groups, points, GROUP, inputs).
+    /// The transformed pieces of some tiles, (groups, points, GROUP, inputs) with
+    /// a gap after each point.
     fn pieces(&self, first_line: usize, tiles: Range<usize>) -> Scratch {
-        let of_group = POINTS * GROUP * self.inputs;
+        let of_group = POINTS * (GROUP * self.inputs + GAP);
         let mut pieces = Scratch::new(tiles.len().div_ceil(GROUP) * of_group);
         pieces
             .par_chunks_mut(of_group)
@@ -189,7 +195,7 @@ impl Grid<'_> {
 struct Piece<'a> {
     seen: &'a [[&'a [f32]; PIECE]; PIECE],
     inputs: usize,
-    /// From the tile's first point on; points lie GROUP * inputs apart.
+    /// From the tile's first point on; points lie GROUP * inputs + GAP apart.
     out: &'a mut [f32],
 }
 
@@ -200,7 +206,7 @@ impl WithSimd for Piece<'_> {
     fn with_simd<S: Simd>(self, s: S) {
         let mut points: Vec<_> = self
             .out
-            .chunks_mut(GROUP * self.inputs)
+            .chunks_mut(GROUP * self.inputs + GAP)
             .map(|point| S::as_mut_simd_f32s(&mut point[..self.inputs]).0)
             .collect();
         let vectors = self.inputs / S::F32_LANES;
@@ -245,11 +251,11 @@ impl WithSimd for Products<'_, '_> {
         let width = self.panel.vectors * lanes();
         let (count, inputs) = (self.tiles.len(), self.grid.inputs);
         let mut sums = Scratch::new(POINTS * count * width);
-        let mut transformed = Scratch::new(POINTS * CHANNELS.min(inputs) * width);
+        let mut transformed = Scratch::new(POINTS * (CHANNELS.min(inputs) * width + GAP));
         let mut slots: Vec<_> = sums.chunks_mut(width).collect(); // (points, tiles)
         for start in (0..inputs).step_by(CHANNELS) {
             let channels = start..(start + CHANNELS).min(inputs);
-            let of_point = channels.len() * width;
+            let of_point = channels.len() * width + GAP;
             self.transform(s, channels.clone(), &mut transformed);
             let points = transformed.chunks(of_point).zip(slots.chunks_mut(count));
             for (point, (b, out)) in points.enumerate() {
@@ -273,11 +279,13 @@ impl Products<'_, '_> {
     /// One transformed value per channel of a tile's piece.
     fn piece(&self, point: usize, tile: usize) -> &[f32] {
         let inputs = self.grid.inputs;
-        let at = (tile / GROUP * POINTS + point) * GROUP + tile % GROUP;
-        &self.pieces[at * inputs..][..inputs]
+        let of_point = GROUP * inputs + GAP;
+        let at = (tile / GROUP * POINTS + point) * of_point + tile % GROUP * inputs;
+        &self.pieces[at..][..inputs]
     }
 
-    /// Transforms the filters of some channels: (points, channels, width).
+    /// Transforms the filters of some channels: (points, channels, width) with a
+    /// gap after each point.
     #[inline(always)]
     fn transform<S: Simd>(&self, s: S, channels: Range<usize>, out: &mut [f32]) {
         let of_tap = self.filters.scratch(channels.len());
@@ -292,6 +300,7 @@ impl Products<'_, '_> {
             *slot = S::as_simd_f32s(self.filters.block(self.panel, terms, scratch)).0;
         }
         let count = taps[0].len();
+        let stride = count + GAP / S::F32_LANES;
         let (out, _) = S::as_mut_simd_f32s(out);
         for i in 0..count {
             let mut columns = [[s.splat_f32s(0.0); PIECE]; 3];
@@ -301,7 +310,7 @@ impl Products<'_, '_> {
             for y in 0..PIECE {
                 let line = filter(s, [columns[0][y], columns[1][y], columns[2][y]]);
                 for (x, value) in line.iter().enumerate() {
-                    out[(y * PIECE + x) * count + i] = *value;
+                    out[(y * PIECE + x) * stride + i] = *value;
                 }
             }
         }

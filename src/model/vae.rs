@@ -82,6 +82,14 @@ impl Posterior {
         Ok((&self.mean * self.scale)?)
     }
 
+    /// How far it is from standard normal noise, as the mean over all values of
+    /// their Kullback-Leibler divergence (arXiv 1312.6114, appendix B).
+    pub fn divergence(&self) -> Result<Tensor> {
+        let variance = self.deviation.sqr()?;
+        let spread = ((self.mean.sqr()? + &variance)? - variance.log()?)?;
+        Ok(((spread - 1.0)? * 0.5)?.mean_all()?)
+    }
+
     /// The scaled sample (b, 4, h, w) that normal `noise` of that shape picks.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         Ok(((&self.mean + (&self.deviation * noise)?)? * self.scale)?)

@@ -64,6 +64,11 @@ impl Tokenizer {
         Ok(Prompt::new(text, &tokens, &self.ids, context))
     }
 
+    /// Number of tokens, the special ones among them.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
     /// Registers the special tokens, so that a text may spell them.
     fn new(mut inner: tokenizers::Tokenizer, special: Special, file: &Path) -> Result<Self> {
         let Special {

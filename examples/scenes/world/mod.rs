@@ -1,0 +1,202 @@
+//! A toy world of captioned pictures: one or two things before a background,
+//! described by few words and drawn exactly, so that the true picture of every
+//! edit is known.
+
+mod caption;
+mod change;
+mod render;
+
+use std::f32::consts::TAU;
+
+use rand::{Rng, seq::IndexedRandom};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+pub(crate) use caption::Wording;
+pub(crate) use change::{Change, Pair};
+pub(crate) use render::{SIDE, region};
+
+/// A choice among a few words, each with a meaning that can be drawn.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $value:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $($(#[$about])* $value),+ }
+
+        impl $name {
+            /// Every choice.
+            pub(crate) const ALL: &[Self] = &[$(Self::$value),+];
+
+            /// The word for it.
+            pub(crate) fn word(self) -> &'static str {
+                match self { $(Self::$value => $word),+ }
+            }
+
+            fn any(dice: &mut Dice) -> Self {
+                *Self::ALL.choose(dice).expect("there are choices")
+            }
+        }
+    };
+}
+
+words! {
+    /// The outline of a thing.
+    Shape { Circle = "circle", Square = "square", Triangle = "triangle", Star = "star", Cross = "cross", Heart = "heart" }
+}
+words! {
+    /// The colour of a thing.
+    Colour {
+        Red = "red", Green = "green", Blue = "blue", Yellow = "yellow",
+        Purple = "purple", Orange = "orange", White = "white", Black = "black",
+    }
+}
+words! {
+    /// The colour of a background; no thing has it.
+    Ground { Grey = "grey", Brown = "brown", Pink = "pink", Cyan = "cyan", Tan = "tan", Teal = "teal" }
+}
+words! {
+    /// What a surface bears in a second shade. Captions leave `plain` out.
+    Texture { Plain = "plain", Striped = "striped", Dotted = "dotted", Checkered = "checkered" }
+}
+words! {
+    /// How big a thing is.
+    Size { Small = "small", Large = "large" }
+}
+words! {
+    /// Where a thing is.
+    Place { Left = "left", Right = "right", Top = "top", Bottom = "bottom", Middle = "middle" }
+}
+
+impl Place {
+    /// The place where a second thing does not touch one that is here.
+    pub(crate) fn opposite(self) -> Option<Self> {
+        match self {
+            Self::Left => Some(Self::Right),
+            Self::Right => Some(Self::Left),
+            Self::Top => Some(Self::Bottom),
+            Self::Bottom => Some(Self::Top),
+            Self::Middle => None,
+        }
+    }
+}
+
+/// Random choices that are the same on every machine.
+pub(crate) type Dice = ChaCha8Rng;
+
+/// The dice of scene `index` in the stream of `seed`.
+pub(crate) fn dice(seed: u64, index: u64) -> Dice {
+    let mut dice = Dice::seed_from_u64(seed);
+    dice.set_stream(index);
+    dice
+}
+
+/// A thing in a picture. What captions do not tell is drawn by lot and kept
+/// by every edit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Thing {
+    pub(crate) shape: Shape,
+    pub(crate) colour: Colour,
+    pub(crate) texture: Texture,
+    pub(crate) size: Size,
+    pub(crate) place: Place,
+    untold: Untold,
+}
+
+/// What no caption tells of a thing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Untold {
+    /// Pixels from its place's centre, to the right and downwards.
+    offset: (f32, f32),
+    /// Its size over the usual one.
+    scale: f32,
+    /// Radians, clockwise.
+    turn: f32,
+    /// Added to each of red, green and blue (0 to 1).
+    tint: [f32; 3],
+    /// Where its texture starts, in pixels.
+    phase: (f32, f32),
+}
+
+/// What lies behind the things.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Background {
+    pub(crate) colour: Ground,
+    pub(crate) texture: Texture,
+    tint: [f32; 3],
+    phase: (f32, f32),
+}
+
+/// A picture before it is drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scene {
+    pub(crate) background: Background,
+    /// One thing, or two in opposite places.
+    pub(crate) things: Vec<Thing>,
+}
+
+impl Scene {
+    /// A scene drawn by lot.
+    pub(crate) fn any(dice: &mut Dice) -> Self {
+        let first = Thing::any(dice);
+        let second = first.place.opposite().filter(|_| dice.random_bool(0.55));
+        let second = second.map(|place| Thing {
+            place,
+            ..Thing::any(dice)
+        });
+        Self {
+            background: Background::any(dice),
+            things: [first].into_iter().chain(second).collect(),
+        }
+    }
+}
+
+impl Thing {
+    fn any(dice: &mut Dice) -> Self {
+        Self {
+            shape: Shape::any(dice),
+            colour: Colour::any(dice),
+            texture: texture(dice),
+            size: Size::any(dice),
+            place: Place::any(dice),
+            untold: Untold::any(dice),
+        }
+    }
+}
+
+impl Untold {
+    fn any(dice: &mut Dice) -> Self {
+        Self {
+            offset: (dice.random_range(-1.5..1.5), dice.random_range(-1.5..1.5)),
+            scale: dice.random_range(0.92..1.08),
+            turn: dice.random_range(-0.03..0.03) * TAU,
+            tint: tint(dice),
+            phase: phase(dice),
+        }
+    }
+}
+
+impl Background {
+    fn any(dice: &mut Dice) -> Self {
+        Self {
+            colour: Ground::any(dice),
+            texture: texture(dice),
+            tint: tint(dice),
+            phase: phase(dice),
+        }
+    }
+}
+
+/// Plain in half of all cases.
+fn texture(dice: &mut Dice) -> Texture {
+    match dice.random_bool(0.4) {
+        true => Texture::Plain,
+        false => Texture::any(dice),
+    }
+}
+
+fn tint(dice: &mut Dice) -> [f32; 3] {
+    [(); 3].map(|()| dice.random_range(-0.04..0.04))
+}
+
+fn phase(dice: &mut Dice) -> (f32, f32) {
+    (dice.random_range(0.0..16.0), dice.random_range(0.0..16.0))
+}

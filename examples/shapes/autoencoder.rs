@@ -1,0 +1,104 @@
+//! The first stage: an autoencoder of scenes.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use icd::{
+    distil::{AdamW, AdamWConfig, Learner, Measures, Rate},
+    latents::Tensors,
+    model::vae::Vae,
+    nn::{Checkpoint, Fresh, Weights},
+    noise::Noise,
+};
+use rayon::prelude::*;
+
+use super::{
+    Options, Stage, measures, storage, train,
+    world::{Scene, dice},
+};
+
+const STEPS: usize = 10_000;
+const BATCH: usize = 32;
+const RATE: Rate = Rate {
+    peak: 2e-3,
+    warmup: 200,
+    end: Some(STEPS),
+};
+/// How much the latents' divergence from normal noise weighs beside the
+/// squared error of the picture: enough to keep them small and smooth.
+const DIVERGENCE: f64 = 1e-4;
+
+pub(crate) fn make(options: &Options) -> Result<()> {
+    let mut learner = Autoencoder::new(options.seed)?;
+    train(options, Stage::Vae, STEPS, &mut learner)
+}
+
+/// The trained autoencoder, whose latents are multiplied with `scale`.
+pub(crate) fn finished(options: &Options, scale: f64) -> Result<Vae> {
+    let state = Checkpoint::open(Stage::Vae.state(options))?;
+    let storage = storage();
+    let weights = Weights::new(&state, &storage).at("vae.average");
+    Ok(Vae::new(&weights, measures::vae(scale))?)
+}
+
+struct Autoencoder {
+    vae: Vae,
+    optimiser: AdamW,
+    seed: u64,
+}
+
+impl Autoencoder {
+    fn new(seed: u64) -> Result<Self> {
+        let fresh = Fresh::new(seed).trainable();
+        let storage = storage();
+        let vae = Vae::new(&Weights::fresh(&fresh, &storage), measures::vae(1.0))?;
+        let config = AdamWConfig {
+            betas: (0.9, 0.99),
+            average: Some(0.999),
+            ..AdamWConfig::default()
+        };
+        Ok(Self {
+            vae,
+            optimiser: AdamW::new(fresh.vars(), config)?,
+            seed,
+        })
+    }
+}
+
+impl Learner for Autoencoder {
+    fn step(&mut self, step: usize) -> icd::Result<Measures> {
+        let pictures = pictures(self.seed, step)?;
+        let posterior = self.vae.encode(&pictures)?;
+        let mut noise = Noise::new(self.seed ^ step as u64);
+        let latent = posterior.sample(&noise.normal(posterior.shape(), &Device::Cpu)?)?;
+        let error = (self.vae.decode(&latent)? - &pictures)?.sqr()?.mean_all()?;
+        let divergence = posterior.divergence()?;
+        let loss = (&error + (&divergence * DIVERGENCE)?)?;
+        let norm = self.optimiser.step(&loss.backward()?, RATE.at(step))?;
+        let error = f64::from(error.to_scalar::<f32>()?);
+        Ok(vec![
+            ("psnr", -10.0 * (error / 4.0).log10()),
+            ("divergence", f64::from(divergence.to_scalar::<f32>()?)),
+            ("gradient", norm),
+        ])
+    }
+
+    fn state(&self) -> icd::Result<Tensors> {
+        self.optimiser.state("vae")
+    }
+
+    fn restore(&mut self, state: &HashMap<String, Tensor>) -> icd::Result<()> {
+        self.optimiser.restore("vae", state)
+    }
+}
+
+/// The pictures (b, 3, h, w) of a step.
+fn pictures(seed: u64, step: usize) -> icd::Result<Tensor> {
+    let draw = |i: usize| {
+        let mut dice = dice(seed, (step * BATCH + i) as u64);
+        Scene::any(&mut dice).render().to_tensor(&Device::Cpu)
+    };
+    let drawn: icd::Result<Vec<_>> = (0..BATCH).into_par_iter().map(draw).collect();
+    Ok(Tensor::cat(&drawn?, 0)?)
+}

@@ -1,0 +1,129 @@
+//! Makes the bundled model `shapes` from nothing: a world of toy scenes, an
+//! autoencoder, a text encoder and a UNet.
+//!
+//! ```text
+//! cargo run --release --example shapes -- --out DIR
+//! ```
+//!
+//! Every stage keeps its state in a folder of its own below DIR: stopped at any
+//! moment, the same command goes on where it was. The same seed gives the same
+//! model.
+
+#[path = "../scenes/world/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "a world for several programs")]
+mod world;
+
+mod autoencoder;
+mod base;
+mod measures;
+mod scenes;
+mod tokenizer;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::{Parser, ValueEnum};
+use icd::{
+    distil::{Learner, Run},
+    nn::Storage,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Makes the model `shapes` from nothing.
+#[derive(Parser)]
+pub(crate) struct Options {
+    /// The folder of the stages and of the finished model
+    #[arg(long)]
+    out: PathBuf,
+    /// The same seed gives the same model
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Only this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
+    /// Threads; all cores by default
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// The stages of the making, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// The autoencoder
+    Vae,
+    /// The text encoder and the UNet
+    Base,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Vae => "vae",
+            Self::Base => "base",
+        }
+    }
+
+    fn run(self, options: &Options, steps: usize) -> Run {
+        Run {
+            folder: options.out.join(self.name()),
+            steps,
+            save_every: 200,
+        }
+    }
+
+    /// The file of the weights and the optimiser's moments.
+    fn state(self, options: &Options) -> PathBuf {
+        self.run(options, 0).state_file()
+    }
+
+    fn make(self, options: &Options) -> Result<()> {
+        match self {
+            Self::Vae => autoencoder::make(options),
+            Self::Base => base::make(options),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
+    }
+    let stages = Stage::value_variants().iter();
+    let wanted = stages.filter(|stage| options.stage.is_none_or(|only| only == **stage));
+    wanted.copied().try_for_each(|stage| stage.make(&options))
+}
+
+/// Trains a stage with a bar that shows what it measures.
+fn train(options: &Options, stage: Stage, steps: usize, learner: &mut dyn Learner) -> Result<()> {
+    let run = stage.run(options, steps);
+    let style = "{prefix} {bar:30} {pos}/{len} {elapsed} left {eta} {msg}";
+    let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
+    bar.set_prefix(stage.name());
+    run.go(learner, &mut |progress| {
+        if progress.measures.is_empty() {
+            bar.set_position(progress.done as u64);
+            bar.reset_eta();
+        }
+        let shown = progress
+            .measures
+            .iter()
+            .map(|(name, value)| format!("{name} {value:.4}"));
+        bar.set_message(shown.collect::<Vec<_>>().join(" "));
+        bar.set_position(progress.done as u64);
+        Ok(())
+    })?;
+    bar.finish();
+    Ok(())
+}
+
+/// Small networks learn fastest on a CPU.
+fn storage() -> Storage {
+    Storage {
+        dtype: DType::F32,
+        device: Device::Cpu,
+    }
+}

@@ -1,0 +1,215 @@
+//! AdamW (I. Loshchilov and F. Hutter, arXiv 1711.05101), whose moments can be
+//! kept and read back, which candle's own cannot.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+
+use crate::{
+    error::{Error, Result},
+    latents::Tensors,
+};
+
+/// The settings of an [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// How slowly the first and the second moment follow the gradients.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// What the weights lose per step, times the rate.
+    pub decay: f64,
+    /// Gradients are scaled down to this norm, all weights together.
+    pub clip: Option<f64>,
+    /// How slowly a running mean of the weights follows them.
+    pub average: Option<f64>,
+}
+
+impl Default for AdamWConfig {
+    /// The reference's: no decay, gradients of norm 1 at most, no average.
+    fn default() -> Self {
+        Self {
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            decay: 0.0,
+            clip: Some(1.0),
+            average: None,
+        }
+    }
+}
+
+/// Takes steps along gradients.
+#[derive(Debug)]
+pub struct AdamW {
+    slots: BTreeMap<String, Slot>,
+    config: AdamWConfig,
+    steps: usize,
+}
+
+/// A weight with its moments and its running mean.
+#[derive(Debug)]
+struct Slot {
+    weight: Var,
+    first: Tensor,
+    second: Tensor,
+    average: Option<Tensor>,
+}
+
+/// The numbers of one step.
+#[derive(Clone, Copy)]
+struct Step {
+    rate: f64,
+    /// What gradients are multiplied with.
+    shrink: f64,
+    /// What the moments miss because they began at zero.
+    missing: (f64, f64),
+}
+
+impl AdamW {
+    /// An optimiser of these weights, each under its name.
+    pub fn new(weights: BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
+        let slot = |(name, weight): (String, Var)| -> Result<_> {
+            let slot = Slot {
+                first: weight.zeros_like()?,
+                second: weight.zeros_like()?,
+                average: config.average.map(|_| weight.copy()).transpose()?,
+                weight,
+            };
+            Ok((name, slot))
+        };
+        Ok(Self {
+            slots: weights.into_iter().map(slot).collect::<Result<_>>()?,
+            config,
+            steps: 0,
+        })
+    }
+
+    /// Takes a step at this rate and tells the norm of the gradients. A weight
+    /// without a gradient stays.
+    pub fn step(&mut self, gradients: &GradStore, rate: f64) -> Result<f64> {
+        let norm = self.norm(gradients)?;
+        if !norm.is_finite() {
+            return Err(Error::Numbers(format!(
+                "the gradients of step {} are not numbers: lower the learning rate",
+                self.steps
+            )));
+        }
+        self.steps += 1;
+        let (beta1, beta2) = self.config.betas;
+        let count = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let step = Step {
+            rate,
+            shrink: self
+                .config
+                .clip
+                .map_or(1.0, |clip| (clip / norm.max(1e-12)).min(1.0)),
+            missing: (1.0 - beta1.powi(count), 1.0 - beta2.powi(count)),
+        };
+        for slot in self.slots.values_mut() {
+            if let Some(gradient) = gradients.get(&slot.weight) {
+                slot.step(gradient, step, self.config)?;
+            }
+        }
+        Ok(norm)
+    }
+
+    fn norm(&self, gradients: &GradStore) -> Result<f64> {
+        let squares = self.slots.values().filter_map(|slot| {
+            let gradient = gradients.get(&slot.weight)?;
+            Some(square_sum(gradient))
+        });
+        let sum: f64 = squares.sum::<Result<_>>()?;
+        Ok(sum.sqrt())
+    }
+
+    /// The weights by name.
+    pub fn weights(&self) -> Tensors {
+        self.tensors(|slot| Some(slot.weight.as_tensor()))
+    }
+
+    /// The running means of the weights, or the weights where none are kept.
+    pub fn averages(&self) -> Tensors {
+        self.tensors(|slot| slot.average.as_ref().or(Some(slot.weight.as_tensor())))
+    }
+
+    fn tensors<'a>(&'a self, pick: impl Fn(&'a Slot) -> Option<&'a Tensor>) -> Tensors {
+        let named = |(name, slot): (&String, &'a Slot)| Some((name.clone(), pick(slot)?.clone()));
+        self.slots.iter().filter_map(named).collect()
+    }
+
+    /// Everything that the next step depends on, each name under `prefix`.
+    pub fn state(&self, prefix: &str) -> Result<Tensors> {
+        let parts: [(&str, Tensors); 4] = [
+            ("weight", self.weights()),
+            ("first", self.tensors(|slot| Some(&slot.first))),
+            ("second", self.tensors(|slot| Some(&slot.second))),
+            ("average", self.tensors(|slot| slot.average.as_ref())),
+        ];
+        let steps = Tensor::new(self.steps as i64, &Device::Cpu)?;
+        let mut state = vec![(format!("{prefix}.steps"), steps)];
+        for (part, tensors) in parts {
+            let named = |(name, tensor)| (format!("{prefix}.{part}.{name}"), tensor);
+            state.extend(tensors.into_iter().map(named));
+        }
+        Ok(state)
+    }
+
+    /// Takes up what [`state`](Self::state) gave.
+    pub fn restore(&mut self, prefix: &str, state: &HashMap<String, Tensor>) -> Result<()> {
+        let find = |name: &str, like: Option<&Tensor>| -> Result<Tensor> {
+            let name = format!("{prefix}.{name}");
+            let found = state.get(&name).ok_or_else(|| missing(&name))?;
+            let Some(like) = like else {
+                return Ok(found.clone());
+            };
+            if found.shape() != like.shape() {
+                return Err(missing(&name));
+            }
+            Ok(found.to_device(like.device())?.to_dtype(like.dtype())?)
+        };
+        self.steps = find("steps", None)?.to_scalar::<i64>()? as usize;
+        for (name, slot) in &mut self.slots {
+            let weight = find(&format!("weight.{name}"), Some(slot.weight.as_tensor()))?;
+            slot.weight.set(&weight)?;
+            slot.first = find(&format!("first.{name}"), Some(&slot.first))?;
+            slot.second = find(&format!("second.{name}"), Some(&slot.second))?;
+            if let Some(average) = &mut slot.average {
+                *average = find(&format!("average.{name}"), Some(average))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::setting(format!(
+        "the saved state has no fitting tensor {name:?}: it belongs to another training"
+    ))
+}
+
+fn square_sum(x: &Tensor) -> Result<f64> {
+    let sum = x.to_dtype(DType::F32)?.sqr()?.sum_all()?;
+    Ok(f64::from(sum.to_scalar::<f32>()?))
+}
+
+impl Slot {
+    fn step(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
+        let (beta1, beta2) = config.betas;
+        let gradient = (gradient * step.shrink)?;
+        self.first = follow(&self.first, &gradient, beta1)?;
+        self.second = follow(&self.second, &gradient.sqr()?, beta2)?;
+        let root = ((&self.second / step.missing.1)?.sqrt()? + config.eps)?;
+        let ahead = ((&self.first / root)? * (step.rate / step.missing.0))?;
+        let kept = (self.weight.as_tensor() * (1.0 - step.rate * config.decay))?;
+        self.weight.set(&(kept - ahead)?)?;
+        if let (Some(average), Some(beta)) = (&mut self.average, config.average) {
+            *average = follow(average, self.weight.as_tensor(), beta)?;
+        }
+        Ok(())
+    }
+}
+
+/// beta old + (1 - beta) new.
+fn follow(old: &Tensor, new: &Tensor, beta: f64) -> Result<Tensor> {
+    Ok(((old * beta)? + (new * (1.0 - beta))?)?)
+}

@@ -1,0 +1,100 @@
+//! The mathematics of the schedule where every row has a timestep of its own.
+
+use candle_core::{Device, Tensor};
+
+use crate::{
+    error::Result,
+    schedule::{Schedule, Timestep},
+};
+
+/// The signal level a and the noise level s of each row.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    signal: Tensor,
+    noise: Tensor,
+}
+
+impl Levels {
+    /// The levels at these timesteps, timestep 0 being the clean latent.
+    pub fn at(schedule: &Schedule, times: &[Timestep], device: &Device) -> Result<Self> {
+        Self::of(times.iter().map(|&t| schedule.levels(t)), device)
+    }
+
+    /// The levels at these timesteps, where timestep 0 has the little noise
+    /// that the schedule gives it: where DDIM's last step ends.
+    pub fn with_soft_end(schedule: &Schedule, times: &[Timestep], device: &Device) -> Result<Self> {
+        Self::of(times.iter().map(|&t| schedule.soft_levels(t)), device)
+    }
+
+    fn of(levels: impl Iterator<Item = (f64, f64)>, device: &Device) -> Result<Self> {
+        let (signal, noise): (Vec<f32>, Vec<f32>) =
+            levels.map(|(a, s)| (a as f32, s as f32)).unzip();
+        let column = |values: Vec<f32>| Tensor::from_vec(values, ((), 1, 1, 1), device);
+        Ok(Self {
+            signal: column(signal)?, // (b, 1, 1, 1)
+            noise: column(noise)?,
+        })
+    }
+
+    /// a x + s noise for latents and noise (b, c, h, w).
+    pub fn mix(&self, x: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        Ok((x.broadcast_mul(&self.signal)? + noise.broadcast_mul(&self.noise)?)?)
+    }
+
+    /// What x is without the noise `eps` in it: (x - s eps) / a.
+    pub fn origin(&self, x: &Tensor, eps: &Tensor) -> Result<Tensor> {
+        let clean = (x - eps.broadcast_mul(&self.noise)?)?;
+        Ok(clean.broadcast_div(&self.signal)?)
+    }
+
+    /// Moves x from here to the levels `to` along the straight line of the
+    /// noise `eps` (iCD, equation 3), as
+    /// [`Schedule::jump`](crate::schedule::Schedule::jump) does for one timestep.
+    pub fn jump(&self, x: &Tensor, eps: &Tensor, to: &Self) -> Result<Tensor> {
+        to.mix(&self.origin(x, eps)?, eps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{noise::Noise, schedule::Segment};
+
+    #[test]
+    fn rows_jump_as_each_would_alone() {
+        let (schedule, device) = (Schedule::default(), Device::Cpu);
+        let mut noise = Noise::new(3);
+        let x = noise.normal((3, 4, 2, 5), &device).unwrap();
+        let eps = noise.normal((3, 4, 2, 5), &device).unwrap();
+        let (from, to) = ([999, 259, 519], [779, 0, 999]);
+        let levels =
+            |times: [u16; 3]| Levels::at(&schedule, &times.map(Timestep), &device).unwrap();
+        let jumped = levels(from).jump(&x, &eps, &levels(to)).unwrap();
+        for row in 0..3 {
+            let segment = Segment {
+                from: Timestep(from[row]),
+                to: Timestep(to[row]),
+            };
+            let alone = schedule.jump(&x.get(row).unwrap(), &eps.get(row).unwrap(), segment);
+            let gap = (jumped.get(row).unwrap() - alone.unwrap()).unwrap();
+            let gap = gap.abs().unwrap().max_all().unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_soft_end_keeps_the_noise_of_the_first_timestep() {
+        let (schedule, device) = (Schedule::default(), Device::Cpu);
+        let x = Tensor::zeros((1, 1, 1, 1), candle_core::DType::F32, &device).unwrap();
+        let one = x.ones_like().unwrap();
+        let noise = |levels: Levels| {
+            let mixed = levels.mix(&x, &one).unwrap().flatten_all().unwrap();
+            mixed.to_vec1::<f32>().unwrap()[0]
+        };
+        let times = [Timestep(0)];
+        assert_eq!(noise(Levels::at(&schedule, &times, &device).unwrap()), 0.0);
+        // sqrt(0.00085), the first beta
+        let soft = noise(Levels::with_soft_end(&schedule, &times, &device).unwrap());
+        assert!((soft - 0.029_155).abs() < 1e-5);
+    }
+}
