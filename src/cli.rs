@@ -2,6 +2,7 @@
 //! place that prints, reads the environment or picks a device.
 
 mod console;
+mod distill;
 mod edit;
 mod generate;
 mod invert;
@@ -43,6 +44,8 @@ enum Verb {
     Invert(Box<invert::InvertArgs>),
     /// Draw a new picture from a prompt.
     Generate(Box<generate::GenerateArgs>),
+    /// Make such a model: teach a UNet guidance, then two adapters the walk.
+    Distill(distill::DistillArgs),
 }
 
 /// What every verb says, and how.
@@ -66,6 +69,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Edit(args) => args.run(),
         Verb::Invert(args) => args.run(),
         Verb::Generate(args) => args.run(),
+        Verb::Distill(args) => args.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,12 +5,64 @@
 //! number, so a run's state is its weights, its optimiser's moments and a count.
 
 mod adamw;
+mod config;
+mod consistency;
+mod dataset;
+mod draws;
+mod guidance;
 mod levels;
 pub mod objective;
 mod rate;
 mod run;
+mod stage;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use config::DistilConfig;
+pub use consistency::{ConsistencyStage, Preservation, Student};
+pub use dataset::{Captioned, Dataset, captioned};
+pub use draws::Draws;
+pub use guidance::GuidanceStage;
 pub use levels::Levels;
 pub use rate::Rate;
 pub use run::{Learner, Measures, Progress, Run};
+pub use stage::{consistency_stage, guidance_stage};
+
+use crate::{
+    error::Result,
+    model::{Conditioning, TextReader},
+};
+
+/// What a stage learns from, and how.
+#[derive(Clone, Debug)]
+pub struct Lessons {
+    /// Rows of one step.
+    pub batch: usize,
+    /// The learning rate of each step.
+    pub rate: Rate,
+    /// The guidance strengths that are learnt (0 is unguided).
+    pub guidance: Vec<f64>,
+    /// The settings of the optimisers.
+    pub optimiser: AdamWConfig,
+    /// All that is random follows from it.
+    pub seed: u64,
+}
+
+/// Captioned latents, and the reader of the captions.
+#[derive(Debug)]
+pub struct Material {
+    /// The pictures.
+    pub dataset: Dataset,
+    /// The text encoders.
+    pub text: TextReader,
+}
+
+impl Material {
+    fn read(&self, indices: &[usize]) -> Result<Conditioning> {
+        let captions: Vec<_> = indices.iter().map(|&i| self.dataset.caption(i)).collect();
+        Ok(self.text.read(&captions)?.states)
+    }
+
+    fn read_nothing(&self, count: usize) -> Result<Conditioning> {
+        Ok(self.text.read(&vec![""; count])?.states)
+    }
+}

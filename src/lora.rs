@@ -11,6 +11,7 @@
 //! their names only.
 
 mod names;
+mod trainable;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,6 +26,8 @@ use crate::{
     schedule::Steps,
 };
 use names::{Factor, Modules};
+
+pub use trainable::{ADAPTED, Rank, TrainableAdapter};
 
 /// How an adapter file is to be understood where it does not say so itself.
 #[derive(Clone, Copy, Debug)]

@@ -162,6 +162,32 @@ impl Model {
         self.unet(&self.parts.reverse)
     }
 
+    /// The UNet without an adapter.
+    pub fn plain_unet(&self) -> Result<Unet> {
+        self.unet(&Walker::default())
+    }
+
+    /// The file of the UNet's weights, opened.
+    pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::open(&self.unet_file)
+    }
+
+    /// The UNet's config.json.
+    pub fn unet_settings(&self) -> Result<serde_json::Value> {
+        match self.parts.unet_config_file()? {
+            Some(file) => diffusers::read_json(&file),
+            None => Err(Error::config(
+                &self.unet_file,
+                "it has no config.json beside it",
+            )),
+        }
+    }
+
+    /// How the networks are kept.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
     fn unet(&self, walker: &Walker) -> Result<Unet> {
         let checkpoint = Checkpoint::open(&self.unet_file)?;
         let weights = Weights::new(&checkpoint, &self.storage);

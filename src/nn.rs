@@ -13,6 +13,7 @@ mod linear;
 mod lowrank;
 mod norm;
 mod pointwise;
+mod shelf;
 mod weights;
 
 use candle_core::{DType, Result, Tensor};
@@ -26,6 +27,7 @@ pub use linear::Linear;
 pub use lowrank::{LowRank, LowRanks};
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{add, concat, geglu, gelu, quick_gelu, silu};
+pub use shelf::Shelf;
 pub use weights::{Storage, Weights};
 
 /// Whether our kernels take x.

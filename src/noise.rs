@@ -45,6 +45,14 @@ impl Noise {
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
+    /// Values spread evenly over [0, 1) as an f32 tensor,
+    /// `torch.rand(shape, generator=self)`.
+    pub fn uniform(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+        let shape = shape.into();
+        let values = self.uniforms(shape.elem_count());
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+
     /// The next `count` values of the stream.
     fn normals(&mut self, count: usize) -> Vec<f32> {
         if count < BLOCK {

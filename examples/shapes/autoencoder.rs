@@ -18,7 +18,7 @@ use super::{
     world::{Scene, dice},
 };
 
-const STEPS: usize = 10_000;
+const STEPS: usize = 6_000;
 const BATCH: usize = 32;
 const RATE: Rate = Rate {
     peak: 2e-3,

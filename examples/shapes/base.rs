@@ -17,7 +17,7 @@ use icd::{
     },
     nn::{Fresh, Weights},
     noise::Noise,
-    prompt::Tokenizer,
+    prompt::{Prompt, Tokenizer},
     schedule::{Schedule, Timestep},
 };
 use rand::Rng;
@@ -85,11 +85,8 @@ impl Base {
             .iter()
             .map(|caption| self.tokenizer.encode(caption, measures::CONTEXT));
         let prompts: Vec<_> = prompts.collect::<icd::Result<_>>()?;
-        let ids: Vec<_> = prompts.iter().map(|prompt| prompt.ids()).collect();
-        let ends: Vec<_> = prompts
-            .iter()
-            .map(|prompt| prompt.length() as u32 - 1)
-            .collect();
+        let ids: Vec<_> = prompts.iter().map(Prompt::ids).collect();
+        let ends: Vec<_> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
         Ok(Conditioning {
             tokens: self.clip.forward(&ids, &ends)?.last,
             pooled: None,

@@ -24,7 +24,7 @@ pub(super) fn say(line: &str) {
 
 /// Writes a line to stdout.
 #[expect(clippy::print_stdout, reason = "results go to stdout")]
-fn tell(line: &str) {
+pub(super) fn tell(line: &str) {
     println!("{line}");
 }
 

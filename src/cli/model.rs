@@ -123,7 +123,7 @@ impl ModelArgs {
 }
 
 /// The device of that name, or the best that works.
-fn device(name: &str) -> Result<Device> {
+pub(super) fn device(name: &str) -> Result<Device> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     let unknown = || {
         Error::setting(format!(

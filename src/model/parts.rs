@@ -220,17 +220,21 @@ impl Parts {
         })
     }
 
-    /// The UNet's measures: from the config.json beside it, else from the
-    /// model's own, else the family's.
+    /// The UNet's measures: those of its configuration, else the family's.
     pub(super) fn unet_config(&self) -> Result<UnetConfig> {
+        match self.unet_config_file()? {
+            Some(file) => diffusers::unet_config(&file),
+            None => Ok(self.family.unet_config()),
+        }
+    }
+
+    /// The config.json beside the UNet, else the model's own.
+    pub(super) fn unet_config_file(&self) -> Result<Option<PathBuf>> {
         let beside = match &self.unet {
             Reference::Folder(home @ Home::Hub(_)) => Some(home.file("config.json")?),
             other => other.home().file("config.json").ok(),
         };
-        match beside.or_else(|| self.home.file("unet/config.json").ok()) {
-            Some(file) => diffusers::unet_config(&file),
-            None => Ok(self.family.unet_config()),
-        }
+        Ok(beside.or_else(|| self.home.file("unet/config.json").ok()))
     }
 }
 

@@ -1,14 +1,14 @@
 //! The autoencoder between pictures and latents (`AutoencoderKL`). Nobody
 //! outside ever sees an unscaled latent.
 
-use candle_core::{DType, Shape, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 
 use super::{
     attention::{Attention, Kind, Place, Site, Untouched},
     stage::{Norm, Resnet},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     nn::{Conv2d, Extras, GroupNorm, Stride, Weights, channels_first, channels_last},
 };
 
@@ -72,6 +72,44 @@ pub struct Posterior {
 }
 
 impl Posterior {
+    /// The distribution of this mean and deviation (b, 4, h, w), both scaled.
+    pub fn of(mean: Tensor, deviation: Tensor) -> Result<Self> {
+        match mean.shape() == deviation.shape() {
+            true => Ok(Self {
+                mean,
+                deviation,
+                scale: 1.0,
+            }),
+            false => Err(Error::setting(format!(
+                "a mean of {:?} and a deviation of {:?} make no distribution",
+                mean.dims(),
+                deviation.dims()
+            ))),
+        }
+    }
+
+    /// The scaled mean and deviation (b, 4, h, w).
+    pub fn parts(&self) -> Result<[Tensor; 2]> {
+        Ok([(&self.mean * self.scale)?, (&self.deviation * self.scale)?])
+    }
+
+    /// Some rows, in any order and number.
+    pub fn rows(&self, rows: &[usize]) -> Result<Self> {
+        let rows: Vec<_> = rows.iter().map(|&row| row as u32).collect();
+        let rows = Tensor::new(rows, self.mean.device())?;
+        let pick = |x: &Tensor| x.index_select(&rows, 0);
+        Ok(Self {
+            mean: pick(&self.mean)?,
+            deviation: pick(&self.deviation)?,
+            scale: self.scale,
+        })
+    }
+
+    /// Where it is kept.
+    pub fn device(&self) -> &Device {
+        self.mean.device()
+    }
+
     /// The latent's shape (b, 4, h, w).
     pub fn shape(&self) -> &Shape {
         self.mean.shape()
@@ -105,6 +143,7 @@ pub struct Vae {
     restore: Option<Conv2d>,
     config: VaeConfig,
     compute: DType,
+    device: Device,
 }
 
 impl Vae {
@@ -123,6 +162,7 @@ impl Vae {
             quantise: pointwise("quant_conv", 2 * z)?,
             restore: pointwise("post_quant_conv", z)?,
             compute: w.storage().compute(),
+            device: w.storage().device.clone(),
             config,
         })
     }
@@ -130,6 +170,11 @@ impl Vae {
     /// Its measures.
     pub fn config(&self) -> &VaeConfig {
         &self.config
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The latents of pictures (b, 3, h, w) in [-1, 1], whose sides are

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{add, on_cpu};
+use super::{LowRank, add, lowrank::Beside, on_cpu};
 use crate::kernel::{self, Around, Filters, Window, nearest, profile};
 
 /// How a 3x3 convolution walks over its input.
@@ -40,6 +40,7 @@ pub struct Conv2d {
     weight: Weight,
     bias: Tensor,
     window: Window,
+    change: Option<Box<Beside<Self>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +83,19 @@ impl Conv2d {
                 false => Weight::Plain(weight),
             },
             window: stride.window(side),
+            change: None,
+        })
+    }
+
+    /// The same convolution with a low-rank change computed beside it: one to
+    /// fewer channels that walks as this one does, then a map to the outputs.
+    /// The weight is shared with this layer, and the change may be trained.
+    pub fn with_change(&self, change: &LowRank) -> Result<Self> {
+        let mut down = Self::new(change.down.clone(), None, Stride::One)?;
+        down.window = self.window;
+        Ok(Self {
+            change: Some(Box::new(Beside::new(down, change)?)),
+            ..self.clone()
         })
     }
 
@@ -92,6 +106,20 @@ impl Conv2d {
 
     /// Convolves (b, h, w, inputs) with what surrounds it.
     pub fn forward_with(&self, x: &Tensor, extras: Extras) -> Result<Tensor> {
+        let Some(change) = &self.change else {
+            return self.weighted(x, extras);
+        };
+        let seen = Extras {
+            enlarged: extras.enlarged,
+            ..Extras::default()
+        };
+        let onto = change.onto(&change.down.forward_with(x, seen)?, extras.residual)?;
+        let residual = Some(&onto);
+        self.weighted(x, Extras { residual, ..extras })
+    }
+
+    /// The convolution without its change.
+    fn weighted(&self, x: &Tensor, extras: Extras) -> Result<Tensor> {
         match &self.weight {
             Weight::Packed(filters) if !extras.tracked(x) => self.fused(x, filters, extras),
             _ => self.one_by_one(x, extras),

@@ -1,23 +1,25 @@
-//! Weights that no file holds: those of a network that is to be trained from
-//! nothing, or only to be timed.
+//! Weights to start a training from: those of a file, and random ones where it
+//! has none.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
 };
 
-use candle_core::{Result, Shape, Tensor, Var};
+use candle_core::{DType, Shape, Tensor, Var};
 
-use super::Storage;
+use super::{Checkpoint, Storage};
+use crate::error::Result;
 
 /// A place from which a network reads random weights: matrices uniform within
 /// 1 / sqrt(inputs), as PyTorch begins, biases zero, the scales of norms one.
 ///
 /// The optional parts of a network, which a file shows by their presence, are
 /// asked for by name.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Fresh {
     seed: u64,
+    base: Option<Checkpoint>,
     present: HashMap<String, Vec<usize>>,
     vars: Option<Mutex<BTreeMap<String, Var>>>,
 }
@@ -35,6 +37,12 @@ impl Fresh {
     pub fn with(mut self, name: &str, shape: &[usize]) -> Self {
         self.present.insert(name.into(), shape.into());
         self
+    }
+
+    /// The weights of a file, and random ones only for what it lacks.
+    pub fn starting_from(self, base: Checkpoint) -> Self {
+        let base = Some(base);
+        Self { base, ..self }
     }
 
     /// Weights that can be trained.
@@ -55,6 +63,10 @@ impl Fresh {
     /// The shape of an optional tensor. All layers but the projections of
     /// attention have a bias, of whatever length is asked for.
     pub(super) fn optional(&self, name: &str) -> Option<Vec<usize>> {
+        if let Some(base) = &self.base {
+            let shape = base.shape(name);
+            return shape.or_else(|| self.present.get(name).cloned());
+        }
         let layer = name.strip_suffix(".bias");
         let is_plain = |layer: &str| !["to_q", "to_k", "to_v"].iter().any(|q| layer.ends_with(q));
         match layer.is_some_and(is_plain) {
@@ -65,15 +77,30 @@ impl Fresh {
 
     /// The tensor `name` of this shape.
     pub(super) fn load(&self, name: &str, shape: &Shape, storage: &Storage) -> Result<Tensor> {
-        let values = self.values(name, shape);
-        let tensor = Tensor::from_vec(values, shape, &storage.device)?;
+        let tensor = match self.base.as_ref().filter(|base| base.shape(name).is_some()) {
+            Some(base) => Self::stored(base, name, shape, storage)?,
+            None => Tensor::from_vec(self.values(name, shape), shape, &storage.device)?,
+        };
         let Some(vars) = &self.vars else {
-            return tensor.to_dtype(storage.dtype);
+            return Ok(tensor.to_dtype(storage.dtype)?);
         };
         let var = Var::from_tensor(&tensor)?;
         let mut vars = vars.lock().unwrap_or_else(PoisonError::into_inner);
         vars.insert(name.into(), var.clone());
         Ok(var.as_tensor().clone())
+    }
+
+    /// A tensor of the file, in f32.
+    fn stored(base: &Checkpoint, name: &str, shape: &Shape, storage: &Storage) -> Result<Tensor> {
+        let found = base.load(name, &storage.device)?;
+        if found.shape() != shape {
+            let reason = format!(
+                "tensor {name:?}: expected {shape:?}, found {:?}",
+                found.shape()
+            );
+            return Err(base.fault(reason));
+        }
+        Ok(found.to_dtype(DType::F32)?)
     }
 
     fn values(&self, name: &str, shape: &Shape) -> Vec<f32> {
@@ -103,7 +130,7 @@ fn mixed(state: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
     use crate::nn::Weights;

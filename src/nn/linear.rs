@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{add, geglu, on_cpu};
+use super::{LowRank, add, geglu, lowrank::Beside, on_cpu};
 use crate::kernel::{self, Dense, profile};
 
 /// `y = x W^T + b` over the last axis.
@@ -12,6 +12,7 @@ use crate::kernel::{self, Dense, profile};
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    change: Option<Box<Beside<Self>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,12 +27,26 @@ impl Linear {
     /// A map of weight (outputs, inputs) and bias (outputs).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         if !weight.device().is_cpu() || weight.track_op() {
-            let weight = Weight::Plain(weight);
-            return Ok(Self { weight, bias });
+            return Ok(Self {
+                weight: Weight::Plain(weight),
+                bias,
+                change: None,
+            });
         }
         Ok(Self {
             weight: Weight::Packed(Arc::new(Dense::new(&weight)?)),
             bias: bias.map(|bias| bias.to_dtype(DType::F32)).transpose()?,
+            change: None,
+        })
+    }
+
+    /// The same map with a low-rank change computed beside it. The weight is
+    /// shared with this map, and the change may be trained.
+    pub fn with_change(&self, change: &LowRank) -> Result<Self> {
+        let down = Self::new(change.down.flatten_from(1)?, None)?; // (rank, inputs)
+        Ok(Self {
+            change: Some(Box::new(Beside::new(down, change)?)),
+            ..self.clone()
         })
     }
 
@@ -45,7 +60,9 @@ impl Linear {
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             // With fewer rows, reading the weights for each block of them costs more.
-            Weight::Packed(dense) if !x.track_op() && rows(x) >= 8 * dense.inputs() => {
+            Weight::Packed(dense)
+                if !x.track_op() && self.change.is_none() && rows(x) >= 8 * dense.inputs() =>
+            {
                 let x = &x.contiguous()?;
                 let about = |_: &Tensor| dense_about(x, dense);
                 profile::of(about, || kernel::linear_geglu(x, dense, self.bias.as_ref()))
@@ -57,6 +74,17 @@ impl Linear {
     /// Maps (.., inputs) to (.., outputs) and adds a residual of that shape.
     pub fn forward_onto(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let x = &x.contiguous()?;
+        match &self.change {
+            Some(change) => {
+                let onto = change.onto(&change.down.forward(x)?, residual)?;
+                self.weighted(x, Some(&onto))
+            }
+            None => self.weighted(x, residual),
+        }
+    }
+
+    /// The map without its change.
+    fn weighted(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Packed(dense) => {
                 let about = |_: &Tensor| dense_about(x, dense);

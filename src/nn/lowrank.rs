@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor};
 
+use super::Linear;
 use crate::kernel;
 
 /// The low-rank changes of a network, by the path of the layer they change,
@@ -45,6 +46,33 @@ impl LowRank {
         let inputs = self.down.elem_count() / rank.max(1);
         let up = self.up.flatten_from(1)?; // (outputs, rank)
         Ok(up.dims() == [outputs, rank] && outputs * inputs == count)
+    }
+}
+
+/// A low-rank change that is computed beside its layer: it can be trained, and
+/// several networks can share the layer.
+#[derive(Clone, Debug)]
+pub(super) struct Beside<Layer> {
+    /// From the layer's input to few channels.
+    pub(super) down: Layer,
+    up: Linear,
+    scale: f64,
+}
+
+impl<Layer> Beside<Layer> {
+    /// The change whose first factor is the layer `down`.
+    pub(super) fn new(down: Layer, change: &LowRank) -> Result<Self> {
+        Ok(Self {
+            down,
+            up: Linear::new(change.up.flatten_from(1)?, None)?,
+            scale: change.scale,
+        })
+    }
+
+    /// What is added to the layer's output: the change, for an input that
+    /// `down` has seen, and a residual.
+    pub(super) fn onto(&self, seen: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        self.up.forward_onto(&(seen * self.scale)?, residual)
     }
 }
 

@@ -5,7 +5,9 @@ use std::fmt::Display;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
-use super::{Checkpoint, Conv2d, Fresh, GroupNorm, LayerNorm, Linear, LowRanks, Stride};
+use super::{
+    Checkpoint, Conv2d, Fresh, GroupNorm, LayerNorm, Linear, LowRank, LowRanks, Shelf, Stride,
+};
 use crate::error::Result;
 
 /// How a network's weights are kept in memory.
@@ -33,8 +35,19 @@ impl Storage {
 pub struct Weights<'a> {
     source: Source<'a>,
     storage: &'a Storage,
-    merged: Option<&'a LowRanks>,
+    changes: Changes<'a>,
+    shelf: Option<&'a Shelf>,
     path: String,
+}
+
+/// The low-rank changes of the layers, and how they meet them.
+#[derive(Clone, Copy)]
+enum Changes<'a> {
+    None,
+    /// Added to the weights.
+    Merged(&'a LowRanks),
+    /// Computed beside the layers.
+    Beside(&'a LowRanks),
 }
 
 /// Where weights come from.
@@ -59,7 +72,8 @@ impl<'a> Weights<'a> {
         Self {
             source,
             storage,
-            merged: None,
+            changes: Changes::None,
+            shelf: None,
             path: String::new(),
         }
     }
@@ -67,7 +81,25 @@ impl<'a> Weights<'a> {
     /// Adds the low-rank changes to every layer that is read from here on.
     pub fn merged_with(self, changes: &'a LowRanks) -> Self {
         Self {
-            merged: Some(changes),
+            changes: Changes::Merged(changes),
+            ..self
+        }
+    }
+
+    /// Computes the low-rank changes beside every layer that is read from here
+    /// on, so that they can be trained.
+    pub fn changed_by(self, changes: &'a LowRanks) -> Self {
+        Self {
+            changes: Changes::Beside(changes),
+            ..self
+        }
+    }
+
+    /// Takes layers from `shelf` and puts those there that are not, so that
+    /// networks of the same file share them.
+    pub fn shared_on(self, shelf: &'a Shelf) -> Self {
+        Self {
+            shelf: Some(shelf),
             ..self
         }
     }
@@ -126,7 +158,7 @@ impl<'a> Weights<'a> {
         let file = match self.source {
             Source::File(file) => file,
             Source::Fresh(fresh) => {
-                return Ok(fresh.load(&place.path, &shape, self.storage)?);
+                return fresh.load(&place.path, &shape, self.storage);
             }
         };
         match file.shape(&place.path) {
@@ -139,6 +171,18 @@ impl<'a> Weights<'a> {
     /// A linear layer, with a bias where the file has one. A 1x1 convolution is
     /// the same arithmetic and is taken too.
     pub fn linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
+        let read = || self.plain_linear(inputs, outputs);
+        let layer = match self.shelf() {
+            Some(shelf) => shelf.linear(&self.path, read)?,
+            None => read()?,
+        };
+        match self.beside() {
+            Some(change) => Ok(layer.with_change(change)?),
+            None => Ok(layer),
+        }
+    }
+
+    fn plain_linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
         let pointwise = self.shape("weight").is_some_and(|shape| shape.len() == 4);
         let weight = match pointwise {
             true => self
@@ -151,8 +195,32 @@ impl<'a> Weights<'a> {
 
     /// A convolution with a k x k kernel.
     pub fn conv(&self, inputs: usize, outputs: usize, k: usize, stride: Stride) -> Result<Conv2d> {
-        let weight = self.tensor("weight", (outputs, inputs, k, k))?;
-        Ok(Conv2d::new(weight, self.bias(outputs)?, stride)?)
+        let read = || {
+            let weight = self.tensor("weight", (outputs, inputs, k, k))?;
+            Ok(Conv2d::new(weight, self.bias(outputs)?, stride)?)
+        };
+        let layer = match self.shelf() {
+            Some(shelf) => shelf.conv(&self.path, read)?,
+            None => read()?,
+        };
+        match self.beside() {
+            Some(change) => Ok(layer.with_change(change)?),
+            None => Ok(layer),
+        }
+    }
+
+    /// The shelf, for a layer whose weights are those of the file.
+    fn shelf(&self) -> Option<&'a Shelf> {
+        self.shelf
+            .filter(|_| !matches!(self.changes, Changes::Merged(_)))
+    }
+
+    /// The change to compute beside the layer here.
+    fn beside(&self) -> Option<&'a LowRank> {
+        match self.changes {
+            Changes::Beside(changes) => changes.get(&self.path),
+            _ => None,
+        }
     }
 
     /// A group norm.
@@ -188,8 +256,11 @@ impl<'a> Weights<'a> {
     fn read(&self, file: &Checkpoint, shape: Shape) -> Result<Tensor> {
         let stored = file.load(&self.path, &self.storage.device)?;
         let module = self.path.strip_suffix(".weight");
-        let change = module.and_then(|module| self.merged?.get(module));
-        let Some(change) = change else {
+        let merged = |module| match self.changes {
+            Changes::Merged(changes) => changes.get(module),
+            _ => None,
+        };
+        let Some(change) = module.and_then(merged) else {
             return Ok(stored.to_dtype(self.storage.dtype)?);
         };
         let merged = change.merged_into(&stored)?.ok_or_else(|| {

@@ -9,6 +9,7 @@
 mod adapters;
 mod cases;
 mod cli;
+mod distil;
 mod full;
 mod golden;
 mod support;

@@ -1,0 +1,230 @@
+//! The second stage: two adapters of one frozen UNet learn to walk into noise
+//! and back in a few steps (arXiv 2406.14539).
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use super::{
+    AdamW, Draws, Learner, Lessons, Material, Measures,
+    objective::{Consistency, Net, Sample},
+};
+use crate::{
+    error::Result,
+    latents::Tensors,
+    lora::TrainableAdapter,
+    model::{Conditioning, unet::Unet},
+    schedule::{Path, Schedule, Timestep},
+};
+
+/// The teacher's timesteps between two of its steps: 50 steps of DDIM.
+const STRIDE: u16 = 20;
+/// The teacher's first timestep.
+const FIRST: u16 = 19;
+
+/// A network whose adapter is trained.
+pub struct Student {
+    /// The network, with the adapter's changes beside its layers.
+    pub unet: Unet,
+    /// The adapter.
+    pub adapter: TrainableAdapter,
+    /// The path it learns.
+    pub path: Path,
+}
+
+/// What the two losses of preservation weigh beside those of consistency; with
+/// 0 they are left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preservation {
+    /// Of the forward student.
+    pub forward: f64,
+    /// Of the reverse student.
+    pub reverse: f64,
+}
+
+impl Default for Preservation {
+    /// The reference's.
+    fn default() -> Self {
+        Self {
+            forward: 1.5,
+            reverse: 1.5,
+        }
+    }
+}
+
+/// Distils a pair of adapters.
+pub struct ConsistencyStage {
+    material: Material,
+    schedule: Schedule,
+    teacher: Unet,
+    forward: Student,
+    reverse: Student,
+    optimisers: [AdamW; 2],
+    preservation: Preservation,
+    lessons: Lessons,
+}
+
+/// The four losses, in the order of their steps.
+#[derive(Clone, Copy)]
+enum Loss {
+    ReverseConsistency,
+    ForwardConsistency,
+    ForwardPreservation,
+    ReversePreservation,
+}
+
+impl Loss {
+    const ALL: [Self; 4] = [
+        Self::ReverseConsistency,
+        Self::ForwardConsistency,
+        Self::ForwardPreservation,
+        Self::ReversePreservation,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ReverseConsistency => "reverse_consistency",
+            Self::ForwardConsistency => "forward_consistency",
+            Self::ForwardPreservation => "forward_preservation",
+            Self::ReversePreservation => "reverse_preservation",
+        }
+    }
+
+    /// The optimiser of the student that learns by it: 0 forward, 1 reverse.
+    fn student(self) -> usize {
+        match self {
+            Self::ForwardConsistency | Self::ForwardPreservation => 0,
+            Self::ReverseConsistency | Self::ReversePreservation => 1,
+        }
+    }
+}
+
+impl ConsistencyStage {
+    /// The students of a teacher.
+    pub fn new(
+        material: Material,
+        schedule: Schedule,
+        teacher: Unet,
+        [forward, reverse]: [Student; 2],
+        preservation: Preservation,
+        lessons: Lessons,
+    ) -> Result<Self> {
+        let optimiser = |student: &Student| AdamW::new(student.adapter.vars(), lessons.optimiser);
+        Ok(Self {
+            optimisers: [optimiser(&forward)?, optimiser(&reverse)?],
+            material,
+            schedule,
+            teacher,
+            forward,
+            reverse,
+            preservation,
+            lessons,
+        })
+    }
+
+    /// The forward and the reverse student, each with its adapter's tensors.
+    pub fn students(&self) -> [(&Student, Tensors); 2] {
+        let [forward, reverse] = &self.optimisers;
+        [
+            (&self.forward, forward.averages()),
+            (&self.reverse, reverse.averages()),
+        ]
+    }
+
+    fn weight(&self, loss: Loss) -> f64 {
+        match loss {
+            Loss::ForwardPreservation => self.preservation.forward,
+            Loss::ReversePreservation => self.preservation.reverse,
+            Loss::ReverseConsistency | Loss::ForwardConsistency => 1.0,
+        }
+    }
+
+    fn loss(
+        &self,
+        loss: Loss,
+        latent: &Tensor,
+        text: &Conditioning,
+        draws: &mut Draws,
+    ) -> Result<Tensor> {
+        let noise = draws.noise(latent.shape(), latent.device())?;
+        let unets = [&self.teacher, &self.forward.unet, &self.reverse.unet];
+        let texts = [
+            unets[0].read(text)?,
+            unets[1].read(text)?,
+            unets[2].read(text)?,
+        ];
+        let net = |i: usize| Net {
+            unet: unets[i],
+            text: &texts[i],
+        };
+        let losses = Consistency {
+            schedule: &self.schedule,
+            forward_path: &self.forward.path,
+            reverse_path: &self.reverse.path,
+            stride: STRIDE,
+            teacher: net(0),
+            forward: net(1),
+            reverse: net(2),
+        };
+        let sample = Sample {
+            latent,
+            noise: &noise,
+        };
+        let batch = self.lessons.batch;
+        let times = draws.among(batch, &self.times(loss))?;
+        match loss {
+            Loss::ReverseConsistency => {
+                let guidance = draws.among(batch, &self.lessons.guidance)?;
+                losses.reverse_consistency(sample, &times, &guidance)
+            }
+            Loss::ForwardConsistency => losses.forward_consistency(sample, &times),
+            Loss::ForwardPreservation => losses.forward_preservation(sample, &times),
+            Loss::ReversePreservation => losses.reverse_preservation(sample, &times),
+        }
+    }
+
+    /// The timesteps that a loss begins at.
+    fn times(&self, loss: Loss) -> Vec<Timestep> {
+        let grid = |last| (FIRST..=last).step_by(usize::from(STRIDE)).map(Timestep);
+        let starts = |path: &Path| path.segments().map(|segment| segment.from).collect();
+        match loss {
+            Loss::ReverseConsistency => grid(999).collect(),
+            Loss::ForwardConsistency => grid(999 - STRIDE).collect(),
+            Loss::ForwardPreservation => starts(&self.reverse.path),
+            Loss::ReversePreservation => starts(&self.forward.path),
+        }
+    }
+}
+
+impl Learner for ConsistencyStage {
+    fn step(&mut self, step: usize) -> Result<Measures> {
+        let mut draws = Draws::new(self.lessons.seed, step);
+        let rows = draws.indices(self.lessons.batch, self.material.dataset.len())?;
+        let latent = self.material.dataset.sample(&rows, draws.stream())?;
+        let text = self.material.read(&rows)?;
+        let mut measures = Vec::new();
+        for loss in Loss::ALL {
+            let weight = self.weight(loss);
+            if weight == 0.0 {
+                continue;
+            }
+            let value = self.loss(loss, &latent, &text, &mut draws)?;
+            let gradients = (&value * weight)?.backward()?;
+            let rate = self.lessons.rate.at(step);
+            self.optimisers[loss.student()].step(&gradients, rate)?;
+            measures.push((loss.name(), f64::from(value.to_scalar::<f32>()?)));
+        }
+        Ok(measures)
+    }
+
+    fn state(&self) -> Result<Tensors> {
+        let [forward, reverse] = &self.optimisers;
+        Ok([forward.state("forward")?, reverse.state("reverse")?].concat())
+    }
+
+    fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let [forward, reverse] = &mut self.optimisers;
+        forward.restore("forward", state)?;
+        reverse.restore("reverse", state)
+    }
+}

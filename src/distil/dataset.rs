@@ -1,0 +1,182 @@
+//! Captioned pictures to learn from: a folder with a `metadata.jsonl` (a line
+//! `{"file_name": .., "text": ..}` for each picture), or with a `.txt` beside
+//! each picture.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    latents::{Tensors, write_tensors},
+    model::vae::{Posterior, Vae},
+    nn::Checkpoint,
+    noise::Noise,
+    picture::{
+        Picture, Size,
+        fit::{Fit, fitted},
+    },
+};
+
+/// Endings of the pictures that are looked for.
+const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// A picture file and what it shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captioned {
+    /// The picture.
+    pub file: PathBuf,
+    /// What it shows.
+    pub caption: String,
+}
+
+/// The captioned pictures of a folder, in the order of the list or the names.
+pub fn captioned(folder: &Path) -> Result<Vec<Captioned>> {
+    let list = folder.join("metadata.jsonl");
+    let found = match list.exists() {
+        true => listed(folder, &list)?,
+        false => beside(folder)?,
+    };
+    match found.is_empty() {
+        true => Err(Error::setting(format!(
+            "{}: no captioned pictures: it needs a metadata.jsonl with file_name and text, \
+             or a .txt beside each picture",
+            folder.display()
+        ))),
+        false => Ok(found),
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    file_name: PathBuf,
+    text: String,
+}
+
+fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
+    let text = fs::read_to_string(list).map_err(|error| Error::io(list, error))?;
+    let lines = text.lines().enumerate();
+    let full = lines.filter(|(_, line)| !line.trim().is_empty());
+    full.map(|(number, line)| {
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| Error::config(list, format!("line {}: {error}", number + 1)))?;
+        Ok(Captioned {
+            file: folder.join(line.file_name),
+            caption: line.text,
+        })
+    })
+    .collect()
+}
+
+fn beside(folder: &Path) -> Result<Vec<Captioned>> {
+    let io = |error| Error::io(folder, error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        files.push(entry.map_err(io)?.path());
+    }
+    files.sort_unstable();
+    let is_picture = |file: &PathBuf| {
+        let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
+        ENDINGS.iter().any(|known| ending == *known)
+    };
+    let captions = files.into_iter().filter(is_picture).filter_map(|file| {
+        let caption = fs::read_to_string(file.with_extension("txt")).ok()?;
+        let caption = caption.trim().to_owned();
+        Some(Captioned { file, caption })
+    });
+    Ok(captions.collect())
+}
+
+/// Pictures as the distributions of their latents, in memory.
+#[derive(Debug)]
+pub struct Dataset {
+    captions: Vec<String>,
+    posteriors: Posterior,
+}
+
+impl Dataset {
+    /// Encodes the pictures, cut to squares of `side` pixels, and keeps what
+    /// came out in `cache`; or reads it from there. `watch` sees how many are done.
+    pub fn open(
+        pictures: &[Captioned],
+        vae: &dyn Fn() -> Result<Vae>,
+        side: usize,
+        cache: &Path,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let posteriors = match cache.exists() {
+            true => read(cache, pictures.len())?,
+            false => {
+                let encoded = encode(pictures, &vae()?, side, watch)?;
+                write_tensors(cache, &tensors(&encoded)?, HashMap::new())?;
+                encoded
+            }
+        };
+        Ok(Self {
+            captions: pictures.iter().map(|p| p.caption.clone()).collect(),
+            posteriors,
+        })
+    }
+
+    /// How many pictures there are.
+    pub fn len(&self) -> usize {
+        self.captions.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.captions.is_empty()
+    }
+
+    /// What a picture shows.
+    pub fn caption(&self, index: usize) -> &str {
+        &self.captions[index]
+    }
+
+    /// Latents (b, 4, h, w) of some pictures, drawn from their distributions.
+    pub fn sample(&self, indices: &[usize], noise: &mut Noise) -> Result<Tensor> {
+        let posteriors = self.posteriors.rows(indices)?;
+        let drawn = noise.normal(posteriors.shape(), posteriors.device())?;
+        posteriors.sample(&drawn)
+    }
+}
+
+fn encode(
+    pictures: &[Captioned],
+    vae: &Vae,
+    side: usize,
+    watch: &mut dyn FnMut(usize),
+) -> Result<Posterior> {
+    let (mut means, mut deviations) = (Vec::new(), Vec::new());
+    for (done, picture) in pictures.iter().enumerate() {
+        watch(done);
+        let read = Picture::read(&picture.file)?;
+        let square = fitted(&read, Size::new(side, side), Fit::Crop);
+        let [mean, deviation] = vae.encode(&square.to_tensor(vae.device())?)?.parts()?;
+        means.push(mean);
+        deviations.push(deviation);
+    }
+    Posterior::of(Tensor::cat(&means, 0)?, Tensor::cat(&deviations, 0)?)
+}
+
+fn tensors(posteriors: &Posterior) -> Result<Tensors> {
+    let [mean, deviation] = posteriors.parts()?;
+    Ok(vec![("mean".into(), mean), ("deviation".into(), deviation)])
+}
+
+fn read(cache: &Path, count: usize) -> Result<Posterior> {
+    let file = Checkpoint::open(cache)?;
+    let posteriors = Posterior::of(
+        file.load("mean", &Device::Cpu)?,
+        file.load("deviation", &Device::Cpu)?,
+    )?;
+    match posteriors.shape().dims().first() == Some(&count) {
+        true => Ok(posteriors),
+        false => Err(file.fault("it was made of other pictures; remove it")),
+    }
+}
