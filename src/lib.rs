@@ -17,7 +17,8 @@
 //! ```text
 //! picture -> vae.encode -> walk(forward net, forward path)
 //!         -> walk(reverse net, reverse path, control) -> vae.decode -> picture
-//! weights file -> Weights (+ adapter, merged) -> Unet
+//! weights file -> Weights (+ adapter, merged or beside) -> Unet
+//! captioned pictures -> distil -> adapters -> files
 //! ```
 //!
 //! # The map
@@ -28,6 +29,7 @@
 //! | room | what lives there | what never does |
 //! |---|---|---|
 //! | `cli` (in the binary) | arguments as typed, one `run` per verb, progress, printing | |
+//! | [`distil`] | the losses of both distillations, the optimiser, runs that can be stopped | printing |
 //! | [`edit`] | the walk; invert, edit, generate; prompt-to-prompt and local blend | file formats |
 //! | [`model`] | UNet, attention and its control port, autoencoder, text encoders, families and presets | editing; prompts as strings of words |
 //! | [`lora`] | adapter files: namings, scales | |

@@ -23,7 +23,7 @@ use icd::{
 use rand::Rng;
 
 use super::{
-    Options, Stage, measures,
+    Options, Stage, export, measures,
     scenes::{COUNT, Scenes},
     storage, tokenizer, train,
     world::{Dice, dice},
@@ -42,8 +42,10 @@ const UNCAPTIONED: f64 = 0.1;
 pub(crate) fn make(options: &Options) -> Result<()> {
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
+    let (scale, vocabulary) = (scenes.scale, tokenizer.vocabulary());
     let mut learner = Base::new(scenes, tokenizer, options.seed)?;
-    train(options, Stage::Base, STEPS, &mut learner)
+    train(options, Stage::Base, STEPS, &mut learner)?;
+    export::base(options, scale, vocabulary)
 }
 
 struct Base {

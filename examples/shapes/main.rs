@@ -15,6 +15,7 @@ mod world;
 
 mod autoencoder;
 mod base;
+mod export;
 mod measures;
 mod scenes;
 mod tokenizer;

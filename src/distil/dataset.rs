@@ -109,13 +109,12 @@ impl Dataset {
         cache: &Path,
         watch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let posteriors = match cache.exists() {
-            true => read(cache, pictures.len())?,
-            false => {
-                let encoded = encode(pictures, &vae()?, side, watch)?;
-                write_tensors(cache, &tensors(&encoded)?, HashMap::new())?;
-                encoded
-            }
+        let posteriors = if cache.exists() {
+            read(cache, pictures.len())?
+        } else {
+            let encoded = encode(pictures, &vae()?, side, watch)?;
+            write_tensors(cache, &tensors(&encoded)?, HashMap::new())?;
+            encoded
         };
         Ok(Self {
             captions: pictures.iter().map(|p| p.caption.clone()).collect(),

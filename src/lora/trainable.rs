@@ -133,7 +133,7 @@ fn adapted(name: String) -> Option<String> {
         let before = module.strip_suffix(*end);
         before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
     };
-    ADAPTED.iter().any(|end| ends(&end)).then(|| module.into())
+    ADAPTED.iter().any(ends).then(|| module.into())
 }
 
 /// The shapes of the factors of a weight (outputs, inputs, ..).

@@ -95,11 +95,11 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Takes layers from `shelf` and puts those there that are not, so that
+    /// Takes layers from a shelf and puts those there that are not, so that
     /// networks of the same file share them.
-    pub fn shared_on(self, shelf: &'a Shelf) -> Self {
+    pub fn shared_on(self, layers: &'a Shelf) -> Self {
         Self {
-            shelf: Some(shelf),
+            shelf: Some(layers),
             ..self
         }
     }
@@ -173,7 +173,7 @@ impl<'a> Weights<'a> {
     pub fn linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
         let read = || self.plain_linear(inputs, outputs);
         let layer = match self.shelf() {
-            Some(shelf) => shelf.linear(&self.path, read)?,
+            Some(layers) => layers.linear(&self.path, read)?,
             None => read()?,
         };
         match self.beside() {
@@ -200,7 +200,7 @@ impl<'a> Weights<'a> {
             Ok(Conv2d::new(weight, self.bias(outputs)?, stride)?)
         };
         let layer = match self.shelf() {
-            Some(shelf) => shelf.conv(&self.path, read)?,
+            Some(layers) => layers.conv(&self.path, read)?,
             None => read()?,
         };
         match self.beside() {

@@ -21,7 +21,7 @@ use crate::support::{plain, tensors};
 
 /// How far a value may be off, as a share of the root mean square of all:
 /// Winograd's convolutions and the fast exponential take part.
-const FAST: f64 = 5e-4;
+const FAST: f64 = 1e-4;
 
 struct Full {
     folder: PathBuf,

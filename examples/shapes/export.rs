@@ -1,0 +1,133 @@
+//! The finished networks as a model folder in the diffusers layout.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use icd::{
+    latents::{Tensors, write_tensors},
+    model::{clip::ClipConfig, unet::UnetConfig, vae::VaeConfig},
+    nn::Checkpoint,
+};
+use serde_json::{Value, json};
+
+use super::{Options, Stage, measures};
+
+/// Writes the folder `model` of the output folder; its UNet is not distilled yet.
+pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<()> {
+    let folder = options.out.join("model");
+    let (vae, state) = (Stage::Vae.state(options), Stage::Base.state(options));
+    let weights = "diffusion_pytorch_model.safetensors";
+    network(
+        &folder.join("vae"),
+        vae_json(&measures::vae(scale)),
+        weights,
+        (&vae, "vae.average."),
+    )?;
+    network(
+        &folder.join("unet"),
+        unet_json(&measures::unet()),
+        weights,
+        (&state, "base.average.unet."),
+    )?;
+    let text = text_json(&measures::text(vocabulary));
+    network(
+        &folder.join("text_encoder"),
+        text,
+        "model.safetensors",
+        (&state, "base.average.text."),
+    )?;
+    let tokenizer = folder.join("tokenizer");
+    fs::create_dir_all(&tokenizer)?;
+    for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        fs::copy(
+            options.out.join("tokenizer").join(name),
+            tokenizer.join(name),
+        )?;
+    }
+    let scheduler = json!({
+        "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+        "num_train_timesteps": 1000, "prediction_type": "epsilon", "clip_sample": false,
+        "set_alpha_to_one": false, "steps_offset": 1,
+    });
+    settings(
+        &folder.join("scheduler"),
+        "scheduler_config.json",
+        &scheduler,
+    )?;
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    });
+    settings(&folder, "model_index.json", &index)
+}
+
+/// One network: its settings, and the tensors below `prefix` of a state.
+fn network(
+    folder: &Path,
+    json: Value,
+    weights: &str,
+    (state, prefix): (&Path, &str),
+) -> Result<()> {
+    settings(folder, "config.json", &json)?;
+    let state = Checkpoint::open(state)?;
+    let mut names = state.names();
+    names.sort_unstable();
+    let take = |name: &String| {
+        let own = name.strip_prefix(prefix)?;
+        Some(
+            state
+                .load(name, &Device::Cpu)
+                .map(|tensor| (own.to_owned(), tensor)),
+        )
+    };
+    let tensors: Tensors = names.iter().filter_map(take).collect::<icd::Result<_>>()?;
+    let notes = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    Ok(write_tensors(&folder.join(weights), &tensors, notes)?)
+}
+
+fn settings(folder: &Path, name: &str, json: &Value) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let file = folder.join(name);
+    fs::write(&file, format!("{json:#}\n")).with_context(|| file.display().to_string())
+}
+
+fn vae_json(config: &VaeConfig) -> Value {
+    let levels = config.channels.len();
+    json!({
+        "_class_name": "AutoencoderKL", "act_fn": "silu", "in_channels": 3, "out_channels": 3,
+        "block_out_channels": config.channels, "layers_per_block": config.blocks,
+        "latent_channels": config.latent_channels, "norm_num_groups": config.groups,
+        "scaling_factor": config.scale, "mid_block_add_attention": config.middle_attention,
+        "use_quant_conv": false, "use_post_quant_conv": false, "sample_size": super::world::SIDE,
+        "down_block_types": vec!["DownEncoderBlock2D"; levels],
+        "up_block_types": vec!["UpDecoderBlock2D"; levels],
+    })
+}
+
+fn unet_json(config: &UnetConfig) -> Value {
+    let levels = config.levels.len();
+    let channels: Vec<_> = config.levels.iter().map(|level| level.channels).collect();
+    json!({
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "sample_size": config.side,
+        "in_channels": config.latent_channels, "out_channels": config.latent_channels,
+        "block_out_channels": channels, "layers_per_block": config.levels[0].blocks,
+        "attention_head_dim": config.levels[0].heads, "cross_attention_dim": config.text_width,
+        "norm_num_groups": config.groups, "norm_eps": config.eps,
+        "down_block_types": vec!["CrossAttnDownBlock2D"; levels],
+        "up_block_types": vec!["CrossAttnUpBlock2D"; levels],
+    })
+}
+
+fn text_json(config: &ClipConfig) -> Value {
+    json!({
+        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
+        "vocab_size": config.vocabulary, "max_position_embeddings": config.context,
+        "hidden_size": config.width, "intermediate_size": config.inner,
+        "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+        "layer_norm_eps": config.eps, "projection_dim": config.width,
+        "bos_token_id": config.vocabulary - 2, "eos_token_id": config.vocabulary - 1,
+    })
+}
