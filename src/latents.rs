@@ -1,7 +1,10 @@
 //! Files of latents: an inverted picture with all that an edit must know of
 //! it (safetensors: tensor `latent`, and a metadata table).
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::{SafeTensors, tensor::serialize};
@@ -75,8 +78,23 @@ pub fn write_tensors(file: &Path, tensors: &Tensors, notes: Notes) -> Result<()>
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<_>>()?;
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor));
-    let bytes = serialize(views, Some(notes)).map_err(|error| Error::weights(file, error))?;
+    let sorted: BTreeMap<_, _> = notes.clone().into_iter().collect();
+    let mut bytes = serialize(views, Some(notes)).map_err(|error| Error::weights(file, error))?;
+    sort_notes(&mut bytes, &sorted);
     write_beside(file, &bytes)
+}
+
+/// Puts the metadata of a safetensors file into the order of its keys, so that
+/// the same values make the same file. It comes first in the header, and takes
+/// as many bytes in every order.
+fn sort_notes(bytes: &mut [u8], notes: &BTreeMap<String, String>) {
+    const BEFORE: &[u8] = b"{\"__metadata__\":";
+    let text = serde_json::to_string(notes).unwrap_or_default();
+    let start = size_of::<u64>() + BEFORE.len();
+    let place = bytes.get_mut(start..start + text.len());
+    if let Some(place) = place.filter(|place| place.ends_with(b"}")) {
+        place.copy_from_slice(text.as_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +124,23 @@ mod tests {
         );
         let values = |l: &Latents| l.latent.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values(&read), values(&written));
+    }
+
+    #[test]
+    fn the_same_values_make_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let x = Tensor::zeros((1, 4, 2, 2), DType::F32, &Device::Cpu).unwrap();
+        let bytes = |name: &str| {
+            let notes = (0..20).map(|i| (format!("key {i}"), format!("\"value\" {i} ü")));
+            let file = folder.path().join(name);
+            write_tensors(&file, &vec![("x".into(), x.clone())], notes.collect()).unwrap();
+            std::fs::read(file).unwrap()
+        };
+        assert!(bytes("a") == bytes("b"));
+        let (_, header) = SafeTensors::read_metadata(&bytes("c")).unwrap();
+        let notes = header.metadata().clone().unwrap();
+        assert_eq!(notes.len(), 20);
+        assert_eq!(notes["key 7"], "\"value\" 7 ü");
     }
 
     #[test]

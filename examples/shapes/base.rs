@@ -42,10 +42,16 @@ const UNCAPTIONED: f64 = 0.1;
 pub(crate) fn make(options: &Options) -> Result<()> {
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
-    let (scale, vocabulary) = (scenes.scale, tokenizer.vocabulary());
     let mut learner = Base::new(scenes, tokenizer, options.seed)?;
     train(options, Stage::Base, STEPS, &mut learner)?;
-    export::base(options, scale, vocabulary)
+    export(options)
+}
+
+/// Writes the networks as they are now as a model folder.
+pub(crate) fn export(options: &Options) -> Result<()> {
+    let scenes = Scenes::open(options)?;
+    let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
+    export::base(options, scenes.scale, tokenizer.vocabulary())
 }
 
 struct Base {

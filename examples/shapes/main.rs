@@ -9,6 +9,8 @@
 //! moment, the same command goes on where it was. The same seed gives the same
 //! model.
 
+#![expect(clippy::print_stdout, reason = "it tells what it measured")]
+
 #[path = "../scenes/world/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "a world for several programs")]
 mod world;
@@ -16,6 +18,7 @@ mod world;
 mod autoencoder;
 mod base;
 mod export;
+mod look;
 mod measures;
 mod scenes;
 mod tokenizer;
@@ -43,6 +46,9 @@ pub(crate) struct Options {
     /// Only this stage
     #[arg(long, value_enum)]
     stage: Option<Stage>,
+    /// Train nothing: draw what the stages have learnt so far
+    #[arg(long)]
+    look: bool,
     /// Threads; all cores by default
     #[arg(long)]
     threads: Option<usize>,
@@ -84,6 +90,13 @@ impl Stage {
             Self::Base => base::make(options),
         }
     }
+
+    fn look(self, options: &Options) -> Result<()> {
+        match self {
+            Self::Vae => look::autoencoder(options),
+            Self::Base => look::teacher(options),
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -95,7 +108,10 @@ fn main() -> Result<()> {
     }
     let stages = Stage::value_variants().iter();
     let wanted = stages.filter(|stage| options.stage.is_none_or(|only| only == **stage));
-    wanted.copied().try_for_each(|stage| stage.make(&options))
+    wanted.copied().try_for_each(|stage| match options.look {
+        true => stage.look(&options),
+        false => stage.make(&options),
+    })
 }
 
 /// Trains a stage with a bar that shows what it measures.

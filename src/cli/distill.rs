@@ -7,7 +7,7 @@ use candle_core::DType;
 use clap::{Args, Subcommand};
 use icd::{
     distil::{DistilConfig, Learner, Material, Progress, Run, consistency_stage, guidance_stage},
-    model::{Model, ModelChoice},
+    model::Model,
     nn::Storage,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,8 +53,9 @@ struct RunArgs {
 }
 
 const EXAMPLES: &str = "\
-A run in TOML; all but the first five keys may be left out, and folders start at the file's own:
+A run in TOML; model, data, out, steps and batch must be there, and folders start at the file's own:
   model = \"sd15\"          # the teacher: a preset or a folder in the diffusers layout
+  unet = \"run/unet\"      # another UNet for it, as `distill guidance` writes it
   data = \"pictures\"       # metadata.jsonl with file_name and text, or a .txt beside each picture
   out = \"run\"             # everything that is written
   steps = 6000
@@ -114,12 +115,8 @@ impl RunArgs {
             dtype: DType::F32,
             device: model::device(&self.device)?,
         };
-        let choice = ModelChoice {
-            model: config.model.clone(),
-            ..ModelChoice::default()
-        };
-        let model =
-            Model::open(&choice, storage).with_context(|| format!("model {}", config.model))?;
+        let model = Model::open(&config.choice(), storage)
+            .with_context(|| format!("model {}", config.model))?;
         let bar = bar(0, "encoding the pictures")?;
         let material = Material::open(&model, &config, &mut |done, of| {
             bar.set_length(of as u64);

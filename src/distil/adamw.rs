@@ -213,3 +213,81 @@ impl Slot {
 fn follow(old: &Tensor, new: &Tensor, beta: f64) -> Result<Tensor> {
     Ok(((old * beta)? + (new * (1.0 - beta))?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: AdamWConfig = AdamWConfig {
+        betas: (0.9, 0.99),
+        eps: 1e-8,
+        decay: 0.01,
+        clip: Some(1.0),
+        average: Some(0.9),
+    };
+
+    fn start() -> (Var, AdamW) {
+        let weight = Var::new(&[1f32, -2.0, 3.0], &Device::Cpu).unwrap();
+        let named = BTreeMap::from([("w".to_owned(), weight.clone())]);
+        (weight, AdamW::new(named, CONFIG).unwrap())
+    }
+
+    /// Steps on sum(k w^2) at rate 0.1; the norms of the gradients.
+    fn steps(weight: &Var, optimiser: &mut AdamW, count: usize) -> Vec<f64> {
+        let k = Tensor::new(&[1f32, 0.5, 2.0], &Device::Cpu).unwrap();
+        let mut step = || {
+            let loss = (weight.sqr().unwrap() * &k).unwrap().sum_all().unwrap();
+            optimiser.step(&loss.backward().unwrap(), 0.1).unwrap()
+        };
+        (0..count).map(|_| step()).collect()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.to_vec1().unwrap()
+    }
+
+    #[test]
+    fn steps_are_those_of_pytorch() {
+        // torch.optim.AdamW([w], lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01)
+        // after clip_grad_norm_([w], 1.0)
+        let (weight, mut optimiser) = start();
+        let norms = steps(&weight, &mut optimiser, 5);
+        let close = |found: f64, expected: f64| (found - expected).abs() < 2e-6 * expected.abs();
+        assert!(close(norms[0], 12.328_828) && close(norms[4], 10.544_353));
+        let pairs = |found: &[f32], expected: [f64; 3]| {
+            let pairs = found.iter().zip(expected);
+            pairs.for_each(|(&x, y)| assert!(close(f64::from(x), y), "{found:?} {expected:?}"));
+        };
+        pairs(
+            &values(&weight),
+            [0.500_669_84, -1.491_754_77, 2.485_942_60],
+        );
+        let averages = values(&optimiser.averages()[0].1);
+        pairs(&averages, [0.868_187_90, -1.866_240_74, 2.864_792_11]);
+    }
+
+    #[test]
+    fn a_restored_optimiser_goes_on_as_if_nothing_had_happened() {
+        let (weight, mut optimiser) = start();
+        steps(&weight, &mut optimiser, 3);
+        let state: HashMap<_, _> = optimiser.state("x").unwrap().into_iter().collect();
+        let state = state
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.copy().unwrap()))
+            .collect();
+        steps(&weight, &mut optimiser, 4);
+        let (other, mut restored) = start();
+        restored.restore("x", &state).unwrap();
+        steps(&other, &mut restored, 4);
+        assert_eq!(values(&weight), values(&other));
+        let average = |optimiser: &AdamW| values(&optimiser.averages()[0].1);
+        assert_eq!(average(&optimiser), average(&restored));
+    }
+
+    #[test]
+    fn another_state_is_refused_by_name() {
+        let (_, mut optimiser) = start();
+        let error = optimiser.restore("x", &HashMap::new()).unwrap_err();
+        assert!(error.to_string().contains("x.steps"), "{error}");
+    }
+}

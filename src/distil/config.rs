@@ -12,6 +12,7 @@ use super::{AdamWConfig, Lessons, Preservation, Rate};
 use crate::{
     error::{Error, Result},
     lora::Rank,
+    model::ModelChoice,
     schedule::Path,
 };
 
@@ -21,6 +22,9 @@ use crate::{
 pub struct DistilConfig {
     /// The teacher: a preset's name, or a folder in the diffusers layout.
     pub model: String,
+    /// Another UNet for it, such as the one that the distillation of guidance
+    /// wrote: a file or folder, or `hub:owner/name[/file]`.
+    pub unet: Option<String>,
     /// The folder of captioned pictures.
     pub data: PathBuf,
     /// The folder of everything that is written.
@@ -81,16 +85,29 @@ impl DistilConfig {
         config
             .check()
             .map_err(|reason| Error::config(file, reason))?;
-        let model = base.join(&config.model);
+        let here = |name: &String| {
+            let path = base.join(name);
+            match path.exists() {
+                true => path.display().to_string(),
+                false => name.clone(),
+            }
+        };
         Ok(Self {
             data: base.join(&config.data),
             out: base.join(&config.out),
-            model: match model.is_dir() {
-                true => model.display().to_string(),
-                false => config.model.clone(),
-            },
+            model: here(&config.model),
+            unet: config.unet.as_ref().map(here),
             ..config
         })
+    }
+
+    /// The teacher.
+    pub fn choice(&self) -> ModelChoice {
+        ModelChoice {
+            model: self.model.clone(),
+            unet: self.unet.clone(),
+            ..ModelChoice::default()
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -150,3 +150,92 @@ fn read_tensors(file: &Path) -> Result<HashMap<String, Tensor>> {
     };
     checkpoint.names().into_iter().map(load).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Learns by adding up numbers that follow from the steps.
+    struct Adder(Tensor);
+
+    impl Adder {
+        fn new() -> Self {
+            Self(Tensor::new(0f32, &Device::Cpu).unwrap())
+        }
+
+        fn sum(&self) -> f32 {
+            self.0.to_scalar().unwrap()
+        }
+    }
+
+    impl Learner for Adder {
+        fn step(&mut self, step: usize) -> Result<Measures> {
+            if step == 13 {
+                return Err(Error::setting("stopped"));
+            }
+            self.0 = (&self.0 + (step as f64).sqrt())?;
+            Ok(vec![("sum", f64::from(self.sum()))])
+        }
+
+        fn state(&self) -> Result<Tensors> {
+            Ok(vec![("sum".into(), self.0.clone())])
+        }
+
+        fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+            self.0 = state["sum"].clone();
+            Ok(())
+        }
+    }
+
+    fn go(folder: &Path, steps: usize) -> (f32, Vec<usize>, Result<()>) {
+        let run = Run {
+            folder: folder.into(),
+            steps,
+            save_every: 5,
+        };
+        let (mut adder, mut seen) = (Adder::new(), Vec::new());
+        let outcome = run.go(&mut adder, &mut |progress| {
+            seen.push(progress.done);
+            Ok(())
+        });
+        (adder.sum(), seen, outcome)
+    }
+
+    fn lines(folder: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_stopped_run_goes_on_from_its_state() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [stopped, whole] = folders.each_ref().map(tempfile::TempDir::path);
+        assert!(go(stopped, 20).2.is_err(), "stopped in step 13");
+        assert_eq!(lines(stopped).len(), 13);
+        let (sum, seen, outcome) = go(stopped, 13);
+        assert!(outcome.is_ok());
+        assert_eq!(seen, [10, 11, 12, 13], "the state of step 10 is taken up");
+        let (expected, _, _) = go(whole, 13);
+        assert_eq!(sum, expected);
+        assert_eq!(lines(stopped), lines(whole), "no line twice, none missing");
+    }
+
+    #[test]
+    fn a_finished_run_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sum, _, _) = go(folder.path(), 12);
+        let (again, seen, outcome) = go(folder.path(), 12);
+        assert!(outcome.is_ok());
+        assert_eq!((again, seen), (sum, vec![12]));
+    }
+
+    #[test]
+    fn a_damaged_state_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("state.safetensors"), b"text").unwrap();
+        let error = go(folder.path(), 12).2.unwrap_err().to_string();
+        assert!(error.contains("state.safetensors"), "{error}");
+    }
+}

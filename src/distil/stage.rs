@@ -4,7 +4,6 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::DType;
-use serde_json::Value;
 
 use super::{ConsistencyStage, Dataset, DistilConfig, GuidanceStage, Material, Student, captioned};
 use crate::{
@@ -121,8 +120,8 @@ impl GuidanceStage {
         let folder = config.out.join("unet");
         fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let mut settings = model.unet_settings()?;
-        if let Value::Object(fields) = &mut settings {
-            fields.insert("time_cond_proj_dim".into(), GUIDANCE_WIDTH.into());
+        if settings["time_cond_proj_dim"].is_null() {
+            settings["time_cond_proj_dim"] = GUIDANCE_WIDTH.into();
         }
         write_beside(
             &folder.join("config.json"),
