@@ -21,7 +21,9 @@ pub struct AdamWConfig {
     pub decay: f64,
     /// Gradients are scaled down to this norm, all weights together.
     pub clip: Option<f64>,
-    /// How slowly a running mean of the weights follows them.
+    /// How slowly a running mean of the weights follows them in the long run;
+    /// in the first steps it follows faster, (1 + n) / (10 + n), so that it
+    /// forgets where they began.
     pub average: Option<f64>,
 }
 
@@ -63,6 +65,8 @@ struct Step {
     shrink: f64,
     /// What the moments miss because they began at zero.
     missing: (f64, f64),
+    /// What the running mean keeps of itself.
+    kept: f64,
 }
 
 impl AdamW {
@@ -104,6 +108,7 @@ impl AdamW {
                 .clip
                 .map_or(1.0, |clip| (clip / norm.max(1e-12)).min(1.0)),
             missing: (1.0 - beta1.powi(count), 1.0 - beta2.powi(count)),
+            kept: self.kept(),
         };
         for slot in self.slots.values_mut() {
             if let Some(gradient) = gradients.get(&slot.weight) {
@@ -111,6 +116,12 @@ impl AdamW {
             }
         }
         Ok(norm)
+    }
+
+    /// What the running mean keeps of itself in this step.
+    fn kept(&self) -> f64 {
+        let young = (1 + self.steps) as f64 / (10 + self.steps) as f64;
+        self.config.average.unwrap_or_default().min(young)
     }
 
     fn norm(&self, gradients: &GradStore) -> Result<f64> {
@@ -202,8 +213,8 @@ impl Slot {
         let ahead = ((&self.first / root)? * (step.rate / step.missing.0))?;
         let kept = (self.weight.as_tensor() * (1.0 - step.rate * config.decay))?;
         self.weight.set(&(kept - ahead)?)?;
-        if let (Some(average), Some(beta)) = (&mut self.average, config.average) {
-            *average = follow(average, self.weight.as_tensor(), beta)?;
+        if let Some(average) = &mut self.average {
+            *average = follow(average, self.weight.as_tensor(), step.kept)?;
         }
         Ok(())
     }
@@ -223,7 +234,7 @@ mod tests {
         eps: 1e-8,
         decay: 0.01,
         clip: Some(1.0),
-        average: Some(0.9),
+        average: Some(0.3),
     };
 
     fn start() -> (Var, AdamW) {
@@ -263,7 +274,7 @@ mod tests {
             [0.500_669_84, -1.491_754_77, 2.485_942_60],
         );
         let averages = values(&optimiser.averages()[0].1);
-        pairs(&averages, [0.868_187_90, -1.866_240_74, 2.864_792_11]);
+        pairs(&averages, [0.542_571_50, -1.534_812_91, 2.529_572_95]);
     }
 
     #[test]

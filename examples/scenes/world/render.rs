@@ -11,6 +11,9 @@ pub(crate) const SIDE: usize = 64;
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;
 
+/// No shape reaches farther from its centre, in radii.
+const FARTHEST: f32 = 1.3;
+
 type Rgb = [f32; 3];
 
 impl Scene {
@@ -90,6 +93,9 @@ impl Thing {
     fn covers(&self, (x, y): (f32, f32)) -> bool {
         let (cx, cy) = self.centre();
         let (x, y) = ((x - cx) / self.radius(), (y - cy) / self.radius());
+        if x * x + y * y > FARTHEST * FARTHEST {
+            return false;
+        }
         let (sin, cos) = self.untold.turn.sin_cos();
         self.shape.covers(x * cos + y * sin, y * cos - x * sin)
     }
@@ -161,10 +167,10 @@ fn star_rim(angle: f32) -> f32 {
 impl Texture {
     /// Whether a point bears the second shade; the pattern repeats after 1.
     fn marks(self, x: f32, y: f32) -> bool {
-        let (u, v) = (x.rem_euclid(1.0), y.rem_euclid(1.0));
+        let (u, v) = (x - x.floor(), y - y.floor());
         match self {
             Self::Plain => false,
-            Self::Striped => (x + y).rem_euclid(1.0) < 0.5,
+            Self::Striped => (x + y) - (x + y).floor() < 0.5,
             Self::Dotted => (u - 0.5).powi(2) + (v - 0.5).powi(2) < 0.1,
             Self::Checkered => (u < 0.5) == (v < 0.5),
         }
