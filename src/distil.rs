@@ -13,6 +13,7 @@ mod guidance;
 mod levels;
 pub mod objective;
 mod rate;
+mod report;
 mod run;
 mod stage;
 
@@ -24,6 +25,7 @@ pub use draws::Draws;
 pub use guidance::GuidanceStage;
 pub use levels::Levels;
 pub use rate::Rate;
+pub use report::write_report;
 pub use run::{Learner, Measures, Progress, Run};
 pub use stage::{consistency_stage, guidance_stage};
 

@@ -6,7 +6,10 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::{Args, Subcommand};
 use icd::{
-    distil::{DistilConfig, Learner, Material, Progress, Run, consistency_stage, guidance_stage},
+    distil::{
+        DistilConfig, Learner, Material, Progress, Run, consistency_stage, guidance_stage,
+        write_report,
+    },
     model::Model,
     nn::Storage,
 };
@@ -159,6 +162,8 @@ fn train(config: &DistilConfig, learner: &mut dyn Learner) -> Result<()> {
         Ok(())
     })?;
     bar.finish();
+    let report = write_report(&config.out, &format!("Distillation of {}", config.model))?;
+    say(&format!("curves: {}", report.display()));
     Ok(())
 }
 

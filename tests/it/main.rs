@@ -13,4 +13,5 @@ mod distil;
 mod full;
 mod golden;
 mod support;
+mod training;
 mod walks;
