@@ -104,6 +104,13 @@ fn box_muller(block: &mut [f32; BLOCK]) {
     }
 }
 
+/// SplitMix64's finalizer (S. Vigna, 2015): every bit depends on every bit.
+pub(crate) fn mixed(state: u64) -> u64 {
+    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,21 +92,24 @@ fn beside(folder: &Path) -> Result<Vec<Captioned>> {
     Ok(captions.collect())
 }
 
-/// Pictures as the distributions of their latents, in memory.
+/// Pictures as the distributions of their latents, in the machine's own memory.
 #[derive(Debug)]
 pub struct Dataset {
     captions: Vec<String>,
     posteriors: Posterior,
+    device: Device,
 }
 
 impl Dataset {
     /// Encodes the pictures, cut to squares of `side` pixels, and keeps what
-    /// came out in `cache`; or reads it from there. `watch` sees how many are done.
+    /// came out in `cache`; or reads it from there. `watch` sees how many are
+    /// done; samples are drawn for `device`.
     pub fn open(
         pictures: &[Captioned],
         vae: &dyn Fn() -> Result<Vae>,
         side: usize,
         cache: &Path,
+        device: &Device,
         watch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let posteriors = if cache.exists() {
@@ -119,6 +122,7 @@ impl Dataset {
         Ok(Self {
             captions: pictures.iter().map(|p| p.caption.clone()).collect(),
             posteriors,
+            device: device.clone(),
         })
     }
 
@@ -140,8 +144,8 @@ impl Dataset {
     /// Latents (b, 4, h, w) of some pictures, drawn from their distributions.
     pub fn sample(&self, indices: &[usize], noise: &mut Noise) -> Result<Tensor> {
         let posteriors = self.posteriors.rows(indices)?;
-        let drawn = noise.normal(posteriors.shape(), posteriors.device())?;
-        posteriors.sample(&drawn)
+        let drawn = noise.normal(posteriors.shape(), &Device::Cpu)?;
+        Ok(posteriors.sample(&drawn)?.to_device(&self.device)?)
     }
 }
 
@@ -157,8 +161,8 @@ fn encode(
         let read = Picture::read(&picture.file)?;
         let square = fitted(&read, Size::new(side, side), Fit::Crop);
         let [mean, deviation] = vae.encode(&square.to_tensor(vae.device())?)?.parts()?;
-        means.push(mean);
-        deviations.push(deviation);
+        means.push(mean.to_device(&Device::Cpu)?);
+        deviations.push(deviation.to_device(&Device::Cpu)?);
     }
     Posterior::of(Tensor::cat(&means, 0)?, Tensor::cat(&deviations, 0)?)
 }

@@ -2,7 +2,10 @@
 
 use candle_core::{Device, Shape, Tensor};
 
-use crate::{error::Result, noise::Noise};
+use crate::{
+    error::Result,
+    noise::{Noise, mixed},
+};
 
 /// Draws that follow from a run's seed and a step's number alone.
 #[derive(Clone, Debug)]
@@ -11,7 +14,8 @@ pub struct Draws(Noise);
 impl Draws {
     /// The draws of a step.
     pub fn new(seed: u64, step: usize) -> Self {
-        Self(Noise::new(mixed(mixed(seed) ^ step as u64)))
+        let next = |state: u64| mixed(state.wrapping_add(0x9E37_79B9_7F4A_7C15)); // SplitMix64
+        Self(Noise::new(next(next(seed) ^ step as u64)))
     }
 
     /// So many numbers from 0 to below `end`.
@@ -36,14 +40,6 @@ impl Draws {
     pub fn stream(&mut self) -> &mut Noise {
         &mut self.0
     }
-}
-
-/// SplitMix64's finalizer (S. Vigna, 2015): every bit depends on every bit.
-fn mixed(state: u64) -> u64 {
-    let z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -39,7 +39,14 @@ impl Material {
         let count = pictures.len();
         let mut watch = |done| watch(done, count);
         Ok(Self {
-            dataset: Dataset::open(&pictures, &|| model.vae(), side, &cache, &mut watch)?,
+            dataset: Dataset::open(
+                &pictures,
+                &|| model.vae(),
+                side,
+                &cache,
+                model.device(),
+                &mut watch,
+            )?,
             text: model.text()?,
         })
     }

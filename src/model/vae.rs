@@ -1,14 +1,18 @@
 //! The autoencoder between pictures and latents (`AutoencoderKL`). Nobody
 //! outside ever sees an unscaled latent.
 
-use candle_core::{DType, Device, Shape, Tensor};
+mod posterior;
+
+use candle_core::{DType, Device, Tensor};
+
+pub use posterior::Posterior;
 
 use super::{
     attention::{Attention, Kind, Place, Site, Untouched},
     stage::{Norm, Resnet},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     nn::{Conv2d, Extras, GroupNorm, Stride, Weights, channels_first, channels_last},
 };
 
@@ -63,77 +67,6 @@ impl VaeConfig {
     }
 }
 
-/// The distribution of latents that the encoder gives for a picture.
-#[derive(Clone, Debug)]
-pub struct Posterior {
-    mean: Tensor,
-    deviation: Tensor,
-    scale: f64,
-}
-
-impl Posterior {
-    /// The distribution of this mean and deviation (b, 4, h, w), both scaled.
-    pub fn of(mean: Tensor, deviation: Tensor) -> Result<Self> {
-        match mean.shape() == deviation.shape() {
-            true => Ok(Self {
-                mean,
-                deviation,
-                scale: 1.0,
-            }),
-            false => Err(Error::setting(format!(
-                "a mean of {:?} and a deviation of {:?} make no distribution",
-                mean.dims(),
-                deviation.dims()
-            ))),
-        }
-    }
-
-    /// The scaled mean and deviation (b, 4, h, w).
-    pub fn parts(&self) -> Result<[Tensor; 2]> {
-        Ok([(&self.mean * self.scale)?, (&self.deviation * self.scale)?])
-    }
-
-    /// Some rows, in any order and number.
-    pub fn rows(&self, rows: &[usize]) -> Result<Self> {
-        let rows: Vec<_> = rows.iter().map(|&row| row as u32).collect();
-        let rows = Tensor::new(rows, self.mean.device())?;
-        let pick = |x: &Tensor| x.index_select(&rows, 0);
-        Ok(Self {
-            mean: pick(&self.mean)?,
-            deviation: pick(&self.deviation)?,
-            scale: self.scale,
-        })
-    }
-
-    /// Where it is kept.
-    pub fn device(&self) -> &Device {
-        self.mean.device()
-    }
-
-    /// The latent's shape (b, 4, h, w).
-    pub fn shape(&self) -> &Shape {
-        self.mean.shape()
-    }
-
-    /// The scaled mean (b, 4, h, w).
-    pub fn mean(&self) -> Result<Tensor> {
-        Ok((&self.mean * self.scale)?)
-    }
-
-    /// How far it is from standard normal noise, as the mean over all values of
-    /// their Kullback-Leibler divergence (arXiv 1312.6114, appendix B).
-    pub fn divergence(&self) -> Result<Tensor> {
-        let variance = self.deviation.sqr()?;
-        let spread = ((self.mean.sqr()? + &variance)? - variance.log()?)?;
-        Ok(((spread - 1.0)? * 0.5)?.mean_all()?)
-    }
-
-    /// The scaled sample (b, 4, h, w) that normal `noise` of that shape picks.
-    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
-        Ok(((&self.mean + (&self.deviation * noise)?)? * self.scale)?)
-    }
-}
-
 /// Encodes pictures to latents and decodes them.
 #[derive(Debug)]
 pub struct Vae {
@@ -185,11 +118,11 @@ impl Vae {
         let x = channels_first(&x)?.to_dtype(DType::F32)?;
         let halves = x.chunk(2, 1)?; // mean and logarithm of the variance, (b, 4, h, w) each
         let deviation = (halves[1].clamp(-30f64, 20f64)? * 0.5)?.exp()?;
-        Ok(Posterior {
-            mean: halves[0].clone(),
+        Ok(Posterior::encoded(
+            halves[0].clone(),
             deviation,
-            scale: self.config.scale,
-        })
+            self.config.scale,
+        ))
     }
 
     /// The pictures (b, 3, h, w), about in [-1, 1], of scaled latents.

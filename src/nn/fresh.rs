@@ -9,7 +9,7 @@ use std::{
 use candle_core::{DType, Shape, Tensor, Var};
 
 use super::{Checkpoint, Storage};
-use crate::error::Result;
+use crate::{error::Result, noise::mixed};
 
 /// A place from which a network reads random weights: matrices uniform within
 /// 1 / sqrt(inputs), as PyTorch begins, biases zero, the scales of norms one.
@@ -119,13 +119,6 @@ impl Fresh {
         };
         std::iter::repeat_with(uniform).take(count).collect()
     }
-}
-
-/// SplitMix64's finalizer (S. Vigna, 2015): every bit depends on every bit.
-fn mixed(state: u64) -> u64 {
-    let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use icd::picture::Picture;
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{Colour, Dice, Ground, Scene, Shape, Size, Texture, Thing, Wording, render};
+use super::{Colour, Dice, Ground, Scene, Shape, Size, Texture, Thing, Wording};
 
 /// What an edit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,6 @@ pub(crate) struct Pair {
     pub(crate) change: Change,
     pub(crate) source: Scene,
     pub(crate) target: Scene,
-    /// Which thing changes: of the source, or of the target where one is added.
-    pub(crate) thing: usize,
     pub(crate) wording: Wording,
 }
 
@@ -107,7 +105,6 @@ impl Pair {
             change,
             source,
             target,
-            thing,
             wording: Wording::any(dice),
         }
     }
@@ -116,21 +113,6 @@ impl Pair {
     pub(crate) fn captions(&self) -> (String, String) {
         let caption = |scene| self.wording.caption(scene);
         (caption(&self.source), caption(&self.target))
-    }
-
-    /// The area in which the edit can be seen, row by row: the things that
-    /// change, before and after.
-    pub(crate) fn area(&self) -> Vec<bool> {
-        if matches!(self.change, Change::Background | Change::Pattern) {
-            let things = render::region(&self.source.things, 0.0);
-            return things.into_iter().map(|thing| !thing).collect();
-        }
-        let here = |scene: &Scene| scene.things.get(self.thing).copied();
-        let things: Vec<_> = [&self.source, &self.target]
-            .into_iter()
-            .filter_map(here)
-            .collect();
-        render::region(&things, 0.0)
     }
 
     /// The pixels that differ between the true pictures, row by row.

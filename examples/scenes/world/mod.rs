@@ -13,7 +13,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub(crate) use caption::Wording;
 pub(crate) use change::{Change, Pair};
-pub(crate) use render::{SIDE, region};
+pub(crate) use render::SIDE;
 
 /// A choice among a few words, each with a meaning that can be drawn.
 macro_rules! words {

@@ -30,16 +30,6 @@ impl Scene {
     }
 }
 
-/// The pixels that any of these things touches, and a margin of `margin`
-/// pixels about them, row by row.
-pub(crate) fn region(things: &[Thing], margin: f32) -> Vec<bool> {
-    let grown: Vec<_> = things.iter().map(|thing| thing.grown(margin)).collect();
-    let touches = |at| grown.iter().any(|thing| thing.covers(at));
-    (0..SIDE * SIDE)
-        .map(|i| samples(i % SIDE, i / SIDE).any(touches))
-        .collect()
-}
-
 fn samples(column: usize, row: usize) -> impl Iterator<Item = (f32, f32)> {
     let place = |i: usize| (i as f32 + 0.5) / SAMPLES as f32;
     (0..SAMPLES * SAMPLES).map(move |i| {
@@ -82,11 +72,6 @@ impl Thing {
             Place::Middle => (32.0, 32.0),
         };
         (x + self.untold.offset.0, y + self.untold.offset.1)
-    }
-
-    fn grown(mut self, margin: f32) -> Self {
-        self.untold.scale *= 1.0 + margin / self.radius();
-        self
     }
 
     /// Whether the point lies in the thing.

@@ -1,0 +1,80 @@
+//! What the encoder tells of a picture: a distribution of latents.
+
+use candle_core::{Shape, Tensor};
+
+use crate::error::{Error, Result};
+
+/// The distribution of latents that the encoder gives for a picture.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    mean: Tensor,
+    deviation: Tensor,
+    scale: f64,
+}
+
+impl Posterior {
+    /// The distribution of an unscaled mean and deviation (b, 4, h, w).
+    pub(super) fn encoded(mean: Tensor, deviation: Tensor, scale: f64) -> Self {
+        Self {
+            mean,
+            deviation,
+            scale,
+        }
+    }
+
+    /// The distribution of this mean and deviation (b, 4, h, w), both scaled.
+    pub fn of(mean: Tensor, deviation: Tensor) -> Result<Self> {
+        match mean.shape() == deviation.shape() {
+            true => Ok(Self {
+                mean,
+                deviation,
+                scale: 1.0,
+            }),
+            false => Err(Error::setting(format!(
+                "a mean of {:?} and a deviation of {:?} make no distribution",
+                mean.dims(),
+                deviation.dims()
+            ))),
+        }
+    }
+
+    /// The scaled mean and deviation (b, 4, h, w).
+    pub fn parts(&self) -> Result<[Tensor; 2]> {
+        Ok([(&self.mean * self.scale)?, (&self.deviation * self.scale)?])
+    }
+
+    /// Some rows, in any order and number.
+    pub fn rows(&self, rows: &[usize]) -> Result<Self> {
+        let rows: Vec<_> = rows.iter().map(|&row| row as u32).collect();
+        let rows = Tensor::new(rows, self.mean.device())?;
+        let pick = |x: &Tensor| x.index_select(&rows, 0);
+        Ok(Self {
+            mean: pick(&self.mean)?,
+            deviation: pick(&self.deviation)?,
+            scale: self.scale,
+        })
+    }
+
+    /// The latent's shape (b, 4, h, w).
+    pub fn shape(&self) -> &Shape {
+        self.mean.shape()
+    }
+
+    /// The scaled mean (b, 4, h, w).
+    pub fn mean(&self) -> Result<Tensor> {
+        Ok((&self.mean * self.scale)?)
+    }
+
+    /// How far it is from standard normal noise, as the mean over all values of
+    /// their Kullback-Leibler divergence (arXiv 1312.6114, appendix B).
+    pub fn divergence(&self) -> Result<Tensor> {
+        let variance = self.deviation.sqr()?;
+        let spread = ((self.mean.sqr()? + &variance)? - variance.log()?)?;
+        Ok(((spread - 1.0)? * 0.5)?.mean_all()?)
+    }
+
+    /// The scaled sample (b, 4, h, w) that normal `noise` of that shape picks.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        Ok(((&self.mean + (&self.deviation * noise)?)? * self.scale)?)
+    }
+}
