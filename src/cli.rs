@@ -1,6 +1,7 @@
 //! The command line: arguments as typed, one module per verb. This is the only
 //! place that prints, reads the environment or picks a device.
 
+mod alone;
 mod console;
 mod distill;
 mod edit;

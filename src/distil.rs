@@ -12,6 +12,7 @@ mod draws;
 mod guidance;
 mod levels;
 pub mod objective;
+mod parts;
 mod rate;
 mod report;
 mod run;
@@ -24,6 +25,7 @@ pub use dataset::{Captioned, Dataset, captioned};
 pub use draws::Draws;
 pub use guidance::GuidanceStage;
 pub use levels::Levels;
+pub use parts::{Gradients, Parts};
 pub use rate::Rate;
 pub use report::write_report;
 pub use run::{Learner, Measures, Progress, Run};
@@ -39,6 +41,10 @@ use crate::{
 pub struct Lessons {
     /// Rows of one step.
     pub batch: usize,
+    /// Parts that they are learnt in.
+    pub parts: usize,
+    /// Parts that are learnt at the same time.
+    pub at_once: usize,
     /// The learning rate of each step.
     pub rate: Rate,
     /// The guidance strengths that are learnt (0 is unguided).
@@ -47,6 +53,12 @@ pub struct Lessons {
     pub optimiser: AdamWConfig,
     /// All that is random follows from it.
     pub seed: u64,
+}
+
+impl Lessons {
+    fn parts(&self) -> Result<Parts> {
+        Parts::new(self.batch, self.parts, self.at_once)
+    }
 }
 
 /// Captioned latents, and the reader of the captions.

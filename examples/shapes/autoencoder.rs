@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    distil::{AdamW, AdamWConfig, Learner, Measures, Rate},
+    distil::{AdamW, AdamWConfig, Learner, Measures, Parts, Rate},
     latents::Tensors,
     model::vae::Vae,
     nn::{Checkpoint, Fresh, Weights},
@@ -14,12 +14,14 @@ use icd::{
 use rayon::prelude::*;
 
 use super::{
-    Options, Stage, measures, storage, train,
+    Options, Stage, measures, parts, storage, train,
     world::{Scene, dice},
 };
 
 const STEPS: usize = 6_000;
 const BATCH: usize = 32;
+/// The shape of a step's latents.
+const LATENTS: (usize, usize, usize, usize) = (BATCH, 4, 16, 16);
 const RATE: Rate = Rate {
     peak: 2e-3,
     warmup: 200,
@@ -45,6 +47,7 @@ pub(crate) fn finished(options: &Options, scale: f64) -> Result<Vae> {
 struct Autoencoder {
     vae: Vae,
     optimiser: AdamW,
+    parts: Parts,
     seed: u64,
 }
 
@@ -61,6 +64,7 @@ impl Autoencoder {
         Ok(Self {
             vae,
             optimiser: AdamW::new(fresh.vars(), config)?,
+            parts: parts(BATCH)?,
             seed,
         })
     }
@@ -69,17 +73,20 @@ impl Autoencoder {
 impl Learner for Autoencoder {
     fn step(&mut self, step: usize) -> icd::Result<Measures> {
         let pictures = pictures(self.seed, step)?;
-        let posterior = self.vae.encode(&pictures)?;
-        let mut noise = Noise::new(self.seed ^ step as u64);
-        let latent = posterior.sample(&noise.normal(posterior.shape(), &Device::Cpu)?)?;
-        let error = (self.vae.decode(&latent)? - &pictures)?.sqr()?.mean_all()?;
-        let divergence = posterior.divergence()?;
-        let loss = (&error + (&divergence * DIVERGENCE)?)?;
-        let norm = self.optimiser.step(&loss.backward()?, RATE.at(step))?;
-        let error = f64::from(error.to_scalar::<f32>()?);
+        let noise = Noise::new(self.seed ^ step as u64).normal(LATENTS, &Device::Cpu)?;
+        let ([_, error, divergence], gradients) = self.parts.learn(&self.optimiser, |part| {
+            let pictures = pictures.narrow(0, part.start, part.len())?;
+            let posterior = self.vae.encode(&pictures)?;
+            let latent = posterior.sample(&noise.narrow(0, part.start, part.len())?)?;
+            let error = (self.vae.decode(&latent)? - &pictures)?.sqr()?.mean_all()?;
+            let divergence = posterior.divergence()?;
+            let loss = (&error + (&divergence * DIVERGENCE)?)?;
+            Ok([loss, error, divergence])
+        })?;
+        let norm = self.optimiser.step(&gradients, RATE.at(step))?;
         Ok(vec![
             ("psnr", -10.0 * (error / 4.0).log10()),
-            ("divergence", f64::from(divergence.to_scalar::<f32>()?)),
+            ("divergence", divergence),
             ("gradient", norm),
         ])
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use icd::{
-    distil::{AdamW, AdamWConfig, Learner, Levels, Measures, Rate},
+    distil::{AdamW, AdamWConfig, Learner, Levels, Measures, Parts, Rate},
     latents::Tensors,
     model::{
         Conditioning,
@@ -23,7 +23,7 @@ use icd::{
 use rand::Rng;
 
 use super::{
-    Options, Stage, export, measures,
+    Options, Stage, export, measures, parts,
     scenes::{COUNT, Scenes},
     storage, tokenizer, train,
     world::{Dice, dice},
@@ -58,6 +58,7 @@ struct Base {
     clip: Clip,
     unet: Unet,
     optimiser: AdamW,
+    parts: Parts,
     scenes: Scenes,
     tokenizer: Tokenizer,
     schedule: Schedule,
@@ -80,6 +81,7 @@ impl Base {
             clip,
             unet: network,
             optimiser: AdamW::new(weights, settings)?,
+            parts: parts(BATCH)?,
             scenes,
             tokenizer,
             schedule: Schedule::default(),
@@ -127,18 +129,20 @@ impl Learner for Base {
         let noise = Noise::new(dice.random()).normal(x.shape(), &Device::Cpu)?;
         let noised =
             Levels::with_soft_end(&self.schedule, &times, &Device::Cpu)?.mix(&x, &noise)?;
-        let eps = self.unet.forward(
-            Input {
-                latent: &noised,
-                times: &times,
-                guidance: &[0.0; BATCH],
-                text: &self.unet.read(&self.read(&captions)?)?,
-            },
-            &mut Untouched,
-        )?;
-        let loss = (eps - noise)?.sqr()?.mean_all()?;
-        let norm = self.optimiser.step(&loss.backward()?, RATE.at(step))?;
-        let loss = f64::from(loss.to_scalar::<f32>()?);
+        let ([loss], gradients) = self.parts.learn(&self.optimiser, |part| {
+            let eps = self.unet.forward(
+                Input {
+                    latent: &noised.narrow(0, part.start, part.len())?,
+                    times: &times[part.clone()],
+                    guidance: &vec![0.0; part.len()],
+                    text: &self.unet.read(&self.read(&captions[part.clone()])?)?,
+                },
+                &mut Untouched,
+            )?;
+            let noise = noise.narrow(0, part.start, part.len())?;
+            Ok([(eps - noise)?.sqr()?.mean_all()?])
+        })?;
+        let norm = self.optimiser.step(&gradients, RATE.at(step))?;
         Ok(vec![("loss", loss), ("gradient", norm)])
     }
 

@@ -29,7 +29,7 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use icd::{
-    distil::{Learner, Run},
+    distil::{Learner, Parts, Run},
     nn::Storage,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -143,4 +143,15 @@ fn storage() -> Storage {
         dtype: DType::F32,
         device: Device::Cpu,
     }
+}
+
+/// Rows that a thread learns at once: few enough that what they leave fits its
+/// cache.
+const ROWS: usize = 4;
+
+/// The networks are too small to keep several threads busy with one operation,
+/// so every thread learns rows of its own.
+fn parts(batch: usize) -> Result<Parts> {
+    let threads = rayon::current_num_threads();
+    Ok(Parts::new(batch, batch / ROWS, threads)?)
 }

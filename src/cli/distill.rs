@@ -15,7 +15,7 @@ use icd::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{console::say, console::tell, model, set_threads};
+use super::{alone, console::say, console::tell, model, set_threads};
 
 /// Makes a model that walks in a few steps out of one that needs many.
 ///
@@ -63,6 +63,8 @@ A run in TOML; model, data, out, steps and batch must be there, and folders star
   out = \"run\"             # everything that is written
   steps = 6000
   batch = 8
+  parts = 1               # learn the batch in so many parts, which takes less memory ..
+  at_once = 1             # .. several at the same time: faster where the network is small
   rate = 8e-6             # the highest learning rate ..
   warmup = 0              # .. reached after so many steps ..
   fall = false            # .. and brought to zero towards the end
@@ -113,6 +115,9 @@ impl RunArgs {
     fn open(&self) -> Result<(DistilConfig, Model, Material)> {
         let config = DistilConfig::read(&self.config)?;
         self.check_state(&config)?;
+        if config.at_once > 1 {
+            alone::leave_candle_one_thread();
+        }
         set_threads(self.threads.map(usize::from))?;
         let storage = Storage {
             dtype: DType::F32,

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Device, Tensor, Var};
 
+use super::Gradients;
 use crate::{
     error::{Error, Result},
     latents::Tensors,
@@ -90,7 +91,7 @@ impl AdamW {
 
     /// Takes a step at this rate and tells the norm of the gradients. A weight
     /// without a gradient stays.
-    pub fn step(&mut self, gradients: &GradStore, rate: f64) -> Result<f64> {
+    pub fn step(&mut self, gradients: &Gradients, rate: f64) -> Result<f64> {
         let norm = self.norm(gradients)?;
         if !norm.is_finite() {
             return Err(Error::Numbers(format!(
@@ -110,8 +111,8 @@ impl AdamW {
             missing: (1.0 - beta1.powi(count), 1.0 - beta2.powi(count)),
             kept: self.kept(),
         };
-        for slot in self.slots.values_mut() {
-            if let Some(gradient) = gradients.get(&slot.weight) {
+        for (name, slot) in &mut self.slots {
+            if let Some(gradient) = gradients.get(name) {
                 slot.step(gradient, step, self.config)?;
             }
         }
@@ -124,13 +125,16 @@ impl AdamW {
         self.config.average.unwrap_or_default().min(young)
     }
 
-    fn norm(&self, gradients: &GradStore) -> Result<f64> {
-        let squares = self.slots.values().filter_map(|slot| {
-            let gradient = gradients.get(&slot.weight)?;
-            Some(square_sum(gradient))
-        });
+    fn norm(&self, gradients: &Gradients) -> Result<f64> {
+        let gradients = self.slots.keys().filter_map(|name| gradients.get(name));
+        let squares = gradients.map(square_sum);
         let sum: f64 = squares.sum::<Result<_>>()?;
         Ok(sum.sqrt())
+    }
+
+    /// The variables by name.
+    pub fn vars(&self) -> impl Iterator<Item = (&String, &Var)> {
+        self.slots.iter().map(|(name, slot)| (name, &slot.weight))
     }
 
     /// The weights by name.
@@ -248,7 +252,8 @@ mod tests {
         let k = Tensor::new(&[1f32, 0.5, 2.0], &Device::Cpu).unwrap();
         let mut step = || {
             let loss = (weight.sqr().unwrap() * &k).unwrap().sum_all().unwrap();
-            optimiser.step(&loss.backward().unwrap(), 0.1).unwrap()
+            let gradients = Gradients::of(optimiser.vars(), &loss.backward().unwrap());
+            optimiser.step(&gradients, 0.1).unwrap()
         };
         (0..count).map(|_| step()).collect()
     }

@@ -35,6 +35,14 @@ pub struct DistilConfig {
     pub steps: usize,
     /// Rows of a step.
     pub batch: usize,
+    /// Parts that the rows are learnt in, whose gradients are added up: more
+    /// parts take less memory. 1 where it is not said.
+    #[serde(default = "one")]
+    pub parts: usize,
+    /// Parts that are learnt at the same time, each on its share of the CPU's
+    /// threads: faster for networks too small to keep many threads busy.
+    #[serde(default = "one")]
+    pub at_once: usize,
     /// The highest learning rate.
     #[serde(default = "rate")]
     pub rate: f64,
@@ -114,6 +122,7 @@ impl DistilConfig {
         let positive = [
             ("steps", self.steps > 0),
             ("batch", self.batch > 0),
+            ("at_once", self.at_once > 0),
             ("rate", self.rate > 0.0),
             ("rank", self.rank > 0),
             ("alpha", self.alpha > 0.0),
@@ -140,6 +149,8 @@ impl DistilConfig {
     pub fn lessons(&self) -> Lessons {
         Lessons {
             batch: self.batch,
+            parts: self.parts,
+            at_once: self.at_once,
             rate: Rate {
                 peak: self.rate,
                 warmup: self.warmup,
@@ -177,6 +188,10 @@ impl DistilConfig {
             reverse: self.reverse_preservation,
         }
     }
+}
+
+fn one() -> usize {
+    1
 }
 
 fn rate() -> f64 {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 
 use super::{
-    AdamW, Draws, Learner, Lessons, Material, Measures,
+    AdamW, Draws, Gradients, Learner, Lessons, Material, Measures, Parts,
     objective::{Consistency, Net, Sample},
 };
 use crate::{
@@ -60,6 +60,7 @@ pub struct ConsistencyStage {
     forward: Student,
     reverse: Student,
     optimisers: [AdamW; 2],
+    parts: Parts,
     preservation: Preservation,
     lessons: Lessons,
 }
@@ -112,6 +113,7 @@ impl ConsistencyStage {
         let optimiser = |student: &Student| AdamW::new(student.adapter.vars(), lessons.optimiser);
         Ok(Self {
             optimisers: [optimiser(&forward)?, optimiser(&reverse)?],
+            parts: lessons.parts()?,
             material,
             schedule,
             teacher,
@@ -139,14 +141,42 @@ impl ConsistencyStage {
         }
     }
 
-    fn loss(
+    /// A loss over the whole batch, and the weighted gradients of its student.
+    fn learn(
         &self,
         loss: Loss,
         latent: &Tensor,
         text: &Conditioning,
         draws: &mut Draws,
-    ) -> Result<Tensor> {
+    ) -> Result<([f64; 2], Gradients)> {
+        let batch = self.lessons.batch;
         let noise = draws.noise(latent.shape(), latent.device())?;
+        let times = draws.among(batch, &self.times(loss))?;
+        let guidance = match loss {
+            Loss::ReverseConsistency => draws.among(batch, &self.lessons.guidance)?,
+            _ => vec![0.0; batch],
+        };
+        let optimiser = &self.optimisers[loss.student()];
+        self.parts.learn(optimiser, |part| {
+            let sample = Sample {
+                latent: &latent.narrow(0, part.start, part.len())?,
+                noise: &noise.narrow(0, part.start, part.len())?,
+            };
+            let text = text.rows(part.clone())?;
+            let (times, guidance) = (&times[part.clone()], &guidance[part]);
+            let value = self.loss(loss, sample, &text, times, guidance)?;
+            Ok([(&value * self.weight(loss))?, value])
+        })
+    }
+
+    fn loss(
+        &self,
+        loss: Loss,
+        sample: Sample,
+        text: &Conditioning,
+        times: &[Timestep],
+        guidance: &[f64],
+    ) -> Result<Tensor> {
         let unets = [&self.teacher, &self.forward.unet, &self.reverse.unet];
         let texts = [
             unets[0].read(text)?,
@@ -166,20 +196,11 @@ impl ConsistencyStage {
             forward: net(1),
             reverse: net(2),
         };
-        let sample = Sample {
-            latent,
-            noise: &noise,
-        };
-        let batch = self.lessons.batch;
-        let times = draws.among(batch, &self.times(loss))?;
         match loss {
-            Loss::ReverseConsistency => {
-                let guidance = draws.among(batch, &self.lessons.guidance)?;
-                losses.reverse_consistency(sample, &times, &guidance)
-            }
-            Loss::ForwardConsistency => losses.forward_consistency(sample, &times),
-            Loss::ForwardPreservation => losses.forward_preservation(sample, &times),
-            Loss::ReversePreservation => losses.reverse_preservation(sample, &times),
+            Loss::ReverseConsistency => losses.reverse_consistency(sample, times, guidance),
+            Loss::ForwardConsistency => losses.forward_consistency(sample, times),
+            Loss::ForwardPreservation => losses.forward_preservation(sample, times),
+            Loss::ReversePreservation => losses.reverse_preservation(sample, times),
         }
     }
 
@@ -208,11 +229,10 @@ impl Learner for ConsistencyStage {
             if weight == 0.0 {
                 continue;
             }
-            let value = self.loss(loss, &latent, &text, &mut draws)?;
-            let gradients = (&value * weight)?.backward()?;
+            let ([_, value], gradients) = self.learn(loss, &latent, &text, &mut draws)?;
             let rate = self.lessons.rate.at(step);
             self.optimisers[loss.student()].step(&gradients, rate)?;
-            measures.push((loss.name(), f64::from(value.to_scalar::<f32>()?)));
+            measures.push((loss.name(), value));
         }
         Ok(measures)
     }

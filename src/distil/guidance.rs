@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 
 use super::{
-    AdamW, Draws, Learner, Lessons, Material, Measures,
+    AdamW, Draws, Gradients, Learner, Lessons, Material, Measures, Parts,
     objective::{Net, Sample, guidance_loss},
 };
 use crate::{
@@ -24,6 +24,7 @@ pub struct GuidanceStage {
     teacher: Unet,
     student: Unet,
     optimiser: AdamW,
+    parts: Parts,
     lessons: Lessons,
 }
 
@@ -39,6 +40,7 @@ impl GuidanceStage {
     ) -> Result<Self> {
         Ok(Self {
             optimiser: AdamW::new(fresh.vars(), lessons.optimiser)?,
+            parts: lessons.parts()?,
             material,
             schedule,
             teacher,
@@ -52,7 +54,8 @@ impl GuidanceStage {
         self.optimiser.averages()
     }
 
-    fn loss(&self, draws: &mut Draws) -> Result<Tensor> {
+    /// The loss of a step, and the gradients of the student's weights.
+    fn learn(&self, draws: &mut Draws) -> Result<([f64; 1], Gradients)> {
         let batch = self.lessons.batch;
         let rows = draws.indices(batch, self.material.dataset.len())?;
         let latent = self.material.dataset.sample(&rows, draws.stream())?;
@@ -60,31 +63,37 @@ impl GuidanceStage {
         let guidance = draws.among(batch, &self.lessons.guidance)?;
         let times = draws.indices(batch, TIMESTEPS)?;
         let times: Vec<_> = times.into_iter().map(|t| Timestep(t as u16)).collect();
-        let (text, nothing) = (
-            self.material.read(&rows)?,
-            self.material.read_nothing(batch)?,
-        );
-        let nets = [
-            (&self.student, self.student.read(&text)?),
-            (&self.teacher, self.teacher.read(&text)?),
-            (&self.teacher, self.teacher.read(&nothing)?),
-        ];
-        let sample = Sample {
-            latent: &latent,
-            noise: &noise,
-        };
-        let nets = nets.each_ref().map(|(unet, text)| Net { unet, text });
-        guidance_loss(nets, &self.schedule, sample, &times, &guidance)
+        self.parts.learn(&self.optimiser, |part| {
+            let text = self.material.read(&rows[part.clone()])?;
+            let nothing = self.material.read_nothing(part.len())?;
+            let nets = [
+                (&self.student, self.student.read(&text)?),
+                (&self.teacher, self.teacher.read(&text)?),
+                (&self.teacher, self.teacher.read(&nothing)?),
+            ];
+            let sample = Sample {
+                latent: &latent.narrow(0, part.start, part.len())?,
+                noise: &noise.narrow(0, part.start, part.len())?,
+            };
+            let nets = nets.each_ref().map(|(unet, text)| Net { unet, text });
+            let (times, guidance) = (&times[part.clone()], &guidance[part]);
+            Ok([guidance_loss(
+                nets,
+                &self.schedule,
+                sample,
+                times,
+                guidance,
+            )?])
+        })
     }
 }
 
 impl Learner for GuidanceStage {
     fn step(&mut self, step: usize) -> Result<Measures> {
-        let loss = self.loss(&mut Draws::new(self.lessons.seed, step))?;
+        let ([loss], gradients) = self.learn(&mut Draws::new(self.lessons.seed, step))?;
         let norm = self
             .optimiser
-            .step(&loss.backward()?, self.lessons.rate.at(step))?;
-        let loss = f64::from(loss.to_scalar::<f32>()?);
+            .step(&gradients, self.lessons.rate.at(step))?;
         Ok(vec![("loss", loss), ("gradient", norm)])
     }
 

@@ -122,3 +122,22 @@ fn a_run_file_with_a_fault_is_told() {
         assert!(stderr.contains(told), "{fault}: {stderr}");
     }
 }
+
+#[test]
+fn parts_learn_what_the_whole_batch_learns() {
+    let losses = |more: &str| -> Vec<f64> {
+        let training = Training::new("guidance", &format!("steps = 3\n{more}"));
+        training.run("guidance", &[]).success();
+        let metrics = fs::read_to_string(training.file("guidance/metrics.jsonl")).unwrap();
+        let loss = |line: &str| -> f64 {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["loss"].as_f64().unwrap()
+        };
+        metrics.lines().map(loss).collect()
+    };
+    let whole = losses("");
+    assert_eq!(whole.len(), 3);
+    for (part, whole) in losses("parts = 2\nat_once = 2").iter().zip(whole) {
+        assert!((part / whole - 1.0).abs() < 1e-4, "{part} {whole}");
+    }
+}
