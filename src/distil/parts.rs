@@ -51,7 +51,8 @@ pub struct Parts {
 impl Parts {
     /// Divides `batch` rows into `count` parts of equal size, or sizes that
     /// differ by one. `at_once` of them are learnt at the same time, each on
-    /// its share of the threads. The sum of gradients does not depend on that.
+    /// its share of the threads, or fewer where there are not so many threads.
+    /// The sum of gradients does not depend on that.
     pub fn new(batch: usize, count: usize, at_once: usize) -> Result<Self> {
         if count == 0 || count > batch {
             return Err(Error::setting(format!(
@@ -59,13 +60,14 @@ impl Parts {
             )));
         }
         let threads = rayon::current_num_threads();
+        let at_once = at_once.min(count).min(threads).max(1);
         let pool = |_| {
-            let share = (threads / at_once).max(1);
+            let share = threads / at_once;
             let pool = ThreadPoolBuilder::new().num_threads(share).build();
             pool.map_err(|error| Error::setting(format!("no threads could be started: {error}")))
         };
-        let pools = match at_once.min(count) {
-            0 | 1 => Vec::new(),
+        let pools = match at_once {
+            1 => Vec::new(),
             several => (0..several).map(pool).collect::<Result<_>>()?,
         };
         Ok(Self {
