@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::ApiBuilder;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+};
 
 /// A folder of files, local or on the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,25 +17,37 @@ pub enum Home {
     Folder(PathBuf),
     /// A repository `owner/name`.
     Hub(String),
+    /// Files that are part of the program, under a name.
+    BuiltIn(&'static str, &'static [BuiltInFile]),
 }
 
+/// The path of a file in its folder, and its bytes.
+pub type BuiltInFile = (&'static str, &'static [u8]);
+
 impl Home {
-    /// The local path of a file that must exist, fetched if need be.
-    pub fn file(&self, name: &str) -> Result<PathBuf> {
+    /// A file that must exist, fetched if need be.
+    pub fn file(&self, name: &str) -> Result<Source> {
         match self {
             Self::Folder(folder) => {
                 let file = folder.join(name);
                 match file.exists() {
-                    true => Ok(file),
+                    true => Ok(file.into()),
                     false => Err(Error::config(&file, "it is missing from the model folder")),
                 }
             }
-            Self::Hub(repository) => fetch(repository, name),
+            Self::Hub(repository) => Ok(fetch(repository, name)?.into()),
+            Self::BuiltIn(home, files) => {
+                let path = Path::new(home).join(name);
+                match files.iter().find(|(file, _)| *file == name) {
+                    Some((_, bytes)) => Ok(Source::built_in(path, bytes)),
+                    None => Err(Error::config(&path, "it is no part of the built-in model")),
+                }
+            }
         }
     }
 
     /// The first of several files that exists; the error is that of the first.
-    pub fn first(&self, folder: &str, names: &[&str]) -> Result<PathBuf> {
+    pub fn first(&self, folder: &str, names: &[&str]) -> Result<Source> {
         let mut missing = None;
         for name in names {
             let name = if folder.is_empty() {
@@ -106,9 +121,8 @@ impl Reference {
         }
     }
 
-    /// The local path of the file it names, or of the first of `names` in the
-    /// folder it names.
-    pub fn file(&self, names: &[&str]) -> Result<PathBuf> {
+    /// The file it names, or the first of `names` in the folder it names.
+    pub fn file(&self, names: &[&str]) -> Result<Source> {
         match self {
             Self::File(home, name) => home.file(name),
             Self::Folder(home) => home.first("", names),
@@ -144,6 +158,15 @@ mod tests {
         for bad in ["hub:", "hub:a", "hub:/", "no/such/file"] {
             assert!(Reference::parse(bad, Path::new(".")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn files_of_the_program_are_found_by_name() {
+        let home = Home::BuiltIn("toy", &[("unet/config.json", b"{}")]);
+        let found = home.first("unet", &["none.json", "config.json"]).unwrap();
+        assert_eq!(found.text().unwrap(), "{}");
+        let error = home.file("vae/config.json").unwrap_err().to_string();
+        assert!(error.contains("toy/vae/config.json"), "{error}");
     }
 
     #[test]

@@ -106,5 +106,6 @@ pub mod noise;
 pub mod picture;
 pub mod prompt;
 pub mod schedule;
+pub mod source;
 
 pub use error::{Error, Result};

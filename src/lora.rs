@@ -13,10 +13,7 @@
 mod names;
 mod trainable;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path as FilePath,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -24,6 +21,7 @@ use crate::{
     error::{Error, Result},
     nn::{Checkpoint, LowRank, LowRanks, checkpoint_metadata},
     schedule::Steps,
+    source::Source,
 };
 use names::{Factor, Modules};
 
@@ -48,8 +46,8 @@ pub struct Adapter {
 impl Adapter {
     /// Reads the adapter in `file` for the network whose tensors are in
     /// `base`. Every tensor of the file must fit a layer there.
-    pub fn read(file: impl AsRef<FilePath>, base: &Checkpoint, reading: Reading) -> Result<Self> {
-        let file = file.as_ref();
+    pub fn read(file: impl Into<Source>, base: &Checkpoint, reading: Reading) -> Result<Self> {
+        let file = &file.into();
         let checkpoint = Checkpoint::open(file)?;
         let alpha = stated_alpha(file)?;
         let mut changes = LowRanks::new();
@@ -88,19 +86,19 @@ impl Adapter {
 
 /// The timesteps that an adapter file gives in its metadata or its name. The
 /// released names leave out the last one, which all paths of a direction share.
-fn stated_steps(file: &FilePath) -> Result<Option<Steps>> {
+fn stated_steps(file: &Source) -> Result<Option<Steps>> {
     if let Some(path) = checkpoint_metadata(file)?.get("icd.path") {
         return path
             .parse()
             .map(Some)
             .map_err(|error| Error::adapter(file, error));
     }
-    Ok(names::steps_of(file))
+    Ok(names::steps_of(file.name()))
 }
 
 /// The forward path an adapter file states, if it does: an ascending list that
 /// ends at 999 (the released names leave the 999 out).
-pub fn forward_steps(file: &FilePath) -> Result<Option<Steps>> {
+pub fn forward_steps(file: &Source) -> Result<Option<Steps>> {
     Ok(stated_steps(file)?.map(|Steps(mut steps)| {
         steps.sort_unstable();
         if steps.last() != Some(&999) {
@@ -112,7 +110,7 @@ pub fn forward_steps(file: &FilePath) -> Result<Option<Steps>> {
 
 /// The reverse path an adapter file states, if it does: a descending list that
 /// ends at 0 (the released names are ascending and leave the 0 out).
-pub fn reverse_steps(file: &FilePath) -> Result<Option<Steps>> {
+pub fn reverse_steps(file: &Source) -> Result<Option<Steps>> {
     Ok(stated_steps(file)?.map(|Steps(mut steps)| {
         steps.sort_unstable_by(|a, b| b.cmp(a));
         if steps.last() != Some(&0) {
@@ -175,7 +173,7 @@ fn scalar(tensor: &Tensor) -> Result<f64> {
 
 /// Alpha as the file's metadata says it: our own `icd.alpha`, or the LoRA
 /// configuration that diffusers writes (`lora_adapter_metadata`, JSON).
-fn stated_alpha(file: &FilePath) -> Result<Option<f64>> {
+fn stated_alpha(file: &Source) -> Result<Option<f64>> {
     let metadata = checkpoint_metadata(file)?;
     let own = metadata
         .get("icd.alpha")

@@ -12,8 +12,6 @@ mod text;
 pub mod unet;
 pub mod vae;
 
-use std::path::PathBuf;
-
 use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
@@ -31,6 +29,7 @@ use crate::{
     lora::{self, Adapter, Reading},
     nn::{Checkpoint, Storage, Weights},
     schedule::{Path, Schedule},
+    source::Source,
 };
 
 /// A diffusion model with its two consistency adapters. Nothing is in memory
@@ -39,7 +38,7 @@ use crate::{
 pub struct Model {
     parts: Parts,
     schedule: Schedule,
-    unet_file: PathBuf,
+    unet_file: Source,
     unet_config: UnetConfig,
     storage: Storage,
 }

@@ -32,7 +32,11 @@ pub(crate) fn make(folder: &Path, seed: u64) -> Result<Tokenizer> {
     fs::write(&list, format!("#version: 0.2\n{}\n", merges.join("\n")))?;
     let settings = folder.join("tokenizer_config.json");
     fs::write(&settings, serde_json::to_string_pretty(&config)?)?;
-    Ok(Tokenizer::from_bpe(&vocab, &list, Some(&settings))?)
+    Ok(Tokenizer::from_bpe(
+        &vocab.into(),
+        &list.into(),
+        Some(&settings.into()),
+    )?)
 }
 
 /// The joins, in their order, as lines of merges.txt.

@@ -16,6 +16,7 @@ use crate::{
     file::write_beside,
     latents::{Tensors, write_tensors},
     nn::{Checkpoint, checkpoint_metadata},
+    source::Source,
 };
 
 /// What a step measured, by name.
@@ -99,7 +100,7 @@ impl Run {
             return Ok(0);
         }
         let fault = || Error::weights(&file, "it is no state of a training");
-        let notes = checkpoint_metadata(&file)?;
+        let notes = checkpoint_metadata(&Source::from(&file))?;
         let done = notes.get("done").and_then(|done| done.parse().ok());
         learner.restore(&read_tensors(&file)?)?;
         done.ok_or_else(fault)

@@ -1,8 +1,6 @@
 //! The configuration files of the diffusers layout, read into the measures of
 //! our networks. What a network cannot do is an error that names the field.
 
-use std::path::Path;
-
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -15,16 +13,16 @@ use super::{
 use crate::{
     error::{Error, Result},
     schedule::Schedule,
+    source::Source,
 };
 
 /// Reads a JSON file into `T`.
-pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
-    serde_json::from_str(&text).map_err(|error| Error::config(file, error))
+pub(super) fn read_json<T: DeserializeOwned>(file: &Source) -> Result<T> {
+    serde_json::from_str(&file.text()?).map_err(|error| Error::config(file, error))
 }
 
 /// The measures of the UNet that `file` (unet/config.json) describes.
-pub fn unet_config(file: &Path) -> Result<UnetConfig> {
+pub fn unet_config(file: &Source) -> Result<UnetConfig> {
     let json: UnetJson = read_json(file)?;
     let raw: Value = read_json(file)?;
     refuse_unsupported(file, &raw, &UNET_FIXED)?;
@@ -32,7 +30,7 @@ pub fn unet_config(file: &Path) -> Result<UnetConfig> {
 }
 
 /// The measures of the autoencoder that `file` (vae/config.json) describes.
-pub fn vae_config(file: &Path) -> Result<VaeConfig> {
+pub fn vae_config(file: &Source) -> Result<VaeConfig> {
     let json: VaeJson = read_json(file)?;
     let raw: Value = read_json(file)?;
     refuse_unsupported(file, &raw, &VAE_FIXED)?;
@@ -52,7 +50,7 @@ pub fn vae_config(file: &Path) -> Result<VaeConfig> {
 
 /// The measures of the text encoder that `file` (text_encoder/config.json)
 /// describes; `projected` tells whether its pooled projection is used.
-pub fn clip_config(file: &Path, projected: bool) -> Result<ClipConfig> {
+pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
     let json: ClipJson = read_json(file)?;
     let activation = match json.hidden_act.as_str() {
         "quick_gelu" => Activation::QuickGelu,
@@ -84,7 +82,7 @@ pub fn clip_config(file: &Path, projected: bool) -> Result<ClipConfig> {
 }
 
 /// The noise schedule that `file` (scheduler/scheduler_config.json) describes.
-pub fn schedule(file: &Path) -> Result<Schedule> {
+pub fn schedule(file: &Source) -> Result<Schedule> {
     let json: ScheduleJson = read_json(file)?;
     let fault = |reason: &str| Err(Error::config(file, reason));
     match (
@@ -133,7 +131,7 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
 ];
 
 /// Refuses a field with any value but null and the allowed ones.
-fn refuse_unsupported(file: &Path, raw: &Value, fixed: &[(&str, &[&str])]) -> Result<()> {
+fn refuse_unsupported(file: &Source, raw: &Value, fixed: &[(&str, &[&str])]) -> Result<()> {
     for (field, allowed) in fixed {
         let value = raw.get(field).unwrap_or(&Value::Null);
         if !value.is_null() && !allowed.contains(&value.to_string().as_str()) {

@@ -3,8 +3,8 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom},
-    path::{Path as FilePath, PathBuf},
+    io::{self, Cursor, Read, Seek, SeekFrom},
+    path::Path as FilePath,
 };
 
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     hub::{Home, Reference},
     schedule::Steps,
+    source::Source,
 };
 
 /// Alpha of the released adapters, which do not state it: PEFT's default.
@@ -82,8 +83,8 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    /// The adapter's local file.
-    pub(super) fn adapter_file(&self) -> Result<Option<PathBuf>> {
+    /// The adapter's file.
+    pub(super) fn adapter_file(&self) -> Result<Option<Source>> {
         const NAMES: [&str; 2] = [
             "pytorch_lora_weights.safetensors",
             "adapter_model.safetensors",
@@ -97,7 +98,7 @@ impl Walker {
     /// The steps as said, else as the adapter's file `states` them.
     pub(super) fn steps(
         &self,
-        states: fn(&FilePath) -> Result<Option<Steps>>,
+        states: fn(&Source) -> Result<Option<Steps>>,
     ) -> Result<Option<Steps>> {
         match (&self.steps, self.adapter_file()?) {
             (Some(steps), _) => Ok(Some(steps.clone())),
@@ -229,7 +230,7 @@ impl Parts {
     }
 
     /// The config.json beside the UNet, else the model's own.
-    pub(super) fn unet_config_file(&self) -> Result<Option<PathBuf>> {
+    pub(super) fn unet_config_file(&self) -> Result<Option<Source>> {
         let beside = match &self.unet {
             Reference::Folder(home @ Home::Hub(_)) => Some(home.file("config.json")?),
             other => other.home().file("config.json").ok(),
@@ -247,7 +248,7 @@ fn family_of(folder: &FilePath) -> Result<Family> {
     }
     let file = folder.join("model_index.json");
     if file.exists() {
-        let index: Index = diffusers::read_json(&file)?;
+        let index: Index = diffusers::read_json(&Source::from(&file))?;
         return Family::of_pipeline(&index.class).map_err(|error| Error::config(&file, error));
     }
     Ok(match folder.join("text_encoder_2").exists() {
@@ -279,21 +280,26 @@ impl Recipe {
 }
 
 /// A hash (FNV-1a, 64 bits) of a file's length, beginning and end.
-pub(super) fn fingerprint(file: &FilePath) -> Result<String> {
-    const SAMPLE: u64 = 64 << 10;
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut handle = File::open(file)?;
-        let length = handle.metadata()?.len();
-        let mut bytes = length.to_le_bytes().to_vec();
-        handle.by_ref().take(SAMPLE).read_to_end(&mut bytes)?;
-        handle.seek(SeekFrom::Start(length.saturating_sub(SAMPLE)))?;
-        handle.read_to_end(&mut bytes)?;
-        Ok(bytes)
+pub(super) fn fingerprint(file: &Source) -> Result<String> {
+    let sample = match file.in_program() {
+        Some(bytes) => sample(Cursor::new(bytes)),
+        None => File::open(file).and_then(sample),
     };
-    let bytes = read().map_err(|error| Error::io(file, error))?;
+    let bytes = sample.map_err(|error| Error::io(file, error))?;
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     Ok(format!(
         "{:016x}",
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
     ))
+}
+
+fn sample(mut file: impl Read + Seek) -> io::Result<Vec<u8>> {
+    const SAMPLE: u64 = 64 << 10;
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut bytes = length.to_le_bytes().to_vec();
+    file.rewind()?;
+    file.by_ref().take(SAMPLE).read_to_end(&mut bytes)?;
+    file.seek(SeekFrom::Start(length.saturating_sub(SAMPLE)))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

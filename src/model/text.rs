@@ -87,10 +87,10 @@ fn tokenizer(home: &Home, folder: &str) -> Result<Tokenizer> {
     match home.file(&format!("{folder}/vocab.json")) {
         Ok(vocabulary) => {
             let merges = home.file(&format!("{folder}/merges.txt"))?;
-            Tokenizer::from_bpe(&vocabulary, &merges, config.as_deref())
+            Tokenizer::from_bpe(&vocabulary, &merges, config.as_ref())
         }
         Err(missing) => match home.file(&format!("{folder}/tokenizer.json")) {
-            Ok(json) => Tokenizer::from_json(&json, config.as_deref()),
+            Ok(json) => Tokenizer::from_json(&json, config.as_ref()),
             Err(_) => Err(missing),
         },
     }

@@ -7,10 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Tensor, pickle::PthTensors, safetensors::MmapedSafetensors};
+use candle_core::{
+    Device, Tensor,
+    pickle::PthTensors,
+    safetensors::{MmapedSafetensors, SliceSafetensors},
+};
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+};
 
 /// The tensors of one checkpoint: a safetensors file, the index of a sharded
 /// one (`*.safetensors.index.json`), or a PyTorch state dict in the zip format.
@@ -24,12 +31,21 @@ pub struct Checkpoint {
 enum Tensors {
     Mapped(MmapedSafetensors),
     Pickled(PthTensors),
+    BuiltIn(SliceSafetensors<'static>),
 }
 
 impl Checkpoint {
     /// Opens a checkpoint and reads its table of contents.
-    pub fn open(file: impl AsRef<Path>) -> Result<Self> {
-        let file = file.as_ref();
+    pub fn open(file: impl Into<Source>) -> Result<Self> {
+        let source = file.into();
+        let file = source.name();
+        if let Some(bytes) = source.in_program() {
+            let tensors = SliceSafetensors::new(bytes).map_err(|e| Error::weights(file, e))?;
+            return Ok(Self {
+                file: file.into(),
+                tensors: Tensors::BuiltIn(tensors),
+            });
+        }
         let tensors = match &magic(file)? {
             b"PK\x03\x04" => Tensors::Pickled(unpickle(file)?),
             [b'{', ..] => Tensors::Mapped(map(file, &shards(file)?)?),
@@ -55,6 +71,10 @@ impl Checkpoint {
                 .map(|(name, _)| name)
                 .collect(),
             Tensors::Pickled(tensors) => tensors.tensor_infos().keys().cloned().collect(),
+            Tensors::BuiltIn(tensors) => {
+                let named = tensors.tensors().into_iter();
+                named.map(|(name, _)| name).collect()
+            }
         }
     }
 
@@ -65,6 +85,7 @@ impl Checkpoint {
             Tensors::Pickled(tensors) => {
                 Some(tensors.tensor_infos().get(name)?.layout.dims().to_vec())
             }
+            Tensors::BuiltIn(tensors) => Some(tensors.get(name).ok()?.shape().to_vec()),
         }
     }
 
@@ -73,6 +94,9 @@ impl Checkpoint {
         let fault = |reason: String| self.fault(format!("tensor {name:?}: {reason}"));
         match &self.tensors {
             Tensors::Mapped(tensors) => tensors
+                .load(name, device)
+                .map_err(|error| fault(error.to_string())),
+            Tensors::BuiltIn(tensors) => tensors
                 .load(name, device)
                 .map_err(|error| fault(error.to_string())),
             Tensors::Pickled(tensors) => {
@@ -98,8 +122,15 @@ impl Checkpoint {
 }
 
 /// The `__metadata__` table of a safetensors file; empty for other files.
-pub(crate) fn metadata(file: &Path) -> Result<HashMap<String, String>> {
-    let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
+pub(crate) fn metadata(file: &Source) -> Result<HashMap<String, String>> {
+    if let Some(bytes) = file.in_program() {
+        return metadata_in(file, bytes);
+    }
+    let reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    metadata_in(file, reader)
+}
+
+fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, String>> {
     let mut length = [0; 8];
     if reader.read_exact(&mut length).is_err() || length.starts_with(b"PK") {
         return Ok(HashMap::new());
@@ -184,5 +215,32 @@ fn unpickle(file: &Path) -> Result<PthTensors> {
     match bare.tensor_infos().is_empty() {
         true => open(Some("state_dict")),
         false => Ok(bare),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::safetensors::save;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_in_the_program_is_read_like_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let tensor = Tensor::new(&[[1f32, 2.0, 3.0]], &Device::Cpu).unwrap();
+        save(&HashMap::from([("w", tensor)]), &file).unwrap();
+        let bytes = std::fs::read(&file).unwrap().leak();
+        for source in [Source::from(&file), Source::built_in("x", bytes)] {
+            let checkpoint = Checkpoint::open(&source).unwrap();
+            assert_eq!(checkpoint.names(), ["w"]);
+            assert_eq!(checkpoint.shape("w"), Some(vec![1, 3]));
+            assert_eq!(checkpoint.shape("v"), None);
+            let read = checkpoint.load("w", &Device::Cpu).unwrap();
+            assert_eq!(read.to_vec2::<f32>().unwrap(), [[1.0, 2.0, 3.0]]);
+            assert!(checkpoint.load("v", &Device::Cpu).is_err());
+            assert!(metadata(&source).unwrap().is_empty());
+        }
+        assert!(Checkpoint::open(Source::built_in("x", b"text")).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! The rules are those of `CLIPTokenizer` in the Python package transformers,
 //! which prepares the prompts of every published checkpoint.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::collections::HashMap;
 
 use tokenizers::{
     NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer,
@@ -16,7 +16,10 @@ use tokenizers::{
     },
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+};
 
 /// The pieces that CLIP cuts a lower-case text into: literal special tokens,
 /// English contractions, runs of letters, single digits, runs of the rest.
@@ -24,7 +27,7 @@ const PIECES: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// CLIP's rules with the tokens of `vocab.json` and the joins of `merges.txt`.
-pub(super) fn read(vocab: &Path, merges: &Path, unknown: &str) -> Result<Tokenizer> {
+pub(super) fn read(vocab: &Source, merges: &Source, unknown: &str) -> Result<Tokenizer> {
     let model = BPE::builder()
         .vocab_and_merges(read_vocab(vocab)?, read_merges(merges)?)
         .end_of_word_suffix("</w>".to_owned())
@@ -33,7 +36,7 @@ pub(super) fn read(vocab: &Path, merges: &Path, unknown: &str) -> Result<Tokeniz
         .map_err(|reason| {
             Error::config(
                 merges,
-                format!("does not belong to {}: {reason}", vocab.display()),
+                format!("does not belong to {}: {reason}", vocab.name().display()),
             )
         })?;
     let mut tokenizer = Tokenizer::new(model);
@@ -41,8 +44,8 @@ pub(super) fn read(vocab: &Path, merges: &Path, unknown: &str) -> Result<Tokeniz
     Ok(tokenizer)
 }
 
-fn read_vocab(file: &Path) -> Result<Vocab> {
-    let text = fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+fn read_vocab(file: &Source) -> Result<Vocab> {
+    let text = file.text()?;
     let vocab: HashMap<String, u32> = serde_json::from_str(&text).map_err(|reason| {
         Error::config(
             file,
@@ -53,8 +56,8 @@ fn read_vocab(file: &Path) -> Result<Vocab> {
 }
 
 /// The pairs of pieces to join, most urgent first.
-fn read_merges(file: &Path) -> Result<Merges> {
-    let text = fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+fn read_merges(file: &Source) -> Result<Merges> {
+    let text = file.text()?;
     let lines = (1..).zip(text.lines());
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with("#version"))

@@ -1,12 +1,15 @@
 //! The tokens with a role: start, end, unknown and padding, as
 //! `tokenizer_config.json` names them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use tokenizers::AddedToken;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+};
 
 /// Ids of the tokens that frame and pad a prompt.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +32,7 @@ pub(super) struct Special {
 impl Special {
     /// What the `tokenizer_config.json` at `config` says; CLIP's own names for
     /// what it leaves out, and the end token in place of a missing pad token.
-    pub(super) fn read(config: Option<&Path>) -> Result<Self> {
+    pub(super) fn read(config: Option<&Source>) -> Result<Self> {
         let config = config.map_or_else(|| Ok(Config::default()), Config::read)?;
         let start = config.named(config.bos_token.as_ref(), "<|startoftext|>");
         let end = config.named(config.eos_token.as_ref(), "<|endoftext|>");
@@ -82,9 +85,8 @@ struct Added {
 }
 
 impl Config {
-    fn read(file: &Path) -> Result<Self> {
-        let text = fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
-        serde_json::from_str(&text)
+    fn read(file: &Source) -> Result<Self> {
+        serde_json::from_str(&file.text()?)
             .map_err(|reason| Error::config(file, format!("not a tokenizer's settings: {reason}")))
     }
 

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::{Prompt, Tokenizer};
+use crate::source::Source;
 
 /// The context that [`prompt`] encodes for.
 pub(super) const CONTEXT: usize = 16;
@@ -82,9 +83,9 @@ impl Files {
     pub(super) fn open(&self, config: Option<&str>) -> crate::error::Result<Tokenizer> {
         let config = config.map(|text| self.write("tokenizer_config.json", text));
         Tokenizer::from_bpe(
-            &self.path("vocab.json"),
-            &self.path("merges.txt"),
-            config.as_deref(),
+            &self.path("vocab.json").into(),
+            &self.path("merges.txt").into(),
+            config.map(Source::from).as_ref(),
         )
     }
 }

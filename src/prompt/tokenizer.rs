@@ -1,12 +1,13 @@
 //! From texts to prompts, by the tokenizer files of a checkpoint.
 
-use std::{fs, path::Path};
-
 use super::{
     Prompt, bpe,
     special::{Ids, Special},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    source::Source,
+};
 
 /// Turns texts into [`Prompt`]s.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ impl Tokenizer {
     ///
     /// Without `config`, or where it says nothing, the special tokens are
     /// `<|startoftext|>` and `<|endoftext|>`, and padding repeats the latter.
-    pub fn from_bpe(vocab: &Path, merges: &Path, config: Option<&Path>) -> Result<Self> {
+    pub fn from_bpe(vocab: &Source, merges: &Source, config: Option<&Source>) -> Result<Self> {
         let special = Special::read(config)?;
         let inner = bpe::read(vocab, merges, &special.unknown.content)?;
         Self::new(inner, special, vocab)
@@ -31,10 +32,9 @@ impl Tokenizer {
     /// truncation or template in it is left aside.
     ///
     /// `config` is as in [`from_bpe`](Self::from_bpe).
-    pub fn from_json(file: &Path, config: Option<&Path>) -> Result<Self> {
+    pub fn from_json(file: &Source, config: Option<&Source>) -> Result<Self> {
         let special = Special::read(config)?;
-        let bytes = fs::read(file).map_err(|source| Error::io(file, source))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let mut inner = tokenizers::Tokenizer::from_bytes(file.bytes()?)
             .map_err(|reason| Error::config(file, format!("not a tokenizer: {reason}")))?;
         inner.with_padding(None);
         inner
@@ -70,7 +70,7 @@ impl Tokenizer {
     }
 
     /// Registers the special tokens, so that a text may spell them.
-    fn new(mut inner: tokenizers::Tokenizer, special: Special, file: &Path) -> Result<Self> {
+    fn new(mut inner: tokenizers::Tokenizer, special: Special, file: &Source) -> Result<Self> {
         let Special {
             start,
             end,
@@ -93,7 +93,7 @@ impl Tokenizer {
 fn add(
     inner: &mut tokenizers::Tokenizer,
     tokens: Vec<tokenizers::AddedToken>,
-    file: &Path,
+    file: &Source,
 ) -> Result<()> {
     inner
         .add_special_tokens(tokens)
@@ -101,7 +101,7 @@ fn add(
     Ok(())
 }
 
-fn id(inner: &tokenizers::Tokenizer, token: &str, role: &str, file: &Path) -> Result<u32> {
+fn id(inner: &tokenizers::Tokenizer, token: &str, role: &str, file: &Source) -> Result<u32> {
     inner.token_to_id(token).ok_or_else(|| {
         Error::config(
             file,
@@ -188,7 +188,7 @@ mod tests {
         let template: tokenizers::PostProcessorWrapper = serde_json::from_str(template).unwrap();
         inner.with_post_processor(Some(template));
         inner.save(files.path("tokenizer.json"), false).unwrap();
-        check_golden(&Tokenizer::from_json(&files.path("tokenizer.json"), None).unwrap());
+        check_golden(&Tokenizer::from_json(&files.path("tokenizer.json").into(), None).unwrap());
     }
 
     #[test]
@@ -259,9 +259,9 @@ mod tests {
             message.contains("vocab.json: not a vocabulary"),
             "{message}"
         );
-        let message = reason(Tokenizer::from_json(&files.path("vocab.json"), None));
+        let message = reason(Tokenizer::from_json(&files.path("vocab.json").into(), None));
         assert!(message.contains("vocab.json: not a tokenizer"), "{message}");
-        let message = reason(Tokenizer::from_json(&files.path("none.json"), None));
+        let message = reason(Tokenizer::from_json(&files.path("none.json").into(), None));
         assert!(message.contains("none.json: "), "{message}");
     }
 

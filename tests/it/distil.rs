@@ -123,7 +123,7 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn unet(weights: &Weights) -> Unet {
-    let config = unet_config(&data("sd/unet/config.json")).unwrap();
+    let config = unet_config(&data("sd/unet/config.json").into()).unwrap();
     Unet::new(weights, config).unwrap()
 }
 

@@ -184,7 +184,7 @@ fn the_autoencoder_is_that_of_diffusers() {
     for family in FAMILIES {
         let golden = Golden::of(family);
         let vae = model(&golden.folder).vae().unwrap();
-        let scale = vae_config(&golden.folder.join("vae/config.json"))
+        let scale = vae_config(&golden.folder.join("vae/config.json").into())
             .unwrap()
             .scale;
         let picture = Picture::read(&data("square.png"))
@@ -258,7 +258,7 @@ fn the_unet_is_that_of_diffusers_at_even_and_odd_sizes() {
         let folder = golden.folder.join("unet");
         let checkpoint = Checkpoint::open(folder.join(file)).unwrap();
         let storage = plain();
-        let config = unet_config(&folder.join("config.json")).unwrap();
+        let config = unet_config(&folder.join("config.json").into()).unwrap();
         let unet = Unet::new(&Weights::new(&checkpoint, &storage), config).unwrap();
         for case in ["square", "odd"] {
             let expected = golden.tensor(&format!("unet.{case}.out"));
@@ -355,7 +355,7 @@ fn a_network_without_guidance_embedding_runs_unguided_only() {
     candle_core::safetensors::save(&weights, file.path()).unwrap();
     let checkpoint = Checkpoint::open(file.path()).unwrap();
     let storage = plain();
-    let config = unet_config(&data("sd/unet/config.json")).unwrap();
+    let config = unet_config(&data("sd/unet/config.json").into()).unwrap();
     let unet = Unet::new(&Weights::new(&checkpoint, &storage), config).unwrap();
     assert!(!unet.takes_guidance());
     let text = model(&golden.folder)
