@@ -77,7 +77,10 @@ impl AdamW {
             let slot = Slot {
                 first: weight.zeros_like()?,
                 second: weight.zeros_like()?,
-                average: config.average.map(|_| weight.copy()).transpose()?,
+                average: match config.average {
+                    Some(_) => Some(weight.as_detached_tensor().copy()?),
+                    None => None,
+                },
                 weight,
             };
             Ok((name, slot))
@@ -210,15 +213,17 @@ fn square_sum(x: &Tensor) -> Result<f64> {
 impl Slot {
     fn step(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
         let (beta1, beta2) = config.betas;
-        let gradient = (gradient * step.shrink)?;
+        // Detached, or each step's tensors would keep those of the step before.
+        let weight = self.weight.as_detached_tensor();
+        let gradient = (gradient.detach() * step.shrink)?;
         self.first = follow(&self.first, &gradient, beta1)?;
         self.second = follow(&self.second, &gradient.sqr()?, beta2)?;
         let root = ((&self.second / step.missing.1)?.sqrt()? + config.eps)?;
         let ahead = ((&self.first / root)? * (step.rate / step.missing.0))?;
-        let kept = (self.weight.as_tensor() * (1.0 - step.rate * config.decay))?;
+        let kept = (&weight * (1.0 - step.rate * config.decay))?;
         self.weight.set(&(kept - ahead)?)?;
         if let Some(average) = &mut self.average {
-            *average = follow(average, self.weight.as_tensor(), step.kept)?;
+            *average = follow(average, &weight, step.kept)?;
         }
         Ok(())
     }
@@ -260,6 +265,20 @@ mod tests {
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         tensor.to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_step_keeps_nothing_of_the_step_before() {
+        let (weight, mut optimiser) = start();
+        steps(&weight, &mut optimiser, 2);
+        let slot = &optimiser.slots["w"];
+        for tensor in [&slot.first, &slot.second, slot.average.as_ref().unwrap()] {
+            let store = tensor.sum_all().unwrap().backward().unwrap();
+            assert!(
+                store.get(&weight).is_none(),
+                "it was computed from the weight"
+            );
+        }
     }
 
     #[test]
