@@ -16,10 +16,11 @@ mod parts;
 mod rate;
 mod report;
 mod run;
+mod samples;
 mod stage;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use config::DistilConfig;
+pub use config::{DistilConfig, Precision};
 pub use consistency::{ConsistencyStage, Preservation, Student};
 pub use dataset::{Captioned, Dataset, captioned};
 pub use draws::Draws;
@@ -29,11 +30,12 @@ pub use parts::{Gradients, Parts};
 pub use rate::Rate;
 pub use report::write_report;
 pub use run::{Learner, Measures, Progress, Run};
+pub use samples::Samples;
 pub use stage::{consistency_stage, guidance_stage};
 
 use crate::{
     error::Result,
-    model::{Conditioning, TextReader},
+    model::{Conditioning, TextReader, unet::Unet},
 };
 
 /// What a stage learns from, and how.
@@ -45,6 +47,8 @@ pub struct Lessons {
     pub parts: usize,
     /// Parts that are learnt at the same time.
     pub at_once: usize,
+    /// Whether blocks are computed again on the way back.
+    pub recompute: bool,
     /// The learning rate of each step.
     pub rate: Rate,
     /// The guidance strengths that are learnt (0 is unguided).
@@ -56,6 +60,14 @@ pub struct Lessons {
 }
 
 impl Lessons {
+    /// The network as it is to learn with this optimiser.
+    fn learning(&self, unet: Unet, optimiser: &AdamW) -> Unet {
+        match self.recompute {
+            true => unet.recomputing(optimiser.aside()),
+            false => unet,
+        }
+    }
+
     fn parts(&self) -> Result<Parts> {
         Parts::new(self.batch, self.parts, self.at_once)
     }
@@ -68,6 +80,8 @@ pub struct Material {
     pub dataset: Dataset,
     /// The text encoders.
     pub text: TextReader,
+    /// What is drawn on the way, if anything.
+    pub samples: Option<Samples>,
 }
 
 impl Material {

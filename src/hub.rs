@@ -17,8 +17,8 @@ pub enum Home {
     Folder(PathBuf),
     /// A repository `owner/name`.
     Hub(String),
-    /// Files that are part of the program, under a name.
-    BuiltIn(&'static str, &'static [BuiltInFile]),
+    /// Files that are part of the program, and the name of their folder.
+    BuiltIn(PathBuf, Vec<BuiltInFile>),
 }
 
 /// The path of a file in its folder, and its bytes.
@@ -37,7 +37,7 @@ impl Home {
             }
             Self::Hub(repository) => Ok(fetch(repository, name)?.into()),
             Self::BuiltIn(home, files) => {
-                let path = Path::new(home).join(name);
+                let path = home.join(name);
                 match files.iter().find(|(file, _)| *file == name) {
                     Some((_, bytes)) => Ok(Source::built_in(path, bytes)),
                     None => Err(Error::config(&path, "it is no part of the built-in model")),
@@ -63,9 +63,51 @@ impl Home {
         Err(missing.unwrap_or_else(|| Error::setting("no file names were given")))
     }
 
-    /// Whether a local folder has the file; hub repositories are not asked.
+    /// Whether a folder has the file or folder; hub repositories are not asked.
     pub fn has(&self, name: &str) -> bool {
-        matches!(self, Self::Folder(folder) if folder.join(name).exists())
+        match self {
+            Self::Folder(folder) => folder.join(name).exists(),
+            Self::Hub(_) => false,
+            Self::BuiltIn(_, files) => files
+                .iter()
+                .any(|(file, _)| Path::new(file).starts_with(name)),
+        }
+    }
+
+    /// The folder, or what stands for one.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) | Self::BuiltIn(folder, _) => folder,
+            Self::Hub(repository) => Path::new(repository),
+        }
+    }
+
+    /// What a name means that is written in a file of this folder: one of its
+    /// files or folders, or `hub:owner/name[/file]`.
+    pub fn reference(&self, text: &str) -> Result<Reference> {
+        match self {
+            Self::Folder(folder) => Reference::parse(text, folder),
+            Self::Hub(_) => Reference::parse(text, Path::new("")),
+            Self::BuiltIn(_, files) if files.iter().any(|(file, _)| *file == text) => {
+                Ok(Reference::File(self.clone(), text.into()))
+            }
+            Self::BuiltIn(..) => Ok(Reference::Folder(self.within(text))),
+        }
+    }
+
+    /// A folder in this one. A repository's are named by their files alone.
+    pub fn within(&self, folder: &str) -> Self {
+        let below = |&(file, bytes): &BuiltInFile| {
+            let name = Path::new(file).strip_prefix(folder).ok()?.to_str()?;
+            Some((name, bytes))
+        };
+        match self {
+            Self::Folder(home) => Self::Folder(home.join(folder)),
+            Self::Hub(_) => self.clone(),
+            Self::BuiltIn(home, files) => {
+                Self::BuiltIn(home.join(folder), files.iter().filter_map(below).collect())
+            }
+        }
     }
 }
 
@@ -162,9 +204,14 @@ mod tests {
 
     #[test]
     fn files_of_the_program_are_found_by_name() {
-        let home = Home::BuiltIn("toy", &[("unet/config.json", b"{}")]);
+        let home = Home::BuiltIn("toy".into(), vec![("unet/config.json", b"{}")]);
         let found = home.first("unet", &["none.json", "config.json"]).unwrap();
         assert_eq!(found.text().unwrap(), "{}");
+        assert!(home.has("unet") && home.has("unet/config.json") && !home.has("un"));
+        for (name, inside) in [("unet", "config.json"), ("unet/config.json", "")] {
+            let found = home.reference(name).unwrap().file(&[inside]).unwrap();
+            assert_eq!(found.name(), Path::new("toy/unet/config.json"));
+        }
         let error = home.file("vae/config.json").unwrap_err().to_string();
         assert!(error.contains("toy/vae/config.json"), "{error}");
     }

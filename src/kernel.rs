@@ -5,7 +5,7 @@
 //! linear  conv2d (patches, winograd)  attention          the operations
 //!    \____________|____________________/
 //!        product, outer (packed)                          sums of products
-//!  group and layer norm, activations, rearrangements
+//!  group and layer norm, activations, rearrangements, a step of AdamW
 //!        map, parts                                       a formula for every value
 //!        simd                                             the widest vectors there are
 //! op                                                      tensors, and the way back
@@ -21,6 +21,7 @@
 #![allow(clippy::inline_always)] // Vectors stay in registers only where everything is inlined.
 #![allow(clippy::needless_range_loop)] // Several slices of vectors are walked together.
 
+mod adamw;
 mod attention;
 mod conv;
 mod curve;
@@ -44,6 +45,7 @@ mod softmax;
 mod total;
 mod winograd;
 
+pub use adamw::{AdamWStep, adamw, follow};
 pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
 pub use conv::{Around, Filters, conv2d, conv2d_tracked};
 pub use linear::{Dense, add_product, linear, linear_geglu, linear_tracked};

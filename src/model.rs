@@ -43,6 +43,9 @@ pub struct Model {
     storage: Storage,
 }
 
+/// The guidance of new pictures that suits the released models.
+const GENERATION_GUIDANCE: f64 = 7.0;
+
 /// The networks' files, safetensors first.
 const NETWORK_FILES: [&str; 4] = [
     "diffusion_pytorch_model.safetensors",
@@ -73,6 +76,17 @@ impl Model {
     /// Stable Diffusion 1.5 or SDXL.
     pub fn family(&self) -> Family {
         self.parts.family
+    }
+
+    /// The guidance of edits where none is asked for: the model's own word, else
+    /// what suits its family.
+    pub fn edit_guidance(&self) -> f64 {
+        self.parts.guidance.unwrap_or(self.family().edit_guidance())
+    }
+
+    /// The guidance of new pictures where none is asked for.
+    pub fn generation_guidance(&self) -> f64 {
+        self.parts.guidance.unwrap_or(GENERATION_GUIDANCE)
     }
 
     /// The noise schedule.

@@ -13,6 +13,7 @@ mod linear;
 mod lowrank;
 mod norm;
 mod pointwise;
+mod recompute;
 mod shelf;
 mod weights;
 
@@ -20,13 +21,14 @@ use candle_core::{DType, Result, Tensor};
 
 pub use attend::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
 pub use checkpoint::Checkpoint;
-pub(crate) use checkpoint::metadata as checkpoint_metadata;
+pub use checkpoint::metadata as checkpoint_metadata;
 pub use conv::{Conv2d, Extras, Stride, upsample_nearest};
 pub use fresh::Fresh;
 pub use linear::Linear;
 pub use lowrank::{LowRank, LowRanks};
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{add, concat, geglu, gelu, quick_gelu, silu};
+pub use recompute::{Aside, recomputed};
 pub use shelf::Shelf;
 pub use weights::{Storage, Weights};
 

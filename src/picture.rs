@@ -4,6 +4,7 @@ mod decode;
 mod encode;
 pub mod fit;
 pub mod resize;
+pub mod sheet;
 mod tensor;
 
 use std::fmt;

@@ -18,8 +18,8 @@ use super::{
     world::{Scene, dice},
 };
 
-const STEPS: usize = 6_000;
-const BATCH: usize = 32;
+const STEPS: usize = 3_000;
+const BATCH: usize = 16;
 /// The shape of a step's latents.
 const LATENTS: (usize, usize, usize, usize) = (BATCH, 4, 16, 16);
 const RATE: Rate = Rate {
@@ -58,7 +58,7 @@ impl Autoencoder {
         let vae = Vae::new(&Weights::fresh(&fresh, &storage), measures::vae(1.0))?;
         let config = AdamWConfig {
             betas: (0.9, 0.99),
-            average: Some(0.999),
+            average: Some(0.995),
             ..AdamWConfig::default()
         };
         Ok(Self {

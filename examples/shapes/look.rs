@@ -10,14 +10,14 @@ use icd::{
     distil::Levels,
     model::{Conditioning, Model, ModelChoice, attention::Untouched, unet::Input},
     noise::Noise,
-    picture::{Picture, Size},
+    picture::{Picture, sheet::sheet},
     schedule::Timestep,
 };
 use rayon::prelude::*;
 
 use super::{
     Options, autoencoder, base, storage,
-    world::{SIDE, Scene, Wording, dice},
+    world::{Scene, Wording, dice},
 };
 
 /// Scenes that no stage learns from have this seed.
@@ -49,11 +49,8 @@ pub(crate) fn autoencoder(options: &Options) -> Result<()> {
         .sum::<f64>()
         / MEASURED as f64;
     println!("{MEASURED} held-out scenes are reconstructed at {mean:.2} dB");
-    let shown = pictures
-        .into_iter()
-        .take(ACROSS)
-        .chain(back.into_iter().take(ACROSS));
-    sheet(&shown.collect::<Vec<_>>())?.write(&options.out.join("vae.png"))?;
+    let shown = [pictures, back].map(|row| row.into_iter().take(ACROSS).collect());
+    sheet(&shown)?.write(&options.out.join("vae.png"))?;
     Ok(())
 }
 
@@ -72,7 +69,7 @@ pub(crate) fn teacher(options: &Options) -> Result<()> {
     let pictures = model.vae()?.decode(&latents)?;
     let drawn = (0..ACROSS).map(|i| Ok(Picture::from_tensor(&pictures.narrow(0, i, 1)?)?));
     let drawn: Vec<_> = drawn.collect::<Result<_>>()?;
-    let shown: Vec<_> = scenes.iter().map(Scene::render).chain(drawn).collect();
+    let shown = [scenes.iter().map(Scene::render).collect(), drawn];
     sheet(&shown)?.write(&options.out.join("base.png"))?;
     for caption in captions {
         println!("{caption}");
@@ -118,21 +115,6 @@ fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
         x = at(t)?.jump(&x, &eps, &at(next)?)?;
     }
     Ok(x)
-}
-
-/// Pictures side by side, [`ACROSS`] in a row.
-fn sheet(pictures: &[Picture]) -> Result<Picture> {
-    let rows = pictures.len().div_ceil(ACROSS);
-    let size = Size::new(ACROSS * SIDE, rows * SIDE);
-    let line = |y: usize| {
-        let row = &pictures[y / SIDE * ACROSS..][..ACROSS];
-        row.iter()
-            .flat_map(move |picture| picture.pixels()[y % SIDE * SIDE * 3..][..SIDE * 3].to_vec())
-    };
-    Ok(Picture::new(
-        size,
-        (0..size.height).flat_map(line).collect(),
-    )?)
 }
 
 fn psnr(a: &Picture, b: &Picture) -> f64 {

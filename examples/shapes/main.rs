@@ -17,6 +17,7 @@ mod world;
 
 mod autoencoder;
 mod base;
+mod bundle;
 mod export;
 mod look;
 mod measures;
@@ -49,6 +50,9 @@ pub(crate) struct Options {
     /// Train nothing: draw what the stages have learnt so far
     #[arg(long)]
     look: bool,
+    /// Train nothing: write what all stages made as the folder of the program
+    #[arg(long)]
+    bundle: bool,
     /// Threads; all cores by default
     #[arg(long)]
     threads: Option<usize>,
@@ -76,6 +80,7 @@ impl Stage {
             folder: options.out.join(self.name()),
             steps,
             save_every: 200,
+            sample_every: 0,
         }
     }
 
@@ -107,6 +112,9 @@ fn main() -> Result<()> {
             .build_global()?;
     }
     let stages = Stage::value_variants().iter();
+    if options.bundle {
+        return bundle::write(&options);
+    }
     let wanted = stages.filter(|stage| options.stage.is_none_or(|only| only == **stage));
     wanted.copied().try_for_each(|stage| match options.look {
         true => stage.look(&options),

@@ -1,18 +1,18 @@
 #!/bin/sh
 # Makes the model `shapes` from nothing:
 #
-#     examples/shapes/make.sh DIR
+#     examples/shapes/make.sh DIR [ablations]
 #
 # pretrains autoencoder, text encoder and UNet, distils guidance, then the two
-# adapters. It takes about five hours on two cores. Stopped at any moment, the
-# same command goes on where it was.
+# adapters, and writes DIR/bundle, which is what src/model/shapes holds. With
+# `ablations` it also distils the adapter pairs that the tables compare, into
+# DIR/ablations. Stopped at any moment, the same command goes on where it was.
 set -eu
 
 here=$(dirname "$0")
 out=${1:?name the folder of the stages}
 
 mkdir -p "$out"
-cp "$here/guidance.toml" "$here/consistency.toml" "$out/"
 cargo build --release --bin icd --example shapes --example scenes
 built=${CARGO_TARGET_DIR:-target}/release
 
@@ -25,6 +25,35 @@ if [ ! -e "$out/pictures" ]; then
     "$built/examples/scenes" --seed 1 --count 10000 --out "$out/pictures.part"
     mv "$out/pictures.part" "$out/pictures"
 fi
-for stage in guidance consistency; do
-    "$built/icd" distill "$stage" "$out/$stage.toml" --resume
-done
+
+# distil STAGE FOLDER [line of the run's file] ..
+distil() {
+    stage=$1 folder=$2
+    shift 2
+    mkdir -p "$out/$folder"
+    latents="$out/$folder/latents.safetensors"
+    [ "$stage" = guidance ] || [ -e "$latents" ] || cp "$out/guidance/latents.safetensors" "$latents"
+    { cat "$here/$stage.toml"; echo "out = \"$folder\""; printf '%s\n' "$@"; } > "$out/run.toml"
+    "$built/icd" distill "$stage" "$out/run.toml" --resume
+}
+
+distil guidance guidance 'steps = 1200'
+distil consistency consistency 'steps = 700'
+"$built/examples/shapes" --out "$out" --bundle
+
+if [ "${2:-}" = ablations ]; then
+    four='forward_path = [19, 259, 519, 779, 999]
+reverse_path = [999, 779, 519, 259, 0]'
+    three='forward_path = [19, 339, 699, 999]
+reverse_path = [999, 699, 339, 0]'
+    two='forward_path = [19, 499, 999]
+reverse_path = [999, 499, 0]'
+    ablation() {
+        distil consistency "ablations/$1" 'steps = 250' "$2" "forward_preservation = $3" "reverse_preservation = $4"
+    }
+    ablation 1_consistency_alone,_2_+_2 "$two" 0.0 0.0
+    ablation 2_consistency_alone,_3_+_3 "$three" 0.0 0.0
+    ablation 3_consistency_alone,_4_+_4 "$four" 0.0 0.0
+    ablation 4_with_forward_preservation,_4_+_4 "$four" 1.5 0.0
+    ablation 5_with_both,_4_+_4 "$four" 1.5 1.5
+fi

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_core::DType;
 use clap::{Args, Subcommand};
 use icd::{
     distil::{
@@ -65,6 +64,8 @@ A run in TOML; model, data, out, steps and batch must be there, and folders star
   batch = 8
   parts = 1               # learn the batch in so many parts, which takes less memory ..
   at_once = 1             # .. several at the same time: faster where the network is small
+  recompute = false       # compute blocks again on the way back: less memory, a third more time
+  dtype = \"f32\"           # how frozen weights are kept: f32, f16 or bf16
   rate = 8e-6             # the highest learning rate ..
   warmup = 0              # .. reached after so many steps ..
   fall = false            # .. and brought to zero towards the end
@@ -72,6 +73,7 @@ A run in TOML; model, data, out, steps and batch must be there, and folders star
   average = 0.999         # write a running mean of the weights [default: the weights]
   size = 512              # side of the pictures [default: the model's]
   save_every = 100        # steps between two saved states
+  sample_every = 0        # steps between two sheets of sample pictures; 0 for none
   seed = 0
   rank = 64               # of the adapters, as all that follows
   alpha = 8.0
@@ -120,7 +122,7 @@ impl RunArgs {
         }
         set_threads(self.threads.map(usize::from))?;
         let storage = Storage {
-            dtype: DType::F32,
+            dtype: config.dtype.into(),
             device: model::device(&self.device)?,
         };
         let model = Model::open(&config.choice(), storage)
@@ -156,6 +158,7 @@ fn run(config: &DistilConfig) -> Run {
         folder: config.out.clone(),
         steps: config.steps,
         save_every: config.save_every,
+        sample_every: config.sample_every,
     }
 }
 

@@ -70,7 +70,8 @@ Examples:
 #[derive(Args)]
 #[command(next_help_heading = "Strength and control")]
 struct ControlArgs {
-    /// How strongly the target prompt is followed [default: 19 for SD1.5, 7 for SDXL].
+    /// How strongly the target prompt is followed [default: 19 for SD1.5,
+    /// 7 for SDXL, or as the model's icd.toml says].
     #[arg(long)]
     guidance: Option<f64>,
     /// Guidance ends here on the way from clean (0) to noise (1); a lower tau
@@ -154,10 +155,7 @@ impl EditArgs {
             Some(tau) => tau,
             None => Tau::usual_for(&model.reverse_path()?),
         };
-        let strength = self
-            .control
-            .guidance
-            .unwrap_or(model.family().edit_guidance());
+        let strength = self.control.guidance.unwrap_or(model.edit_guidance());
         Ok(Edit {
             early_prompt: self.control.early_prompt(model, &source),
             source,

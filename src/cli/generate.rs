@@ -37,9 +37,9 @@ pub(super) struct GenerateArgs {
     /// Seed of the noise; the same seed gives the reference's noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// How strongly the prompt is followed.
-    #[arg(long, default_value_t = 7.0)]
-    guidance: f64,
+    /// How strongly the prompt is followed [default: 7, or as the model's icd.toml says].
+    #[arg(long)]
+    guidance: Option<f64>,
     /// Where guidance ends: 1 is never; 0.8, or 0.7..0.9 for a ramp.
     #[arg(long, default_value = "1")]
     tau: Tau,
@@ -66,8 +66,9 @@ Examples:
 impl GenerateArgs {
     pub(super) fn run(&self) -> Result<()> {
         check_output(&self.output())?;
-        let guidance = Guidance::new(self.guidance, self.tau)?;
         let model = self.model.open(&Console::new(self.report, None))?;
+        let strength = self.guidance.unwrap_or(model.generation_guidance());
+        let guidance = Guidance::new(strength, self.tau)?;
         let count = self.count as usize;
         for index in 0..count {
             self.draw(&model, guidance, index, count)?;

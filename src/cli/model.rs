@@ -16,8 +16,8 @@ use super::{Console, set_threads};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
-    /// sd15, sdxl, or a folder in the diffusers layout (its icd.toml may name
-    /// unet, adapters and paths).
+    /// sd15, sdxl, shapes (a toy world that is part of the program), or a folder in
+    /// the diffusers layout (its icd.toml may name unet, adapters and paths).
     #[arg(
         long,
         env = "ICD_MODEL",

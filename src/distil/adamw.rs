@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor, Var};
+use rayon::prelude::*;
 
 use super::Gradients;
 use crate::{
     error::{Error, Result},
+    kernel::{self, AdamWStep},
     latents::Tensors,
+    nn::Aside,
 };
 
 /// The settings of an [`AdamW`].
@@ -47,6 +50,7 @@ pub struct AdamW {
     slots: BTreeMap<String, Slot>,
     config: AdamWConfig,
     steps: usize,
+    aside: Aside,
 }
 
 /// A weight with its moments and its running mean.
@@ -86,10 +90,16 @@ impl AdamW {
             Ok((name, slot))
         };
         Ok(Self {
+            aside: Aside::of(weights.values()),
             slots: weights.into_iter().map(slot).collect::<Result<_>>()?,
             config,
             steps: 0,
         })
+    }
+
+    /// Where networks that recompute leave the gradients of these weights.
+    pub fn aside(&self) -> &Aside {
+        &self.aside
     }
 
     /// Takes a step at this rate and tells the norm of the gradients. A weight
@@ -114,11 +124,12 @@ impl AdamW {
             missing: (1.0 - beta1.powi(count), 1.0 - beta2.powi(count)),
             kept: self.kept(),
         };
-        for (name, slot) in &mut self.slots {
-            if let Some(gradient) = gradients.get(name) {
-                slot.step(gradient, step, self.config)?;
-            }
-        }
+        let config = self.config;
+        let take = |(name, slot): (&String, &mut Slot)| match gradients.get(name) {
+            Some(gradient) => slot.step(gradient, step, config),
+            None => Ok(()),
+        };
+        self.slots.par_iter_mut().try_for_each(take)?;
         Ok(norm)
     }
 
@@ -129,10 +140,13 @@ impl AdamW {
     }
 
     fn norm(&self, gradients: &Gradients) -> Result<f64> {
-        let gradients = self.slots.keys().filter_map(|name| gradients.get(name));
-        let squares = gradients.map(square_sum);
-        let sum: f64 = squares.sum::<Result<_>>()?;
-        Ok(sum.sqrt())
+        let gradients = self
+            .slots
+            .par_iter()
+            .filter_map(|(name, _)| gradients.get(name));
+        // Collected first: their sum must not depend on which thread is done when.
+        let squares: Vec<f64> = gradients.map(square_sum).collect::<Result<_>>()?;
+        Ok(squares.iter().sum::<f64>().sqrt())
     }
 
     /// The variables by name.
@@ -212,6 +226,33 @@ fn square_sum(x: &Tensor) -> Result<f64> {
 
 impl Slot {
     fn step(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
+        match self.weight.device().is_cpu() && self.weight.dtype() == DType::F32 {
+            true => self.step_in_place(gradient, step, config),
+            false => self.step_anew(gradient, step, config),
+        }
+    }
+
+    /// By our kernels.
+    fn step_in_place(&self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
+        let numbers = AdamWStep {
+            betas: (config.betas.0 as f32, config.betas.1 as f32),
+            eps: config.eps as f32,
+            shrink: step.shrink as f32,
+            missing: (step.missing.0 as f32, step.missing.1 as f32),
+            rate: step.rate as f32,
+            left: (1.0 - step.rate * config.decay) as f32,
+        };
+        let weight = self.weight.as_tensor();
+        let moments = [weight, &self.first, &self.second];
+        kernel::adamw(moments, &gradient.contiguous()?, numbers)?;
+        match &self.average {
+            Some(average) => Ok(kernel::follow(average, weight, step.kept as f32)?),
+            None => Ok(()),
+        }
+    }
+
+    /// By candle's operations, on any device.
+    fn step_anew(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
         let (beta1, beta2) = config.betas;
         // Detached, or each step's tensors would keep those of the step before.
         let weight = self.weight.as_detached_tensor();

@@ -6,6 +6,7 @@ use std::{
     path::{Path as File, PathBuf},
 };
 
+use candle_core::DType;
 use serde::Deserialize;
 
 use super::{AdamWConfig, Lessons, Preservation, Rate};
@@ -15,6 +16,29 @@ use crate::{
     model::ModelChoice,
     schedule::Path,
 };
+
+/// How numbers are kept; on a GPU this is also how they are computed with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, 11 of them for the digits.
+    F16,
+    /// 16 bits with the range of 32.
+    Bf16,
+}
+
+impl From<Precision> for DType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Bf16 => Self::BF16,
+        }
+    }
+}
 
 /// A distillation as its file describes it.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,6 +67,13 @@ pub struct DistilConfig {
     /// threads: faster for networks too small to keep many threads busy.
     #[serde(default = "one")]
     pub at_once: usize,
+    /// Whether what the networks' blocks compute is forgotten and computed again
+    /// on the way back: much less memory, for a third more time.
+    #[serde(default)]
+    pub recompute: bool,
+    /// How weights that are not trained are kept.
+    #[serde(default)]
+    pub dtype: Precision,
     /// The highest learning rate.
     #[serde(default = "rate")]
     pub rate: f64,
@@ -61,6 +92,9 @@ pub struct DistilConfig {
     /// Steps between two saved states.
     #[serde(default = "save_every")]
     pub save_every: usize,
+    /// Steps between two sheets of sample pictures; 0 for none.
+    #[serde(default)]
+    pub sample_every: usize,
     /// All that is random follows from it.
     #[serde(default)]
     pub seed: u64,
@@ -151,6 +185,7 @@ impl DistilConfig {
             batch: self.batch,
             parts: self.parts,
             at_once: self.at_once,
+            recompute: self.recompute,
             rate: Rate {
                 peak: self.rate,
                 warmup: self.warmup,

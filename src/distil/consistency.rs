@@ -1,7 +1,7 @@
 //! The second stage: two adapters of one frozen UNet learn to walk into noise
 //! and back in a few steps (arXiv 2406.14539).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path as File};
 
 use candle_core::Tensor;
 
@@ -111,14 +111,19 @@ impl ConsistencyStage {
         lessons: Lessons,
     ) -> Result<Self> {
         let optimiser = |student: &Student| AdamW::new(student.adapter.vars(), lessons.optimiser);
+        let optimisers = [optimiser(&forward)?, optimiser(&reverse)?];
+        let learning = |student: Student, optimiser| Student {
+            unet: lessons.learning(student.unet, optimiser),
+            ..student
+        };
         Ok(Self {
-            optimisers: [optimiser(&forward)?, optimiser(&reverse)?],
+            forward: learning(forward, &optimisers[0]),
+            reverse: learning(reverse, &optimisers[1]),
+            optimisers,
             parts: lessons.parts()?,
             material,
             schedule,
             teacher,
-            forward,
-            reverse,
             preservation,
             lessons,
         })
@@ -246,5 +251,18 @@ impl Learner for ConsistencyStage {
         let [forward, reverse] = &mut self.optimisers;
         forward.restore("forward", state)?;
         reverse.restore("reverse", state)
+    }
+
+    /// Pictures of the dataset; below them what comes back of them, unguided;
+    /// below that new ones of their captions.
+    fn illustrate(&self, file: &File) -> Result<()> {
+        let Some(samples) = &self.material.samples else {
+            return Ok(());
+        };
+        let ways = [&self.forward, &self.reverse].map(|student| (&student.unet, &student.path));
+        let returned = samples.returned(&self.schedule, ways)?;
+        let (reverse, path) = ways[1];
+        let drawn = samples.drawn(reverse, &self.schedule, path)?;
+        samples.write(&[returned, drawn], file)
     }
 }

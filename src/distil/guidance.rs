@@ -1,7 +1,7 @@
 //! The first stage: a UNet that takes the guidance strength as an input learns
 //! what its teacher needs two evaluations for (arXiv 2210.03142).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path as File};
 
 use candle_core::Tensor;
 
@@ -14,8 +14,13 @@ use crate::{
     latents::Tensors,
     model::unet::Unet,
     nn::Fresh,
-    schedule::{Schedule, TIMESTEPS, Timestep},
+    schedule::{Path, Schedule, TIMESTEPS, Timestep},
 };
+
+/// Steps that a sample picture is drawn in.
+const DRAWING: u16 = 25;
+/// The timestep of pure noise.
+const LAST: u16 = 999;
 
 /// Distils guidance into the weights of a UNet.
 pub struct GuidanceStage {
@@ -38,13 +43,14 @@ impl GuidanceStage {
         (student, fresh): (Unet, &Fresh),
         lessons: Lessons,
     ) -> Result<Self> {
+        let optimiser = AdamW::new(fresh.vars(), lessons.optimiser)?;
         Ok(Self {
-            optimiser: AdamW::new(fresh.vars(), lessons.optimiser)?,
             parts: lessons.parts()?,
             material,
             schedule,
             teacher,
-            student,
+            student: lessons.learning(student, &optimiser),
+            optimiser,
             lessons,
         })
     }
@@ -103,5 +109,17 @@ impl Learner for GuidanceStage {
 
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.optimiser.restore("guidance", state)
+    }
+
+    /// Pictures of the dataset, and below them new ones of their captions.
+    fn illustrate(&self, file: &File) -> Result<()> {
+        let Some(samples) = &self.material.samples else {
+            return Ok(());
+        };
+        let mut steps: Vec<_> = (0..=DRAWING).map(|i| i * LAST / DRAWING).collect();
+        steps.reverse();
+        let path = Path::reverse(&steps)?;
+        let drawn = samples.drawn(&self.student, &self.schedule, &path)?;
+        samples.write(&[drawn], file)
     }
 }

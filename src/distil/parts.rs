@@ -2,10 +2,14 @@
 //! fits a small memory that way, and a small network, which cannot keep many
 //! threads busy, learns faster with a part on each.
 
-use std::{collections::BTreeMap, ops::Range, panic, thread};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    panic, thread,
+};
 
-use candle_core::{Tensor, Var, backprop::GradStore};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use candle_core::{Tensor, TensorId, Var, backprop::GradStore};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
 use super::AdamW;
 use crate::error::{Error, Result};
@@ -22,20 +26,32 @@ impl Gradients {
         Self(weights.filter_map(named).collect())
     }
 
+    /// Those of named weights that recomputed parts left aside.
+    fn left<'a>(
+        weights: impl Iterator<Item = (&'a String, &'a Var)>,
+        mut aside: HashMap<TensorId, Tensor>,
+    ) -> Self {
+        let named =
+            |(name, weight): (&String, &Var)| Some((name.clone(), aside.remove(&weight.id())?));
+        Self(weights.filter_map(named).collect())
+    }
+
     /// That of a weight, where it has one.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }
 
-    fn add(&mut self, other: Self) -> Result<()> {
+    /// The sums with `other`; what only one has is taken as it is.
+    fn plus(self, other: Self) -> Result<Self> {
+        let sum = |(name, gradient): (String, Tensor)| match other.get(&name) {
+            Some(more) => Ok((name, (gradient + more)?)),
+            None => Ok((name, gradient)),
+        };
+        let mut sums: BTreeMap<_, _> = self.0.into_par_iter().map(sum).collect::<Result<_>>()?;
         for (name, gradient) in other.0 {
-            let sum = match self.0.get(&name) {
-                Some(before) => (before + gradient)?,
-                None => gradient,
-            };
-            self.0.insert(name, sum);
+            sums.entry(name).or_insert(gradient);
         }
-        Ok(())
+        Ok(Self(sums))
     }
 }
 
@@ -93,7 +109,9 @@ impl Parts {
             let store = (&measures[0] * share)?.backward()?;
             let value = |x: Tensor| -> Result<f64> { Ok(share * f64::from(x.to_scalar::<f32>()?)) };
             let values = measures.map(value);
-            Ok((values, Gradients::of(optimiser.vars(), &store)))
+            let gradients = Gradients::of(optimiser.vars(), &store);
+            let aside = Gradients::left(optimiser.vars(), optimiser.aside().take());
+            Ok((values, gradients.plus(aside)?))
         };
         let (mut means, mut sum) = ([0.0; N], Gradients::default());
         for round in self.rows.chunks(self.pools.len().max(1)) {
@@ -102,7 +120,7 @@ impl Parts {
                 for (mean, value) in means.iter_mut().zip(values) {
                     *mean += value?;
                 }
-                sum.add(gradients)?;
+                sum = sum.plus(gradients)?;
             }
         }
         Ok((means, sum))

@@ -1,5 +1,5 @@
-//! A run's closing report: one HTML page with a curve for each measure, and
-//! nothing that has to be fetched.
+//! A run's closing report: one HTML page with a curve for each measure and the
+//! pictures that were drawn on the way, and nothing that has to be fetched.
 
 use std::{
     collections::BTreeMap,
@@ -8,8 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
+use super::run::SAMPLES;
 use crate::{
     error::{Error, Result},
     file::write_beside,
@@ -17,19 +19,21 @@ use crate::{
 
 /// Points of a curve; more steps are averaged into so many stretches.
 const POINTS: usize = 200;
+/// Sheets of pictures that are shown; of more, these many spread over the run.
+const SHEETS: usize = 6;
 /// Width and height of a plot in pixels.
 const PLOT: (f64, f64) = (640.0, 160.0);
 
 const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:680px;margin:2em auto;color:#222}\
     h2{font-size:1em;margin:1.6em 0 .2em}svg{background:#f6f6f6;width:100%}\
-    polyline{fill:none;stroke:#2a62b8;stroke-width:1.5}p{color:#555;margin:.2em 0}";
+    polyline{fill:none;stroke:#2a62b8;stroke-width:1.5}p{color:#555;margin:.2em 0}img{max-width:100%}";
 
 /// Writes `report.html` beside the `metrics.jsonl` of a run's folder.
 pub fn write_report(folder: &Path, title: &str) -> Result<PathBuf> {
     let metrics = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&metrics).map_err(|error| Error::io(&metrics, error))?;
     let file = folder.join("report.html");
-    let page = page(title, &measured(&text, &metrics)?);
+    let page = page(title, &measured(&text, &metrics)?, &sheets(folder)?);
     write_beside(&file, page.as_bytes())?;
     Ok(file)
 }
@@ -48,7 +52,27 @@ fn measured(text: &str, file: &Path) -> Result<BTreeMap<String, Vec<f64>>> {
     Ok(curves)
 }
 
-fn page(title: &str, curves: &BTreeMap<String, Vec<f64>>) -> String {
+/// Sheets of pictures by the steps that were done, spread over the run, the
+/// last among them.
+fn sheets(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let Ok(entries) = fs::read_dir(folder.join(SAMPLES)) else {
+        return Ok(Vec::new()); // none were drawn
+    };
+    let mut files: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    files.sort();
+    let count = files.len().min(SHEETS);
+    let spread = (1..=count).map(|i| &files[i * files.len() / count - 1]);
+    let read = |file: &PathBuf| {
+        let steps = file.file_stem().unwrap_or_default().to_string_lossy();
+        let bytes = fs::read(file).map_err(|error| Error::io(file, error))?;
+        Ok((steps.trim_start_matches('0').to_owned(), bytes))
+    };
+    spread.map(read).collect()
+}
+
+fn page(title: &str, curves: &BTreeMap<String, Vec<f64>>, sheets: &[(String, Vec<u8>)]) -> String {
     let title = escaped(title);
     let mut page = format!(
         "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>{title}</title>\
@@ -56,6 +80,14 @@ fn page(title: &str, curves: &BTreeMap<String, Vec<f64>>) -> String {
     );
     for (name, values) in curves {
         page.push_str(&plot(name, values));
+    }
+    for (steps, png) in sheets {
+        let _ = write!(
+            page,
+            "<h2>after {} steps</h2><img src=\"data:image/png;base64,{}\">",
+            escaped(steps),
+            BASE64_STANDARD.encode(png)
+        ); // a string takes all that is written
     }
     page.push_str("</html>\n");
     page
@@ -114,6 +146,19 @@ mod tests {
         assert!(page.contains("a &lt;run>") && page.contains("1000 steps"));
         // The mean of the first five of 1000 values: 2 (1 + 1/2 + 1/3 + 1/4 + 1/5) / 5
         assert!(page.contains("from 0.9133 to 0.0020"), "{page}");
+    }
+
+    #[test]
+    fn a_report_shows_the_last_sheet_and_some_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
+        fs::create_dir(folder.path().join("samples")).unwrap();
+        for step in 1..=20 {
+            fs::write(folder.path().join(format!("samples/{step:06}.png")), "png").unwrap();
+        }
+        let page = fs::read_to_string(write_report(folder.path(), "").unwrap()).unwrap();
+        assert_eq!(page.matches("base64,cG5n").count(), SHEETS);
+        assert!(page.contains("after 20 steps") && page.contains("after 3 steps"));
     }
 
     #[test]

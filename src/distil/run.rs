@@ -19,6 +19,9 @@ use crate::{
     source::Source,
 };
 
+/// The folder of sheets of pictures in that of a run.
+pub(super) const SAMPLES: &str = "samples";
+
 /// What a step measured, by name.
 pub type Measures = Vec<(&'static str, f64)>;
 
@@ -33,6 +36,11 @@ pub trait Learner {
 
     /// Takes up a state.
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()>;
+
+    /// Draws what has been learnt so far into a PNG, if there is something to draw.
+    fn illustrate(&self, _file: &Path) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Where a training stands after a step.
@@ -46,8 +54,8 @@ pub struct Progress<'a> {
     pub measures: &'a [(&'static str, f64)],
 }
 
-/// A training in a folder of its own: `state.safetensors`, and
-/// `metrics.jsonl` with a line for each step.
+/// A training in a folder of its own: `state.safetensors`,
+/// `metrics.jsonl` with a line for each step, and `samples/` with pictures.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The folder.
@@ -56,6 +64,8 @@ pub struct Run {
     pub steps: usize,
     /// Steps between two states that are written.
     pub save_every: usize,
+    /// Steps between two sheets of pictures; 0 for none.
+    pub sample_every: usize,
 }
 
 impl Run {
@@ -83,9 +93,19 @@ impl Run {
             if done == self.steps || done.is_multiple_of(self.save_every.max(1)) {
                 self.save(learner, done)?;
             }
+            if self.samples_at(done) {
+                learner.illustrate(&self.folder.join(format!("{SAMPLES}/{done:06}.png")))?;
+            }
             tell(done, &measures)?;
         }
         Ok(())
+    }
+
+    fn samples_at(&self, done: usize) -> bool {
+        match self.sample_every {
+            0 => false,
+            every => done == self.steps || done.is_multiple_of(every),
+        }
     }
 
     /// The saved state, where there is one.
@@ -193,6 +213,7 @@ mod tests {
             folder: folder.into(),
             steps,
             save_every: 5,
+            sample_every: 0,
         };
         let (mut adder, mut seen) = (Adder::new(), Vec::new());
         let outcome = run.go(&mut adder, &mut |progress| {

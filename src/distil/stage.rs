@@ -5,7 +5,9 @@ use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::DType;
 
-use super::{ConsistencyStage, Dataset, DistilConfig, GuidanceStage, Material, Student, captioned};
+use super::{
+    ConsistencyStage, Dataset, DistilConfig, GuidanceStage, Material, Samples, Student, captioned,
+};
 use crate::{
     error::{Error, Result},
     file::write_beside,
@@ -13,9 +15,12 @@ use crate::{
     lora::TrainableAdapter,
     model::{Model, unet::Unet},
     nn::{Fresh, Shelf, Storage, Weights},
+    noise::Noise,
     schedule::Path,
 };
 
+/// Pictures in a row of a sheet of samples.
+const SHOWN: usize = 6;
 /// Width of the embedding of the guidance, as in the released models.
 const GUIDANCE_WIDTH: usize = 512;
 /// The projection of that embedding, which the teacher of guidance lacks.
@@ -38,17 +43,34 @@ impl Material {
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
         let count = pictures.len();
         let mut watch = |done| watch(done, count);
-        Ok(Self {
-            dataset: Dataset::open(
-                &pictures,
-                &|| model.vae(),
-                side,
-                &cache,
-                model.device(),
-                &mut watch,
-            )?,
+        let dataset = Dataset::open(
+            &pictures,
+            &|| model.vae(),
+            side,
+            &cache,
+            model.device(),
+            &mut watch,
+        )?;
+        let material = Self {
+            dataset,
             text: model.text()?,
+            samples: None,
+        };
+        Ok(Self {
+            samples: match config.sample_every {
+                0 => None,
+                _ => Some(material.first(model, config)?),
+            },
+            ..material
         })
+    }
+
+    /// The first pictures, to be drawn on the way.
+    fn first(&self, model: &Model, config: &DistilConfig) -> Result<Samples> {
+        let rows: Vec<_> = (0..self.dataset.len().min(SHOWN)).collect();
+        let latents = self.dataset.sample(&rows, &mut Noise::new(config.seed))?;
+        let strength = config.guidance.iter().copied().fold(0.0, f64::max) / 2.0;
+        Samples::new(latents, self.read(&rows)?, strength, model.vae()?)
     }
 }
 

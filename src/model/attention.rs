@@ -90,6 +90,25 @@ pub struct Context {
     values: Tensor,
 }
 
+impl Context {
+    /// The tensors of contexts in a row.
+    pub(super) fn listed(contexts: &[Self]) -> impl Iterator<Item = &Tensor> {
+        contexts
+            .iter()
+            .flat_map(|context| [&context.keys, &context.values])
+    }
+
+    /// Contexts of tensors in a row, as [`listed`](Self::listed) lists them.
+    pub(super) fn unlisted(tensors: &[Tensor]) -> Vec<Self> {
+        let pairs = tensors.chunks_exact(2);
+        let context = |pair: &[Tensor]| Self {
+            keys: pair[0].clone(),
+            values: pair[1].clone(),
+        };
+        pairs.map(context).collect()
+    }
+}
+
 /// Multi-head attention.
 #[derive(Debug)]
 pub struct Attention {

@@ -45,7 +45,7 @@ impl Variant {
 /// are as typed, or `hub:owner/name[/file]`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelChoice {
-    /// `sd15`, `sdxl`, or a folder in the diffusers layout.
+    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout.
     pub model: String,
     /// A preset's adapter pair.
     pub variant: Option<Variant>,
@@ -73,6 +73,8 @@ pub struct Parts {
     pub(super) forward: Walker,
     pub(super) reverse: Walker,
     pub(super) adapter_alpha: f64,
+    /// The guidance of edits and new pictures where none is asked for.
+    pub(super) guidance: Option<f64>,
 }
 
 /// What one direction of the walk needs beside the UNet.
@@ -129,13 +131,12 @@ impl Parts {
         let parts = match choice.model.as_str() {
             "sd15" => Ok(Self::preset(Family::Sd15, choice.variant)),
             "sdxl" => Ok(Self::preset(Family::Sdxl, choice.variant)),
-            folder if choice.variant.is_some() => {
-                let reason = format!(
-                    "--variant belongs to the presets sd15 and sdxl, not to the folder {folder}"
-                );
+            other if choice.variant.is_some() => {
+                let reason =
+                    format!("--variant belongs to the presets sd15 and sdxl, not to {other}");
                 Err(Error::setting(reason))
             }
-            folder => Self::folder(FilePath::new(folder)),
+            folder => Self::folder(Home::Folder(folder.into())),
         }?;
         parts.overridden(choice)
     }
@@ -169,18 +170,18 @@ impl Parts {
             forward,
             reverse,
             adapter_alpha: RELEASED_ALPHA,
+            guidance: None,
         }
     }
 
-    fn folder(folder: &FilePath) -> Result<Self> {
-        let home = Home::Folder(folder.into());
+    fn folder(home: Home) -> Result<Self> {
         if !is_model_folder(&home) {
-            let reason =
-                "it is neither a preset (sd15, sdxl) nor a model folder in the diffusers layout";
-            return Err(Error::config(folder, reason));
+            let reason = "it is neither a preset (sd15, sdxl, shapes) nor a model folder in the \
+                          diffusers layout";
+            return Err(Error::config(home.path(), reason));
         }
-        let recipe = Recipe::read(&folder.join("icd.toml"))?;
-        let reference = |text: &String| Reference::parse(text, folder);
+        let recipe = Recipe::read(&home)?;
+        let reference = |text: &String| home.reference(text);
         let walker = |adapter: &Option<String>, path: &Option<Vec<u16>>| -> Result<Walker> {
             let adapter = adapter.as_ref().map(reference).transpose()?;
             Ok(Walker {
@@ -189,14 +190,15 @@ impl Parts {
             })
         };
         Ok(Self {
-            family: family_of(folder)?,
+            family: family_of(&home)?,
             unet: match &recipe.unet {
                 Some(text) => reference(text)?,
-                None => Reference::Folder(Home::Folder(folder.join("unet"))),
+                None => Reference::Folder(home.within("unet")),
             },
             forward: walker(&recipe.forward_adapter, &recipe.forward_path)?,
             reverse: walker(&recipe.reverse_adapter, &recipe.reverse_path)?,
             adapter_alpha: recipe.adapter_alpha.unwrap_or(RELEASED_ALPHA),
+            guidance: recipe.guidance,
             home,
         })
     }
@@ -240,18 +242,18 @@ impl Parts {
 }
 
 /// The family that a model folder's index names, or that its folders show.
-fn family_of(folder: &FilePath) -> Result<Family> {
+fn family_of(home: &Home) -> Result<Family> {
     #[derive(Deserialize)]
     struct Index {
         #[serde(rename = "_class_name")]
         class: String,
     }
-    let file = folder.join("model_index.json");
-    if file.exists() {
-        let index: Index = diffusers::read_json(&Source::from(&file))?;
+    if home.has("model_index.json") {
+        let file = home.file("model_index.json")?;
+        let index: Index = diffusers::read_json(&file)?;
         return Family::of_pipeline(&index.class).map_err(|error| Error::config(&file, error));
     }
-    Ok(match folder.join("text_encoder_2").exists() {
+    Ok(match home.has("text_encoder_2") {
         true => Family::Sdxl,
         false => Family::Sd15,
     })
@@ -267,15 +269,16 @@ struct Recipe {
     forward_path: Option<Vec<u16>>,
     reverse_path: Option<Vec<u16>>,
     adapter_alpha: Option<f64>,
+    guidance: Option<f64>,
 }
 
 impl Recipe {
-    fn read(file: &FilePath) -> Result<Self> {
-        if !file.exists() {
+    fn read(home: &Home) -> Result<Self> {
+        if !home.has("icd.toml") {
             return Ok(Self::default());
         }
-        let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
-        toml::from_str(&text).map_err(|error| Error::config(file, error))
+        let file = home.file("icd.toml")?;
+        toml::from_str(&file.text()?).map_err(|error| Error::config(&file, error))
     }
 }
 

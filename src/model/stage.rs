@@ -1,12 +1,14 @@
 //! One stage of a UNet or an autoencoder: residual blocks, optional
 //! transformers, optional resampling. Down, middle and up are alike.
 
-use candle_core::{Result as TensorResult, Tensor};
+use std::sync::Arc;
 
-use super::attention::{AttentionControl, Context, Place, Transformer};
+use candle_core::{Error, Result as TensorResult, Tensor};
+
+use super::attention::{AttentionControl, Context, Place, Transformer, Untouched};
 use crate::{
     error::Result,
-    nn::{Conv2d, Extras, GroupNorm, Linear, Stride, Weights, concat},
+    nn::{Aside, Conv2d, Extras, GroupNorm, Linear, Stride, Weights, concat, recomputed},
 };
 
 /// Two convolutions beside a shortcut (arXiv 1512.03385), with the time
@@ -88,45 +90,101 @@ pub struct Conditions<'a> {
     pub text: &'a [Vec<Context>],
 }
 
-/// Residual blocks, each followed by its transformer where the stage has one.
+/// A residual block and the transformer that follows it, where one does.
 #[derive(Debug)]
-pub struct Stage {
-    resnets: Vec<Resnet>,
-    transformers: Vec<Transformer>,
-    resample: Option<Conv2d>,
-    place: Place,
-    level: usize,
+struct Block {
+    resnet: Resnet,
+    transformer: Option<Transformer>,
+    /// Where it is: the place, and how often the latent was halved.
+    site: (Place, usize),
 }
 
-impl Stage {
-    /// A stage at `place`, where the latent was halved `level` times.
-    pub fn new(place: Place, level: usize, resnets: Vec<Resnet>) -> Self {
-        Self {
-            resnets,
-            transformers: Vec::new(),
-            resample: None,
-            place,
-            level,
+impl Block {
+    fn forward(
+        &self,
+        x: &Tensor,
+        time: &Tensor,
+        text: &[Context],
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let x = self.resnet.forward(x, Some(time))?;
+        match &self.transformer {
+            Some(transformer) => transformer.forward(&x, text, self.site, control),
+            None => Ok(x),
         }
     }
 
-    /// With transformers behind the first blocks.
-    pub fn with_transformers(self, transformers: Vec<Transformer>) -> Self {
+    /// The same for learning, without keeping what it computes on the way.
+    fn forward_forgetting(
+        self: &Arc<Self>,
+        x: &Tensor,
+        time: &Tensor,
+        text: &[Context],
+        aside: &Aside,
+    ) -> Result<Tensor> {
+        let block = Arc::clone(self);
+        let again = move |inputs: &[Tensor]| {
+            let [x, time, text @ ..] = inputs else {
+                candle_core::bail!("a block has a picture and a time")
+            };
+            let text = Context::unlisted(text);
+            let made = block.forward(x, time, &text, &mut Untouched);
+            made.map_err(Error::wrap)
+        };
+        let inputs: Vec<_> = [x, time].into_iter().chain(Context::listed(text)).collect();
+        Ok(recomputed(&inputs, aside, again)?)
+    }
+}
+
+/// Residual blocks, each followed by its transformer where the stage has one.
+#[derive(Debug)]
+pub struct Stage {
+    blocks: Vec<Arc<Block>>,
+    resample: Option<Conv2d>,
+    recompute: Option<Aside>,
+}
+
+impl Stage {
+    /// A stage at `place`, where the latent was halved `level` times. There are
+    /// as many transformers as blocks or fewer; they follow the first ones.
+    pub fn new(
+        (place, level): (Place, usize),
+        resnets: Vec<Resnet>,
+        transformers: Vec<Transformer>,
+        resample: Option<Conv2d>,
+    ) -> Self {
+        let mut transformers = transformers.into_iter();
+        let block = |resnet| {
+            Arc::new(Block {
+                resnet,
+                transformer: transformers.next(),
+                site: (place, level),
+            })
+        };
         Self {
-            transformers,
+            blocks: resnets.into_iter().map(block).collect(),
+            resample,
+            recompute: None,
+        }
+    }
+
+    /// Forgets what blocks compute, for their gradients to be computed anew.
+    pub fn recomputing(self, aside: &Aside) -> Self {
+        Self {
+            recompute: Some(aside.clone()),
             ..self
         }
     }
 
-    /// With a convolution that halves, or that follows the enlarging.
-    pub fn with_resample(self, resample: Option<Conv2d>) -> Self {
-        Self { resample, ..self }
-    }
-
     /// What text states (b, tokens, text width) offer to its transformers.
     pub fn read(&self, text: &Tensor) -> Result<Vec<Vec<Context>>> {
-        let read = |transformer: &Transformer| transformer.read(text);
-        self.transformers.iter().map(read).collect()
+        let transformers = self
+            .blocks
+            .iter()
+            .filter_map(|block| block.transformer.as_ref());
+        transformers
+            .map(|transformer| transformer.read(text))
+            .collect()
     }
 
     /// Goes down: every intermediate result is kept for the way up.
@@ -137,7 +195,7 @@ impl Stage {
         skips: &mut Vec<Tensor>,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        for block in 0..self.resnets.len() {
+        for block in 0..self.blocks.len() {
             x = self.block(block, &x, seen, control)?;
             skips.push(x.clone());
         }
@@ -155,7 +213,7 @@ impl Stage {
         seen: Conditions,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        for block in 0..self.resnets.len() {
+        for block in 0..self.blocks.len() {
             x = self.block(block, &x, seen, control)?;
         }
         Ok(x)
@@ -170,7 +228,7 @@ impl Stage {
         skips: &mut Vec<Tensor>,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        for block in 0..self.resnets.len() {
+        for block in 0..self.blocks.len() {
             let skip = skips
                 .pop()
                 .expect("the way up has as many blocks as the way down kept results");
@@ -194,12 +252,10 @@ impl Stage {
         seen: Conditions,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let x = self.resnets[i].forward(x, Some(seen.time))?;
-        match self.transformers.get(i) {
-            Some(transformer) => {
-                transformer.forward(&x, &seen.text[i], (self.place, self.level), control)
-            }
-            None => Ok(x),
+        let text = seen.text.get(i).map_or(&[][..], Vec::as_slice);
+        match &self.recompute {
+            Some(aside) => self.blocks[i].forward_forgetting(x, seen.time, text, aside),
+            None => self.blocks[i].forward(x, seen.time, text, control),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    nn::{Conv2d, GroupNorm, Stride, Weights, channels_first, channels_last},
+    nn::{Aside, Conv2d, GroupNorm, Stride, Weights, channels_first, channels_last},
     schedule::Timestep,
 };
 
@@ -202,6 +202,22 @@ impl Unet {
         })
     }
 
+    /// The network for learning in a smaller memory: what its blocks compute is
+    /// forgotten and computed again on the way back, which leaves the gradients
+    /// of the blocks' weights in `aside`. It takes no attention control.
+    pub fn recomputing(self, aside: &Aside) -> Self {
+        let all = |stages: Vec<Stage>| -> Vec<Stage> {
+            let stages = stages.into_iter();
+            stages.map(|stage| stage.recomputing(aside)).collect()
+        };
+        Self {
+            down: all(self.down),
+            middle: self.middle.recomputing(aside),
+            up: all(self.up),
+            ..self
+        }
+    }
+
     /// Its measures.
     pub fn config(&self) -> &UnetConfig {
         &self.config
@@ -279,9 +295,7 @@ fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
             .then(|| halve.conv(channels, channels, 3, Stride::Two))
             .transpose()?;
         let transformers = transformers(&w, config.transformer(level, level.depth), level.blocks)?;
-        Ok(Stage::new(Place::Down, i, resnets)
-            .with_transformers(transformers)
-            .with_resample(halve))
+        Ok(Stage::new((Place::Down, i), resnets, transformers, halve))
     };
     config.levels.iter().enumerate().map(stage).collect()
 }
@@ -303,12 +317,13 @@ fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<Stage> {
         )
     });
     let transformers = transformers(&w, config.transformer(level, config.middle_depth), 1)?;
-    let stage = Stage::new(
-        Place::Middle,
-        config.levels.len() - 1,
+    let site = (Place::Middle, config.levels.len() - 1);
+    Ok(Stage::new(
+        site,
         resnets.collect::<Result<_>>()?,
-    );
-    Ok(stage.with_transformers(transformers))
+        transformers,
+        None,
+    ))
 }
 
 fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
@@ -335,9 +350,7 @@ fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
             .then(|| conv.conv(channels, channels, 3, Stride::One))
             .transpose()?;
         let transformers = transformers(&w, config.transformer(level, level.depth_up), blocks)?;
-        Ok(Stage::new(Place::Up, depth, resnets)
-            .with_transformers(transformers)
-            .with_resample(conv))
+        Ok(Stage::new((Place::Up, depth), resnets, transformers, conv))
     };
     config
         .levels

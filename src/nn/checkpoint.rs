@@ -122,7 +122,7 @@ impl Checkpoint {
 }
 
 /// The `__metadata__` table of a safetensors file; empty for other files.
-pub(crate) fn metadata(file: &Source) -> Result<HashMap<String, String>> {
+pub fn metadata(file: &Source) -> Result<HashMap<String, String>> {
     if let Some(bytes) = file.in_program() {
         return metadata_in(file, bytes);
     }

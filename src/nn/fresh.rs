@@ -1,5 +1,4 @@
-//! Weights to start a training from: those of a file, and random ones where it
-//! has none.
+//! Weights to start a training from: random ones, or those of a file.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -39,7 +38,8 @@ impl Fresh {
         self
     }
 
-    /// The weights of a file, and random ones only for what it lacks.
+    /// The weights of a file. What it lacks is zero, so that the network does at
+    /// first what the file's does.
     pub fn starting_from(self, base: Checkpoint) -> Self {
         let base = Some(base);
         Self { base, ..self }
@@ -77,7 +77,10 @@ impl Fresh {
 
     /// The tensor `name` of this shape.
     pub(super) fn load(&self, name: &str, shape: &Shape, storage: &Storage) -> Result<Tensor> {
-        let tensor = match self.base.as_ref().filter(|base| base.shape(name).is_some()) {
+        let tensor = match &self.base {
+            Some(base) if base.shape(name).is_none() => {
+                Tensor::zeros(shape, DType::F32, &storage.device)?
+            }
             Some(base) => Self::stored(base, name, shape, storage)?,
             None => Tensor::from_vec(self.values(name, shape), shape, &storage.device)?,
         };

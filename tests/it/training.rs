@@ -1,9 +1,11 @@
 //! The promises of `icd distill`, kept by the built program on the tiny model.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Stdio, thread, time::Duration};
 
 use assert_cmd::{Command, assert::Assert};
 use icd::nn::Checkpoint;
+use rand::Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tempfile::TempDir;
 
 use crate::support::data;
@@ -123,21 +125,98 @@ fn a_run_file_with_a_fault_is_told() {
     }
 }
 
+/// Every number that the steps of a run measured.
+fn measured(stage: &str, more: &str) -> Vec<f64> {
+    let training = Training::new(stage, &format!("steps = 3\n{more}"));
+    training.run(stage, &[]).success();
+    let metrics = fs::read_to_string(training.file(&format!("{stage}/metrics.jsonl"))).unwrap();
+    let values = |line: &str| -> Vec<f64> {
+        let line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+        line.values().map(|value| value.as_f64().unwrap()).collect()
+    };
+    metrics.lines().flat_map(values).collect()
+}
+
+fn assert_near(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        let gap = (found - expected).abs();
+        assert!(gap <= 1e-4 * expected.abs(), "{found} {expected}");
+    }
+}
+
 #[test]
 fn parts_learn_what_the_whole_batch_learns() {
-    let losses = |more: &str| -> Vec<f64> {
-        let training = Training::new("guidance", &format!("steps = 3\n{more}"));
-        training.run("guidance", &[]).success();
-        let metrics = fs::read_to_string(training.file("guidance/metrics.jsonl")).unwrap();
-        let loss = |line: &str| -> f64 {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            line["loss"].as_f64().unwrap()
-        };
-        metrics.lines().map(loss).collect()
-    };
-    let whole = losses("");
-    assert_eq!(whole.len(), 3);
-    for (part, whole) in losses("parts = 2\nat_once = 2").iter().zip(whole) {
-        assert!((part / whole - 1.0).abs() < 1e-4, "{part} {whole}");
+    let whole = measured("guidance", "");
+    assert_eq!(whole.len(), 9, "loss, gradient and step of three steps");
+    assert_near(&measured("guidance", "parts = 2\nat_once = 2"), &whole);
+}
+
+#[test]
+fn recomputing_learns_the_same() {
+    for stage in ["guidance", "consistency"] {
+        let kept = measured(stage, "");
+        assert_near(&measured(stage, "recompute = true"), &kept);
+        assert_near(
+            &measured(stage, "recompute = true\nparts = 2\nat_once = 2"),
+            &kept,
+        );
+    }
+}
+
+#[test]
+fn frozen_weights_may_take_half_the_memory() {
+    let whole = measured("consistency", "");
+    let half = measured("consistency", "dtype = 'bf16'");
+    let gaps = whole.iter().zip(&half).map(|(a, b)| (a - b).abs());
+    assert!(gaps.clone().all(|gap| gap < 1e-2), "about the same");
+    assert!(gaps.sum::<f64>() > 0.0, "but not quite");
+}
+
+#[test]
+fn pictures_are_drawn_on_the_way() {
+    for stage in ["guidance", "consistency"] {
+        let training = Training::new(stage, "steps = 3\nsample_every = 2");
+        training.run(stage, &[]).success();
+        let report = fs::read_to_string(training.file(&format!("{stage}/report.html"))).unwrap();
+        for steps in [2, 3] {
+            let file = training.file(&format!("{stage}/samples/00000{steps}.png"));
+            let rows = if stage == "guidance" { 2 } else { 3 };
+            let sheet = icd::picture::Picture::read(&file).unwrap().size();
+            assert_eq!(
+                (sheet.width, sheet.height),
+                (2 * 32 + 4, rows * (32 + 4) - 4)
+            );
+            assert!(report.contains(&format!("after {steps} steps")));
+        }
+    }
+}
+
+#[test]
+fn a_distillation_killed_ten_times_ends_where_an_uninterrupted_one_does() {
+    let steps = "steps = 60";
+    let whole = Training::new("consistency", steps);
+    whole.run("consistency", &[]).success();
+    let killed = Training::new("consistency", steps);
+    let mut dice = ChaCha8Rng::seed_from_u64(9);
+    for _ in 0..10 {
+        let mut run = std::process::Command::new(assert_cmd::cargo::cargo_bin("icd"))
+            .args(["distill", "consistency", "--resume"])
+            .arg(killed.file("run.toml"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(dice.random_range(50..600)));
+        run.kill().unwrap(); // SIGKILL where there are signals
+        run.wait().unwrap();
+    }
+    killed.run("consistency", &["--resume"]).success();
+    for file in [
+        FORWARD,
+        "consistency/state.safetensors",
+        "consistency/metrics.jsonl",
+    ] {
+        let read = |training: &Training| fs::read(training.file(file)).unwrap();
+        assert!(read(&whole) == read(&killed), "{file} differs");
     }
 }

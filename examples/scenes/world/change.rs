@@ -4,32 +4,31 @@
 use icd::picture::Picture;
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{Colour, Dice, Ground, Scene, Shape, Size, Texture, Thing, Wording};
+use super::{Colour, Dice, Ground, Place, Scene, Shape, Size, Texture, Thing, Wording};
 
-/// What an edit changes.
+/// Something that captions tell of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Attribute {
     Colour,
     Shape,
     Size,
     Texture,
+    Place,
     Background,
     Pattern,
-    Add,
-    Remove,
 }
 
-impl Change {
-    pub(crate) const ALL: [Self; 8] = [
+impl Attribute {
+    /// What is told of a thing.
+    pub(crate) const OF_THINGS: [Self; 5] = [
         Self::Colour,
         Self::Shape,
         Self::Size,
         Self::Texture,
-        Self::Background,
-        Self::Pattern,
-        Self::Add,
-        Self::Remove,
+        Self::Place,
     ];
+    /// What is told of the background.
+    pub(crate) const BEHIND: [Self; 2] = [Self::Background, Self::Pattern];
 
     /// Its name in tables and files.
     pub(crate) fn name(self) -> &'static str {
@@ -38,15 +37,14 @@ impl Change {
             Self::Shape => "shape",
             Self::Size => "size",
             Self::Texture => "texture",
+            Self::Place => "place",
             Self::Background => "background",
             Self::Pattern => "pattern",
-            Self::Add => "add",
-            Self::Remove => "remove",
         }
     }
 
-    /// Every value that the changed attribute of `scene` could have, as scenes.
-    /// Index `thing` is the thing that is changed.
+    /// The scene with every value that the attribute could have, of the thing
+    /// of this index where things have it.
     pub(crate) fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
         let with = |change: &dyn Fn(&mut Thing)| {
             let mut scene = scene.clone();
@@ -63,6 +61,7 @@ impl Change {
             Self::Colour => each(Colour::ALL.len(), &|i| with(&|x| x.colour = Colour::ALL[i])),
             Self::Shape => each(Shape::ALL.len(), &|i| with(&|x| x.shape = Shape::ALL[i])),
             Self::Size => each(Size::ALL.len(), &|i| with(&|x| x.size = Size::ALL[i])),
+            Self::Place => each(Place::ALL.len(), &|i| with(&|x| x.place = Place::ALL[i])),
             Self::Texture => each(Texture::ALL.len(), &|i| {
                 with(&|x| x.texture = Texture::ALL[i])
             }),
@@ -72,7 +71,39 @@ impl Change {
             Self::Pattern => each(Texture::ALL.len(), &|i| {
                 behind(&|x| x.texture = Texture::ALL[i])
             }),
-            Self::Add | Self::Remove => Vec::new(),
+        }
+    }
+}
+
+/// What an edit changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The value of an attribute.
+    Of(Attribute),
+    /// A second thing comes.
+    Add,
+    /// A second thing goes.
+    Remove,
+}
+
+impl Change {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Of(Attribute::Colour),
+        Self::Of(Attribute::Shape),
+        Self::Of(Attribute::Background),
+        Self::Of(Attribute::Size),
+        Self::Of(Attribute::Texture),
+        Self::Of(Attribute::Pattern),
+        Self::Add,
+        Self::Remove,
+    ];
+
+    /// Its name in tables and files.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Of(attribute) => attribute.name(),
+            Self::Add => "add",
+            Self::Remove => "remove",
         }
     }
 }
@@ -83,6 +114,8 @@ pub(crate) struct Pair {
     pub(crate) change: Change,
     pub(crate) source: Scene,
     pub(crate) target: Scene,
+    /// The index of the thing that is changed, comes or goes.
+    pub(crate) thing: usize,
     pub(crate) wording: Wording,
 }
 
@@ -105,6 +138,7 @@ impl Pair {
             change,
             source,
             target,
+            thing,
             wording: Wording::any(dice),
         }
     }
@@ -129,22 +163,24 @@ fn changeable(change: Change, scene: &Scene, dice: &mut Dice) -> Option<usize> {
         Change::Add | Change::Remove => {
             (scene.things.len() == 1 && only.place.opposite().is_some()).then_some(1)
         }
-        _ => Some(dice.random_range(0..scene.things.len())),
+        Change::Of(_) => Some(dice.random_range(0..scene.things.len())),
     }
 }
 
 fn changed(change: Change, scene: &Scene, thing: usize, dice: &mut Dice) -> Scene {
-    if matches!(change, Change::Add | Change::Remove) {
+    let Change::Of(attribute) = change else {
         let mut scene = scene.clone();
         let place = scene.things[0].place.opposite();
         let place = place.expect("a scene with room was chosen");
-        scene.things.push(Thing {
-            place,
-            ..Thing::any(dice)
+        let second = Thing::any(dice).at(place);
+        scene.things.push(match change {
+            // Nothing tells the untold of a thing that is not there yet.
+            Change::Add => second.usual(),
+            _ => second,
         });
         return scene;
-    }
-    let others: Vec<_> = change
+    };
+    let others: Vec<_> = attribute
         .candidates(scene, thing)
         .into_iter()
         .filter(|candidate| candidate != scene)

@@ -12,7 +12,7 @@ use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub(crate) use caption::Wording;
-pub(crate) use change::{Change, Pair};
+pub(crate) use change::{Attribute, Change, Pair};
 pub(crate) use render::SIDE;
 
 /// A choice among a few words, each with a meaning that can be drawn.
@@ -112,8 +112,6 @@ struct Untold {
     turn: f32,
     /// Added to each of red, green and blue (0 to 1).
     tint: [f32; 3],
-    /// Where its texture starts, in pixels.
-    phase: (f32, f32),
 }
 
 /// What lies behind the things.
@@ -122,7 +120,6 @@ pub(crate) struct Background {
     pub(crate) colour: Ground,
     pub(crate) texture: Texture,
     tint: [f32; 3],
-    phase: (f32, f32),
 }
 
 /// A picture before it is drawn.
@@ -134,14 +131,19 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
+    /// The scene as usual in all that no caption tells.
+    pub(crate) fn usual(&self) -> Self {
+        Self {
+            background: self.background.usual(),
+            things: self.things.iter().map(|thing| thing.usual()).collect(),
+        }
+    }
+
     /// A scene drawn by lot.
     pub(crate) fn any(dice: &mut Dice) -> Self {
         let first = Thing::any(dice);
         let second = first.place.opposite().filter(|_| dice.random_bool(0.55));
-        let second = second.map(|place| Thing {
-            place,
-            ..Thing::any(dice)
-        });
+        let second = second.map(|place| Thing::any(dice).at(place));
         Self {
             background: Background::any(dice),
             things: [first].into_iter().chain(second).collect(),
@@ -150,6 +152,27 @@ impl Scene {
 }
 
 impl Thing {
+    /// The same thing in another place.
+    fn at(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
+    /// The thing as usual in all that no caption tells.
+    fn usual(self) -> Self {
+        let untold = Untold::USUAL;
+        Self { untold, ..self }
+    }
+
+    /// The thing moved by pixels and scaled.
+    pub(crate) fn fitted(self, offset: (f32, f32), scale: f32) -> Self {
+        let untold = Untold {
+            offset,
+            scale,
+            ..Untold::USUAL
+        };
+        Self { untold, ..self }
+    }
+
     fn any(dice: &mut Dice) -> Self {
         Self {
             shape: Shape::any(dice),
@@ -163,24 +186,37 @@ impl Thing {
 }
 
 impl Untold {
+    const USUAL: Self = Self {
+        offset: (0.0, 0.0),
+        scale: 1.0,
+        turn: 0.0,
+        tint: [0.0; 3],
+    };
+
     fn any(dice: &mut Dice) -> Self {
         Self {
             offset: (dice.random_range(-1.5..1.5), dice.random_range(-1.5..1.5)),
             scale: dice.random_range(0.92..1.08),
             turn: dice.random_range(-0.03..0.03) * TAU,
             tint: tint(dice),
-            phase: phase(dice),
         }
     }
 }
 
 impl Background {
+    /// The background without a tint.
+    fn usual(self) -> Self {
+        Self {
+            tint: [0.0; 3],
+            ..self
+        }
+    }
+
     fn any(dice: &mut Dice) -> Self {
         Self {
             colour: Ground::any(dice),
             texture: texture(dice),
             tint: tint(dice),
-            phase: phase(dice),
         }
     }
 }
@@ -195,8 +231,4 @@ fn texture(dice: &mut Dice) -> Texture {
 
 fn tint(dice: &mut Dice) -> [f32; 3] {
     [(); 3].map(|()| dice.random_range(-0.04..0.04))
-}
-
-fn phase(dice: &mut Dice) -> (f32, f32) {
-    (dice.random_range(0.0..16.0), dice.random_range(0.0..16.0))
 }

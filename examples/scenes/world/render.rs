@@ -86,10 +86,8 @@ impl Thing {
     }
 
     fn sample(&self, (x, y): (f32, f32)) -> Rgb {
-        let ((cx, cy), phase) = (self.centre(), self.untold.phase);
-        let marked = self
-            .texture
-            .marks((x - cx + phase.0) / 6.0, (y - cy + phase.1) / 6.0);
+        let (cx, cy) = self.centre();
+        let marked = self.texture.marks((x - cx) / 6.0, (y - cy) / 6.0);
         let colour = add(self.colour.rgb(), self.untold.tint);
         if marked {
             contrast(colour, 0.45)
@@ -101,9 +99,7 @@ impl Thing {
 
 impl Background {
     fn sample(&self, (x, y): (f32, f32)) -> Rgb {
-        let marked = self
-            .texture
-            .marks((x + self.phase.0) / 13.0, (y + self.phase.1) / 13.0);
+        let marked = self.texture.marks(x / 13.0, y / 13.0);
         let colour = add(self.colour.rgb(), self.tint);
         if marked {
             contrast(colour, 0.18)

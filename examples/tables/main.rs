@@ -1,0 +1,61 @@
+//! Measures what a model of toy scenes can do, on scenes that it never saw, and
+//! writes it down: a page of tables, the curve of tau, a strip of edits.
+//!
+//! ```text
+//! cargo run --release --example tables -- --out DIR
+//! ```
+//!
+//! Every figure is the mean over the scenes of the seeds that the page names.
+
+#[path = "../scenes/world/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "a world for several programs")]
+mod world;
+
+mod bench;
+mod edits;
+mod figure;
+mod generation;
+mod inversion;
+mod judge;
+mod page;
+mod strip;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Result;
+use clap::Parser;
+
+use bench::Bench;
+use page::Page;
+
+/// Measures what a model of toy scenes can do.
+#[derive(Parser)]
+struct Options {
+    /// The folder to write: tables.md, tau.svg, strip.png
+    #[arg(long)]
+    out: PathBuf,
+    /// The model
+    #[arg(long, default_value = "shapes")]
+    model: String,
+    /// A folder of other adapter pairs to invert with, a folder each
+    #[arg(long)]
+    ablations: Option<PathBuf>,
+    /// Scenes that are inverted
+    #[arg(long, default_value_t = 200)]
+    scenes: u64,
+    /// Pairs that are edited, and captions that are drawn
+    #[arg(long, default_value_t = 300)]
+    pairs: u64,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    fs::create_dir_all(&options.out)?;
+    let bench = Bench::open(&options.model)?;
+    let mut page = Page::new(&options.model, options.scenes, options.pairs);
+    inversion::measure(&bench, &options, &mut page)?;
+    edits::measure(&bench, options.pairs, &mut page)?;
+    generation::measure(&bench, options.pairs, &mut page)?;
+    strip::draw(&bench, &options.out.join("strip.png"), &mut page)?;
+    page.write(&options.out.join("tables.md"))
+}

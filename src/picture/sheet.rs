@@ -1,0 +1,75 @@
+//! Pictures side by side.
+
+use super::{CHANNELS, Picture, Size};
+use crate::error::{Error, Result};
+
+/// White pixels between two pictures.
+const GAP: usize = 4;
+
+/// Rows of pictures of one size, each row of any length, on white.
+pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture> {
+    let all = || rows.iter().flatten();
+    let cell = match all().next() {
+        Some(first) => first.size(),
+        None => return Err(Error::setting("there are no pictures to put side by side")),
+    };
+    if let Some(other) = all().map(Picture::size).find(|&size| size != cell) {
+        let reason = format!("pictures of {cell} and {other} do not fit side by side");
+        return Err(Error::setting(reason));
+    }
+    let across = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let size = Size::new(
+        across * (cell.width + GAP) - GAP,
+        rows.len() * (cell.height + GAP) - GAP,
+    );
+    let mut pixels = vec![u8::MAX; CHANNELS * size.pixels()];
+    for (i, row) in rows.iter().enumerate() {
+        for (j, picture) in row.iter().enumerate() {
+            let corner = (j * (cell.width + GAP), i * (cell.height + GAP));
+            paste(&mut pixels, size.width, picture, corner);
+        }
+    }
+    Picture::new(size, pixels)
+}
+
+fn paste(pixels: &mut [u8], width: usize, picture: &Picture, (left, top): (usize, usize)) {
+    let line = CHANNELS * picture.size().width;
+    for (y, from) in picture.pixels().chunks(line).enumerate() {
+        let start = CHANNELS * ((top + y) * width + left);
+        pixels[start..start + line].copy_from_slice(from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(width: usize, byte: u8) -> Picture {
+        Picture::new(Size::new(width, 1), vec![byte; CHANNELS * width]).unwrap()
+    }
+
+    #[test]
+    fn pictures_lie_in_their_rows_with_white_between() {
+        let rows = [vec![plain(2, 10), plain(2, 20)], vec![plain(2, 30)]];
+        let drawn = sheet(&rows).unwrap();
+        assert_eq!(drawn.size(), Size::new(8, 6));
+        let red = |x: usize, y: usize| drawn.pixels()[CHANNELS * (8 * y + x)];
+        assert_eq!(
+            [red(0, 0), red(1, 0), red(2, 0), red(5, 0)],
+            [10, 10, 255, 255]
+        );
+        assert_eq!(
+            [red(6, 0), red(7, 0), red(0, 5), red(6, 5)],
+            [20, 20, 30, 255]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(sheet(&[]).is_err());
+        let error = sheet(&[vec![plain(2, 0), plain(3, 0)]])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("2x1") && error.contains("3x1"), "{error}");
+    }
+}
