@@ -6,18 +6,22 @@ mod console;
 mod distill;
 mod edit;
 mod generate;
+mod inspect;
 mod invert;
 mod model;
+mod pages;
 mod picture;
+mod settings;
 mod values;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use icd::Error;
 
 use console::Console;
+use settings::Settings;
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -47,6 +51,12 @@ enum Verb {
     Generate(Box<generate::GenerateArgs>),
     /// Make such a model: teach a UNet guidance, then two adapters the walk.
     Distill(distill::DistillArgs),
+    /// Tell what a picture, a file of weights or a model folder holds.
+    Inspect(inspect::InspectArgs),
+    /// Print a script that completes icd's words in a shell.
+    Completions(pages::CompletionsArgs),
+    /// Print the manual page.
+    Man(pages::ManArgs),
 }
 
 /// What every verb says, and how.
@@ -66,17 +76,43 @@ struct ReportArgs {
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage.
 pub(crate) fn run() -> ExitCode {
-    let outcome = match Cli::parse().verb {
-        Verb::Edit(args) => args.run(),
-        Verb::Invert(args) => args.run(),
-        Verb::Generate(args) => args.run(),
-        Verb::Distill(args) => args.run(),
-    };
-    match outcome {
+    match asked().and_then(|(verb, settings)| verb.run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console::say(&format!("error: {error:#}"));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// What was typed, completed by the settings of the file that `--from` names.
+fn asked() -> Result<(Verb, Settings)> {
+    let typed: Vec<_> = env::args_os().collect();
+    let matches = Cli::command().get_matches_from(&typed);
+    let typed = match matches.subcommand() {
+        Some((verb, own)) => settings::completed(typed, verb, own)?,
+        None => typed,
+    };
+    let command = Cli::command();
+    let matches = command.clone().get_matches_from(typed);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let settings = matches.subcommand().and_then(|(verb, own)| {
+        let command = command.find_subcommand(verb)?;
+        Some(Settings::of(verb, command, own))
+    });
+    Ok((cli.verb, settings.unwrap_or_default()))
+}
+
+impl Verb {
+    fn run(self, settings: Settings) -> Result<()> {
+        match self {
+            Self::Edit(args) => args.run(settings),
+            Self::Invert(args) => args.run(),
+            Self::Generate(args) => args.run(settings),
+            Self::Distill(args) => args.run(),
+            Self::Inspect(args) => args.run(),
+            Self::Completions(args) => args.run(),
+            Self::Man(args) => args.run(),
         }
     }
 }

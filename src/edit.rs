@@ -53,7 +53,8 @@ pub fn walk(
 ) -> Result<Tensor> {
     for (step, segment) in path.segments().enumerate() {
         steer.begin(step, &x)?;
-        let eps = net.predict(&x, segment.from, steer)?;
+        // Detached: a network that is being trained keeps nothing of a walk.
+        let eps = net.predict(&x, segment.from, steer)?.detach();
         x = net.schedule().jump(&x, &eps, segment)?;
         watch(Moment::Evaluated {
             step,

@@ -1,7 +1,10 @@
-//! Where files come from: a folder, or a repository of the hub whose files are
-//! fetched on first use into the standard cache.
+//! Where files come from: a folder, a repository of the hub whose files are
+//! fetched on first use into the standard cache, or the program itself.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use hf_hub::api::sync::ApiBuilder;
 
@@ -10,8 +13,8 @@ use crate::{
     source::Source,
 };
 
-/// A folder of files, local or on the hub.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A folder of files: local, on the hub, or part of the program.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Home {
     /// A local folder.
     Folder(PathBuf),
@@ -87,11 +90,11 @@ impl Home {
     pub fn reference(&self, text: &str) -> Result<Reference> {
         match self {
             Self::Folder(folder) => Reference::parse(text, folder),
-            Self::Hub(_) => Reference::parse(text, Path::new("")),
             Self::BuiltIn(_, files) if files.iter().any(|(file, _)| *file == text) => {
                 Ok(Reference::File(self.clone(), text.into()))
             }
-            Self::BuiltIn(..) => Ok(Reference::Folder(self.within(text))),
+            Self::BuiltIn(..) if self.has(text) => Ok(Reference::Folder(self.within(text))),
+            Self::BuiltIn(..) | Self::Hub(_) => Reference::parse(text, Path::new("")),
         }
     }
 
@@ -111,7 +114,19 @@ impl Home {
     }
 }
 
-/// A file or folder as a person names it: a path, or `hub:owner/name[/file]`.
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Folder(_) => "Folder",
+            Self::Hub(_) => "Hub",
+            Self::BuiltIn(..) => "BuiltIn", // without megabytes of its bytes
+        };
+        f.debug_tuple(kind).field(&self.path()).finish()
+    }
+}
+
+/// A file or folder as a person names it: a path, `hub:owner/name[/file]`, or a
+/// part of a model that is part of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reference {
     /// One file, local or on the hub.

@@ -31,11 +31,11 @@
 //! | `cli` (in the binary) | arguments as typed, one `run` per verb, progress, printing | |
 //! | [`distil`] | the losses of both distillations, the optimiser, runs that can be stopped | printing |
 //! | [`edit`] | the walk; invert, edit, generate; prompt-to-prompt and local blend | file formats |
-//! | [`model`] | UNet, attention and its control port, autoencoder, text encoders, families and presets | editing; prompts as strings of words |
+//! | [`model`] | UNet, attention and its control port, autoencoder, text encoders, families and presets, the bundled toy `shapes` | editing; prompts as strings of words |
 //! | [`lora`] | adapter files: namings, scales | |
 //! | [`nn`] | layers, and [`Weights`](nn::Weights), the cursor into checkpoints where adapters meet layers | Stable Diffusion |
 //! | [`kernel`] | CPU kernels, each tested against a plain form of its formula; the profile by operation | `unsafe`; Stable Diffusion |
-//! | [`hub`] | where files come from | tensors |
+//! | [`hub`] | where files come from: a folder, the hub, the program itself | tensors |
 //! | [`latents`], [`picture`], [`prompt`], [`noise`], [`schedule`], [`guidance`], [`mod@file`], [`error`] | the ground: small, pure, tested to the bit where the reference is exact | |
 //!
 //! Nothing outside `cli` prints or picks a device, or reads the environment, but

@@ -7,6 +7,7 @@ pub mod diffusers;
 pub mod embedding;
 mod family;
 mod parts;
+mod shapes;
 pub mod stage;
 mod text;
 pub mod unet;
@@ -15,7 +16,7 @@ pub mod vae;
 use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
-pub use parts::{ModelChoice, Parts, Variant};
+pub use parts::{ModelChoice, PRESETS, Parts, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};
 
 use self::{

@@ -3,6 +3,7 @@
 mod decode;
 mod encode;
 pub mod fit;
+pub mod note;
 pub mod resize;
 pub mod sheet;
 mod tensor;

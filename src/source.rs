@@ -2,14 +2,14 @@
 
 use std::{
     borrow::Cow,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use crate::error::{Error, Result};
 
 /// A file to read. Errors name it as [`name`](Self::name) does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     name: PathBuf,
     built_in: Option<&'static [u8]>,
@@ -54,6 +54,12 @@ impl Source {
             )
         };
         String::from_utf8(self.bytes()?.into_owned()).map_err(fault)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Source").field(&self.name).finish()
     }
 }
 

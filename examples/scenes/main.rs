@@ -22,7 +22,7 @@ use clap::Parser;
 use icd::picture::Picture;
 use serde_json::json;
 
-use world::{Change, Pair, SIDE, Scene, Wording, dice};
+use world::{Pair, SIDE, Scene, Wording, dice};
 
 /// Writes captioned pictures of a toy world, and edits with their true results.
 #[derive(Parser)]
@@ -62,8 +62,7 @@ fn pictures(options: &Options) -> Result<()> {
 fn edits(options: &Options, folder: &Path) -> Result<()> {
     let mut list = File::create(folder.join("metadata.jsonl"))?;
     for index in 0..options.count {
-        let change = Change::ALL[index as usize % Change::ALL.len()];
-        let pair = Pair::any(change, &mut dice(!options.seed, index));
+        let pair = Pair::numbered(!options.seed, index);
         let [source, target, mask] =
             ["source", "target", "mask"].map(|part| format!("{index:06}-{part}.png"));
         let (before, after) = (pair.source.render(), pair.target.render());
@@ -72,7 +71,7 @@ fn edits(options: &Options, folder: &Path) -> Result<()> {
         drawn(&Pair::mask(&before, &after))?.write(&folder.join(&mask))?;
         let (src_prompt, tgt_prompt) = pair.captions();
         let line = json!({
-            "image": source, "target": target, "mask": mask, "change": change.name(),
+            "image": source, "target": target, "mask": mask, "change": pair.change.name(),
             "src_prompt": src_prompt, "tgt_prompt": tgt_prompt,
         });
         writeln!(list, "{line}")?;

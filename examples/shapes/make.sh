@@ -32,7 +32,10 @@ distil() {
     shift 2
     mkdir -p "$out/$folder"
     latents="$out/$folder/latents.safetensors"
-    [ "$stage" = guidance ] || [ -e "$latents" ] || cp "$out/guidance/latents.safetensors" "$latents"
+    [ "$stage" = guidance ] || [ -e "$latents" ] || {
+        cp "$out/guidance/latents.safetensors" "$latents.part"
+        mv "$latents.part" "$latents"
+    }
     { cat "$here/$stage.toml"; echo "out = \"$folder\""; printf '%s\n' "$@"; } > "$out/run.toml"
     "$built/icd" distill "$stage" "$out/run.toml" --resume
 }
@@ -49,11 +52,11 @@ reverse_path = [999, 699, 339, 0]'
     two='forward_path = [19, 499, 999]
 reverse_path = [999, 499, 0]'
     ablation() {
-        distil consistency "ablations/$1" 'steps = 250' "$2" "forward_preservation = $3" "reverse_preservation = $4"
+        distil consistency "ablations/$1" 'steps = 150' "$2" "forward_preservation = $3" "reverse_preservation = $4"
     }
-    ablation 1_consistency_alone,_2_+_2 "$two" 0.0 0.0
-    ablation 2_consistency_alone,_3_+_3 "$three" 0.0 0.0
-    ablation 3_consistency_alone,_4_+_4 "$four" 0.0 0.0
-    ablation 4_with_forward_preservation,_4_+_4 "$four" 1.5 0.0
-    ablation 5_with_both,_4_+_4 "$four" 1.5 1.5
+    ablation 1_consistency_alone "$two" 0.0 0.0
+    ablation 2_consistency_alone "$three" 0.0 0.0
+    ablation 3_consistency_alone "$four" 0.0 0.0
+    ablation 4_with_forward_preservation "$four" 1.5 0.0
+    ablation 5_with_both_preservations "$four" 1.5 1.5
 fi

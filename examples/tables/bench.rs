@@ -25,8 +25,10 @@ pub(crate) struct Bench {
     text: TextReader,
     /// The consistency models.
     pub(crate) few: Way,
-    /// Their teacher, in fifty steps of DDIM either way.
+    /// Their teacher, in fifty steps of DDIM either way, from the clean latent.
     pub(crate) many: Way,
+    /// The same from the little noise that the consistency models start from.
+    pub(crate) noisy: Way,
 }
 
 /// Two networks, one for each direction, and their paths.
@@ -35,8 +37,10 @@ pub(crate) struct Way {
     reverse: (Unet, Path),
 }
 
-/// Steps of the teacher, each way.
-pub(crate) const TEACHER_STEPS: u16 = 50;
+/// The timesteps of the teacher, downwards.
+fn teacher_steps() -> impl DoubleEndedIterator<Item = u16> {
+    (0..50).map(|i| 19 + 20 * i).rev()
+}
 
 impl Bench {
     pub(crate) fn open(name: &str) -> Result<Self> {
@@ -48,7 +52,8 @@ impl Bench {
             vae: model.vae()?,
             text: model.text()?,
             few: Way::of(&model)?,
-            many: Way::teacher(&model)?,
+            many: Way::teacher(&model, &[0])?,
+            noisy: Way::teacher(&model, &[])?,
             model,
         })
     }
@@ -118,18 +123,19 @@ impl Bench {
             early_steps: 0,
             attentive_levels: self.model.unet_config().attentive_levels(),
         };
+        let control = plan.control(&text.prompts, &stage)?;
+        let (first, mut steer): (usize, Box<dyn Steer>) = match control {
+            Some(control) => (0, Box::new(control)),
+            None => (1, Box::new(Untouched)), // nothing reads the source
+        };
         let rows = Rows {
-            text: text.states,
+            text: text.states.rows(first..2)?,
             early: None,
-            guidance: vec![Guidance::NONE, guidance],
+            guidance: [Guidance::NONE, guidance][first..].to_vec(),
         };
-        let mut steer: Box<dyn Steer> = match plan.control(&text.prompts, &stage)? {
-            Some(control) => Box::new(control),
-            None => Box::new(Untouched),
-        };
-        let both = noise.repeat((2, 1, 1, 1))?;
-        let x = self.go(unet, path, &rows, both, steer.as_mut())?;
-        self.decode(&x.narrow(0, 1, 1)?)
+        let x = noise.repeat((rows.count(), 1, 1, 1))?;
+        let x = self.go(unet, path, &rows, x, steer.as_mut())?;
+        self.decode(&x.narrow(0, rows.count() - 1, 1)?)
     }
 
     fn go(
@@ -154,21 +160,19 @@ impl Way {
         })
     }
 
-    /// Their teacher, step by step.
-    fn teacher(model: &Model) -> Result<Self> {
-        let mut steps: Vec<u16> = (0..TEACHER_STEPS).map(|i| 19 + 20 * i).collect();
-        let forward = Path::forward(&steps)?;
-        steps.insert(0, 0);
-        steps.reverse();
+    /// Their teacher, step by step, up from `start` and down to 0.
+    fn teacher(model: &Model, start: &[u16]) -> Result<Self> {
+        let up: Vec<_> = start.iter().copied().chain(teacher_steps().rev()).collect();
+        let down: Vec<_> = teacher_steps().chain([0]).collect();
         Ok(Self {
-            forward: (model.plain_unet()?, forward),
-            reverse: (model.plain_unet()?, Path::reverse(&steps)?),
+            forward: (model.plain_unet()?, Path::forward(&up)?),
+            reverse: (model.plain_unet()?, Path::reverse(&down)?),
         })
     }
 
-    /// Steps from noise to a picture.
-    pub(crate) fn steps(&self) -> usize {
-        self.reverse.1.jumps()
+    /// Steps there and back.
+    pub(crate) fn steps(&self) -> String {
+        format!("{} + {}", self.forward.1.jumps(), self.reverse.1.jumps())
     }
 
     /// The path from noise to a picture.

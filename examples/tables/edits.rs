@@ -1,7 +1,5 @@
 //! Edits whose true result is known, by four ways to make them.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use icd::{
     edit::{Amplify, Blend, ControlPlan, Mode},
@@ -12,9 +10,9 @@ use rayon::prelude::*;
 
 use super::{
     bench::{Bench, Way, noise_seed},
-    judge::{fitted, nearest, psnr},
+    judge::{fitted, nearest},
     page::{Page, Row},
-    world::{Attribute, Change, Pair, dice},
+    world::{Attribute, Change, Pair, psnr},
 };
 
 /// The seed of the pairs, which no training has.
@@ -33,16 +31,15 @@ struct Outcome {
 
 /// A way to edit.
 struct Manner<'a> {
-    name: String,
+    name: &'static str,
     way: &'a Way,
     plan: ControlPlan,
     guidance: Guidance,
 }
 
-/// Pair `index`; the kinds of change take turns.
+/// Pair `index` of the table.
 pub(crate) fn pair(index: u64) -> Pair {
-    let change = Change::ALL[index as usize % Change::ALL.len()];
-    Pair::any(change, &mut dice(SEED, index))
+    Pair::numbered(SEED, index)
 }
 
 pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> {
@@ -53,24 +50,29 @@ pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> 
         .collect::<Result<_>>()?;
     page.section("Edits");
     page.line(&format!(
-        "{pairs} pairs, guidance {}; the share of edits whose changed attribute is right, whose \
-         thing kept its place, and the PSNR of what should not change.",
+        "{pairs} pairs, guidance {}; the share of edits whose changed attribute is right (of a \
+         thing that is added: that it is there, its colour and its shape), whose thing kept its \
+         place, and the PSNR of what should not change.",
         bench.strength()
     ));
     let columns: Vec<_> = outcomes.iter().map(|outcomes| column(outcomes)).collect();
-    let rows: Vec<_> = columns[0]
-        .keys()
-        .map(|name| Row::new(&name.1, columns.iter().map(|column| column[name].clone())))
-        .collect();
-    let names = manners.iter().map(|manner| manner.name.as_str());
-    page.table(["edit"].into_iter().chain(names), &rows);
+    let row = |i: usize| {
+        let values = columns.iter().map(|column| column[i].1.clone());
+        Row::new(columns[0][i].0, values)
+    };
+    let rows: Vec<_> = (0..columns[0].len()).map(row).collect();
+    let names = manners
+        .iter()
+        .map(|manner| format!("{}, {}", manner.name, manner.way.steps()));
+    let names: Vec<_> = ["edit".to_owned()].into_iter().chain(names).collect();
+    page.table(names.iter().map(String::as_str), &rows);
     Ok(())
 }
 
 /// The share of edits that are right without any control, at this guidance.
 pub(super) fn strength(bench: &Bench, pairs: u64, guidance: Guidance) -> Result<f64> {
     let manner = Manner {
-        name: String::new(),
+        name: "",
         way: &bench.few,
         plan: uncontrolled(),
         guidance,
@@ -80,26 +82,25 @@ pub(super) fn strength(bench: &Bench, pairs: u64, guidance: Guidance) -> Result<
 }
 
 fn manners(bench: &Bench) -> Result<[Manner<'_>; 4]> {
-    let tau = Tau::usual_for(bench.few.path());
-    let guidance = Guidance::new(bench.strength(), tau)?;
-    let manner = |name: &str, way: &'static str, plan| {
-        let way = match way {
-            "few" => &bench.few,
-            _ => &bench.many,
-        };
-        Manner {
-            name: format!("{name}, {0} + {0}", way.steps()),
-            way,
-            plan,
-            guidance,
-        }
+    let guidance = Guidance::new(bench.strength(), Tau::usual_for(bench.few.path()))?;
+    let manner = |name, way, plan| Manner {
+        name,
+        way,
+        plan,
+        guidance,
     };
     Ok([
-        manner("icd", "few", ControlPlan::default()),
-        manner("DDIM, same control", "many", ControlPlan::default()),
-        manner("icd, no control", "few", uncontrolled()),
-        manner("DDIM, no control", "many", uncontrolled()),
+        manner("icd", &bench.few, ControlPlan::default()),
+        manner("DDIM, same control", &bench.many, ControlPlan::default()),
+        manner("icd, no control", &bench.few, uncontrolled()),
+        manner("DDIM, no control", &bench.many, uncontrolled()),
     ])
+}
+
+/// What the model makes of pair `index` where nothing else is asked for.
+pub(super) fn usual(bench: &Bench, pair: &Pair, index: u64) -> Result<Picture> {
+    let [usual, ..] = manners(bench)?;
+    edited(bench, &usual, pair, index)
 }
 
 fn uncontrolled() -> ControlPlan {
@@ -129,12 +130,12 @@ fn edited(bench: &Bench, manner: &Manner, pair: &Pair, index: u64) -> Result<Pic
 }
 
 fn outcome(pair: &Pair, picture: &Picture) -> Outcome {
-    let (before, after) = (pair.source.render(), pair.target.render());
-    let changes = Pair::mask(&before, &after);
+    let before = pair.source.render();
     let truth = match pair.change {
-        Change::Add => fitted(picture, &pair.target),
+        Change::Add => fitted(picture, &pair.target, pair.thing..pair.thing + 1),
         _ => pair.target.clone(),
     };
+    let changes = Pair::mask(&before, &truth.render());
     let is = |attribute: Attribute| {
         let candidates = attribute.candidates(&truth, pair.thing);
         candidates[nearest(picture, &candidates)] == truth
@@ -157,23 +158,26 @@ fn outcome(pair: &Pair, picture: &Picture) -> Outcome {
     }
 }
 
-/// The cells of a way, by the order and name of their rows.
-fn column(outcomes: &[Outcome]) -> BTreeMap<(usize, String), String> {
+/// The names and cells of a column.
+fn column(outcomes: &[Outcome]) -> Vec<(&'static str, String)> {
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    let mut cells = BTreeMap::new();
-    for (i, change) in Change::ALL.into_iter().enumerate() {
+    let of = |change: Change| {
         let own = outcomes.iter().filter(|outcome| outcome.change == change);
-        let right = share(own.map(|outcome| outcome.right));
-        cells.insert((i, change.name().into()), percent(right));
-    }
-    let places = outcomes.iter().filter_map(|outcome| outcome.place);
-    cells.insert((90, "place kept".into()), percent(share(places)));
+        (
+            change.name(),
+            percent(share(own.map(|outcome| outcome.right))),
+        )
+    };
     let all = share(outcomes.iter().map(|outcome| outcome.right));
-    cells.insert((91, "all edits".into()), percent(all));
+    let places = share(outcomes.iter().filter_map(|outcome| outcome.place));
     let kept: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.kept).collect();
     let kept = kept.iter().sum::<f64>() / kept.len() as f64;
-    cells.insert((92, "unchanged area".into()), format!("{kept:.1} dB"));
-    cells
+    let whole = [
+        ("all of these", percent(all)),
+        ("place kept", percent(places)),
+        ("unchanged area", format!("{kept:.1} dB")),
+    ];
+    Change::ALL.into_iter().map(of).chain(whole).collect()
 }
 
 /// The share of what is true.
@@ -182,4 +186,20 @@ pub(crate) fn share(values: impl Iterator<Item = bool>) -> f64 {
         (count + 1, right + usize::from(value))
     });
     right as f64 / f64::from(count.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn true_pictures_are_judged_right_and_sources_wrong() {
+        for index in 0..80 {
+            let pair = pair(index);
+            let truth = outcome(&pair, &pair.target.render());
+            assert!(truth.right && truth.place != Some(false), "pair {index}");
+            assert!(truth.kept.is_none_or(|psnr| psnr > 60.0), "pair {index}");
+            assert!(!outcome(&pair, &pair.source.render()).right, "pair {index}");
+        }
+    }
 }

@@ -21,7 +21,10 @@ const MARGIN: f64 = 48.0;
 pub(crate) fn draw(points: &[Point], file: &Path) -> Result<()> {
     let psnrs = points.iter().map(|point| point.psnr);
     let low = psnrs.clone().fold(f64::INFINITY, f64::min).floor();
-    let high = psnrs.fold(f64::NEG_INFINITY, f64::max).ceil();
+    let high = psnrs
+        .fold(f64::NEG_INFINITY, f64::max)
+        .ceil()
+        .max(low + 1.0);
     let place = |point: &Point| {
         let x = MARGIN + PLOT.0 * point.strength;
         let y = MARGIN + PLOT.1 * (high - point.psnr) / (high - low);

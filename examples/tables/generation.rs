@@ -52,7 +52,7 @@ pub(super) fn measure(bench: &Bench, count: u64, page: &mut Page) -> Result<()> 
         percent(share(whole))
     });
     rows.push(Row::new("all of a caption", all));
-    let names = ways.map(|way| format!("{} steps", way.steps()));
+    let names = ways.map(|way| format!("{} steps", way.path().jumps()));
     let names = ["attribute"]
         .into_iter()
         .chain(names.iter().map(String::as_str));
@@ -78,7 +78,7 @@ fn verdicts(bench: &Bench, way: &Way, count: u64) -> Result<Vec<Verdict>> {
 }
 
 fn verdict(picture: &Picture, told: &Scene) -> Verdict {
-    let scene = fitted(picture, told);
+    let scene = fitted(picture, told, 0..told.things.len());
     let is = |attribute: Attribute, thing| {
         let candidates = attribute.candidates(&scene, thing);
         (

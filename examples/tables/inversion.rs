@@ -1,28 +1,21 @@
 //! How well pictures come back from noise: by the autoencoder alone, unguided
 //! by every pair of adapters, and guided at every tau.
 
-use std::{fs, path::Path};
-
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use icd::{
     guidance::{Guidance, Tau},
-    model::ModelChoice,
     picture::Picture,
 };
 use rayon::prelude::*;
 
 use super::{
-    Options,
-    bench::{Bench, Way, noise_seed, open},
+    Options, ablations,
+    bench::{Bench, Way, noise_seed},
     edits, figure,
-    judge::psnr,
     page::{Page, Row},
-    world::{Scene, Wording, dice},
+    world::{HELD_OUT, Scene, Wording, dice, psnr},
 };
-
-/// The seed of the scenes, which no training has.
-pub(crate) const SEED: u64 = 0x5EED_0FF5;
 
 /// A scene with its caption.
 struct Sample {
@@ -39,7 +32,7 @@ pub(super) fn measure(bench: &Bench, options: &Options, page: &mut Page) -> Resu
 }
 
 fn sample(index: u64) -> Sample {
-    let scene = Scene::any(&mut dice(SEED, index));
+    let scene = Scene::any(&mut dice(HELD_OUT, index));
     Sample {
         index,
         picture: scene.render(),
@@ -66,61 +59,23 @@ fn unguided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Pag
             bench.back(way, &noise, &sample.caption, Guidance::NONE)
         })
     };
-    page.section("Into noise and back, unguided");
-    let mut rows = vec![Row::new(
-        "DDIM, the teacher, 50 + 50",
-        [format!("{:.2}", round(&bench.many)?)],
-    )];
+    let row = |name: &str, way: &Way| -> Result<Row> {
+        let name = format!("{name}, {}", way.steps());
+        Ok(Row::new(&name, [format!("{:.2}", round(way)?)]))
+    };
+    let mut rows = vec![
+        row("DDIM, the teacher", &bench.many)?,
+        row("DDIM from the noise that icd starts from", &bench.noisy)?,
+    ];
     if let Some(folder) = &options.ablations {
-        for (name, way) in others(&options.model, folder)? {
-            rows.push(Row::new(&name, [format!("{:.2}", round(&way)?)]));
+        for (name, way) in ablations::ways(&options.model, folder)? {
+            rows.push(row(&name, &way)?);
         }
     }
-    let steps = bench.few.steps();
-    let name = format!("{} (bundled), {steps} + {steps}", options.model);
-    rows.push(Row::new(&name, [format!("{:.2}", round(&bench.few)?)]));
+    rows.push(row(&format!("icd, `{}`", options.model), &bench.few)?);
+    page.section("Into noise and back, unguided");
     page.table(["way", "PSNR in dB"], &rows);
     Ok(())
-}
-
-/// The ways of the adapter pairs in the folders of a folder, by the names of these.
-fn others(model: &str, folder: &Path) -> Result<Vec<(String, Way)>> {
-    let list = |folder: &Path| -> Result<Vec<_>> {
-        let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let mut paths: Vec<_> = entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
-        paths.sort();
-        Ok(paths)
-    };
-    let pair = |folder: &Path| -> Result<Way> {
-        let files = list(folder)?;
-        let starting = |start: &str| {
-            let fits = |name: &str| name.starts_with(start) && name.ends_with(".safetensors");
-            let name = |file: &&std::path::PathBuf| {
-                file.file_name()
-                    .and_then(|name| name.to_str())
-                    .is_some_and(fits)
-            };
-            files
-                .iter()
-                .find(name)
-                .map(|file| file.display().to_string())
-        };
-        Way::of(&open(ModelChoice {
-            model: model.into(),
-            forward_adapter: starting("forward"),
-            reverse_adapter: starting("reverse"),
-            ..ModelChoice::default()
-        })?)
-    };
-    let folders = list(folder)?.into_iter().filter(|path| path.is_dir());
-    folders
-        .map(|folder| {
-            let name = folder.file_name().unwrap_or_default().to_string_lossy();
-            Ok((name.replace('_', " "), pair(&folder)?))
-        })
-        .collect()
 }
 
 /// Guided by the caption of what is there, and the edits that the same

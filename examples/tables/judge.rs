@@ -1,9 +1,11 @@
 //! Which scene a picture shows: every candidate is drawn, and the nearest one
 //! in mean square error is what it shows.
 
+use std::ops::Range;
+
 use icd::picture::Picture;
 
-use super::world::{Pair, Scene, Thing};
+use super::world::{Pair, Scene, Thing, squared_error};
 
 /// Where a thing may lie beside its place's centre, in pixels.
 const OFFSETS: [f32; 5] = [-1.5, -0.75, 0.0, 0.75, 1.5];
@@ -28,11 +30,11 @@ pub(crate) fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
         .unwrap_or(0)
 }
 
-/// The scene with its things where and as large as the picture has them, within
-/// what captions leave open.
-pub(crate) fn fitted(picture: &Picture, scene: &Scene) -> Scene {
+/// The scene with some of its things where and as large as the picture has
+/// them, within what captions leave open.
+pub(crate) fn fitted(picture: &Picture, scene: &Scene, things: Range<usize>) -> Scene {
     let mut scene = scene.clone();
-    for thing in 0..scene.things.len() {
+    for thing in things {
         let at = |fitted: Thing| {
             let mut scene = scene.clone();
             scene.things[thing] = fitted;
@@ -54,20 +56,4 @@ fn untold() -> impl Iterator<Item = (f32, f32, f32)> {
         let down = OFFSETS.into_iter();
         down.flat_map(move |y| SCALES.map(|scale| (x, y, scale)))
     })
-}
-
-/// Peak signal to noise in dB over the pixels that count, or none where none does.
-pub(crate) fn psnr(a: &Picture, b: &Picture, counts: impl Fn(usize) -> bool) -> Option<f64> {
-    let pixels = (0..a.size().pixels()).filter(|&i| counts(i)).count();
-    let mean = squared_error(a, b, counts) / (3 * pixels) as f64;
-    (pixels > 0).then(|| 10.0 * (255.0 * 255.0 / mean.max(1e-3)).log10())
-}
-
-fn squared_error(a: &Picture, b: &Picture, counts: impl Fn(usize) -> bool) -> f64 {
-    let pairs = a.pixels().chunks(3).zip(b.pixels().chunks(3)).enumerate();
-    let gap = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
-    pairs
-        .filter(|(pixel, _)| counts(*pixel))
-        .map(|(_, (a, b))| a.iter().zip(b).map(gap).sum::<f64>())
-        .sum()
 }

@@ -11,6 +11,7 @@
 #[allow(dead_code, unused_imports, reason = "a world for several programs")]
 mod world;
 
+mod ablations;
 mod bench;
 mod edits;
 mod figure;
@@ -41,10 +42,10 @@ struct Options {
     #[arg(long)]
     ablations: Option<PathBuf>,
     /// Scenes that are inverted
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     scenes: u64,
     /// Pairs that are edited, and captions that are drawn
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(8..))]
     pairs: u64,
 }
 

@@ -4,7 +4,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{edits, generation, inversion};
+use super::{edits, generation, world::HELD_OUT};
 
 /// A page that grows from top to bottom.
 pub(crate) struct Page(String);
@@ -23,7 +23,7 @@ impl Page {
         Self(format!(
             "# What `{model}` can do\n\nHeld-out scenes: {scenes} of seed {:#x} for inversion, \
              {pairs} pairs of seed {:#x} for edits, {pairs} captions of seed {:#x} for new pictures.\n",
-            inversion::SEED,
+            HELD_OUT,
             edits::SEED,
             generation::SEED
         ))

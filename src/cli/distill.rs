@@ -73,7 +73,7 @@ A run in TOML; model, data, out, steps and batch must be there, and folders star
   average = 0.999         # write a running mean of the weights [default: the weights]
   size = 512              # side of the pictures [default: the model's]
   save_every = 100        # steps between two saved states
-  sample_every = 0        # steps between two sheets of sample pictures; 0 for none
+  sample_every = 0        # steps between two sheets of pictures by the weights as they are; 0: none
   seed = 0
   rank = 64               # of the adapters, as all that follows
   alpha = 8.0
@@ -116,10 +116,10 @@ impl RunArgs {
 
     fn open(&self) -> Result<(DistilConfig, Model, Material)> {
         let config = DistilConfig::read(&self.config)?;
-        self.check_state(&config)?;
         if config.at_once > 1 {
             alone::leave_candle_one_thread();
         }
+        self.check_state(&config)?;
         set_threads(self.threads.map(usize::from))?;
         let storage = Storage {
             dtype: config.dtype.into(),

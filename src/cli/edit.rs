@@ -19,6 +19,7 @@ use super::{
     Console, ReportArgs,
     model::ModelArgs,
     picture::{self, SizeArgs},
+    settings::Settings,
     values::{AmplifyValue, BlendValue, CrossReplace, EarlyPrompt},
 };
 
@@ -27,17 +28,20 @@ use super::{
 #[command(after_help = EXAMPLES)]
 pub(super) struct EditArgs {
     /// The picture (- for stdin): PNG, JPEG or WebP, told by its content.
-    #[arg(long, value_name = "FILE", required_unless_present = "latents")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["latents", "from"])]
     image: Option<PathBuf>,
     /// The dump of `icd invert` in place of a picture.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     latents: Option<PathBuf>,
     /// What the picture shows [default with --latents: as it was inverted].
-    #[arg(long, required_unless_present = "latents")]
+    #[arg(long, required_unless_present_any = ["latents", "from"])]
     src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "from")]
     tgt_prompt: Vec<String>,
+    /// Edit as for this PNG, which carries its settings; any flag overrides its own.
+    #[arg(long, value_name = "PNG")]
+    from: Option<PathBuf>,
     /// The edited picture; several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -50,6 +54,9 @@ pub(super) struct EditArgs {
     /// Every intermediate value, as safetensors.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
+    /// Leave the settings out of the PNG.
+    #[arg(long)]
+    no_metadata: bool,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
@@ -64,7 +71,8 @@ const EXAMPLES: &str = "\
 Examples:
   icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
   icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --blend cat:dog --amplify dog=3 -o dog.png";
+      --blend cat:dog --amplify dog=3 -o dog.png
+  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
 /// What holds the edit to the picture, and how far it goes.
 #[derive(Args)]
@@ -114,7 +122,7 @@ enum ModeValue {
 }
 
 impl EditArgs {
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&self, settings: Settings) -> Result<()> {
         let mut console = Console::new(self.report, self.dump.as_deref());
         picture::check_output(&self.output())?;
         let photo = self.image.as_deref().map(picture::read).transpose()?;
@@ -126,7 +134,7 @@ impl EditArgs {
         let edited = edit(&model, &inverted, &request, &mut |moment| {
             console.see(moment);
         })?;
-        let outputs = self.write(&model, &edited, &mut console)?;
+        let outputs = self.write(&model, &edited, settings, &mut console)?;
         console.finish()?;
         for (output, prompt) in outputs.iter().zip(&request.targets) {
             console.result(
@@ -207,7 +215,13 @@ impl EditArgs {
         Ok(dumped.latent.to_device(model.device())?)
     }
 
-    fn write(&self, model: &Model, edited: &Edited, console: &mut Console) -> Result<Vec<PathBuf>> {
+    fn write(
+        &self,
+        model: &Model,
+        edited: &Edited,
+        settings: Settings,
+        console: &mut Console,
+    ) -> Result<Vec<PathBuf>> {
         if let Some(file) = &self.save_latents {
             write_tensors(
                 file,
@@ -222,7 +236,11 @@ impl EditArgs {
         let write = |index: usize| -> Result<PathBuf> {
             let file = picture::numbered(&output, index + 1, count);
             let decoded = vae.decode(&edited.targets.narrow(0, index, 1)?)?;
-            Picture::from_tensor(&decoded)?.write(&file)?;
+            let own = settings
+                .clone()
+                .with("tgt_prompt", [self.tgt_prompt[index].as_str()]);
+            let carried = (!self.no_metadata).then_some(&own);
+            picture::write(&Picture::from_tensor(&decoded)?, &file, carried)?;
             Ok(file)
         };
         (0..count).map(write).collect()

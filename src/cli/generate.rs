@@ -17,7 +17,8 @@ use serde_json::json;
 use super::{
     Console, ReportArgs,
     model::ModelArgs,
-    picture::{check_output, numbered},
+    picture::{self, check_output, numbered},
+    settings::Settings,
     values::SizeValue,
 };
 
@@ -52,6 +53,9 @@ pub(super) struct GenerateArgs {
     /// Every intermediate value, as safetensors.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
+    /// Leave the settings out of the PNG.
+    #[arg(long)]
+    no_metadata: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -64,29 +68,38 @@ Examples:
   icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8";
 
 impl GenerateArgs {
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&self, settings: Settings) -> Result<()> {
         check_output(&self.output())?;
         let model = self.model.open(&Console::new(self.report, None))?;
         let strength = self.guidance.unwrap_or(model.generation_guidance());
         let guidance = Guidance::new(strength, self.tau)?;
-        let count = self.count as usize;
-        for index in 0..count {
-            self.draw(&model, guidance, index, count)?;
+        for index in 0..self.count as usize {
+            self.draw(&model, guidance, index, &settings)?;
         }
         Ok(())
     }
 
-    fn draw(&self, model: &Model, guidance: Guidance, index: usize, count: usize) -> Result<()> {
-        let name = |file: &PathBuf| numbered(file, index + 1, count);
+    fn draw(
+        &self,
+        model: &Model,
+        guidance: Guidance,
+        index: usize,
+        settings: &Settings,
+    ) -> Result<()> {
+        let name = |file: &PathBuf| numbered(file, index + 1, self.count as usize);
         let mut console = Console::new(self.report, self.dump.as_ref().map(name).as_deref());
         let seed = self.seed.wrapping_add(index as u64);
         let noise = Noise::new(seed).normal(self.shape(model)?, model.device())?;
         let latent = generate(model, &self.prompt, &noise, guidance, &mut |moment| {
             console.see(moment);
         })?;
-        let picture = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
+        let drawn = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
         let output = name(&self.output());
-        picture.write(&output)?;
+        let own = settings
+            .clone()
+            .with("seed", seed.to_string())
+            .with("count", "1");
+        picture::write(&drawn, &output, (!self.no_metadata).then_some(&own))?;
         if let Some(file) = &self.save_latents {
             write_tensors(
                 &name(file),

@@ -17,7 +17,7 @@ use super::{Console, set_threads};
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
     /// sd15, sdxl, shapes (a toy world that is part of the program), or a folder in
-    /// the diffusers layout (its icd.toml may name unet, adapters and paths).
+    /// the diffusers layout (its icd.toml may name unet, adapters, paths and the usual guidance).
     #[arg(
         long,
         env = "ICD_MODEL",

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use icd::{
     Error,
+    file::write_beside,
     model::Model,
     picture::{
         Format, Picture, Size,
@@ -16,7 +17,7 @@ use icd::{
     },
 };
 
-use super::values::SizeValue;
+use super::{settings::Settings, values::SizeValue};
 
 /// How large a picture is worked on.
 #[derive(Args, Clone, Copy, Debug)]
@@ -85,6 +86,18 @@ pub(super) fn check_output(file: &Path) -> Result<(), Error> {
         Some(folder) if !folder.is_dir() => Err(Error::picture(file, "its folder does not exist")),
         _ => Ok(()),
     }
+}
+
+/// Writes a picture in the format of its name's ending; a PNG carries the
+/// settings that made it, where there are some to carry.
+pub(super) fn write(picture: &Picture, file: &Path, settings: Option<&Settings>) -> Result<()> {
+    match (settings, Format::of(file)?) {
+        (Some(settings), Format::Png) => {
+            write_beside(file, &picture.encode_noted(&settings.text())?)?;
+        }
+        _ => picture.write(file)?,
+    }
+    Ok(())
 }
 
 /// The name of output `index` of `count`: `out.png` alone, else `out-1.png`, ..

@@ -154,7 +154,7 @@ impl AdamW {
         self.slots.iter().map(|(name, slot)| (name, &slot.weight))
     }
 
-    /// The weights by name.
+    /// The weights by name, which follow the steps.
     pub fn weights(&self) -> Tensors {
         self.tensors(|slot| Some(slot.weight.as_tensor()))
     }
@@ -169,7 +169,8 @@ impl AdamW {
         self.slots.iter().filter_map(named).collect()
     }
 
-    /// Everything that the next step depends on, each name under `prefix`.
+    /// Everything that the next step depends on, each name under `prefix`. The
+    /// tensors are the optimiser's own: they follow its steps until copied.
     pub fn state(&self, prefix: &str) -> Result<Tensors> {
         let parts: [(&str, Tensors); 4] = [
             ("weight", self.weights()),
@@ -197,7 +198,11 @@ impl AdamW {
             if found.shape() != like.shape() {
                 return Err(missing(&name));
             }
-            Ok(found.to_device(like.device())?.to_dtype(like.dtype())?)
+            // A copy: steps change these tensors, and `state` is the caller's.
+            Ok(found
+                .to_device(like.device())?
+                .to_dtype(like.dtype())?
+                .copy()?)
         };
         self.steps = find("steps", None)?.to_scalar::<i64>()? as usize;
         for (name, slot) in &mut self.slots {
@@ -287,6 +292,13 @@ mod tests {
         average: Some(0.3),
     };
 
+    const STEP: Step = Step {
+        rate: 0.1,
+        shrink: 0.3,
+        missing: (0.19, 0.0199),
+        kept: 0.5,
+    };
+
     fn start() -> (Var, AdamW) {
         let weight = Var::new(&[1f32, -2.0, 3.0], &Device::Cpu).unwrap();
         let named = BTreeMap::from([("w".to_owned(), weight.clone())]);
@@ -311,14 +323,35 @@ mod tests {
     #[test]
     fn a_step_keeps_nothing_of_the_step_before() {
         let (weight, mut optimiser) = start();
-        steps(&weight, &mut optimiser, 2);
-        let slot = &optimiser.slots["w"];
+        let slot = optimiser.slots.get_mut("w").unwrap();
+        for _ in 0..2 {
+            let gradient = (weight.as_tensor() * 2.0).unwrap();
+            slot.step_anew(&gradient, STEP, CONFIG).unwrap();
+        }
         for tensor in [&slot.first, &slot.second, slot.average.as_ref().unwrap()] {
             let store = tensor.sum_all().unwrap().backward().unwrap();
             assert!(
                 store.get(&weight).is_none(),
                 "it was computed from the weight"
             );
+        }
+    }
+
+    #[test]
+    fn both_ways_to_step_agree() {
+        let stepped = |way: fn(&mut Slot, &Tensor) -> Result<()>| {
+            let (weight, mut optimiser) = start();
+            let slot = optimiser.slots.get_mut("w").unwrap();
+            for gradient in [[1f32, -4.0, 0.5], [2.0, 3.0, -0.25]] {
+                way(slot, &Tensor::new(&gradient, &Device::Cpu).unwrap()).unwrap();
+            }
+            let average = slot.average.as_ref().unwrap();
+            [weight.as_tensor(), &slot.first, &slot.second, average].map(values)
+        };
+        let in_place = stepped(|slot, gradient| slot.step_in_place(gradient, STEP, CONFIG));
+        let anew = stepped(|slot, gradient| slot.step_anew(gradient, STEP, CONFIG));
+        for (a, b) in in_place.iter().flatten().zip(anew.iter().flatten()) {
+            assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} {b}");
         }
     }
 
@@ -346,14 +379,10 @@ mod tests {
     fn a_restored_optimiser_goes_on_as_if_nothing_had_happened() {
         let (weight, mut optimiser) = start();
         steps(&weight, &mut optimiser, 3);
-        let state: HashMap<_, _> = optimiser.state("x").unwrap().into_iter().collect();
-        let state = state
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.copy().unwrap()))
-            .collect();
-        steps(&weight, &mut optimiser, 4);
+        let state = optimiser.state("x").unwrap().into_iter().collect();
         let (other, mut restored) = start();
         restored.restore("x", &state).unwrap();
+        steps(&weight, &mut optimiser, 4);
         steps(&other, &mut restored, 4);
         assert_eq!(values(&weight), values(&other));
         let average = |optimiser: &AdamW| values(&optimiser.averages()[0].1);

@@ -9,11 +9,14 @@ use std::{
 use candle_core::DType;
 use serde::Deserialize;
 
-use super::{AdamWConfig, Lessons, Preservation, Rate};
+use super::{
+    AdamWConfig, Lessons, Preservation, Rate,
+    consistency::{FIRST, LAST, STRIDE},
+};
 use crate::{
     error::{Error, Result},
     lora::Rank,
-    model::ModelChoice,
+    model::{ModelChoice, PRESETS},
     schedule::Path,
 };
 
@@ -129,7 +132,7 @@ impl DistilConfig {
             .map_err(|reason| Error::config(file, reason))?;
         let here = |name: &String| {
             let path = base.join(name);
-            match path.exists() {
+            match path.exists() && !PRESETS.contains(&name.as_str()) {
                 true => path.display().to_string(),
                 false => name.clone(),
             }
@@ -172,10 +175,39 @@ impl DistilConfig {
         if self.average.is_some_and(|beta| !(0.0..1.0).contains(&beta)) {
             return Err("average must be from 0 to below 1, as in 0.999".into());
         }
+        if !(1..=self.batch).contains(&self.parts) {
+            return Err(format!(
+                "parts must be from 1 to the batch of {}",
+                self.batch
+            ));
+        }
+        self.check_paths()?;
         let weights = [self.forward_preservation, self.reverse_preservation];
         match weights.iter().all(|weight| *weight >= 0.0) {
             true => Ok(()),
             false => Err("the weights of preservation must be 0 or more".into()),
+        }
+    }
+
+    /// The paths meet the ends of the diffusion, and else only timesteps at
+    /// which the teacher makes a step.
+    fn check_paths(&self) -> Result<(), String> {
+        let [forward, reverse] = self.paths().map_err(|error| error.to_string())?;
+        let ends = [forward.end(), reverse.start(), reverse.end()].map(|t| t.0);
+        if ends != [LAST, LAST, 0] {
+            return Err(format!(
+                "forward_path must end at {LAST}, reverse_path run from {LAST} to 0"
+            ));
+        }
+        let on_grid = |t: &&u16| **t >= FIRST && (**t - FIRST).is_multiple_of(STRIDE);
+        let steps = self.forward_path.iter().chain(&self.reverse_path);
+        match steps.filter(|t| **t != 0).find(|t| !on_grid(t)) {
+            Some(t) => Err(format!(
+                "the paths visit {t}, where the teacher makes no step: take {FIRST}, {}, {}, .. {LAST}",
+                FIRST + STRIDE,
+                FIRST + 2 * STRIDE
+            )),
+            None => Ok(()),
         }
     }
 

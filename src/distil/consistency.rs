@@ -18,9 +18,11 @@ use crate::{
 };
 
 /// The teacher's timesteps between two of its steps: 50 steps of DDIM.
-const STRIDE: u16 = 20;
+pub(super) const STRIDE: u16 = 20;
 /// The teacher's first timestep.
-const FIRST: u16 = 19;
+pub(super) const FIRST: u16 = 19;
+/// The timestep of pure noise.
+pub(super) const LAST: u16 = 999;
 
 /// A network whose adapter is trained.
 pub struct Student {
@@ -214,8 +216,8 @@ impl ConsistencyStage {
         let grid = |last| (FIRST..=last).step_by(usize::from(STRIDE)).map(Timestep);
         let starts = |path: &Path| path.segments().map(|segment| segment.from).collect();
         match loss {
-            Loss::ReverseConsistency => grid(999).collect(),
-            Loss::ForwardConsistency => grid(999 - STRIDE).collect(),
+            Loss::ReverseConsistency => grid(LAST).collect(),
+            Loss::ForwardConsistency => grid(LAST - STRIDE).collect(),
             Loss::ForwardPreservation => starts(&self.reverse.path),
             Loss::ReversePreservation => starts(&self.forward.path),
         }

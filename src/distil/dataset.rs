@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     latents::{Tensors, write_tensors},
     model::vae::{Posterior, Vae},
-    nn::Checkpoint,
+    nn::{Checkpoint, checkpoint_metadata},
     noise::Noise,
     picture::{
         Picture, Size,
@@ -25,6 +25,8 @@ use crate::{
 
 /// Endings of the pictures that are looked for.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// What a cache's metadata calls its origin.
+const ORIGIN: &str = "icd.pictures";
 
 /// A picture file and what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +114,13 @@ impl Dataset {
         device: &Device,
         watch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
+        let origin = origin(pictures, side)?;
         let posteriors = if cache.exists() {
-            read(cache, pictures.len())?
+            read(cache, &origin)?
         } else {
             let encoded = encode(pictures, &vae()?, side, watch)?;
-            write_tensors(cache, &tensors(&encoded)?, HashMap::new())?;
+            let notes = HashMap::from([(ORIGIN.to_owned(), origin)]);
+            write_tensors(cache, &tensors(&encoded)?, notes)?;
             encoded
         };
         Ok(Self {
@@ -172,14 +176,36 @@ fn tensors(posteriors: &Posterior) -> Result<Tensors> {
     Ok(vec![("mean".into(), mean), ("deviation".into(), deviation)])
 }
 
-fn read(cache: &Path, count: usize) -> Result<Posterior> {
+/// What a cache of latents was made of, for people to read and for comparison.
+fn origin(pictures: &[Captioned], side: usize) -> Result<String> {
+    let mut bytes = 0;
+    for Captioned { file, .. } in pictures {
+        bytes += fs::metadata(file)
+            .map_err(|error| Error::io(file, error))?
+            .len();
+    }
+    let name = |picture: Option<&Captioned>| {
+        let name = picture.and_then(|picture| picture.file.file_name());
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    };
+    let (first, last) = (name(pictures.first()), name(pictures.last()));
+    let count = pictures.len();
+    Ok(format!(
+        "{count} pictures of {bytes} bytes from {first} to {last}, {side} pixels wide"
+    ))
+}
+
+fn read(cache: &Path, origin: &str) -> Result<Posterior> {
     let file = Checkpoint::open(cache)?;
-    let posteriors = Posterior::of(
+    let notes = checkpoint_metadata(&cache.into())?;
+    let made_of = notes.get(ORIGIN).map_or("something else", String::as_str);
+    if made_of != origin {
+        return Err(file.fault(format!(
+            "it was made of {made_of}, and here are {origin}: remove it"
+        )));
+    }
+    Posterior::of(
         file.load("mean", &Device::Cpu)?,
         file.load("deviation", &Device::Cpu)?,
-    )?;
-    match posteriors.shape().dims().first() == Some(&count) {
-        true => Ok(posteriors),
-        false => Err(file.fault("it was made of other pictures; remove it")),
-    }
+    )
 }

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 
 use super::{
     AdamW, Draws, Gradients, Learner, Lessons, Material, Measures, Parts,
+    consistency::LAST,
     objective::{Net, Sample, guidance_loss},
 };
 use crate::{
@@ -19,8 +20,6 @@ use crate::{
 
 /// Steps that a sample picture is drawn in.
 const DRAWING: u16 = 25;
-/// The timestep of pure noise.
-const LAST: u16 = 999;
 
 /// Distils guidance into the weights of a UNet.
 pub struct GuidanceStage {

@@ -2,13 +2,9 @@
 //! fits a small memory that way, and a small network, which cannot keep many
 //! threads busy, learns faster with a part on each.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    panic, thread,
-};
+use std::{collections::BTreeMap, ops::Range, panic, thread};
 
-use candle_core::{Tensor, TensorId, Var, backprop::GradStore};
+use candle_core::{Tensor, Var, backprop::GradStore};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
 use super::AdamW;
@@ -21,18 +17,14 @@ pub struct Gradients(BTreeMap<String, Tensor>);
 impl Gradients {
     /// Those of named weights in what a backward pass left.
     pub fn of<'a>(weights: impl Iterator<Item = (&'a String, &'a Var)>, store: &GradStore) -> Self {
-        let named =
-            |(name, weight): (&String, &Var)| Some((name.clone(), store.get(weight)?.clone()));
-        Self(weights.filter_map(named).collect())
+        Self::found(weights, |weight| store.get(weight).cloned())
     }
 
-    /// Those of named weights that recomputed parts left aside.
-    fn left<'a>(
+    fn found<'a>(
         weights: impl Iterator<Item = (&'a String, &'a Var)>,
-        mut aside: HashMap<TensorId, Tensor>,
+        mut find: impl FnMut(&Var) -> Option<Tensor>,
     ) -> Self {
-        let named =
-            |(name, weight): (&String, &Var)| Some((name.clone(), aside.remove(&weight.id())?));
+        let named = |(name, weight): (&String, &Var)| Some((name.clone(), find(weight)?));
         Self(weights.filter_map(named).collect())
     }
 
@@ -110,7 +102,8 @@ impl Parts {
             let value = |x: Tensor| -> Result<f64> { Ok(share * f64::from(x.to_scalar::<f32>()?)) };
             let values = measures.map(value);
             let gradients = Gradients::of(optimiser.vars(), &store);
-            let aside = Gradients::left(optimiser.vars(), optimiser.aside().take());
+            let mut aside = optimiser.aside().take();
+            let aside = Gradients::found(optimiser.vars(), |weight| aside.remove(&weight.id()));
             Ok((values, gradients.plus(aside)?))
         };
         let (mut means, mut sum) = ([0.0; N], Gradients::default());

@@ -58,9 +58,13 @@ fn sheets(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let Ok(entries) = fs::read_dir(folder.join(SAMPLES)) else {
         return Ok(Vec::new()); // none were drawn
     };
-    let mut files: Vec<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let is_sheet = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let steps = name.strip_suffix(".png").unwrap_or_default();
+        !steps.is_empty() && steps.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<_> = files.filter(is_sheet).collect();
     files.sort();
     let count = files.len().min(SHEETS);
     let spread = (1..=count).map(|i| &files[i * files.len() / count - 1]);
@@ -156,6 +160,7 @@ mod tests {
         for step in 1..=20 {
             fs::write(folder.path().join(format!("samples/{step:06}.png")), "png").unwrap();
         }
+        fs::write(folder.path().join("samples/.000021.png.7.tmp"), "half").unwrap();
         let page = fs::read_to_string(write_report(folder.path(), "").unwrap()).unwrap();
         assert_eq!(page.matches("base64,cG5n").count(), SHEETS);
         assert!(page.contains("after 20 steps") && page.contains("after 3 steps"));

@@ -86,6 +86,9 @@ impl Run {
             })
         };
         tell(start, &[])?;
+        if start > 0 && self.samples_at(start) && !self.sheet(start).exists() {
+            learner.illustrate(&self.sheet(start))?; // it was stopped before it came to that
+        }
         for step in start..self.steps {
             let measures = learner.step(step)?;
             self.note(&mut metrics, step, &measures)?;
@@ -94,11 +97,15 @@ impl Run {
                 self.save(learner, done)?;
             }
             if self.samples_at(done) {
-                learner.illustrate(&self.folder.join(format!("{SAMPLES}/{done:06}.png")))?;
+                learner.illustrate(&self.sheet(done))?;
             }
             tell(done, &measures)?;
         }
         Ok(())
+    }
+
+    fn sheet(&self, done: usize) -> PathBuf {
+        self.folder.join(format!("{SAMPLES}/{done:06}.png"))
     }
 
     fn samples_at(&self, done: usize) -> bool {

@@ -1,4 +1,5 @@
-//! Pictures of what has been learnt so far.
+//! Pictures of what has been learnt so far, by the weights as they are then:
+//! their running mean, which is written in the end, draws better ones.
 
 use std::{fs, path::Path as File};
 

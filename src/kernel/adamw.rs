@@ -1,5 +1,5 @@
-//! A step of AdamW (arXiv 1711.05101) in place: each value is read and written
-//! once, and nothing is allocated.
+//! A step of AdamW (arXiv 1711.05101) in place: a pass for each moment and one
+//! for the weights, and nothing is allocated.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
@@ -69,6 +69,9 @@ impl InplaceOp2 for Follow {
         x_layout: &Layout,
     ) -> Result<()> {
         let (mean, x) = (values_mut(mean, mean_layout)?, values(x, x_layout)?);
+        if mean.len() != x.len() {
+            bail!("{} values cannot follow {}", mean.len(), x.len());
+        }
         let (beta, gain) = (self.beta, 1.0 - self.beta);
         for (mean, x) in mean.iter_mut().zip(x) {
             let x = x * self.shrink;
@@ -96,6 +99,9 @@ impl InplaceOp3 for AdamWStep {
         let weight = values_mut(weight, weight_layout)?;
         let first = values(first, first_layout)?;
         let second = values(second, second_layout)?;
+        if first.len() != weight.len() || second.len() != weight.len() {
+            bail!("{} weights have as many moments", weight.len());
+        }
         let (rate, missing) = (self.rate / self.missing.0, 1.0 / self.missing.1);
         for ((weight, first), second) in weight.iter_mut().zip(first).zip(second) {
             let root = (second * missing).sqrt() + self.eps;

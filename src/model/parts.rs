@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Family, diffusers, is_model_folder, unet::UnetConfig};
+use super::{Family, diffusers, is_model_folder, shapes, unet::UnetConfig};
 use crate::{
     error::{Error, Result},
     hub::{Home, Reference},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Alpha of the released adapters, which do not state it: PEFT's default.
 const RELEASED_ALPHA: f64 = 8.0;
+
+/// The models that have a name; any other word is a folder.
+pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
 
 /// Which of a preset's adapter pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,7 @@ impl Parts {
                     format!("--variant belongs to the presets sd15 and sdxl, not to {other}");
                 Err(Error::setting(reason))
             }
+            shapes::NAME => Self::folder(shapes::home()),
             folder => Self::folder(Home::Folder(folder.into())),
         }?;
         parts.overridden(choice)

@@ -1,5 +1,7 @@
 //! The program's manners: usage, errors, files.
 
+use std::path::Path;
+
 use crate::support::{Run, data, icd};
 
 fn edit() -> Run {
@@ -127,8 +129,30 @@ fn latents_of_another_model_are_refused() {
 }
 
 #[test]
+fn shells_and_manual_readers_are_told_every_verb() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let done = icd("completions").args(shell).succeeds();
+        assert!(done.stdout.contains("src-prompt"), "{shell}");
+    }
+    let page = icd("man").succeeds().stdout;
+    assert!(page.contains(".TH icd"), "{page}");
+    let pages = icd("man").args(".").succeeds().files();
+    assert!(pages.contains(&"icd-edit.1".to_owned()), "{pages:?}");
+    icd("man")
+        .args("no/such/folder")
+        .fails(1, &["no/such/folder"]);
+}
+
+#[test]
 fn every_help_shows_examples() {
-    for verb in ["edit", "invert", "generate"] {
+    for verb in [
+        "edit",
+        "invert",
+        "generate",
+        "distill",
+        "completions",
+        "man",
+    ] {
         let done = icd(verb).args("--help").succeeds();
         assert!(done.stdout.contains("Examples:"), "{}", done.stdout);
     }
@@ -207,4 +231,77 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
             "found [2, 4, 3, 3]",
         ],
     );
+}
+
+/// An edit of the tiny model into `bird.png`.
+fn bird_edit() -> Run {
+    icd("edit")
+        .path("--model", &data("sd"))
+        .path("--image", &data("square.png"))
+        .with("--src-prompt", "a photo of a bird")
+        .with("--tgt-prompt", "a photo of a dog")
+        .args("--amplify dog=2 --seed 5 --size 64 -o bird.png")
+}
+
+#[test]
+fn a_picture_carries_the_settings_that_made_it() {
+    let first = bird_edit().succeeds();
+    let bird = first.path("bird.png");
+    let facts = icd("inspect").path("--json", &bird).succeeds().stdout;
+    let facts: serde_json::Value = serde_json::from_str(&facts).expect("JSON");
+    assert_eq!(facts["src_prompt"], "a photo of a bird");
+    assert_eq!(facts["tgt_prompt"][0], "a photo of a dog");
+    assert_eq!(facts["amplify"][0], "dog=2");
+    assert_eq!([&facts["seed"], &facts["size"]], ["5", "64"]);
+    let again = icd("edit").path("--from", &bird).args("-o again.png");
+    assert_eq!(again.succeeds().bytes("again.png"), first.bytes("bird.png"));
+    let other = icd("edit")
+        .path("--from", &bird)
+        .args("--seed 6 -o other.png");
+    let other = other.succeeds();
+    let read = |file: &Path| icd::picture::Picture::read(file).expect("a picture");
+    assert!(read(&other.path("other.png")) != read(&bird));
+    let facts = icd("inspect").args(&other.path("other.png").to_string_lossy());
+    assert!(facts.succeeds().stdout.contains("seed: 6"));
+}
+
+#[test]
+fn settings_are_left_out_where_nobody_wants_them() {
+    let bare = bird_edit().args("--no-metadata").succeeds();
+    let from = icd("edit").path("--from", &bare.path("bird.png"));
+    from.fails(1, &["bird.png", "carries no settings"]);
+    let drawn = icd("generate")
+        .path("--model", &data("sd"))
+        .args("--prompt bird --size 64")
+        .succeeds();
+    let from = icd("edit").path("--from", &drawn.path("generated.png"));
+    from.fails(1, &["generated.png", "not made by `icd edit`"]);
+}
+
+#[test]
+fn inspecting_tells_what_files_are() {
+    let told = |file: &Path| {
+        let run = icd("inspect").args(&file.to_string_lossy());
+        run.succeeds().stdout
+    };
+    let unet = told(&data("sd/unet/diffusion_pytorch_model.safetensors"));
+    assert!(unet.contains("kind: weights"), "{unet}");
+    let adapter = told(&data("sd/forward-19-259-519-779.safetensors"));
+    assert!(adapter.contains("path: [19,259,519,779,999]"), "{adapter}");
+    let model = told(&data("sd"));
+    assert!(model.contains("family: sd15"), "{model}");
+    assert!(
+        model.contains("forward path: 19,259,519,779,999"),
+        "{model}"
+    );
+    let inverted = icd("invert")
+        .path("--model", &data("sd"))
+        .path("--image", &data("square.png"))
+        .args("--prompt bird --size 64 -o x.safetensors")
+        .succeeds();
+    let latents = told(&inverted.path("x.safetensors"));
+    for fact in ["kind: inverted picture", "prompt: bird", "seed: 0"] {
+        assert!(latents.contains(fact), "{latents}");
+    }
+    icd("inspect").args("no/such").fails(1, &["no/such"]);
 }

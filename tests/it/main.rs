@@ -12,6 +12,7 @@ mod cli;
 mod distil;
 mod full;
 mod golden;
+mod shapes;
 mod support;
 mod training;
 mod walks;

@@ -1,6 +1,6 @@
 //! The promises of `icd distill`, kept by the built program on the tiny model.
 
-use std::{fs, path::PathBuf, process::Stdio, thread, time::Duration};
+use std::{collections::HashMap, fs, path::PathBuf, process::Stdio, thread, time::Duration};
 
 use assert_cmd::{Command, assert::Assert};
 use icd::nn::Checkpoint;
@@ -80,22 +80,27 @@ fn distilling_writes_adapters_that_edit() {
 
 #[test]
 fn a_resumed_distillation_ends_where_an_uninterrupted_one_does() {
-    let whole = Training::new("consistency", "steps = 5");
-    whole.run("consistency", &[]).success();
-    let stopped = Training::new("consistency", "steps = 3");
-    stopped.run("consistency", &[]).success();
-    let longer = Training::new("consistency", "steps = 5");
-    let (from, to) = (stopped.file("consistency"), longer.file("consistency"));
-    fs::rename(from, to).unwrap();
-    longer.run("consistency", &[]).code(2);
-    longer.run("consistency", &["--resume"]).success();
-    for file in [
-        FORWARD,
-        "consistency/metrics.jsonl",
-        "consistency/state.safetensors",
+    const UNET: &str = "guidance/unet/diffusion_pytorch_model.safetensors";
+    let frugal = "\nrecompute = true\nparts = 2\nat_once = 2\nsample_every = 2";
+    for (stage, result, more) in [
+        ("consistency", FORWARD, ""),
+        ("consistency", FORWARD, frugal),
+        ("guidance", UNET, frugal),
     ] {
-        let read = |training: &Training| fs::read(training.file(file)).unwrap();
-        assert!(read(&whole) == read(&longer), "{file} differs");
+        let training = |steps: usize| Training::new(stage, &format!("steps = {steps}{more}"));
+        let whole = training(5);
+        whole.run(stage, &[]).success();
+        let stopped = training(3);
+        stopped.run(stage, &[]).success();
+        let longer = training(5);
+        fs::rename(stopped.file(stage), longer.file(stage)).unwrap();
+        longer.run(stage, &[]).code(2);
+        longer.run(stage, &["--resume"]).success();
+        let own = |name: &str| format!("{stage}/{name}");
+        for file in [result, &own("metrics.jsonl"), &own("state.safetensors")] {
+            let read = |training: &Training| fs::read(training.file(file)).unwrap();
+            assert!(read(&whole) == read(&longer), "{file} differs");
+        }
     }
 }
 
@@ -112,12 +117,53 @@ fn distilling_guidance_writes_a_unet_that_takes_it() {
 }
 
 #[test]
+fn a_teacher_without_guidance_learns_to_take_it() {
+    let training = Training::new("guidance", "steps = 1\nguidance = [0.0]");
+    let folder = training.file("plain");
+    let unet = folder.join("unet");
+    fs::create_dir_all(&unet).unwrap();
+    let teacher = Checkpoint::open(data("sd/unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let mut names = teacher.names();
+    names.retain(|name| !name.contains("cond_proj"));
+    let load = |name: String| {
+        let tensor = teacher.load(&name, &candle_core::Device::Cpu).unwrap();
+        (name, tensor)
+    };
+    let tensors = names.into_iter().map(load).collect();
+    let file = unet.join("diffusion_pytorch_model.safetensors");
+    icd::latents::write_tensors(&file, &tensors, HashMap::new()).unwrap();
+    let config = fs::read_to_string(data("sd/unet/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["time_cond_proj_dim"] = serde_json::Value::Null;
+    fs::write(unet.join("config.json"), config.to_string()).unwrap();
+    let run = fs::read_to_string(training.file("run.toml")).unwrap();
+    fs::write(
+        training.file("run.toml"),
+        format!("unet = \"plain/unet\"\n{run}"),
+    )
+    .unwrap();
+    training.run("guidance", &[]).success();
+    let metrics = fs::read_to_string(training.file("guidance/metrics.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.trim()).unwrap();
+    let loss = first["loss"].as_f64().unwrap();
+    assert!(loss < 1e-9, "it begins as its unguided teacher: {loss}");
+    let config = fs::read_to_string(training.file("guidance/unet/config.json")).unwrap();
+    assert!(config.contains("\"time_cond_proj_dim\": 512"), "{config}");
+}
+
+#[test]
 fn a_run_file_with_a_fault_is_told() {
     for (fault, told) in [
         ("steps = 0", "steps must be greater than 0"),
         ("steps = 1\nspeed = 3", "unknown field"),
         ("steps = 1\nguidance = []", "guidance must be"),
         ("steps = 1\nforward_path = [19, 9]", "climb"),
+        ("steps = 1\nforward_path = [19, 499]", "end at 999"),
+        ("steps = 1\nreverse_path = [999, 500, 0]", "visit 500"),
+        (
+            "steps = 1\nparts = 3",
+            "parts must be from 1 to the batch of 2",
+        ),
     ] {
         let run = Training::new("x", fault).run("consistency", &[]).failure();
         let stderr = String::from_utf8_lossy(&run.get_output().stderr).into_owned();

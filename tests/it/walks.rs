@@ -261,7 +261,7 @@ fn several_targets_are_edited_as_each_alone() {
 #[test]
 fn latents_are_edited_as_their_picture() {
     let target = "a photo of a lego bird standing on a branch";
-    let whole = small("--save-latents x.safetensors")
+    let whole = small("--no-metadata --save-latents x.safetensors")
         .with("--tgt-prompt", target)
         .succeeds();
     let inverted = icd("invert")
@@ -274,7 +274,7 @@ fn latents_are_edited_as_their_picture() {
         .path("--model", &data("sd"))
         .path("--latents", &inverted.path("inverted.safetensors"))
         .with("--tgt-prompt", target)
-        .args("-o out.png --save-latents x.safetensors --json")
+        .args("-o out.png --no-metadata --save-latents x.safetensors --json")
         .succeeds();
     assert_eq!(edited.bytes("x.safetensors"), whole.bytes("x.safetensors"));
     assert_eq!(edited.bytes("out.png"), whole.bytes("out.png"));

@@ -4,7 +4,9 @@
 use icd::picture::Picture;
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{Colour, Dice, Ground, Place, Scene, Shape, Size, Texture, Thing, Wording};
+use super::{
+    Background, Colour, Dice, Ground, Place, Scene, Shape, Size, Texture, Thing, Wording, dice,
+};
 
 /// Something that captions tell of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,33 +48,33 @@ impl Attribute {
     /// The scene with every value that the attribute could have, of the thing
     /// of this index where things have it.
     pub(crate) fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
-        let with = |change: &dyn Fn(&mut Thing)| {
+        let with = |set: &dyn Fn(&mut Thing)| {
             let mut scene = scene.clone();
-            change(&mut scene.things[thing]);
+            set(&mut scene.things[thing]);
             scene
         };
-        let behind = |change: &dyn Fn(&mut super::Background)| {
+        let behind = |set: &dyn Fn(&mut Background)| {
             let mut scene = scene.clone();
-            change(&mut scene.background);
+            set(&mut scene.background);
             scene
         };
-        let each = |values: usize, value: &dyn Fn(usize) -> Scene| (0..values).map(value).collect();
         match self {
-            Self::Colour => each(Colour::ALL.len(), &|i| with(&|x| x.colour = Colour::ALL[i])),
-            Self::Shape => each(Shape::ALL.len(), &|i| with(&|x| x.shape = Shape::ALL[i])),
-            Self::Size => each(Size::ALL.len(), &|i| with(&|x| x.size = Size::ALL[i])),
-            Self::Place => each(Place::ALL.len(), &|i| with(&|x| x.place = Place::ALL[i])),
-            Self::Texture => each(Texture::ALL.len(), &|i| {
-                with(&|x| x.texture = Texture::ALL[i])
-            }),
-            Self::Background => each(Ground::ALL.len(), &|i| {
-                behind(&|x| x.colour = Ground::ALL[i])
-            }),
-            Self::Pattern => each(Texture::ALL.len(), &|i| {
-                behind(&|x| x.texture = Texture::ALL[i])
+            Self::Colour => each(Colour::ALL, |value| with(&|thing| thing.colour = value)),
+            Self::Shape => each(Shape::ALL, |value| with(&|thing| thing.shape = value)),
+            Self::Size => each(Size::ALL, |value| with(&|thing| thing.size = value)),
+            Self::Place => each(Place::ALL, |value| with(&|thing| thing.place = value)),
+            Self::Texture => each(Texture::ALL, |value| with(&|thing| thing.texture = value)),
+            Self::Background => each(Ground::ALL, |value| behind(&|ground| ground.colour = value)),
+            Self::Pattern => each(Texture::ALL, |value| {
+                behind(&|ground| ground.texture = value)
             }),
         }
     }
+}
+
+/// The scene for each of some values.
+fn each<T: Copy>(values: &[T], scene: impl Fn(T) -> Scene) -> Vec<Scene> {
+    values.iter().map(|&value| scene(value)).collect()
 }
 
 /// What an edit changes.
@@ -120,8 +122,14 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// Edit `index` of a seed; the kinds of change take turns.
+    pub(crate) fn numbered(seed: u64, index: u64) -> Self {
+        let change = Change::ALL[index as usize % Change::ALL.len()];
+        Self::any(change, &mut dice(seed, index))
+    }
+
     /// An edit of this kind, drawn by lot.
-    pub(crate) fn any(change: Change, dice: &mut Dice) -> Self {
+    fn any(change: Change, dice: &mut Dice) -> Self {
         let (source, thing) = loop {
             let scene = Scene::any(dice);
             if let Some(thing) = changeable(change, &scene, dice) {

@@ -1,0 +1,65 @@
+//! `icd completions` and `icd man`: what shells and manual readers want to
+//! know of the command line.
+
+use std::{
+    io::{Write, stdout},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::{Cli, console::tell};
+
+const NAME: &str = "icd";
+
+/// Prints a script that completes icd's words in a shell.
+#[derive(Args)]
+#[command(after_help = COMPLETIONS)]
+pub(super) struct CompletionsArgs {
+    /// The shell.
+    shell: Shell,
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  icd completions bash > ~/.local/share/bash-completion/completions/icd
+  icd completions fish > ~/.config/fish/completions/icd.fish";
+
+impl CompletionsArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), NAME, &mut script);
+        stdout().write_all(&script).context("writing the script")
+    }
+}
+
+/// Prints the manual page, or writes a page for each verb into a folder.
+#[derive(Args)]
+#[command(after_help = MAN)]
+pub(super) struct ManArgs {
+    /// Write icd.1, icd-edit.1, .. into this folder.
+    #[arg(value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+const MAN: &str = "\
+Examples:
+  icd man | man -l -
+  icd man ~/.local/share/man/man1";
+
+impl ManArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let Some(folder) = &self.folder else {
+            return Man::new(Cli::command())
+                .render(&mut stdout())
+                .context("writing the manual page");
+        };
+        clap_mangen::generate_to(Cli::command(), folder)
+            .with_context(|| folder.display().to_string())?;
+        tell(&folder.display().to_string());
+        Ok(())
+    }
+}

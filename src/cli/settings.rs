@@ -1,0 +1,170 @@
+//! What was asked of a verb, as PNGs carry it: a JSON object whose keys are the
+//! verb's flags with underscores. `icd edit --from` reads it back.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use icd::picture::note;
+use serde_json::{Map, Value, json};
+
+/// Flags that do not change the picture, or only where and how it is made.
+const ASIDE: [&str; 14] = [
+    "output",
+    "json",
+    "quiet",
+    "verbose",
+    "dump",
+    "save_latents",
+    "device",
+    "dtype",
+    "threads",
+    "force",
+    "from",
+    "no_metadata",
+    "help",
+    "version",
+];
+
+/// Flags of which one stands in for the other.
+const EITHER: [[&str; 2]; 1] = [["image", "latents"]];
+
+/// The settings of one result.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings(Map<String, Value>);
+
+impl Settings {
+    /// Those of the parsed arguments of a verb.
+    pub(super) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
+        let mut settings = Map::new();
+        settings.insert("verb".into(), verb.into());
+        settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        for arg in command.get_arguments() {
+            let id = arg.get_id().as_str();
+            if !ASIDE.contains(&id)
+                && let Some(value) = value(arg, matches)
+            {
+                settings.insert(id.into(), value);
+            }
+        }
+        Self(settings)
+    }
+
+    /// The same with another value.
+    pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(key.into(), value.into());
+        self
+    }
+
+    /// Those that a PNG carries.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        let note = note::note(&bytes).with_context(|| {
+            format!(
+                "{}: it carries no settings: it is not a PNG that icd wrote, or was written with \
+                 --no-metadata, or by another program since",
+                file.display()
+            )
+        })?;
+        match serde_json::from_str(&note) {
+            Ok(Value::Object(settings)) => Ok(Self(settings)),
+            _ => bail!("{}: its settings cannot be read: {note}", file.display()),
+        }
+    }
+
+    /// As text, on one line.
+    pub(super) fn text(&self) -> String {
+        Value::Object(self.0.clone()).to_string()
+    }
+
+    /// As a JSON object.
+    pub(super) fn facts(self) -> Map<String, Value> {
+        self.0
+    }
+
+    /// Arguments that ask for the same again, but for those that were typed.
+    pub(super) fn arguments(&self, verb: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
+        if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
+            bail!("it was not made by `icd {verb}`");
+        }
+        let is_typed = |id: &str| {
+            typed.try_contains_id(id).unwrap_or(false)
+                && typed.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        let is_replaced = |id: &str| {
+            is_typed(id)
+                || EITHER
+                    .iter()
+                    .any(|pair| pair.contains(&id) && pair.iter().any(|id| is_typed(id)))
+        };
+        let mut arguments = Vec::new();
+        let own = |key: &String| !["verb", "version"].contains(&key.as_str());
+        for (key, value) in self
+            .0
+            .iter()
+            .filter(|(key, _)| own(key) && !is_replaced(key))
+        {
+            let flag = format!("--{}", key.replace('_', "-"));
+            let texts = match value {
+                Value::Array(values) => values.iter().collect(),
+                value => vec![value],
+            };
+            for text in texts {
+                arguments.push(match text {
+                    Value::Bool(_) => flag.clone().into(),
+                    Value::String(text) => format!("{flag}={text}").into(),
+                    other => format!("{flag}={other}").into(),
+                });
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+/// What a flag was given, or is by default.
+fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
+    let id = arg.get_id().as_str();
+    let values = matches.try_get_raw(id).ok().flatten()?;
+    let mut texts = values.map(|value| json!(value.to_string_lossy()));
+    match arg.get_action() {
+        ArgAction::Set => texts.next(),
+        ArgAction::SetTrue => matches.get_flag(id).then_some(Value::Bool(true)),
+        _ => Some(texts.collect()),
+    }
+}
+
+/// What was typed, with the settings of the file that `--from` names put
+/// behind it where they are not typed themselves.
+pub(super) fn completed(
+    typed: Vec<OsString>,
+    verb: &str,
+    matches: &ArgMatches,
+) -> Result<Vec<OsString>> {
+    let Some(file) = matches.try_get_one::<PathBuf>("from").ok().flatten() else {
+        return Ok(typed);
+    };
+    let more = Settings::read(file)?
+        .arguments(verb, matches)
+        .with_context(|| file.display().to_string())?;
+    let mut typed = without_from(typed);
+    typed.extend(more);
+    Ok(typed)
+}
+
+/// The arguments but for `--from FILE`, which has been followed.
+fn without_from(typed: Vec<OsString>) -> Vec<OsString> {
+    let mut rest = Vec::with_capacity(typed.len());
+    let mut typed = typed.into_iter();
+    while let Some(argument) = typed.next() {
+        if argument == OsStr::new("--from") {
+            typed.next();
+        } else if !argument.to_string_lossy().starts_with("--from=") {
+            rest.push(argument);
+        }
+    }
+    rest
+}

@@ -1,0 +1,72 @@
+//! A note in a PNG: a text chunk of the keyword `icd`, international (iTXt), so
+//! that words of any script fit in.
+
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError};
+
+use super::Picture;
+use crate::error::{Error, Result};
+
+/// The keyword of the chunk.
+pub const KEYWORD: &str = "icd";
+
+impl Picture {
+    /// The bytes of a PNG with a note, any text.
+    pub fn encode_noted(&self, note: &str) -> Result<Vec<u8>> {
+        self.noted(note).map_err(|error| {
+            let size = self.size();
+            Error::setting(format!(
+                "a {size} picture cannot be written as PNG: {error}"
+            ))
+        })
+    }
+
+    fn noted(&self, note: &str) -> Result<Vec<u8>, EncodingError> {
+        let mut out = Vec::new();
+        let size = self.size();
+        let mut encoder = Encoder::new(&mut out, size.width as u32, size.height as u32);
+        encoder.set_color(ColorType::Rgb);
+        encoder.set_depth(BitDepth::Eight);
+        encoder.add_itxt_chunk(KEYWORD.into(), note.into())?;
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(self.pixels())?;
+        writer.finish()?;
+        Ok(out)
+    }
+}
+
+/// The note in the bytes of a PNG; none where it has none or is no PNG.
+pub fn note(png: &[u8]) -> Option<String> {
+    let reader = Decoder::new(Cursor::new(png)).read_info().ok()?;
+    let mut chunks = reader.info().utf8_text.iter();
+    let chunk = chunks.find(|chunk| chunk.keyword == KEYWORD)?;
+    chunk.get_text().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::picture::{Format, tests::noise};
+
+    #[test]
+    fn a_note_is_read_back_and_changes_no_pixel() {
+        for text in ["", "{\"a\":1}", "ein Vogel auf einem Ast: 鳥 🐦\n"] {
+            let bytes = noise(5, 3).encode_noted(text).unwrap();
+            assert_eq!(note(&bytes).as_deref(), Some(text));
+            let back = Picture::decode(&bytes, Path::new("a.png")).unwrap();
+            assert_eq!(back, noise(5, 3));
+        }
+    }
+
+    #[test]
+    fn other_files_have_no_note() {
+        let plain = noise(5, 3).encode(Format::Png).unwrap();
+        let jpeg = noise(5, 3).encode(Format::Jpeg).unwrap();
+        for bytes in [&plain[..], &jpeg, b"", b"text", &plain[..20]] {
+            assert_eq!(note(bytes), None);
+        }
+    }
+}

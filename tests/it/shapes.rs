@@ -1,0 +1,83 @@
+//! The promises of the model that is part of the program.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use icd::picture::Picture;
+
+fn icd() -> Command {
+    let mut command = Command::cargo_bin("icd").unwrap();
+    // Nobody listens there: whoever asks a hub fails.
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    command
+}
+
+/// The mean red, green and blue of the square of this corner and side.
+fn mean(file: &Path, (left, top, side): (usize, usize, usize)) -> [f64; 3] {
+    let picture = Picture::read(file).unwrap();
+    let window = picture.crop(left, top, icd::picture::Size::new(side, side));
+    let sums = window.pixels().chunks(3).fold([0.0; 3], |sums, pixel| {
+        [0, 1, 2].map(|i| sums[i] + f64::from(pixel[i]))
+    });
+    sums.map(|sum| sum / (side * side) as f64)
+}
+
+#[test]
+fn a_toy_scene_is_edited_without_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let edited = folder.path().join("edited.png");
+    let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
+    let words = |colour| {
+        format!(
+            "a large {colour} star on the left and a large orange heart on the right \
+             on a grey striped background"
+        )
+    };
+    icd()
+        .args(["edit", "--model", "shapes", "--image"])
+        .arg(&scene)
+        .args(["--src-prompt", &words("blue")])
+        .args(["--tgt-prompt", &words("red"), "-o"])
+        .arg(&edited)
+        .assert()
+        .success();
+    let star = (14, 29, 6);
+    let [red, _, blue] = mean(&scene, star);
+    assert!(blue > red + 100.0, "the star was blue");
+    let [red, _, blue] = mean(&edited, star);
+    assert!(red > blue + 50.0, "the star is red: {red} {blue}");
+    for elsewhere in [
+        (0, 0, 12),
+        (52, 0, 12),
+        (0, 52, 12),
+        (52, 52, 12),
+        (44, 29, 6),
+    ] {
+        let (before, after) = (mean(&scene, elsewhere), mean(&edited, elsewhere));
+        for (before, after) in before.into_iter().zip(after) {
+            assert!(
+                (before - after).abs() < 20.0,
+                "the rest stays: {before} {after}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_toy_picture_is_drawn_from_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let drawn = folder.path().join("drawn.png");
+    icd()
+        .args(["generate", "--model", "shapes", "-o"])
+        .arg(&drawn)
+        .args([
+            "--prompt",
+            "a large yellow square in the middle on a teal background",
+        ])
+        .assert()
+        .success();
+    let [red, green, blue] = mean(&drawn, (28, 28, 8));
+    assert!(red.min(green) > blue + 50.0, "yellow: {red} {green} {blue}");
+    let [red, green, blue] = mean(&drawn, (0, 0, 8));
+    assert!(green.min(blue) > red + 20.0, "teal: {red} {green} {blue}");
+}
