@@ -40,7 +40,7 @@ Examples:
 /// What namings call the first factor of an adapter's change; its rows are the rank.
 const DOWN: [&str; 3] = ["lora_A", "lora.down", "lora_down"];
 
-/// What is told, in its order.
+/// What is told, by name.
 type Facts = Map<String, Value>;
 
 impl InspectArgs {
