@@ -3,15 +3,22 @@
 
 mod alone;
 mod console;
+mod control;
 mod distill;
+mod dry_run;
 mod edit;
+mod frame;
 mod generate;
 mod inspect;
+mod interrupt;
+mod inversion;
 mod invert;
 mod model;
+mod output;
 mod pages;
 mod picture;
 mod settings;
+mod show;
 mod values;
 
 use std::{env, process::ExitCode};
@@ -74,9 +81,13 @@ struct ReportArgs {
     verbose: bool,
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 pub(crate) fn run() -> ExitCode {
-    match asked().and_then(|(verb, settings)| verb.run(settings)) {
+    let listening = interrupt::end_at_ctrl_c();
+    match listening
+        .and_then(|()| asked())
+        .and_then(|(verb, settings)| verb.run(settings))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console::say(&format!("error: {error:#}"));

@@ -13,32 +13,39 @@
 
 mod blend;
 mod border;
+mod confine;
 mod control;
 mod denoiser;
+mod looks;
 mod plan;
 mod request;
 mod span;
 mod steer;
+mod steering;
 mod watch;
 
 use candle_core::Tensor;
 
 pub use blend::LocalBlend;
+pub use confine::Confine;
 pub use control::PromptToPrompt;
 pub use denoiser::{Denoiser, Rows};
+pub use looks::Looks;
 pub use plan::{Amplify, Blend, ControlPlan, Mode, Stage};
-pub use request::Edit;
+pub use request::{Edit, Extras};
 pub use span::{Reach, Span};
 pub use steer::Steer;
 pub use watch::{Moment, Watch};
 
 use border::{alongside, encode, finite, read};
+use request::Staged;
 
 use crate::{
     error::Result,
     guidance::Guidance,
     model::{Model, attention::Untouched},
     noise::Noise,
+    prompt::Prompt,
     schedule::Path,
 };
 
@@ -127,6 +134,11 @@ pub struct Edited {
     pub source: Option<Tensor>,
     /// The targets (targets, 4, h, w).
     pub targets: Tensor,
+    /// The source prompt and those of the targets.
+    pub prompts: Vec<Prompt>,
+    /// Where their words looked, a row for each latent above, where it was
+    /// asked for.
+    pub looks: Option<Looks>,
 }
 
 /// Walks an inverted latent (1, 4, h, w) back under the source prompt, which
@@ -135,16 +147,23 @@ pub fn edit(model: &Model, inverted: &Tensor, request: &Edit, watch: &mut Watch)
     let path = model.reverse_path()?;
     let prepare = |watch: &mut Watch| request.stage(model, &path, watch);
     let loaded = "loading the reverse network";
-    let ((rows, mut steer), unet) = alongside(prepare, || model.reverse_unet(), loaded, watch)?;
+    let (staged, unet) = alongside(prepare, || model.reverse_unet(), loaded, watch)?;
+    let Staged {
+        rows,
+        mut steering,
+        prompts,
+    } = staged;
     watch(Moment::Begins("editing"));
     let net = Denoiser::new(&unet, model.schedule(), &rows)?;
     let x = inverted.repeat((rows.count(), 1, 1, 1))?;
-    let x = walk(&net, &path, x, steer.as_mut(), watch)?;
+    let x = walk(&net, &path, x, &mut steering, watch)?;
     watch(Moment::Value("latent", &x));
     let sources = rows.count() - request.targets.len();
     Ok(Edited {
         source: (sources == 1).then(|| x.narrow(0, 0, 1)).transpose()?,
         targets: x.narrow(0, sources, request.targets.len())?,
+        prompts,
+        looks: steering.looks,
     })
 }
 

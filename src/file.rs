@@ -6,9 +6,35 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::error::{Error, Result};
+
+/// Held while a file is being written.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Waits until no file is being written; none is begun while the guard lives.
+///
+/// A program that is told to stop takes it before it ends, and so leaves no
+/// temporary file.
+pub fn hold_writing() -> MutexGuard<'static, ()> {
+    // Whoever panicked while writing left nothing that the next must know of.
+    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Finds out whether `path` could be written, without touching it: a temporary
+/// file is made beside it and taken away.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if is_special(path) {
+        return Ok(());
+    }
+    let _writing = hold_writing();
+    let folder = folder_of(path);
+    let beside = beside(path)?;
+    let made = create(&beside).and_then(|_| fs::remove_file(&beside));
+    made.map_err(|source| Error::io(folder, source))
+}
 
 /// Writes `bytes` to `path` so that nobody ever sees half of them: into a
 /// temporary file in the same folder, which then takes the name.
@@ -20,6 +46,7 @@ pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
     if is_special(path) {
         return fs::write(path, bytes).map_err(|source| Error::io(path, source));
     }
+    let _writing = hold_writing();
     let folder = folder_of(path);
     let beside = beside(path)?;
     let mut file = create(&beside).map_err(|source| Error::io(folder, source))?;
@@ -113,6 +140,34 @@ mod tests {
         let error = write_beside(&missing.join("a.bin"), b"x").unwrap_err();
         let told = format!("{}: ", missing.display());
         assert!(error.to_string().starts_with(&told), "{error}");
+    }
+
+    #[test]
+    fn what_could_be_written_is_found_out_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        fs::write(&path, b"old").unwrap();
+        check_writable(&path).unwrap();
+        check_writable(&folder.path().join("b.bin")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["a.bin"]);
+        let missing = folder.path().join("missing").join("a.bin");
+        assert!(check_writable(&missing).is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_while_writing_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let held = hold_writing();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write_beside(&path, b"x"));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(names(folder.path()).is_empty());
+            drop(held);
+            writer.join().unwrap().unwrap();
+        });
+        assert_eq!(names(folder.path()), ["a.bin"]);
     }
 
     #[test]

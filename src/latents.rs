@@ -1,6 +1,8 @@
 //! Files of latents: an inverted picture with all that an edit must know of
 //! it (safetensors: tensor `latent`, and a metadata table).
 
+mod cache;
+
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -12,7 +14,16 @@ use safetensors::{SafeTensors, tensor::serialize};
 use crate::{
     error::{Error, Result},
     file::write_beside,
+    model::Model,
+    picture::{Size, fit::Canvas},
 };
+
+pub use cache::Cache;
+
+/// Notes that say how a photo was brought to size.
+const SIZE: &str = "size";
+const FIT: &str = "fit";
+const PHOTO: &str = "photo";
 
 /// What is noted beside tensors: a safetensors file's metadata.
 pub type Notes = HashMap<String, String>;
@@ -60,6 +71,45 @@ impl Latents {
             model: take("model"),
             notes,
         })
+    }
+
+    /// Refuses latents that `model` cannot walk back; `file` is for the message.
+    pub fn check_origin(&self, file: &Path, model: &Model) -> Result<()> {
+        let identity = model.identity()?;
+        if !self.model.is_empty() && self.model != identity {
+            let reason = format!(
+                "they were inverted by another model ({}, here {identity})",
+                self.model
+            );
+            return Err(Error::weights(file, reason));
+        }
+        let (found, wanted) = (self.latent.dim(1)?, model.unet_config().latent_channels);
+        if found != wanted {
+            let reason = format!("its latent has {found} channels, the model wants {wanted}");
+            return Err(Error::weights(file, reason));
+        }
+        Ok(())
+    }
+
+    /// How the photo was placed, and its size; none where that was not noted.
+    pub fn placing(&self) -> Option<(Canvas, Size)> {
+        let note = |key| self.notes.get(key);
+        let canvas = Canvas {
+            size: note(SIZE)?.parse().ok()?,
+            fit: note(FIT)?.parse().ok()?,
+        };
+        Some((canvas, note(PHOTO)?.parse().ok()?))
+    }
+
+    /// The notes that [`placing`](Self::placing) reads.
+    pub fn placing_notes(canvas: Canvas, photo: Size) -> Notes {
+        let notes = [
+            (SIZE, canvas.size.to_string()),
+            (FIT, canvas.fit.to_string()),
+            (PHOTO, photo.to_string()),
+        ];
+        let notes = notes.into_iter();
+        notes.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Writes the latent in f32 with its metadata, never half a file.

@@ -74,7 +74,8 @@
 //!     guidance: Guidance::new(19.0, Tau::step(0.8)?)?,
 //!     early_prompt: None,
 //!     control: ControlPlan::default(),
-//!     keep_source: false,
+//!     mask: None,
+//!     extras: icd::edit::Extras::default(),
 //! };
 //! let edited = edit(&model, &noise, &request, &mut |_| {})?;
 //! let picture = Picture::from_tensor(&model.vae()?.decode(&edited.targets)?)?;

@@ -123,6 +123,40 @@ impl Model {
         ))
     }
 
+    /// A short name of all weights that an inversion depends on, by content.
+    pub fn inverting_identity(&self) -> Result<String> {
+        let mut files = vec![
+            self.unet_file.clone(),
+            self.parts.home.first("vae", &NETWORK_FILES)?,
+        ];
+        files.extend(self.parts.forward.adapter_file()?);
+        files.extend(TextReader::files(&self.parts.home, self.family())?);
+        let prints = files.iter().map(parts::fingerprint);
+        let prints: Vec<_> = prints.collect::<Result<_>>()?;
+        let alpha = self.parts.adapter_alpha;
+        Ok(format!("{} {} {alpha}", self.family(), prints.join(" ")))
+    }
+
+    /// How many values the networks have, by their names: what they take in
+    /// memory, times the bytes of a value.
+    pub fn measures(&self) -> Result<Vec<(&'static str, usize)>> {
+        let count = |files: &[Source]| {
+            let counts = files
+                .iter()
+                .map(|file| Ok(Checkpoint::open(file)?.values()));
+            counts.sum::<Result<usize>>()
+        };
+        let home = &self.parts.home;
+        Ok(vec![
+            ("UNet", count(std::slice::from_ref(&self.unet_file))?),
+            (
+                "text encoders",
+                count(&TextReader::files(home, self.family())?)?,
+            ),
+            ("autoencoder", count(&[home.first("vae", &NETWORK_FILES)?])?),
+        ])
+    }
+
     /// The tokenizers, which need no weights.
     pub fn tokenizers(&self) -> Result<Tokenizers> {
         Tokenizers::open(&self.parts.home, self.family())

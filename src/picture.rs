@@ -3,12 +3,16 @@
 mod decode;
 mod encode;
 pub mod fit;
+mod heat;
+pub mod label;
+mod likeness;
+mod mask;
 pub mod note;
 pub mod resize;
 pub mod sheet;
 mod tensor;
 
-use std::fmt;
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
 pub use encode::Format;
@@ -49,11 +53,25 @@ impl fmt::Display for Size {
     }
 }
 
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let sides = text.split_once('x').and_then(|(width, height)| {
+            let (width, height) = (width.parse().ok()?, height.parse().ok()?);
+            Some(Self::new(width, height))
+        });
+        sides.ok_or_else(|| Error::setting(format!("{text:?} is no size as 512x768 is")))
+    }
+}
+
 /// A picture of at least one pixel, row by row from the top, three bytes (red, green, blue) each.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     size: Size,
     pixels: Vec<u8>,
+    /// What its colours mean (ICC); sRGB where there is none.
+    profile: Option<Arc<[u8]>>,
 }
 
 impl Picture {
@@ -69,7 +87,33 @@ impl Picture {
                 "{found} bytes do not make a {size} RGB picture"
             )));
         }
-        Ok(Self { size, pixels })
+        Ok(Self {
+            size,
+            pixels,
+            profile: None,
+        })
+    }
+
+    /// The ICC profile that says what its colours mean; sRGB where there is none.
+    pub fn profile(&self) -> Option<&[u8]> {
+        self.profile.as_deref()
+    }
+
+    /// The same pixels, whose colours mean what those of `other` do.
+    #[must_use]
+    pub fn with_profile_of(self, other: &Self) -> Self {
+        let profile = other.profile.clone();
+        Self { profile, ..self }
+    }
+
+    /// The same colours on other pixels.
+    fn of_pixels(&self, size: Size, pixels: Vec<u8>) -> Self {
+        let profile = self.profile.clone();
+        Self {
+            size,
+            pixels,
+            profile,
+        }
     }
 
     /// Width and height.
@@ -89,7 +133,7 @@ impl Picture {
     pub fn resized(&self, to: Size) -> Self {
         let size = to.at_least_one();
         let pixels = resize(&self.pixels, self.size, size, Filter::Bicubic);
-        Self { size, pixels }
+        self.of_pixels(size, pixels)
     }
 
     /// The window of this size whose corner lies at `left` and `top`.
@@ -113,6 +157,23 @@ impl Picture {
         self.window(left, top, to)
     }
 
+    /// The picture with another one laid over its middle, which is not larger.
+    ///
+    /// # Panics
+    /// Where a side of the other is longer.
+    #[must_use]
+    pub fn with_in_the_middle(&self, part: &Self) -> Self {
+        let left = (self.size.width - part.size.width) / 2;
+        let top = (self.size.height - part.size.height) / 2;
+        let mut whole = self.clone();
+        let line = CHANNELS * part.size.width;
+        for (row, pixels) in part.pixels.chunks(line).enumerate() {
+            let start = CHANNELS * ((top + row) * self.size.width + left);
+            whole.pixels[start..start + line].copy_from_slice(pixels);
+        }
+        whole
+    }
+
     /// The window at a corner that may lie outside; there the nearest pixel is taken.
     fn window(&self, left: isize, top: isize, size: Size) -> Self {
         let size = size.at_least_one();
@@ -125,7 +186,7 @@ impl Picture {
                 columns.clone().flat_map(|column| row[column])
             })
             .collect();
-        Self { size, pixels }
+        self.of_pixels(size, pixels)
     }
 }
 

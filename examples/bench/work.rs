@@ -237,7 +237,11 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
         guidance: Guidance::new(19.0, Tau::step(0.8)?)?,
         early_prompt: None,
         control: ControlPlan::default(),
-        keep_source: true,
+        mask: None,
+        extras: icd::edit::Extras {
+            source: true,
+            ..Default::default()
+        },
     };
     Ok(Box::new(move || {
         let mut laps = Laps::new();

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::{ErrorKind, Write, stderr, stdout},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 use icd::{
     edit::Moment,
@@ -14,18 +16,28 @@ use icd::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::ReportArgs;
+use super::{ReportArgs, output};
 
 /// Writes a line to stderr.
-#[expect(clippy::print_stderr, reason = "the command line's own voice")]
 pub(super) fn say(line: &str) {
-    eprintln!("{line}");
+    // Whoever closed stderr does not want to hear that it is closed.
+    let _ = writeln!(stderr(), "{line}");
 }
 
 /// Writes a line to stdout.
-#[expect(clippy::print_stdout, reason = "results go to stdout")]
-pub(super) fn tell(line: &str) {
-    println!("{line}");
+pub(super) fn tell(line: &str) -> Result<()> {
+    print(format!("{line}\n").as_bytes())
+}
+
+/// Writes bytes to stdout. A reader that has gone away has read enough.
+pub(super) fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to stdout")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The progress bar, the evaluation count and the dump of one run.
@@ -52,6 +64,11 @@ impl Console {
             evaluations: Vec::new(),
             dump: dump.map(|file| (file.to_path_buf(), BTreeMap::new())),
         }
+    }
+
+    /// Whether every value is kept for a file.
+    pub(super) fn dumps(&self) -> bool {
+        self.dump.is_some()
     }
 
     /// A remark that belongs to every run.
@@ -108,7 +125,11 @@ impl Console {
     }
 
     /// Tells one result: the file's name, or a JSON object with the facts.
-    pub(super) fn result(&self, output: &Path, facts: Value) {
+    /// What went to stdout itself is not told there.
+    pub(super) fn result(&self, output: &Path, facts: Value) -> Result<()> {
+        if output::is_stdout(output) {
+            return Ok(());
+        }
         if !self.report.json {
             return tell(&output.display().to_string());
         }
@@ -119,7 +140,7 @@ impl Console {
         }
         object.insert("evaluations".into(), json!(self.evaluations));
         object.insert("seconds".into(), json!(self.began.elapsed().as_secs_f64()));
-        tell(&Value::Object(object).to_string());
+        tell(&Value::Object(object).to_string())
     }
 
     /// The evaluations in words: "network evaluations: 4 of 1 row, 4 of 2 rows".

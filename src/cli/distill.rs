@@ -100,8 +100,7 @@ impl RunArgs {
         let (config, model, material) = self.open()?;
         let mut stage = guidance_stage(&model, &config, material)?;
         train(&config, &mut stage)?;
-        tell(&stage.write(&model, &config)?.display().to_string());
-        Ok(())
+        tell(&stage.write(&model, &config)?.display().to_string())
     }
 
     fn consistency(&self) -> Result<()> {
@@ -109,7 +108,7 @@ impl RunArgs {
         let mut stage = consistency_stage(&model, &config, material)?;
         train(&config, &mut stage)?;
         for file in stage.write(&config)? {
-            tell(&file.display().to_string());
+            tell(&file.display().to_string())?;
         }
         Ok(())
     }

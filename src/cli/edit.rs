@@ -4,11 +4,10 @@ use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use icd::{
     Error,
-    edit::{Amplify, Blend, ControlPlan, Edit, Edited, Mode, Moment, Reach, Span, edit, invert},
-    guidance::{Guidance, Tau},
+    edit::{Edit, Edited, Extras, Moment, edit},
     latents::{Latents, write_tensors},
     model::Model,
     picture::Picture,
@@ -17,10 +16,15 @@ use serde_json::json;
 
 use super::{
     Console, ReportArgs,
+    control::ControlArgs,
+    dry_run,
+    frame::{Frame, Input},
+    inversion::Inversion,
     model::ModelArgs,
+    output::{self, WriteArgs, beside_name, is_stdout, numbered},
     picture::{self, SizeArgs},
     settings::Settings,
-    values::{AmplifyValue, BlendValue, CrossReplace, EarlyPrompt},
+    show::{self, Shown},
 };
 
 /// Edits a picture: what is there, what should be there.
@@ -42,12 +46,46 @@ pub(super) struct EditArgs {
     /// Edit as for this PNG, which carries its settings; any flag overrides its own.
     #[arg(long, value_name = "PNG")]
     from: Option<PathBuf>,
-    /// The edited picture; several get -1, -2, .. [default: IN.edited.png].
+    /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Seed of the noise; the same seed gives the reference's noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Tell what would be done: tokens, words, evaluations, memory; load no weights.
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep inversions in this folder, and take them from there.
+    #[arg(long, value_name = "DIR", conflicts_with = "latents")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    also: AlsoArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What is written, and how.
+#[derive(Args)]
+#[command(next_help_heading = "Files")]
+struct AlsoArgs {
+    /// White where the edit may act: a picture of any size, scaled to the photo.
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Scale the result back to the photo's size.
+    #[arg(long)]
+    restore_size: bool,
+    /// Source, reconstruction and edits side by side, with captions.
+    #[arg(long, value_name = "FILE")]
+    comparison: Option<PathBuf>,
+    /// Where each word looks, as heat maps: source.png, target.png.
+    #[arg(long, value_name = "DIR")]
+    attention: Option<PathBuf>,
     /// The final latents (source row left out), as safetensors.
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -58,274 +96,167 @@ pub(super) struct EditArgs {
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
-    control: ControlArgs,
-    #[command(flatten)]
-    size: SizeArgs,
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    report: ReportArgs,
+    write: WriteArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
   icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --blend cat:dog --amplify dog=3 -o dog.png
+      --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
-
-/// What holds the edit to the picture, and how far it goes.
-#[derive(Args)]
-#[command(next_help_heading = "Strength and control")]
-struct ControlArgs {
-    /// How strongly the target prompt is followed [default: 19 for SD1.5,
-    /// 7 for SDXL, or as the model's icd.toml says].
-    #[arg(long)]
-    guidance: Option<f64>,
-    /// Guidance ends here on the way from clean (0) to noise (1); a lower tau
-    /// keeps more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7, as
-    /// suits the reverse adapter's path].
-    #[arg(long)]
-    tau: Option<Tau>,
-    /// How attention to words follows the source.
-    #[arg(long, default_value = "auto")]
-    control: ModeValue,
-    /// The share of the steps in which it does; word=SHARE or word=FROM..TO for
-    /// one word [default: 0.3].
-    #[arg(long, value_name = "SHARE")]
-    cross_replace: Vec<CrossReplace>,
-    /// The share of the steps in which the layout is the source's.
-    #[arg(long, value_name = "SHARE", default_value = "0.6")]
-    self_replace: Span,
-    /// Multiply the attention to a target word; auto: each new word by 4 [default: auto].
-    #[arg(long, value_name = "WORD=FACTOR|auto|none")]
-    amplify: Vec<AmplifyValue>,
-    /// Change the picture only where these words are, source:target.
-    #[arg(long, value_name = "SRC:TGT|auto")]
-    blend: Vec<BlendValue>,
-    /// The prompt until guidance is full; SDXL's default is source where no
-    /// control is asked for.
-    #[arg(long, value_name = "source|target|TEXT")]
-    early_prompt: Option<EarlyPrompt>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeValue {
-    /// Replace where the word counts agree, else refine; none on SDXL.
-    Auto,
-    /// Word for word.
-    Replace,
-    /// Along the words that both prompts have.
-    Refine,
-    /// Not at all.
-    None,
-}
 
 impl EditArgs {
     pub(super) fn run(&self, settings: Settings) -> Result<()> {
-        let mut console = Console::new(self.report, self.dump.as_deref());
-        picture::check_output(&self.output())?;
-        let photo = self.image.as_deref().map(picture::read).transpose()?;
+        let mut console = Console::new(self.report, self.also.dump.as_deref());
+        let outputs = self.checked_outputs()?;
+        let input = self.read()?;
         let model = self.model.open(&console)?;
-        let dumped = self.latents.as_deref().map(Latents::read).transpose()?;
-        let request = self.request(&model, dumped.as_ref())?;
-        check_words(&model, &request)?;
-        let inverted = self.inverted(&model, photo, dumped, &mut |moment| console.see(moment))?;
+        let frame = Frame::of(&input, self.size, &model)?;
+        if self.also.restore_size {
+            frame.check_restorable()?;
+        }
+        let request = self.request(&model, &input, &frame)?;
+        request.check_words(&model)?;
+        if self.dry_run {
+            return dry_run::tell_edit(&model, &request, &frame, self.report.json);
+        }
+        let inverted = self.inverted(&model, &input, &mut console)?;
         let edited = edit(&model, &inverted, &request, &mut |moment| {
             console.see(moment);
         })?;
-        let outputs = self.write(&model, &edited, settings, &mut console)?;
+        self.write(&model, &edited, (&frame, &outputs), settings, &mut console)?;
         console.finish()?;
         for (output, prompt) in outputs.iter().zip(&request.targets) {
             console.result(
                 output,
                 json!({ "source": request.source, "target": prompt, "seed": self.seed }),
-            );
+            )?;
         }
         Ok(())
     }
 
+    /// The names of the edited pictures. All files of the run can be written.
+    fn checked_outputs(&self) -> Result<Vec<PathBuf>> {
+        let (output, count) = (self.output(), self.tgt_prompt.len());
+        if is_stdout(&output) && (count > 1 || self.report.json) {
+            let reason = "-o - holds one picture and nothing else: one --tgt-prompt, and no --json";
+            return Err(Error::setting(reason).into());
+        }
+        output::format(&output)?;
+        let outputs: Vec<_> = (1..=count).map(|i| numbered(&output, i, count)).collect();
+        let also = &self.also;
+        if let Some(comparison) = &also.comparison {
+            output::format(comparison)?;
+        }
+        let sheets = also
+            .attention
+            .iter()
+            .flat_map(|folder| show::sheets(folder, count));
+        let sheets: Vec<_> = sheets.collect();
+        if let Some(folder) = &also.attention {
+            show::check_folder(folder)?;
+        }
+        let beside = [&also.comparison, &also.save_latents, &also.dump];
+        if !self.dry_run {
+            let files = outputs.iter().chain(beside.into_iter().flatten());
+            also.write.check(files)?;
+            also.write.check_new(&sheets)?;
+        }
+        Ok(outputs)
+    }
+
     fn output(&self) -> PathBuf {
         let input = self.image.as_ref().or(self.latents.as_ref());
-        let named_after = |input: &PathBuf| picture::beside_name(input, "edited", ".png");
+        let named_after = |input: &PathBuf| beside_name(input, "edited", ".png");
         let given = self.output.clone();
         given.or_else(|| input.map(named_after)).unwrap_or_default()
     }
 
-    fn request(&self, model: &Model, dumped: Option<&Latents>) -> Result<Edit> {
-        let source = self
-            .src_prompt
-            .clone()
-            .or_else(|| dumped.map(|latents| latents.prompt.clone()));
-        let source = source.unwrap_or_default();
-        let control = self.control.plan(model);
-        let tau = match self.control.tau {
-            Some(tau) => tau,
-            None => Tau::usual_for(&model.reverse_path()?),
-        };
-        let strength = self.control.guidance.unwrap_or(model.edit_guidance());
-        Ok(Edit {
-            early_prompt: self.control.early_prompt(model, &source),
-            source,
-            targets: self.tgt_prompt.clone(),
-            guidance: Guidance::new(strength, tau)?,
-            control,
-            keep_source: self.dump.is_some(),
-        })
-    }
-
-    fn inverted(
-        &self,
-        model: &Model,
-        photo: Option<Picture>,
-        dumped: Option<Latents>,
-        watch: &mut dyn FnMut(Moment),
-    ) -> Result<Tensor> {
-        match (photo, dumped) {
-            (Some(photo), _) => {
-                let picture = self
-                    .size
-                    .canvas(model)?
-                    .place(&photo)
-                    .to_tensor(model.device())?;
-                let source = self.src_prompt.as_deref().unwrap_or_default();
-                Ok(invert(model, &picture, source, self.seed, watch)?)
-            }
-            (None, Some(dumped)) => self.fitting(model, dumped),
+    /// What is edited, read before a model is opened.
+    fn read(&self) -> Result<Input> {
+        match (&self.image, &self.latents) {
+            (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),
+            (None, Some(dump)) => Ok(Input::Dump(dump.clone(), Latents::read(dump)?)),
             (None, None) => bail!("neither a picture nor latents were given"),
         }
     }
 
-    fn fitting(&self, model: &Model, dumped: Latents) -> Result<Tensor> {
-        let identity = model.identity()?;
-        if !dumped.model.is_empty() && dumped.model != identity {
-            let file = self.latents.clone().unwrap_or_default();
-            let reason = format!(
-                "they were inverted by another model ({}, here {identity})",
-                dumped.model
-            );
-            return Err(Error::weights(file, reason).into());
-        }
-        let (found, wanted) = (dumped.latent.dim(1)?, model.unet_config().latent_channels);
-        if found != wanted {
-            let file = self.latents.clone().unwrap_or_default();
-            let reason = format!("its latent has {found} channels, the model wants {wanted}");
-            return Err(Error::weights(file, reason).into());
-        }
-        Ok(dumped.latent.to_device(model.device())?)
+    fn request(&self, model: &Model, input: &Input, frame: &Frame) -> Result<Edit> {
+        let source = match (&self.src_prompt, input) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, Input::Dump(_, latents)) => latents.prompt.clone(),
+            (None, Input::Photo(_)) => String::new(),
+        };
+        let request = self.control.edit(model, source, self.tgt_prompt.clone())?;
+        let also = &self.also;
+        let mask = also.mask.as_deref().map(picture::read).transpose()?;
+        let mask = mask.map(|mask| frame.latent_mask(&mask, model.device()));
+        let looks = also.attention.is_some();
+        let source = looks || also.dump.is_some() || also.comparison.is_some();
+        Ok(Edit {
+            mask: mask.transpose()?,
+            extras: Extras { source, looks },
+            ..request
+        })
+    }
+
+    fn inverted(&self, model: &Model, input: &Input, console: &mut Console) -> Result<Tensor> {
+        let latents = match input {
+            Input::Photo(photo) => {
+                let inversion = Inversion {
+                    model,
+                    photo,
+                    canvas: self.size.canvas(model)?,
+                    prompt: self.src_prompt.as_deref().unwrap_or_default(),
+                    seed: self.seed,
+                };
+                inversion.cached(self.cache.as_ref(), console)?
+            }
+            Input::Dump(file, latents) => {
+                latents.check_origin(file, model)?;
+                latents.clone()
+            }
+        };
+        Ok(latents.latent.to_device(model.device())?)
     }
 
     fn write(
         &self,
         model: &Model,
         edited: &Edited,
+        (frame, outputs): (&Frame, &[PathBuf]),
         settings: Settings,
         console: &mut Console,
-    ) -> Result<Vec<PathBuf>> {
-        if let Some(file) = &self.save_latents {
-            write_tensors(
-                file,
-                &vec![("latent".into(), edited.targets.clone())],
-                HashMap::new(),
-            )?;
+    ) -> Result<()> {
+        if let Some(file) = &self.also.save_latents {
+            let latents = vec![("latent".into(), edited.targets.clone())];
+            write_tensors(file, &latents, HashMap::new())?;
         }
         console.see(Moment::Begins("decoding"));
         let vae = model.vae()?;
-        let count = self.tgt_prompt.len();
-        let output = self.output();
-        let write = |index: usize| -> Result<PathBuf> {
-            let file = picture::numbered(&output, index + 1, count);
-            let decoded = vae.decode(&edited.targets.narrow(0, index, 1)?)?;
-            let own = settings
-                .clone()
-                .with("tgt_prompt", [self.tgt_prompt[index].as_str()]);
-            let carried = (!self.no_metadata).then_some(&own);
-            picture::write(&Picture::from_tensor(&decoded)?, &file, carried)?;
-            Ok(file)
+        let decode = |latent: &Tensor| -> Result<Picture> {
+            Ok(Picture::from_tensor(&vae.decode(latent)?)?)
         };
-        (0..count).map(write).collect()
-    }
-}
-
-/// Finds unknown words before minutes are spent on networks.
-fn check_words(model: &Model, request: &Edit) -> Result<()> {
-    let tokenizers = model.tokenizers()?;
-    let prompts = request.prompts().map(|prompt| tokenizers.read(prompt));
-    let prompts = prompts.collect::<icd::Result<Vec<_>>>()?;
-    let walk = request.walk(model, &model.reverse_path()?);
-    request.control.control(&prompts, &walk)?;
-    Ok(())
-}
-
-impl ControlArgs {
-    fn plan(&self, model: &Model) -> ControlPlan {
-        let mode = match self.control {
-            ModeValue::Auto if !model.family().edits_by_attention() => Mode::None,
-            ModeValue::Auto => Mode::Auto,
-            ModeValue::Replace => Mode::Replace,
-            ModeValue::Refine => Mode::Refine,
-            ModeValue::None => Mode::None,
-        };
-        ControlPlan {
-            mode,
-            cross: self.cross(),
-            itself: self.self_replace,
-            amplify: self.amplify(),
-            blend: self.blend(),
+        let targets = (0..outputs.len()).map(|i| decode(&edited.targets.narrow(0, i, 1)?));
+        let targets: Vec<_> = targets.collect::<Result<_>>()?;
+        for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
+            let result = frame.finished(target, self.also.restore_size);
+            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
+            picture::write(&result, file, (!self.also.no_metadata).then_some(&own))?;
         }
-    }
-
-    fn cross(&self) -> Reach {
-        let mut reach = Reach {
-            default: Span::CROSS,
-            words: Vec::new(),
+        let shown = Shown {
+            edited,
+            photo: frame.placed(),
+            source: edited.source.as_ref().map(decode).transpose()?,
+            targets,
         };
-        for value in &self.cross_replace {
-            match value {
-                CrossReplace::All(span) => reach.default = *span,
-                CrossReplace::Word(word, span) => reach.words.push((word.clone(), *span)),
-            }
+        if let Some(file) = &self.also.comparison {
+            picture::write(&shown.comparison()?, file, None)?;
         }
-        reach
-    }
-
-    fn amplify(&self) -> Amplify {
-        let word = |value: &AmplifyValue| match value {
-            AmplifyValue::Word(word, factor) => Some((word.clone(), *factor)),
-            AmplifyValue::Auto | AmplifyValue::None => None,
-        };
-        let auto =
-            self.amplify.is_empty() || self.amplify.iter().any(|v| matches!(v, AmplifyValue::Auto));
-        match auto {
-            true => Amplify::Auto,
-            false => Amplify::Words(self.amplify.iter().filter_map(word).collect()),
-        }
-    }
-
-    fn blend(&self) -> Blend {
-        let pair = |value: &BlendValue| match value {
-            BlendValue::Pair(source, target) => Some((source.clone(), target.clone())),
-            BlendValue::Auto => None,
-        };
-        match self
-            .blend
-            .iter()
-            .any(|value| matches!(value, BlendValue::Auto))
-        {
-            true => Blend::Auto,
-            false => Blend::Words(self.blend.iter().filter_map(pair).collect()),
-        }
-    }
-
-    /// The early prompt of the targets: as asked, else the source where the
-    /// family keeps it that way.
-    fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
-        let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
-        match &self.early_prompt {
-            Some(EarlyPrompt::Source) => Some(source.into()),
-            Some(EarlyPrompt::Text(text)) => Some(text.clone()),
-            None if by_default => Some(source.into()),
-            Some(EarlyPrompt::Target) | None => None,
+        match &self.also.attention {
+            Some(folder) => shown.write_looks(folder),
+            None => Ok(()),
         }
     }
 }

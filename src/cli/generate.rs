@@ -1,10 +1,11 @@
 //! `icd generate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use icd::{
+    Error,
     edit::generate,
     guidance::{Guidance, Tau},
     latents::write_tensors,
@@ -17,7 +18,8 @@ use serde_json::json;
 use super::{
     Console, ReportArgs,
     model::ModelArgs,
-    picture::{self, check_output, numbered},
+    output::{self, WriteArgs, is_stdout, numbered},
+    picture,
     settings::Settings,
     values::SizeValue,
 };
@@ -29,7 +31,7 @@ pub(super) struct GenerateArgs {
     /// What the picture shall show.
     #[arg(long)]
     prompt: String,
-    /// The picture; several get -1, -2, .. [default: generated.png].
+    /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// How many pictures, with seeds N, N+1, ..
@@ -57,6 +59,8 @@ pub(super) struct GenerateArgs {
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
@@ -69,7 +73,7 @@ Examples:
 
 impl GenerateArgs {
     pub(super) fn run(&self, settings: Settings) -> Result<()> {
-        check_output(&self.output())?;
+        self.check_outputs()?;
         let model = self.model.open(&Console::new(self.report, None))?;
         let strength = self.guidance.unwrap_or(model.generation_guidance());
         let guidance = Guidance::new(strength, self.tau)?;
@@ -86,7 +90,7 @@ impl GenerateArgs {
         index: usize,
         settings: &Settings,
     ) -> Result<()> {
-        let name = |file: &PathBuf| numbered(file, index + 1, self.count as usize);
+        let name = |file: &PathBuf| self.numbered(file, index);
         let mut console = Console::new(self.report, self.dump.as_ref().map(name).as_deref());
         let seed = self.seed.wrapping_add(index as u64);
         let noise = Noise::new(seed).normal(self.shape(model)?, model.device())?;
@@ -108,8 +112,36 @@ impl GenerateArgs {
             )?;
         }
         console.finish()?;
-        console.result(&output, json!({ "prompt": self.prompt, "seed": seed }));
-        Ok(())
+        console.result(&output, json!({ "prompt": self.prompt, "seed": seed }))
+    }
+
+    /// All files of the run can be written.
+    fn check_outputs(&self) -> Result<()> {
+        let output = self.output();
+        output::format(&output)?;
+        if is_stdout(&output) && (self.count > 1 || self.report.json) {
+            let reason = "-o - holds one picture and nothing else: no --count, and no --json";
+            return Err(Error::setting(reason).into());
+        }
+        let named = [
+            Some(&output),
+            self.save_latents.as_ref(),
+            self.dump.as_ref(),
+        ];
+        let indices = 0..self.count as usize;
+        let files: Vec<_> = indices
+            .flat_map(|i| {
+                named
+                    .into_iter()
+                    .flatten()
+                    .map(move |file| self.numbered(file, i))
+            })
+            .collect();
+        self.write.check(&files)
+    }
+
+    fn numbered(&self, file: &Path, index: usize) -> PathBuf {
+        numbered(file, index + 1, self.count as usize)
     }
 
     fn output(&self) -> PathBuf {

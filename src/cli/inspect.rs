@@ -47,16 +47,12 @@ impl InspectArgs {
     pub(super) fn run(&self) -> Result<()> {
         let facts = facts(&self.what)?;
         if self.json {
-            tell(&Value::Object(facts).to_string());
-            return Ok(());
+            return tell(&Value::Object(facts).to_string());
         }
-        for (name, value) in &facts {
-            match value {
-                Value::String(text) => tell(&format!("{name}: {text}")),
-                other => tell(&format!("{name}: {other}")),
-            }
-        }
-        Ok(())
+        facts.iter().try_for_each(|(name, value)| match value {
+            Value::String(text) => tell(&format!("{name}: {text}")),
+            other => tell(&format!("{name}: {other}")),
+        })
     }
 }
 

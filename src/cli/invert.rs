@@ -1,13 +1,27 @@
 //! `icd invert`.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::Args;
-use icd::{edit::invert, latents::Latents, model::Model, picture::fit::Canvas};
+use icd::{
+    edit::{Moment, generate},
+    guidance::Guidance,
+    latents::Latents,
+    picture::Picture,
+};
 use serde_json::json;
 
-use super::{Console, ReportArgs, model::ModelArgs, picture, picture::SizeArgs};
+use super::{
+    Console, ReportArgs,
+    inversion::Inversion,
+    model::ModelArgs,
+    output::{self, WriteArgs},
+    picture::{self, SizeArgs},
+};
 
 /// Carries a picture into noise, for several edits later.
 #[derive(Args)]
@@ -25,9 +39,17 @@ pub(super) struct InvertArgs {
     /// Seed of the noise; the same seed gives the reference's noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Walk back unguided into this picture, and tell how near it comes.
+    #[arg(long, value_name = "FILE")]
+    reconstruct: Option<PathBuf>,
     /// Every intermediate value, as safetensors.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
+    /// Keep inversions in this folder, and take them from there.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    write: WriteArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -38,44 +60,82 @@ pub(super) struct InvertArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd invert --image in.png --prompt \"a photo of a bird\"
+  icd invert --image in.png --prompt \"a photo of a bird\" --reconstruct back.png
   icd edit --latents in.latents.safetensors --tgt-prompt \"a photo of a lego bird\"";
 
 impl InvertArgs {
     pub(super) fn run(&self) -> Result<()> {
         let mut console = Console::new(self.report, self.dump.as_deref());
+        let output = self.checked_output()?;
         let photo = picture::read(&self.image)?;
         let model = self.model.open(&console)?;
-        let canvas = self.size.canvas(&model)?;
-        let picture = canvas.place(&photo).to_tensor(model.device())?;
-        let latent = invert(&model, &picture, &self.prompt, self.seed, &mut |moment| {
-            console.see(moment);
-        })?;
-        let name = || picture::beside_name(&self.image, "latents", ".safetensors");
-        let output = self.output.clone().unwrap_or_else(name);
-        let latents = Latents {
-            latent,
-            prompt: self.prompt.clone(),
-            model: model.identity()?,
-            notes: self.notes(&model, canvas)?,
+        let inversion = Inversion {
+            model: &model,
+            photo: &photo,
+            canvas: self.size.canvas(&model)?,
+            prompt: &self.prompt,
+            seed: self.seed,
         };
+        let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
         latents.write(&output)?;
+        let mut facts = json!({ "prompt": self.prompt, "seed": self.seed });
+        if let Some(file) = &self.reconstruct {
+            let likeness = self.reconstructed(&inversion, &latents, file, &mut console)?;
+            console.note(&format!("reconstruction: {likeness}"));
+            facts["psnr"] = json!(likeness.psnr);
+            facts["ssim"] = json!(likeness.ssim);
+        }
         console.finish()?;
-        console.result(&output, json!({ "prompt": self.prompt, "seed": self.seed }));
-        Ok(())
+        console.result(&output, facts)
     }
 
-    fn notes(&self, model: &Model, canvas: Canvas) -> Result<HashMap<String, String>> {
-        let notes = [
-            ("seed", self.seed.to_string()),
-            ("forward_path", model.forward_path()?.to_string()),
-            ("size", canvas.size.to_string()),
-            ("fit", format!("{:?}", canvas.fit).to_lowercase()),
-            ("version", env!("CARGO_PKG_VERSION").to_string()),
-        ];
-        Ok(notes
-            .into_iter()
-            .map(|(key, value)| (key.to_string(), value))
-            .collect())
+    fn checked_output(&self) -> Result<PathBuf> {
+        let name = || output::beside_name(&self.image, "latents", ".safetensors");
+        let file = self.output.clone().unwrap_or_else(name);
+        if let Some(picture) = &self.reconstruct {
+            output::format(picture)?;
+        }
+        let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
+        self.write.check(files.into_iter().flatten())?;
+        Ok(file)
+    }
+
+    /// Walks back unguided under the same prompt, and compares.
+    fn reconstructed(
+        &self,
+        inversion: &Inversion,
+        latents: &Latents,
+        file: &Path,
+        console: &mut Console,
+    ) -> Result<Likeness> {
+        let model = inversion.model;
+        let noise = latents.latent.to_device(model.device())?;
+        let guidance = Guidance::NONE;
+        let mut see = |moment: Moment| console.see(moment);
+        let latent = generate(model, &self.prompt, &noise, guidance, &mut see)?;
+        let result = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
+        let result = result.with_profile_of(inversion.photo);
+        picture::write(&result, file, None)?;
+        let placed = inversion.placed();
+        Ok(Likeness {
+            psnr: result.psnr(&placed)?,
+            ssim: result.ssim(&placed).ok(), // none for pictures below its window
+        })
+    }
+}
+
+/// How near a reconstruction comes to its picture.
+struct Likeness {
+    psnr: f64,
+    ssim: Option<f64>,
+}
+
+impl fmt::Display for Likeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PSNR {:.2} dB", self.psnr)?;
+        match self.ssim {
+            Some(ssim) => write!(f, ", SSIM {ssim:.4}"),
+            None => Ok(()),
+        }
     }
 }

@@ -1,17 +1,17 @@
 //! `icd completions` and `icd man`: what shells and manual readers want to
 //! know of the command line.
 
-use std::{
-    io::{Write, stdout},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, console::tell};
+use super::{
+    Cli,
+    console::{print, tell},
+};
 
 const NAME: &str = "icd";
 
@@ -32,7 +32,7 @@ impl CompletionsArgs {
     pub(super) fn run(&self) -> Result<()> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), NAME, &mut script);
-        stdout().write_all(&script).context("writing the script")
+        print(&script)
     }
 }
 
@@ -53,13 +53,12 @@ Examples:
 impl ManArgs {
     pub(super) fn run(&self) -> Result<()> {
         let Some(folder) = &self.folder else {
-            return Man::new(Cli::command())
-                .render(&mut stdout())
-                .context("writing the manual page");
+            let mut page = Vec::new();
+            Man::new(Cli::command()).render(&mut page)?;
+            return print(&page);
         };
         clap_mangen::generate_to(Cli::command(), folder)
             .with_context(|| folder.display().to_string())?;
-        tell(&folder.display().to_string());
-        Ok(())
+        tell(&folder.display().to_string())
     }
 }

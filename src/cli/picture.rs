@@ -1,14 +1,10 @@
 //! Pictures in and out of a verb.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{io::Read, path::Path};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use icd::{
-    Error,
     file::write_beside,
     model::Model,
     picture::{
@@ -17,7 +13,7 @@ use icd::{
     },
 };
 
-use super::{settings::Settings, values::SizeValue};
+use super::{console::print, output, settings::Settings, values::SizeValue};
 
 /// How large a picture is worked on.
 #[derive(Args, Clone, Copy, Debug)]
@@ -75,84 +71,15 @@ pub(super) fn read(file: &Path) -> Result<Picture> {
     Ok(Picture::decode(&bytes, Path::new("stdin"))?)
 }
 
-/// Refuses an output picture that could not be written, before the work for it
-/// is done.
-pub(super) fn check_output(file: &Path) -> Result<(), Error> {
-    Format::of(file).map_err(|error| Error::setting(error.to_string()))?;
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.is_dir() => Err(Error::picture(file, "its folder does not exist")),
-        _ => Ok(()),
-    }
-}
-
-/// Writes a picture in the format of its name's ending; a PNG carries the
-/// settings that made it, where there are some to carry.
+/// Writes a picture in the format of its name's ending, or to stdout as PNG; a
+/// PNG carries the settings that made it, where there are some to carry.
 pub(super) fn write(picture: &Picture, file: &Path, settings: Option<&Settings>) -> Result<()> {
-    match (settings, Format::of(file)?) {
-        (Some(settings), Format::Png) => {
-            write_beside(file, &picture.encode_noted(&settings.text())?)?;
-        }
-        _ => picture.write(file)?,
-    }
-    Ok(())
-}
-
-/// The name of output `index` of `count`: `out.png` alone, else `out-1.png`, ..
-pub(super) fn numbered(file: &Path, index: usize, count: usize) -> PathBuf {
-    if count == 1 {
-        return file.into();
-    }
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = file
-        .extension()
-        .map(|ending| format!(".{}", ending.to_string_lossy()));
-    file.with_file_name(format!("{stem}-{index}{}", ending.unwrap_or_default()))
-}
-
-/// `in.edited.png` in the current folder, for a picture or dump `in.*`.
-pub(super) fn beside_name(input: &Path, tag: &str, ending: &str) -> PathBuf {
-    let name = match input.to_string_lossy().as_ref() {
-        "-" => "stdin".into(),
-        _ => input
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+    let bytes = match (settings, output::format(file)?) {
+        (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,
+        (_, format) => picture.encode(format)?,
     };
-    let stem = name
-        .split('.')
-        .next()
-        .filter(|stem| !stem.is_empty())
-        .unwrap_or("picture")
-        .to_string();
-    PathBuf::from(format!("{stem}.{tag}{ending}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outputs_are_named_after_their_input() {
-        let name = |input: &str| {
-            beside_name(Path::new(input), "edited", ".png")
-                .display()
-                .to_string()
-        };
-        assert_eq!(name("a/bird.jpg"), "bird.edited.png");
-        assert_eq!(name("bird.latents.safetensors"), "bird.edited.png");
-        assert_eq!(name("-"), "stdin.edited.png");
-        let number = |count| {
-            numbered(Path::new("x/out.png"), 2, count)
-                .display()
-                .to_string()
-        };
-        assert_eq!(
-            (number(1), number(3)),
-            ("x/out.png".into(), "x/out-2.png".into())
-        );
+    match output::is_stdout(file) {
+        true => print(&bytes),
+        false => Ok(write_beside(file, &bytes)?),
     }
 }

@@ -13,8 +13,12 @@ use icd::picture::note;
 use serde_json::{Map, Value, json};
 
 /// Flags that do not change the picture, or only where and how it is made.
-const ASIDE: [&str; 14] = [
+const ASIDE: [&str; 18] = [
     "output",
+    "comparison",
+    "attention",
+    "cache",
+    "dry_run",
     "json",
     "quiet",
     "verbose",

@@ -29,15 +29,10 @@ impl LocalBlend {
     /// reads the level of `attentive` (counts of halvings) whose grid comes
     /// nearest to a quarter of the latent's sides, the finer one of two.
     pub fn new(words: &Tensor, attentive: &[usize]) -> Result<Self> {
-        const QUARTER: usize = 2;
-        let level = attentive
-            .iter()
-            .copied()
-            .min_by_key(|&level| (level.abs_diff(QUARTER), level));
         let words = words.unsqueeze(1)?.unsqueeze(1)?; // (rows, 1, 1, tokens)
         Ok(Self {
             words,
-            level: level.unwrap_or(QUARTER),
+            level: quarter_level(attentive),
             maps: None,
         })
     }
@@ -85,6 +80,17 @@ impl LocalBlend {
         let change = x.broadcast_sub(&source)?.broadcast_mul(&mask)?;
         Ok(change.broadcast_add(&source)?)
     }
+}
+
+/// The level, of those that attend, whose grid comes nearest to a quarter of
+/// the latent's sides, the finer one of two.
+pub(super) fn quarter_level(attentive: &[usize]) -> usize {
+    const QUARTER: usize = 2;
+    let level = attentive
+        .iter()
+        .copied()
+        .min_by_key(|&level| (level.abs_diff(QUARTER), level));
+    level.unwrap_or(QUARTER)
 }
 
 /// The maximum over each pixel's neighbours, 3x3.

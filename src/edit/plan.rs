@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    prompt::{Prompt, Refine, Replace, words},
+    prompt::{Prompt, Refine, Replace, Word, words},
 };
 
 /// How the target's cross-attention follows the source's.
@@ -150,6 +150,31 @@ impl ControlPlan {
             Mode::Auto => Mode::Refine,
             mode => mode,
         }
+    }
+
+    /// Each of the target's words with the source's word whose attention it
+    /// takes over; none for words that keep their own.
+    pub fn followed(&self, source: &Prompt, target: &Prompt) -> Vec<(String, Option<String>)> {
+        let words = target.words().iter().enumerate();
+        let refine = Refine::new(source, target);
+        let by_place = |place: usize| source.words().get(place);
+        let by_token = |token: usize| {
+            let (from, keep) = (refine.map.get(token)?, refine.keep.get(token)?);
+            let is_its = |word: &&Word| *keep > 0.0 && word.tokens.contains(from);
+            source.words().iter().find(is_its)
+        };
+        let mode = self.mode_for(source, target);
+        let from = |place: usize, word: &Word| match mode {
+            Mode::Replace => by_place(place),
+            Mode::Refine => by_token(word.tokens.start),
+            Mode::Auto | Mode::None => None,
+        };
+        words
+            .map(|(place, word)| {
+                let from = from(place, word).map(|from| from.text.clone());
+                (word.text.clone(), from)
+            })
+            .collect()
     }
 
     fn amplifies(&self) -> bool {

@@ -2,11 +2,16 @@
 
 use std::ops::Range;
 
-use super::{ControlPlan, Rows, Steer, Watch, border::read, plan::Stage};
+use candle_core::Tensor;
+
+use super::{
+    Confine, ControlPlan, Looks, Rows, Watch, border::read, plan::Stage, steering::Steering,
+};
 use crate::{
     error::Result,
     guidance::Guidance,
-    model::{Conditioning, Model, attention::Untouched},
+    model::{Conditioning, Model},
+    prompt::Prompt,
     schedule::Path,
 };
 
@@ -24,34 +29,77 @@ pub struct Edit {
     pub early_prompt: Option<String>,
     /// What holds the edit to the source.
     pub control: ControlPlan,
-    /// Whether the source row is wanted even where no control reads it.
-    pub keep_source: bool,
+    /// Where the edit may act, (1, 1, h, w) from 0 to 1 over the latent;
+    /// everywhere where there is none.
+    pub mask: Option<Tensor>,
+    /// What is wanted beside the targets.
+    pub extras: Extras,
+}
+
+/// What an edit gives beside its targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras {
+    /// The source walked back, even where no control reads it.
+    pub source: bool,
+    /// Where words look.
+    pub looks: bool,
+}
+
+/// What is told before a walk begins.
+pub(super) struct Staged {
+    pub(super) rows: Rows,
+    pub(super) steering: Steering,
+    /// The source prompt and those of the targets.
+    pub(super) prompts: Vec<Prompt>,
 }
 
 impl Edit {
     /// Reads the prompts: what each row is told, and who steers the walk.
-    pub(super) fn stage(
-        &self,
-        model: &Model,
-        path: &Path,
-        watch: &mut Watch,
-    ) -> Result<(Rows, Box<dyn Steer>)> {
+    pub(super) fn stage(&self, model: &Model, path: &Path, watch: &mut Watch) -> Result<Staged> {
         let prompts: Vec<&str> = self.prompts().chain(self.early_prompt.as_deref()).collect();
-        let text = read(model, &prompts, &["src", "tgt"], watch)?;
-        let own = 1 + self.targets.len();
-        let control = self
-            .control
-            .control(&text.prompts[..own], &self.walk(model, path))?;
-        let first = match self.keep_source || control.is_some() {
-            true => 0,
-            false => 1,
+        let mut text = read(model, &prompts, &["src", "tgt"], watch)?;
+        let walk = self.walk(model, path);
+        text.prompts.truncate(1 + self.targets.len());
+        let steering = Steering {
+            control: self.control.control(&text.prompts, &walk)?,
+            confine: self.mask.clone().map(Confine::new),
+            looks: (self.extras.looks).then(|| Looks::new(&walk.attentive_levels)),
+            first_own_step: walk.early_steps,
+            step: 0,
         };
-        let rows = self.rows(&text.states, first..own)?;
-        let steer: Box<dyn Steer> = match control {
-            Some(control) => Box::new(control),
-            None => Box::new(Untouched),
-        };
-        Ok((rows, steer))
+        let first = usize::from(!self.walks_source(&steering));
+        Ok(Staged {
+            rows: self.rows(&text.states, first..text.prompts.len())?,
+            steering,
+            prompts: text.prompts,
+        })
+    }
+
+    fn walks_source(&self, steering: &Steering) -> bool {
+        self.extras.source || steering.reads_source()
+    }
+
+    /// Refuses words that the prompts do not have, before anything is loaded.
+    pub fn check_words(&self, model: &Model) -> Result<()> {
+        let prompts = self.read_prompts(model)?;
+        let walk = self.walk(model, &model.reverse_path()?);
+        self.control.control(&prompts, &walk).map(|_| ())
+    }
+
+    /// The source prompt and those of the targets, in tokens.
+    pub fn read_prompts(&self, model: &Model) -> Result<Vec<Prompt>> {
+        let tokenizers = model.tokenizers()?;
+        self.prompts()
+            .map(|prompt| tokenizers.read(prompt))
+            .collect()
+    }
+
+    /// How many rows each step of the walk evaluates.
+    pub fn rows_evaluated(&self, model: &Model) -> Result<usize> {
+        let walk = self.walk(model, &model.reverse_path()?);
+        let control = self.control.control(&self.read_prompts(model)?, &walk)?;
+        let source = self.extras.source || self.mask.is_some() || control.is_some();
+        Ok(usize::from(source) + self.targets.len())
     }
 
     /// The prompts of all rows, the source first.

@@ -12,6 +12,7 @@ use crate::{
     hub::Home,
     nn::{Checkpoint, Storage, Weights},
     prompt::{Prompt, Tokenizer},
+    source::Source,
 };
 
 /// The text of some rows, as the UNet takes it.
@@ -75,6 +76,11 @@ impl Tokenizers {
             .map(Self)
     }
 
+    /// How many tokens the first encoder reads, start and end included.
+    pub fn context(&self) -> usize {
+        self.0[0].1
+    }
+
     /// A prompt in the first encoder's tokens.
     pub fn read(&self, prompt: &str) -> Result<Prompt> {
         let (tokenizer, context) = &self.0[0];
@@ -111,6 +117,14 @@ const ENCODER_FILES: [&str; 4] = [
 ];
 
 impl TextReader {
+    /// The files of the encoders' weights.
+    pub fn files(home: &Home, family: Family) -> Result<Vec<Source>> {
+        let encoders = family.text_encoders().into_iter();
+        encoders
+            .map(|(_, folder, _)| home.first(folder, &ENCODER_FILES))
+            .collect()
+    }
+
     /// Reads the text encoders of a model.
     pub fn open(home: &Home, family: Family, storage: &Storage) -> Result<Self> {
         let open = |(_, folder, preset): (&str, &str, super::clip::ClipConfig)| -> Result<Clip> {

@@ -89,6 +89,15 @@ impl Checkpoint {
         }
     }
 
+    /// How many values all tensors have together.
+    pub fn values(&self) -> usize {
+        let shapes = self
+            .names()
+            .into_iter()
+            .filter_map(|name| self.shape(&name));
+        shapes.map(|shape| shape.iter().product::<usize>()).sum()
+    }
+
     /// Reads a tensor in the type it is stored in.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let fault = |reason: String| self.fault(format!("tensor {name:?}: {reason}"));

@@ -24,16 +24,23 @@ impl Picture {
     /// The picture in `bytes`, which messages call `name`.
     ///
     /// Grey and 16-bit pixels become 8-bit RGB, transparent ones are laid over
-    /// white, and a photo that says how it was held (EXIF) is set upright.
-    /// Sides are at most 16384 pixels.
+    /// white, CMYK ones are converted, and a photo that says how it was held
+    /// (EXIF) is set upright. A colour profile (ICC) for RGB is kept. Sides are
+    /// at most 16384 pixels.
     pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
         let format = format_of(bytes).map_err(|reason| Error::picture(name, reason))?;
-        let image = upright(bytes, format).map_err(|error| Error::picture(name, told(&error)))?;
+        let (image, profile) =
+            upright(bytes, format).map_err(|error| Error::picture(name, told(&error)))?;
         if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
             return Err(Error::picture(name, "the file is cut off"));
         }
         let size = Size::new(image.width() as usize, image.height() as usize);
-        Self::new(size, over_white(image)).map_err(|error| Error::picture(name, error))
+        let picture = Self::new(size, over_white(image));
+        let picture = picture.map_err(|error| Error::picture(name, error))?;
+        let profile = profile
+            .filter(|profile| is_for_rgb(profile))
+            .map(Into::into);
+        Ok(Self { profile, ..picture })
     }
 }
 
@@ -72,8 +79,17 @@ fn jpeg_scans(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// The decoded picture, turned as its metadata say.
-fn upright(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, ImageError> {
+/// Whether a colour profile is for red, green and blue: the pixels of grey and
+/// CMYK pictures are converted, and theirs would no longer fit (ICC.1, 7.2.6).
+fn is_for_rgb(profile: &[u8]) -> bool {
+    profile.get(16..20) == Some(b"RGB ")
+}
+
+/// The decoded picture, turned as its metadata say, and its colour profile.
+fn upright(
+    bytes: &[u8],
+    format: ImageFormat,
+) -> Result<(DynamicImage, Option<Vec<u8>>), ImageError> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -83,9 +99,11 @@ fn upright(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, ImageError
     let mut decoder = reader.into_decoder()?;
     limits.reserve(decoder.total_bytes())?;
     let orientation = decoder.orientation()?;
+    // A broken profile is no reason to refuse the pixels.
+    let profile = decoder.icc_profile().unwrap_or_default();
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
-    Ok(image)
+    Ok((image, profile))
 }
 
 /// What went wrong, in words for the one who has the file.

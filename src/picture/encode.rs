@@ -3,7 +3,7 @@
 use std::{fmt, path::Path};
 
 use image::{
-    ExtendedColorType, ImageEncoder, ImageResult,
+    ExtendedColorType, ImageEncoder, ImageError, ImageResult,
     codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder},
 };
 
@@ -54,7 +54,7 @@ impl fmt::Display for Format {
 }
 
 impl Picture {
-    /// The bytes of a file of this format.
+    /// The bytes of a file of this format, the colour profile in it.
     pub fn encode(&self, format: Format) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let encoded = match format {
@@ -77,7 +77,11 @@ impl Picture {
     }
 
     /// Hands the pixels to an encoder.
-    fn feed(&self, encoder: impl ImageEncoder) -> ImageResult<()> {
+    fn feed(&self, mut encoder: impl ImageEncoder) -> ImageResult<()> {
+        if let Some(profile) = self.profile() {
+            let set = encoder.set_icc_profile(profile.to_vec());
+            set.map_err(ImageError::Unsupported)?;
+        }
         let (width, height) = (self.size().width as u32, self.size().height as u32);
         encoder.write_image(self.pixels(), width, height, ExtendedColorType::Rgb8)
     }
@@ -105,6 +109,19 @@ mod tests {
         let back = Picture::decode(&bytes, Path::new("a.jpg")).unwrap();
         let pairs = back.pixels().iter().zip(smooth.pixels());
         assert!(pairs.map(|(a, b)| a.abs_diff(*b)).max() < Some(12));
+    }
+
+    #[test]
+    fn every_format_carries_the_colour_profile() {
+        let profile = [&[7; 16][..], b"RGB ", &[9; 300]].concat();
+        let mut picture = noise(3, 2);
+        picture.profile = Some(profile.clone().into());
+        let noted = picture.encode_noted("a note").unwrap();
+        let encoded = [Format::Png, Format::Jpeg, Format::WebP].map(|f| picture.encode(f).unwrap());
+        for bytes in encoded.iter().chain([&noted]) {
+            let back = Picture::decode(bytes, Path::new("a")).unwrap();
+            assert_eq!(back.profile(), Some(&profile[..]));
+        }
     }
 
     #[test]

@@ -1,9 +1,37 @@
 //! Making a photo of any shape fit the size that a network works at.
 
+use std::{fmt, str::FromStr};
+
 use super::{Picture, Size};
+use crate::error::{Error, Result};
 
 /// The networks' latents are 8 times smaller than their pictures.
 const STEP: usize = 8;
+
+/// The fits by name.
+const FITS: [(&str, Fit); 4] = [
+    ("keep", Fit::Keep),
+    ("stretch", Fit::Stretch),
+    ("crop", Fit::Crop),
+    ("pad", Fit::Pad),
+];
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = FITS.iter().find(|(_, fit)| fit == self);
+        f.write_str(named.map_or("", |(name, _)| name))
+    }
+}
+
+impl FromStr for Fit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let named = FITS.iter().find(|(name, _)| *name == text);
+        let fault = || Error::setting(format!("{text:?}: write keep, stretch, crop or pad"));
+        named.map(|(_, fit)| *fit).ok_or_else(fault)
+    }
+}
 
 /// What happens to a photo whose shape is not the one worked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,6 +69,20 @@ impl Canvas {
     #[must_use]
     pub fn place(&self, photo: &Picture) -> Picture {
         fitted(photo, self.target(photo.size()), self.fit)
+    }
+}
+
+impl Canvas {
+    /// What was worked on, at the scale of a photo of the size `photo` and rid of
+    /// its padding; of a photo that was cropped only the part that was kept.
+    #[must_use]
+    pub fn restore(&self, worked: &Picture, photo: Size) -> Picture {
+        let from = worked.size();
+        match self.fit {
+            Fit::Keep | Fit::Stretch => worked.resized(photo),
+            Fit::Pad => worked.pad(inside(from, photo)).resized(photo),
+            Fit::Crop => worked.resized(inside(photo, from)),
+        }
     }
 }
 
@@ -96,6 +138,38 @@ mod tests {
     use crate::picture::tests::noise;
 
     const TARGET: Size = Size::new(16, 16);
+
+    #[test]
+    fn every_fit_has_a_way_back() {
+        let smooth = noise(3, 2).resized(Size::new(90, 60));
+        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+            let size = Size::new(64, 48);
+            let canvas = Canvas { size, fit };
+            let back = canvas.restore(&canvas.place(&smooth), smooth.size());
+            let back = smooth.with_in_the_middle(&back);
+            assert_eq!(back.size(), smooth.size(), "{fit:?}");
+            let pairs = back.pixels().iter().zip(smooth.pixels());
+            let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(worst < Some(24), "{fit:?}: {worst:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_comes_back_untouched() {
+        let photo = noise(40, 16);
+        let size = Size::new(8, 8);
+        let canvas = Canvas {
+            size,
+            fit: Fit::Crop,
+        };
+        let dark = Picture::new(size, vec![0; 3 * 64]).unwrap();
+        let back = photo.with_in_the_middle(&canvas.restore(&dark, photo.size()));
+        let corner = Size::new(12, 16);
+        assert_eq!(back.crop(0, 0, corner), photo.crop(0, 0, corner));
+        assert_eq!(back.crop(28, 0, corner), photo.crop(28, 0, corner));
+        let middle = back.crop(12, 0, Size::new(16, 16));
+        assert!(middle.pixels().iter().all(|&value| value == 0));
+    }
 
     #[test]
     fn a_kept_shape_has_the_pixels_and_sides_of_eights() {

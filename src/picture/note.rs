@@ -3,7 +3,7 @@
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError};
+use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError, Info};
 
 use super::Picture;
 use crate::error::{Error, Result};
@@ -25,9 +25,11 @@ impl Picture {
     fn noted(&self, note: &str) -> Result<Vec<u8>, EncodingError> {
         let mut out = Vec::new();
         let size = self.size();
-        let mut encoder = Encoder::new(&mut out, size.width as u32, size.height as u32);
-        encoder.set_color(ColorType::Rgb);
-        encoder.set_depth(BitDepth::Eight);
+        let mut info = Info::with_size(size.width as u32, size.height as u32);
+        info.color_type = ColorType::Rgb;
+        info.bit_depth = BitDepth::Eight;
+        info.icc_profile = self.profile().map(Into::into);
+        let mut encoder = Encoder::with_info(&mut out, info)?;
         encoder.add_itxt_chunk(KEYWORD.into(), note.into())?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(self.pixels())?;

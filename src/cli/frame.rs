@@ -1,0 +1,101 @@
+//! What is edited, and how it came to its size.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use candle_core::{Device, Tensor};
+use icd::{
+    Error,
+    latents::Latents,
+    model::Model,
+    picture::{Picture, Size, fit::Canvas},
+};
+
+use super::picture::SizeArgs;
+
+/// A photo, or one that is inverted already, and the file of its dump.
+pub(super) enum Input {
+    Photo(Picture),
+    Dump(PathBuf, Latents),
+}
+
+/// How a photo becomes the latent that is worked on, and what becomes of the
+/// result.
+pub(super) struct Frame<'a> {
+    /// Where it is at hand.
+    photo: Option<&'a Picture>,
+    /// How it was placed, and its size; none where a dump does not tell.
+    placing: Option<(Canvas, Size)>,
+    /// Of the latent's values.
+    pub(super) latent: Size,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame of an input, which is placed as the flags say unless it is
+    /// inverted already.
+    pub(super) fn of(input: &'a Input, size: SizeArgs, model: &Model) -> Result<Self> {
+        match input {
+            Input::Photo(photo) => {
+                let (canvas, factor) = (size.canvas(model)?, model.latent_factor()?);
+                let worked = canvas.target(photo.size());
+                Ok(Self {
+                    photo: Some(photo),
+                    placing: Some((canvas, photo.size())),
+                    latent: Size::new(worked.width / factor, worked.height / factor),
+                })
+            }
+            Input::Dump(_, latents) => {
+                let (_, _, height, width) = latents.latent.dims4()?;
+                Ok(Self {
+                    photo: None,
+                    placing: latents.placing(),
+                    latent: Size::new(width, height),
+                })
+            }
+        }
+    }
+
+    /// Refuses to promise the photo's size where it is not known.
+    pub(super) fn check_restorable(&self) -> Result<()> {
+        match self.placing {
+            Some(_) => Ok(()),
+            None => bail!(Error::setting(
+                "--restore-size: the dump does not tell the photo's size; invert the photo anew"
+            )),
+        }
+    }
+
+    /// Whether the photo is yet to be inverted.
+    pub(super) fn is_photo(&self) -> bool {
+        self.photo.is_some()
+    }
+
+    /// The photo as it is worked on.
+    pub(super) fn placed(&self) -> Option<Picture> {
+        let (canvas, _) = self.placing?;
+        self.photo.map(|photo| canvas.place(photo))
+    }
+
+    /// A mask over the photo, of any size, as one of its latent (1, 1, h, w).
+    pub(super) fn latent_mask(&self, mask: &Picture, device: &Device) -> Result<Tensor> {
+        let placed = match self.placing {
+            Some((canvas, photo)) => canvas.place(&mask.resized(photo)),
+            None => mask.clone(),
+        };
+        Ok(placed.to_mask(self.latent, device)?)
+    }
+
+    /// A result in the photo's colours, and back at its size where that is
+    /// wanted: over the photo where a part was cut out of it.
+    pub(super) fn finished(&self, result: &Picture, restore_size: bool) -> Picture {
+        let restored = match self.placing {
+            Some((canvas, photo)) if restore_size => canvas.restore(result, photo),
+            _ => result.clone(),
+        };
+        match self.photo {
+            Some(photo) if restore_size => photo.with_in_the_middle(&restored),
+            Some(photo) => restored.with_profile_of(photo),
+            None => restored,
+        }
+    }
+}

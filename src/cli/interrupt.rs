@@ -1,0 +1,26 @@
+//! Ctrl-C.
+
+use std::process;
+
+use anyhow::{Context, Result};
+use icd::file::hold_writing;
+
+use super::console::say;
+
+/// The exit code of a program that SIGINT ended, as shells count: 128 + 2.
+const INTERRUPTED: i32 = 130;
+
+/// Ends the program at Ctrl-C, once no file is being written: what is there is
+/// whole, and no temporary file is left.
+#[expect(
+    clippy::exit,
+    reason = "the other threads are to end wherever they are"
+)]
+pub(super) fn end_at_ctrl_c() -> Result<()> {
+    let end = || {
+        let _writing = hold_writing();
+        say("interrupted");
+        process::exit(INTERRUPTED);
+    };
+    ctrlc::set_handler(end).context("listening for Ctrl-C")
+}

@@ -1,0 +1,161 @@
+//! Words below pictures, in a bitmap font of fixed width.
+
+use std::{borrow::Cow, convert::Infallible};
+
+use embedded_graphics::{
+    Drawable, Pixel,
+    draw_target::DrawTarget,
+    geometry::{OriginDimensions, Point, Size as Extent},
+    mono_font::{MonoFont, MonoTextStyle, iso_8859_1::FONT_9X15},
+    pixelcolor::{Rgb888, RgbColor},
+    text::{Baseline, Text},
+};
+
+use super::{CHANNELS, Picture, Size, sheet::sheet};
+use crate::error::Result;
+
+/// Western European letters; a question mark stands for all others.
+const FONT: MonoFont = FONT_9X15;
+/// White pixels around the words.
+const MARGIN: usize = 6;
+/// Pictures are enlarged to this width at least, so that words fit below.
+const LEAST_WIDTH: usize = 288;
+/// Longer labels end in dots.
+const MOST_LINES: usize = 8;
+
+/// Labelled pictures of one size, so many in a row, on white.
+///
+/// Small pictures are enlarged by a whole factor.
+pub fn gallery(labelled: &[(Picture, String)], across: usize) -> Result<Picture> {
+    let width = labelled.iter().map(|(picture, _)| enlarged_width(picture));
+    let columns = (width.max().unwrap_or(0).saturating_sub(2 * MARGIN)) / advance();
+    let lines: Vec<_> = labelled
+        .iter()
+        .map(|(_, label)| wrapped(label, columns))
+        .collect();
+    let most = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let cells: Vec<_> = labelled
+        .iter()
+        .zip(&lines)
+        .map(|((picture, _), lines)| with_lines_below(&enlarged(picture), lines, most))
+        .collect();
+    let rows: Vec<_> = cells.chunks(across.max(1)).map(<[_]>::to_vec).collect();
+    sheet(&rows)
+}
+
+/// Pixels from one letter to the next.
+fn advance() -> usize {
+    (FONT.character_size.width + FONT.character_spacing) as usize
+}
+
+fn enlarged_width(picture: &Picture) -> usize {
+    let width = picture.size().width;
+    width * LEAST_WIDTH.div_ceil(width)
+}
+
+fn enlarged(picture: &Picture) -> Picture {
+    let Size { width, height } = picture.size();
+    let factor = enlarged_width(picture) / width;
+    match factor {
+        1 => picture.clone(),
+        _ => picture.resized(Size::new(width * factor, height * factor)),
+    }
+}
+
+fn wrapped(label: &str, columns: usize) -> Vec<String> {
+    let lines = textwrap::wrap(label, columns.max(1));
+    let mut lines: Vec<_> = lines.into_iter().map(Cow::into_owned).collect();
+    if lines.len() > MOST_LINES {
+        lines.truncate(MOST_LINES - 1);
+        lines.push("..".into());
+    }
+    lines
+}
+
+/// The picture with words below, and room for `room` lines.
+fn with_lines_below(picture: &Picture, lines: &[String], room: usize) -> Picture {
+    let line = FONT.character_size.height as usize;
+    let Size { width, height } = picture.size();
+    let size = Size::new(width, height + room * line + 2 * MARGIN);
+    let mut page = picture.clone();
+    page.size = size;
+    page.pixels.resize(CHANNELS * size.pixels(), u8::MAX);
+    let corner = Point::new(MARGIN as i32, (height + MARGIN) as i32);
+    let style = MonoTextStyle::new(&FONT, Rgb888::BLACK);
+    let text = lines.join("\n");
+    let Ok(_) = Text::with_baseline(&text, corner, style, Baseline::Top).draw(&mut page);
+    page
+}
+
+impl OriginDimensions for Picture {
+    fn size(&self) -> Extent {
+        Extent::new(self.size.width as u32, self.size.height as u32)
+    }
+}
+
+impl DrawTarget for Picture {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb888>>>(
+        &mut self,
+        pixels: I,
+    ) -> Result<(), Infallible> {
+        for Pixel(Point { x, y }, colour) in pixels {
+            let (x, y) = (x as usize, y as usize); // a negative place is far outside
+            if x < self.size.width && y < self.size.height {
+                let start = CHANNELS * (y * self.size.width + x);
+                self.pixels[start..start + CHANNELS].copy_from_slice(&[
+                    colour.r(),
+                    colour.g(),
+                    colour.b(),
+                ]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: usize, height: usize) -> Picture {
+        let size = Size::new(width, height);
+        Picture::new(size, vec![128; CHANNELS * size.pixels()]).unwrap()
+    }
+
+    /// Whether any letter's pixel lies in this row of the picture.
+    fn has_ink(picture: &Picture, row: usize) -> bool {
+        let line = CHANNELS * picture.size().width;
+        picture.pixels()[row * line..][..line].contains(&0)
+    }
+
+    #[test]
+    fn words_stand_below_and_small_pictures_grow() {
+        let drawn = gallery(&[(grey(64, 32), "a bird".into())], 4).unwrap();
+        // 288 is not a multiple of 64: the next one is 320.
+        assert_eq!(drawn.size(), Size::new(320, 160 + 15 + 12));
+        let (above, below) = (0..160, 160..drawn.size().height);
+        assert!(above.into_iter().all(|row| !has_ink(&drawn, row)));
+        assert!(below.into_iter().any(|row| has_ink(&drawn, row)));
+    }
+
+    #[test]
+    fn every_label_gets_the_room_of_the_longest() {
+        let long = "word ".repeat(30);
+        let labelled = [(grey(320, 10), "a".into()), (grey(320, 10), long)];
+        let drawn = gallery(&labelled, 1).unwrap();
+        // 34 letters a line: 150 take 5 lines.
+        assert_eq!(drawn.size().height, 2 * (10 + 5 * 15 + 12) + 4);
+    }
+
+    #[test]
+    fn endless_labels_end_in_dots_and_unknown_letters_do_no_harm() {
+        let lines = wrapped(&"woodpecker".repeat(100), 20);
+        assert_eq!(lines.len(), MOST_LINES);
+        assert_eq!(lines.last().map(String::as_str), Some(".."));
+        assert!(gallery(&[(grey(300, 5), "鳥 🐦 ü".into())], 1).is_ok());
+        assert!(gallery(&[], 1).is_err());
+    }
+}
