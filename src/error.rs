@@ -76,12 +76,12 @@ pub enum Error {
     },
 
     /// The operating system refused.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {reason}", file.display())]
     Io {
         /// The file or folder.
         file: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        reason: io::Error,
     },
 
     /// A network's output is useless.
@@ -140,10 +140,10 @@ impl Error {
     }
 
     /// The system's refusal to touch `file`.
-    pub fn io(file: impl AsRef<Path>, source: io::Error) -> Self {
+    pub fn io(file: impl AsRef<Path>, reason: io::Error) -> Self {
         Self::Io {
             file: file.as_ref().into(),
-            source,
+            reason,
         }
     }
 }

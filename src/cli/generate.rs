@@ -75,6 +75,7 @@ impl GenerateArgs {
     pub(super) fn run(&self, settings: Settings) -> Result<()> {
         self.check_outputs()?;
         let model = self.model.open(&Console::new(self.report, None))?;
+        model.reverse_path()?; // it is missed before anything is loaded
         let strength = self.guidance.unwrap_or(model.generation_guidance());
         let guidance = Guidance::new(strength, self.tau)?;
         for index in 0..self.count as usize {

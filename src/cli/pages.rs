@@ -47,7 +47,7 @@ pub(super) struct ManArgs {
 
 const MAN: &str = "\
 Examples:
-  icd man | man -l -
+  icd man > icd.1
   icd man ~/.local/share/man/man1";
 
 impl ManArgs {

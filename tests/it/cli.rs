@@ -144,23 +144,6 @@ fn shells_and_manual_readers_are_told_every_verb() {
 }
 
 #[test]
-fn every_help_shows_examples() {
-    for verb in [
-        "edit",
-        "invert",
-        "generate",
-        "distill",
-        "completions",
-        "man",
-    ] {
-        let done = icd(verb).args("--help").succeeds();
-        assert!(done.stdout.contains("Examples:"), "{}", done.stdout);
-    }
-    icd("--help").succeeds();
-    icd("--version").succeeds();
-}
-
-#[test]
 fn a_model_may_come_from_the_environment_and_stdin_give_the_picture() {
     let picture = std::fs::read(data("square.png")).expect("a picture");
     let folder = tempfile::tempdir().expect("a folder");

@@ -147,6 +147,33 @@ impl Run {
         self
     }
 
+    /// Puts a folder into the run's folder.
+    pub(crate) fn folder(self, name: &str) -> Self {
+        std::fs::create_dir(self.folder.path().join(name)).expect("a folder of the run");
+        self
+    }
+
+    /// Puts a link to a file or folder into the run's folder.
+    #[cfg(unix)]
+    pub(crate) fn link(self, name: &str, to: &Path) -> Self {
+        std::os::unix::fs::symlink(to, self.folder.path().join(name)).expect("a link");
+        self
+    }
+
+    /// The command as it is typed.
+    pub(crate) fn command(&self) -> String {
+        let quoted = self.args.iter().map(|arg| match arg.contains(' ') {
+            true => format!("\"{arg}\""),
+            false => arg.clone(),
+        });
+        format!("icd {}", quoted.collect::<Vec<_>>().join(" "))
+    }
+
+    /// The names of all files that the run begins with.
+    pub(crate) fn files(&self) -> Vec<String> {
+        names(self.folder.path())
+    }
+
     /// Runs the program.
     pub(crate) fn done(self) -> Done {
         let mut command = Command::cargo_bin("icd").expect("the program");
@@ -210,17 +237,18 @@ impl Done {
 
     /// The names of all files that the run left behind.
     pub(crate) fn files(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.folder.path()).expect("the run's folder");
-        let mut names: Vec<_> = entries
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
-            .collect();
-        names.sort();
-        names
+        names(self.folder.path())
     }
+}
+
+/// The names of what lies in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the run's folder");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.expect("an entry").file_name();
+        name.to_string_lossy().into_owned()
+    };
+    let mut names: Vec<_> = entries.map(name).collect();
+    names.sort();
+    names
 }

@@ -1,0 +1,170 @@
+//! What the program tells of itself, word for word, and whether it is true.
+//!
+//! `INSTA_UPDATE=always cargo test --test it help` takes new words over.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::support::{Run, data, icd};
+
+const VERBS: [&str; 9] = [
+    "edit",
+    "invert",
+    "generate",
+    "distill",
+    "distill guidance",
+    "distill consistency",
+    "inspect",
+    "completions",
+    "man",
+];
+
+fn help(verb: &str) -> String {
+    let mut words = verb.split(' ');
+    let run = icd(words.next().unwrap_or_default());
+    words.fold(run, Run::args).args("--help").succeeds().stdout
+}
+
+#[test]
+fn every_help_is_as_it_was_read() {
+    insta::assert_snapshot!("help", icd("--help").succeeds().stdout);
+    for verb in VERBS {
+        insta::assert_snapshot!(format!("help-{}", verb.replace(' ', "-")), help(verb));
+    }
+}
+
+/// The commands under "Examples:", lines that go on joined.
+fn examples(help: &str) -> Vec<String> {
+    let (_, examples) = help.split_once("Examples:\n").expect("examples");
+    let joined = examples.replace("\\\n", " ");
+    joined.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// A folder with all that examples take for granted.
+#[cfg(unix)]
+fn stage() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for name in ["in.png", "bird.edited.png"] {
+        fs::copy(data("square.png"), at(name)).expect("a picture");
+    }
+    for (name, stage) in [("guidance", ""), ("consistency", "rank = 2\n")] {
+        let run = format!(
+            "model = '{}'\ndata = \"pictures\"\nout = \"{name}\"\nsteps = 1\nbatch = 1\n{stage}",
+            data("sd").display()
+        );
+        fs::write(at(&format!("{name}.toml")), run).expect("a run");
+    }
+    for name in [
+        "pictures",
+        ".local/share/bash-completion/completions",
+        ".config/fish/completions",
+    ] {
+        fs::create_dir_all(at(name)).expect("a folder");
+    }
+    fs::create_dir_all(at(".local/share/man/man1")).expect("a folder");
+    fs::copy(data("square.png"), at("pictures/a.png")).expect("a picture");
+    fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
+    folder
+}
+
+#[cfg(unix)]
+fn run(example: &str, folder: &Path) {
+    let program = assert_cmd::cargo::cargo_bin("icd");
+    let places = [
+        program.parent().expect("its folder"),
+        Path::new("/usr/bin"),
+        Path::new("/bin"),
+    ];
+    let output = Command::new("sh")
+        .args(["-c", example])
+        .current_dir(folder)
+        .env("PATH", std::env::join_paths(places).expect("a path"))
+        .env("HOME", folder)
+        .env("ICD_MODEL", data("sd"))
+        .output()
+        .expect("a shell");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{example}: {told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn every_example_does_what_it_says() {
+    for verb in VERBS {
+        let folder = stage();
+        let examples = examples(&help(verb));
+        assert!(examples.len() >= 2, "{verb} shows {examples:?}");
+        for example in examples {
+            run(&example, folder.path());
+        }
+    }
+}
+
+/// Runs that fail, as people meet them most often.
+fn failures() -> Vec<Run> {
+    let edit = || {
+        icd("edit")
+            .args("--model sd --image in.png")
+            .with("--src-prompt", "a photo of a bird")
+            .with("--tgt-prompt", "a photo of a dog")
+    };
+    let with = |flags: &str| edit().args(flags);
+    let plain = vec![
+        icd("edit"),
+        icd("edit").args("--image in.png"),
+        icd("edti"),
+        with("--imgae in.png"),
+        with("--guidence 7"),
+        with("--image"),
+        with("--tau 1.5"),
+        with("--tau 0.9..0.7"),
+        with("--guidance=-3"),
+        with("--size 500"),
+        with("--control swap"),
+        with("--fit squeeze"),
+        with("--amplify cat=2"),
+        with("--amplify dog"),
+        with("--blend cat:dog"),
+        with("--blend bird"),
+        with("--cross-replace 3"),
+        with("--forward-path 999,19"),
+        with("--device gpu"),
+        with("--device cuda"),
+        with("--output picture.gif"),
+        with("--output no/such/folder/picture.png"),
+        with("--output in.png"),
+        with("--output - --json"),
+        with("--mask nowhere.png"),
+        with("--variant 3"),
+        icd("edit").args("--model sd --image nowhere.png --src-prompt bird --tgt-prompt dog"),
+        icd("edit").args("--model nowhere --image in.png --src-prompt bird --tgt-prompt dog"),
+        icd("edit").args("--model sd --image text.png --src-prompt bird --tgt-prompt dog"),
+        icd("edit").args("--from in.png"),
+        icd("generate").args("--model sd --prompt bird --count 0"),
+        icd("inspect").args("nowhere"),
+        icd("distill").args("guidance nowhere.toml"),
+    ];
+    let picture = fs::read(data("square.png")).expect("a picture");
+    let staged = |run: Run| {
+        run.file("in.png", &picture)
+            .file("text.png", b"this is text")
+            .link("sd", &data("sd"))
+    };
+    plain.into_iter().map(staged).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_commonest_errors_are_as_they_were_read() {
+    let told: Vec<_> = failures()
+        .into_iter()
+        .map(|run| {
+            let command = run.command();
+            let done = run.done();
+            let lines = done.stderr.lines();
+            let lines: Vec<_> = lines.filter(|line| !line.starts_with("device:")).collect();
+            format!("$ {command}\n{}\n= {}\n", lines.join("\n"), done.code)
+        })
+        .collect();
+    insta::assert_snapshot!("errors", told.join("\n"));
+}
