@@ -87,7 +87,7 @@ pub fn invert(
     let path = model.forward_path()?;
     let prepare = |watch: &mut Watch| {
         let start = noised(model, picture, &path, seed, watch)?;
-        Ok((start, read(model, &[prompt], &["src"], watch)?))
+        Ok((start, read(|| model.text(), &[prompt], &["src"], watch)?))
     };
     let loaded = "loading the forward network";
     let ((start, text), unet) = alongside(prepare, || model.forward_unet(), loaded, watch)?;
@@ -175,7 +175,7 @@ pub fn generate(
     guidance: Guidance,
     watch: &mut Watch,
 ) -> Result<Tensor> {
-    let prepare = |watch: &mut Watch| read(model, &[prompt], &["tgt"], watch);
+    let prepare = |watch: &mut Watch| read(|| model.styled_text(), &[prompt], &["tgt"], watch);
     let loaded = "loading the reverse network";
     let (text, unet) = alongside(prepare, || model.reverse_unet(), loaded, watch)?;
     watch(Moment::Begins("generating"));

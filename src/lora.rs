@@ -25,13 +25,15 @@ use crate::{
 };
 use names::{Factor, Modules};
 
+pub use names::Network;
 pub use trainable::{ADAPTED, Rank, TrainableAdapter};
 
 /// How an adapter file is to be understood where it does not say so itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// Alpha where the file states none; the scale is alpha / rank.
-    pub alpha: f64,
+    /// Alpha where the file states none; the scale is alpha / rank. Without one
+    /// it is the rank: the factors are taken as they are.
+    pub alpha: Option<f64>,
     /// The type the factors are rounded to before they are merged. The
     /// reference rounds those of SD1.5 to f16 and keeps those of SDXL.
     pub rounding: DType,
@@ -47,11 +49,35 @@ impl Adapter {
     /// Reads the adapter in `file` for the network whose tensors are in
     /// `base`. Every tensor of the file must fit a layer there.
     pub fn read(file: impl Into<Source>, base: &Checkpoint, reading: Reading) -> Result<Self> {
-        let file = &file.into();
+        let file = file.into();
+        let adapter = Self::read_of(&file, base, reading, &|_| true)?;
+        match adapter.changes.is_empty() {
+            true => Err(Error::adapter(file, "it holds no adapter tensors")),
+            false => Ok(adapter),
+        }
+    }
+
+    /// Reads what a file that is for several networks holds for this one, whose
+    /// tensors are in `base`; it may be nothing.
+    pub fn read_part(
+        file: &Source,
+        network: Network,
+        base: &Checkpoint,
+        reading: Reading,
+    ) -> Result<Self> {
+        Self::read_of(file, base, reading, &|name| Network::of(name) == network)
+    }
+
+    fn read_of(
+        file: &Source,
+        base: &Checkpoint,
+        reading: Reading,
+        is_wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
         let checkpoint = Checkpoint::open(file)?;
         let alpha = stated_alpha(file)?;
         let mut changes = LowRanks::new();
-        for (module, factors) in sorted_by_module(&checkpoint, &Modules::of(base))? {
+        for (module, factors) in sorted_by_module(&checkpoint, &Modules::of(base), is_wanted)? {
             let fault = |reason| Error::adapter(file, format!("module {module:?}: {reason}"));
             let down = factors
                 .down
@@ -60,8 +86,8 @@ impl Adapter {
                 .up
                 .ok_or_else(|| fault("its lora_B (up) tensor is missing"))?;
             let rank = down.dim(0)?;
-            let alpha = factors.alpha.or(alpha).unwrap_or(reading.alpha);
-            let scale = alpha / rank.max(1) as f64;
+            let alpha = factors.alpha.or(alpha).or(reading.alpha);
+            let scale = alpha.map_or(1.0, |alpha| alpha / rank.max(1) as f64);
             let round = |t: Tensor| t.to_dtype(reading.rounding)?.to_dtype(DType::F32);
             changes.insert(
                 module,
@@ -72,10 +98,7 @@ impl Adapter {
                 },
             );
         }
-        match changes.is_empty() {
-            true => Err(Error::adapter(file, "it holds no adapter tensors")),
-            false => Ok(Self { changes }),
-        }
+        Ok(Self { changes })
     }
 
     /// The changes by module path.
@@ -128,10 +151,14 @@ struct Factors {
     alpha: Option<f64>,
 }
 
-fn sorted_by_module(adapter: &Checkpoint, modules: &Modules) -> Result<BTreeMap<String, Factors>> {
+fn sorted_by_module(
+    adapter: &Checkpoint,
+    modules: &Modules,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Factors>> {
     let mut sorted: BTreeMap<String, Factors> = BTreeMap::new();
     let mut strangers = Vec::new();
-    for name in adapter.names() {
+    for name in adapter.names().into_iter().filter(|name| is_wanted(name)) {
         let Some((module, factor)) = modules.place(&name) else {
             strangers.push(name);
             continue;
@@ -158,7 +185,7 @@ fn stranger_list(mut strangers: Vec<String>) -> String {
     );
     let dots = if count > shown.len() { ", .." } else { "" };
     format!(
-        "{count} of its tensors fit no layer of the UNet, so it belongs to another model: {}{dots}",
+        "{count} of its tensors fit no layer of the network, so it belongs to another model: {}{dots}",
         shown.join(", ")
     )
 }

@@ -8,6 +8,7 @@ pub mod embedding;
 mod family;
 mod parts;
 mod shapes;
+mod single;
 pub mod stage;
 mod text;
 pub mod unet;
@@ -20,15 +21,18 @@ pub use parts::{ModelChoice, PRESETS, Parts, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};
 
 use self::{
-    parts::Walker,
+    parts::{Style, Walker},
+    single::Part,
+    text::style_changes,
     unet::{Unet, UnetConfig},
     vae::{Vae, VaeConfig},
 };
 use crate::{
     error::{Error, Result},
+    guidance::Tau,
     hub::Home,
-    lora::{self, Adapter, Reading},
-    nn::{Checkpoint, Storage, Weights},
+    lora::{self, Adapter, Network, Reading},
+    nn::{Checkpoint, Storage, Weights, stacked},
     schedule::{Path, Schedule},
     source::Source,
 };
@@ -47,14 +51,6 @@ pub struct Model {
 /// The guidance of new pictures that suits the released models.
 const GENERATION_GUIDANCE: f64 = 7.0;
 
-/// The networks' files, safetensors first.
-const NETWORK_FILES: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-];
-
 impl Model {
     /// Finds the parts of a model and reads their configurations.
     pub fn open(choice: &ModelChoice, storage: Storage) -> Result<Self> {
@@ -63,7 +59,7 @@ impl Model {
             Ok(file) => diffusers::schedule(&file)?,
             Err(_) => Schedule::default(),
         };
-        let unet_file = parts.unet.file(&NETWORK_FILES)?;
+        let unet_file = parts.file(Part::Unet)?;
         let unet_config = parts.unet_config()?;
         Ok(Self {
             parts,
@@ -83,6 +79,15 @@ impl Model {
     /// what suits its family.
     pub fn edit_guidance(&self) -> f64 {
         self.parts.guidance.unwrap_or(self.family().edit_guidance())
+    }
+
+    /// Where the guidance of edits ends where nothing is asked for: the model's
+    /// own word, else what suits its reverse path.
+    pub fn edit_tau(&self) -> Result<Tau> {
+        match self.parts.tau {
+            Some(tau) => Ok(tau),
+            None => Ok(Tau::usual_for(&self.reverse_path()?)),
+        }
     }
 
     /// The guidance of new pictures where none is asked for.
@@ -125,36 +130,23 @@ impl Model {
 
     /// A short name of all weights that an inversion depends on, by content.
     pub fn inverting_identity(&self) -> Result<String> {
-        let mut files = vec![
-            self.unet_file.clone(),
-            self.parts.home.first("vae", &NETWORK_FILES)?,
-        ];
-        files.extend(self.parts.forward.adapter_file()?);
-        files.extend(TextReader::files(&self.parts.home, self.family())?);
+        let parts = &self.parts;
+        let files = parts.all().into_iter().map(|part| parts.file(part));
+        let mut files: Vec<_> = files.collect::<Result<_>>()?;
+        files.extend(parts.forward.adapter_file()?);
         let prints = files.iter().map(parts::fingerprint);
         let prints: Vec<_> = prints.collect::<Result<_>>()?;
-        let alpha = self.parts.adapter_alpha;
+        let alpha = parts.adapter_alpha;
         Ok(format!("{} {} {alpha}", self.family(), prints.join(" ")))
     }
 
     /// How many values the networks have, by their names: what they take in
     /// memory, times the bytes of a value.
-    pub fn measures(&self) -> Result<Vec<(&'static str, usize)>> {
-        let count = |files: &[Source]| {
-            let counts = files
-                .iter()
-                .map(|file| Ok(Checkpoint::open(file)?.values()));
-            counts.sum::<Result<usize>>()
-        };
-        let home = &self.parts.home;
-        Ok(vec![
-            ("UNet", count(std::slice::from_ref(&self.unet_file))?),
-            (
-                "text encoders",
-                count(&TextReader::files(home, self.family())?)?,
-            ),
-            ("autoencoder", count(&[home.first("vae", &NETWORK_FILES)?])?),
-        ])
+    pub fn measures(&self) -> Result<Vec<(String, usize)>> {
+        let parts = self.parts.all().into_iter();
+        parts
+            .map(|part| Ok((part.to_string(), self.parts.open(part)?.values())))
+            .collect()
     }
 
     /// The tokenizers, which need no weights.
@@ -162,16 +154,21 @@ impl Model {
         Tokenizers::open(&self.parts.home, self.family())
     }
 
-    /// The text encoders with their tokenizers.
+    /// The text encoders with their tokenizers, without styles.
     pub fn text(&self) -> Result<TextReader> {
-        TextReader::open(&self.parts.home, self.family(), &self.storage)
+        TextReader::open(&self.parts, &self.storage, &[])
+    }
+
+    /// The text encoders for the way back, styles stacked on them.
+    pub fn styled_text(&self) -> Result<TextReader> {
+        let styles = self.parts.styles()?;
+        TextReader::open(&self.parts, &self.storage, &styles)
     }
 
     /// The autoencoder; it is small, and SDXL's overflows in half precision,
     /// so it is always kept in f32.
     pub fn vae(&self) -> Result<Vae> {
-        let home = &self.parts.home;
-        let checkpoint = Checkpoint::open(home.first("vae", &NETWORK_FILES)?)?;
+        let checkpoint = self.parts.open(Part::Vae)?;
         let config = self.vae_config()?;
         let storage = Storage {
             dtype: DType::F32,
@@ -202,22 +199,22 @@ impl Model {
 
     /// The UNet with the forward adapter merged in.
     pub fn forward_unet(&self) -> Result<Unet> {
-        self.unet(&self.parts.forward)
+        self.unet(&self.parts.forward, &[])
     }
 
-    /// The UNet with the reverse adapter merged in.
+    /// The UNet with the reverse adapter merged in, and styles on top of it.
     pub fn reverse_unet(&self) -> Result<Unet> {
-        self.unet(&self.parts.reverse)
+        self.unet(&self.parts.reverse, &self.parts.styles()?)
     }
 
     /// The UNet without an adapter.
     pub fn plain_unet(&self) -> Result<Unet> {
-        self.unet(&Walker::default())
+        self.unet(&Walker::default(), &[])
     }
 
     /// The file of the UNet's weights, opened.
     pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
-        Checkpoint::open(&self.unet_file)
+        self.parts.open(Part::Unet)
     }
 
     /// The UNet's config.json.
@@ -236,21 +233,20 @@ impl Model {
         &self.storage
     }
 
-    fn unet(&self, walker: &Walker) -> Result<Unet> {
-        let checkpoint = Checkpoint::open(&self.unet_file)?;
+    fn unet(&self, walker: &Walker, styles: &[Style]) -> Result<Unet> {
+        let checkpoint = self.unet_checkpoint()?;
         let weights = Weights::new(&checkpoint, &self.storage);
-        let Some(file) = walker.adapter_file()? else {
-            return Unet::new(&weights, self.unet_config.clone());
-        };
-        let reading = Reading {
-            alpha: self.parts.adapter_alpha,
-            rounding: self.family().adapter_rounding(),
-        };
-        let adapter = Adapter::read(file, &checkpoint, reading)?;
-        Unet::new(
-            &weights.merged_with(adapter.changes()),
-            self.unet_config.clone(),
-        )
+        let mut layers = vec![(style_changes(styles, Network::Unet, &checkpoint)?, 1.0)];
+        if let Some(file) = walker.adapter_file()? {
+            let reading = Reading {
+                alpha: Some(self.parts.adapter_alpha),
+                rounding: self.family().adapter_rounding(),
+            };
+            let adapter = Adapter::read(file, &checkpoint, reading)?;
+            layers.push((adapter.changes().clone(), 1.0));
+        }
+        let changes = stacked(&layers)?;
+        Unet::new(&weights.merged_with(&changes), self.unet_config.clone())
     }
 }
 

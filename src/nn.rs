@@ -20,12 +20,12 @@ mod weights;
 use candle_core::{DType, Result, Tensor};
 
 pub use attend::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
-pub use checkpoint::Checkpoint;
 pub use checkpoint::metadata as checkpoint_metadata;
+pub use checkpoint::{Checkpoint, View};
 pub use conv::{Conv2d, Extras, Stride, upsample_nearest};
 pub use fresh::Fresh;
 pub use linear::Linear;
-pub use lowrank::{LowRank, LowRanks};
+pub use lowrank::{LowRank, LowRanks, stacked};
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{add, concat, geglu, gelu, quick_gelu, silu};
 pub use recompute::{Aside, recomputed};

@@ -1,8 +1,9 @@
-//! The second stage: a text encoder and a UNet that learn together to predict
-//! the noise in latents (arXiv 2006.11239), some of them without a caption, so
-//! that the UNet can be guided (arXiv 2207.12598).
+//! The third stage: a UNet that learns to predict the noise in latents (arXiv
+//! 2006.11239), some of them without a caption, so that it can be guided (arXiv
+//! 2207.12598). The text encoder stays as it is: a UNet that does not know yet
+//! what to make of words would unlearn them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
@@ -25,28 +26,28 @@ use rand::Rng;
 use super::{
     Options, Stage, export, measures, parts,
     scenes::{COUNT, Scenes},
-    storage, tokenizer, train,
+    storage, tokenizer, train, words,
     world::{Dice, dice},
 };
 
-const STEPS: usize = 9_000;
+const STEPS: usize = 6_000;
 const BATCH: usize = 32;
 const RATE: Rate = Rate {
     peak: 1.5e-3,
     warmup: 500,
     end: Some(STEPS),
 };
-/// Errors of the noise are weighed as those of the velocity would be (arXiv
-/// 2202.00512), up to so much: what a picture shows is decided in deep noise,
-/// where the noise itself is predicted well by any network.
-const HEAVIEST: f32 = 20.0;
+/// Deep noise begins here ..
+const DEEP: u16 = 600;
+/// .. and ends here.
+const LAST: u16 = 999;
 /// The share of rows that learn without a caption.
 const UNCAPTIONED: f64 = 0.1;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
-    let mut learner = Base::new(scenes, tokenizer, options.seed)?;
+    let mut learner = Base::new(options, scenes, tokenizer)?;
     train(options, Stage::Base, STEPS, &mut learner)?;
     export(options)
 }
@@ -70,48 +71,32 @@ struct Base {
 }
 
 impl Base {
-    fn new(scenes: Scenes, tokenizer: Tokenizer, seed: u64) -> Result<Self> {
-        let storage = storage();
-        let (text, unet) = (Fresh::new(seed).trainable(), Fresh::new(!seed).trainable());
-        let config = measures::text(tokenizer.vocabulary());
-        let clip = Clip::new(&Weights::fresh(&text, &storage), config)?;
-        let network = Unet::new(&Weights::fresh(&unet, &storage), measures::unet())?;
-        let weights: BTreeMap<_, _> = named("text", &text).chain(named("unet", &unet)).collect();
+    fn new(options: &Options, scenes: Scenes, tokenizer: Tokenizer) -> Result<Self> {
+        let fresh = Fresh::new(!options.seed).trainable();
+        let unet = Unet::new(&Weights::fresh(&fresh, &storage()), measures::unet())?;
         let settings = AdamWConfig {
             average: Some(0.9995),
             ..AdamWConfig::default()
         };
         Ok(Self {
-            clip,
-            unet: network,
-            optimiser: AdamW::new(weights, settings)?,
+            clip: words::finished(options, tokenizer.vocabulary())?,
+            unet,
+            optimiser: AdamW::new(named("unet", &fresh).collect(), settings)?,
             parts: parts(BATCH)?,
             scenes,
             tokenizer,
             schedule: Schedule::default(),
-            seed,
+            seed: options.seed,
         })
     }
 
-    /// What the text encoder makes of captions.
-    fn read(&self, captions: &[String]) -> icd::Result<Conditioning> {
-        let prompts = captions
-            .iter()
-            .map(|caption| self.tokenizer.encode(caption, measures::CONTEXT));
-        let prompts: Vec<_> = prompts.collect::<icd::Result<_>>()?;
-        let ids: Vec<_> = prompts.iter().map(Prompt::ids).collect();
-        let ends: Vec<_> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
-        Ok(Conditioning {
-            tokens: self.clip.forward(&ids, &ends)?.last,
-            pooled: None,
-        })
-    }
-
-    /// How much the rows' errors weigh, (b).
+    /// How much the rows' errors weigh, (b): errors of the noise as those of the
+    /// velocity would (arXiv 2202.00512). What a picture shows is decided in deep
+    /// noise, where the noise itself is predicted well by any network.
     fn weights(&self, times: &[Timestep]) -> icd::Result<Tensor> {
         let weight = |&t: &Timestep| {
             let (signal, _) = self.schedule.soft_levels(t);
-            (signal.powi(-2) as f32).min(HEAVIEST)
+            signal.powi(-2) as f32
         };
         let weights: Vec<_> = times.iter().map(weight).collect();
         Ok(Tensor::new(weights, &Device::Cpu)?)
@@ -125,8 +110,45 @@ impl Base {
     }
 }
 
+/// A timestep to learn: one in five is the last, and two lie in deep noise,
+/// where it is decided what a picture shows and where.
+fn time(dice: &mut Dice) -> Timestep {
+    let first = [LAST, DEEP, DEEP, 0, 0][dice.random_range(0..5)];
+    Timestep(dice.random_range(first..=LAST))
+}
+
+/// Latents x (b, 4, h, w) and noise mixed at these timesteps, but noise alone at
+/// the last one. There the schedule leaves a hint of the latents, which tells
+/// where things are, and new pictures begin without one (arXiv 2305.08891): a
+/// UNet that learnt to rely on it would see it in any noise.
+fn mixed(levels: &Levels, x: &Tensor, noise: &Tensor, times: &[Timestep]) -> icd::Result<Tensor> {
+    let alone = |t: &Timestep| f32::from(u8::from(t.0 == LAST));
+    let alone: Vec<_> = times.iter().map(alone).collect();
+    let alone = Tensor::from_vec(alone, (times.len(), 1, 1, 1), &Device::Cpu)?;
+    let mixed = levels.mix(x, noise)?;
+    Ok((&mixed + (noise - &mixed)?.broadcast_mul(&alone)?)?)
+}
+
+/// What a text encoder makes of captions.
+pub(crate) fn read(
+    clip: &Clip,
+    tokenizer: &Tokenizer,
+    captions: &[String],
+) -> icd::Result<Conditioning> {
+    let prompts = captions
+        .iter()
+        .map(|caption| tokenizer.encode(caption, measures::CONTEXT));
+    let prompts: Vec<_> = prompts.collect::<icd::Result<_>>()?;
+    let ids: Vec<_> = prompts.iter().map(Prompt::ids).collect();
+    let ends: Vec<_> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
+    Ok(Conditioning {
+        tokens: clip.forward(&ids, &ends)?.last,
+        pooled: None,
+    })
+}
+
 /// The weights of a network, each under the network's name.
-fn named(network: &str, fresh: &Fresh) -> impl Iterator<Item = (String, Var)> {
+pub(crate) fn named(network: &str, fresh: &Fresh) -> impl Iterator<Item = (String, Var)> {
     let vars = fresh.vars().into_iter();
     vars.map(move |(name, var)| (format!("{network}.{name}"), var))
 }
@@ -136,21 +158,21 @@ impl Learner for Base {
         let mut dice = dice(self.seed ^ 0xBA5E, step as u64);
         let scenes: Vec<_> = (0..BATCH).map(|_| dice.random_range(0..COUNT)).collect();
         let captions: Vec<_> = scenes.iter().map(|&i| self.caption(i, &mut dice)).collect();
-        let times: Vec<_> = (0..BATCH)
-            .map(|_| Timestep(dice.random_range(0..1000)))
-            .collect();
+        let times: Vec<_> = (0..BATCH).map(|_| time(&mut dice)).collect();
         let x = self.scenes.latents(&scenes)?;
         let noise = Noise::new(dice.random()).normal(x.shape(), &Device::Cpu)?;
-        let noised =
-            Levels::with_soft_end(&self.schedule, &times, &Device::Cpu)?.mix(&x, &noise)?;
+        let levels = Levels::with_soft_end(&self.schedule, &times, &Device::Cpu)?;
+        let noised = mixed(&levels, &x, &noise, &times)?;
+        let noise = levels.noise_in(&noised, &x)?;
         let weights = self.weights(&times)?;
         let ([_, error], gradients) = self.parts.learn(&self.optimiser, |part| {
+            let text = read(&self.clip, &self.tokenizer, &captions[part.clone()])?;
             let eps = self.unet.forward(
                 Input {
                     latent: &noised.narrow(0, part.start, part.len())?,
                     times: &times[part.clone()],
                     guidance: &vec![0.0; part.len()],
-                    text: &self.unet.read(&self.read(&captions[part.clone()])?)?,
+                    text: &self.unet.read(&text)?,
                 },
                 &mut Untouched,
             )?;

@@ -16,7 +16,7 @@ use super::{Options, Stage, measures};
 /// Writes the folder `model` of the output folder; its UNet is not distilled yet.
 pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<()> {
     let folder = options.out.join("model");
-    let (vae, state) = (Stage::Vae.state(options), Stage::Base.state(options));
+    let [vae, words, base] = [Stage::Vae, Stage::Words, Stage::Base].map(|s| s.state(options));
     let weights = "diffusion_pytorch_model.safetensors";
     network(
         &folder.join("vae"),
@@ -28,14 +28,14 @@ pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<(
         &folder.join("unet"),
         unet_json(&measures::unet()),
         weights,
-        (&state, "base.average.unet."),
+        (&base, "base.average.unet."),
     )?;
     let text = text_json(&measures::text(vocabulary));
     network(
         &folder.join("text_encoder"),
         text,
         "model.safetensors",
-        (&state, "base.average.text."),
+        (&words, "words.average.text."),
     )?;
     let tokenizer = folder.join("tokenizer");
     fs::create_dir_all(&tokenizer)?;

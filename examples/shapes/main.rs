@@ -23,6 +23,7 @@ mod look;
 mod measures;
 mod scenes;
 mod tokenizer;
+mod words;
 
 use std::path::PathBuf;
 
@@ -63,6 +64,8 @@ pub(crate) struct Options {
 enum Stage {
     /// The autoencoder
     Vae,
+    /// The text encoder
+    Words,
     /// The text encoder and the UNet
     Base,
 }
@@ -71,6 +74,7 @@ impl Stage {
     fn name(self) -> &'static str {
         match self {
             Self::Vae => "vae",
+            Self::Words => "words",
             Self::Base => "base",
         }
     }
@@ -92,6 +96,7 @@ impl Stage {
     fn make(self, options: &Options) -> Result<()> {
         match self {
             Self::Vae => autoencoder::make(options),
+            Self::Words => words::make(options),
             Self::Base => base::make(options),
         }
     }
@@ -99,6 +104,7 @@ impl Stage {
     fn look(self, options: &Options) -> Result<()> {
         match self {
             Self::Vae => look::autoencoder(options),
+            Self::Words => words::look(options),
             Self::Base => look::teacher(options),
         }
     }

@@ -9,7 +9,7 @@ use icd::model::{
 /// Tokens of a caption, the start and end tokens among them.
 pub(crate) const CONTEXT: usize = 32;
 /// Width of the text states.
-const TEXT: usize = 64;
+pub(crate) const TEXT: usize = 64;
 
 /// The autoencoder: 64x64 pixels to latents (4, 16, 16).
 pub(crate) fn vae(scale: f64) -> VaeConfig {

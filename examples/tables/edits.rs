@@ -3,7 +3,7 @@
 use anyhow::Result;
 use icd::{
     edit::{Amplify, Blend, ControlPlan, Mode},
-    guidance::{Guidance, Tau},
+    guidance::Guidance,
     picture::Picture,
 };
 use rayon::prelude::*;
@@ -82,7 +82,7 @@ pub(super) fn strength(bench: &Bench, pairs: u64, guidance: Guidance) -> Result<
 }
 
 fn manners(bench: &Bench) -> Result<[Manner<'_>; 4]> {
-    let guidance = Guidance::new(bench.strength(), Tau::usual_for(bench.few.path()))?;
+    let guidance = Guidance::new(bench.strength(), bench.model.edit_tau()?)?;
     let manner = |name, way, plan| Manner {
         name,
         way,

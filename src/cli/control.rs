@@ -19,7 +19,7 @@ pub(super) struct ControlArgs {
     guidance: Option<f64>,
     /// Guidance ends here on the way from clean (0) to noise (1); a lower tau
     /// keeps more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7, as
-    /// suits the reverse adapter's path].
+    /// suits the reverse adapter's path, or as the model's icd.toml says].
     #[arg(long)]
     tau: Option<Tau>,
     /// How attention to words follows the source.
@@ -66,7 +66,7 @@ impl ControlArgs {
     ) -> icd::Result<Edit> {
         let tau = match self.tau {
             Some(tau) => tau,
-            None => Tau::usual_for(&model.reverse_path()?),
+            None => model.edit_tau()?,
         };
         let strength = self.guidance.unwrap_or(model.edit_guidance());
         Ok(Edit {

@@ -119,7 +119,7 @@ fn memory(model: &Model) -> Result<String> {
     let bytes = model.storage().dtype.size_in_bytes();
     let parts = model.measures()?.into_iter();
     let parts = parts.map(|(name, values)| {
-        let bytes = if name == "autoencoder" { 4 } else { bytes };
+        let bytes = if name == "autoencoder" { 4 } else { bytes }; // always f32
         format!(
             "{name} {:.1} MiB",
             (values * bytes) as f64 / f64::from(1 << 20)

@@ -149,6 +149,7 @@ fn model(what: &Path) -> Result<Facts> {
         "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
         "takes guidance": guided,
         "usual guidance": model.edit_guidance(),
+        "usual tau": model.edit_tau().map_or("none is told".into(), |tau| tau.to_string()),
         "forward path": path(model.forward_path()),
         "reverse path": path(model.reverse_path()),
     })))

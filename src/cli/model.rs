@@ -10,7 +10,7 @@ use icd::{
     schedule::Steps,
 };
 
-use super::{Console, set_threads};
+use super::{Console, set_threads, values::LoraValue};
 
 /// Which model, where and how.
 #[derive(Args, Clone, Debug)]
@@ -32,6 +32,10 @@ pub(super) struct ModelArgs {
     /// hub:owner/name[/file].
     #[arg(long, value_name = "FILE|DIR|HUB")]
     unet: Option<String>,
+    /// One file in Stable Diffusion's original layout whose UNet, autoencoder and
+    /// text encoders take the place of the model's; a --unet goes before its UNet.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<String>,
     /// Another adapter for the way into noise.
     #[arg(long, value_name = "FILE|HUB")]
     forward_adapter: Option<String>,
@@ -47,6 +51,10 @@ pub(super) struct ModelArgs {
     /// Alpha of adapters whose files state none (8 for the released ones).
     #[arg(long, value_name = "ALPHA")]
     adapter_alpha: Option<f64>,
+    /// An adapter of a style and its share, stacked on the way back (not on the
+    /// way into noise); repeat it for several [default share: 1].
+    #[arg(long, value_name = "FILE|HUB=SHARE")]
+    lora: Vec<LoraValue>,
     /// auto, cpu, cuda[:N] or metal[:N].
     #[arg(long, default_value = "auto")]
     device: String,
@@ -118,6 +126,12 @@ impl ModelArgs {
             forward_path: self.forward_path.clone(),
             reverse_path: self.reverse_path.clone(),
             adapter_alpha: self.adapter_alpha,
+            checkpoint: self.checkpoint.clone(),
+            styles: self
+                .lora
+                .iter()
+                .map(|LoraValue(file, share)| (file.clone(), *share))
+                .collect(),
         }
     }
 }

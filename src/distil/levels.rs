@@ -47,6 +47,13 @@ impl Levels {
         Ok(clean.broadcast_div(&self.signal)?)
     }
 
+    /// The noise in x where what it is without noise is known: (x - a origin) / s.
+    /// Not at timestep 0, where there is none.
+    pub fn noise_in(&self, x: &Tensor, origin: &Tensor) -> Result<Tensor> {
+        let rest = (x - origin.broadcast_mul(&self.signal)?)?;
+        Ok(rest.broadcast_div(&self.noise)?)
+    }
+
     /// Moves x from here to the levels `to` along the straight line of the
     /// noise `eps` (iCD, equation 3), as
     /// [`Schedule::jump`](crate::schedule::Schedule::jump) does for one timestep.
@@ -80,6 +87,17 @@ mod tests {
             let gap = gap.abs().unwrap().max_all().unwrap();
             assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
         }
+    }
+
+    #[test]
+    fn the_noise_in_a_mixture_is_what_was_mixed_in() {
+        let (schedule, device) = (Schedule::default(), Device::Cpu);
+        let mut noise = Noise::new(3);
+        let [x, eps] = [(); 2].map(|()| noise.normal((2, 4, 2, 5), &device).unwrap());
+        let levels = Levels::at(&schedule, &[Timestep(999), Timestep(259)], &device).unwrap();
+        let found = levels.noise_in(&levels.mix(&x, &eps).unwrap(), &x).unwrap();
+        let gap = (found - eps).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use super::{Moment, Watch};
 use crate::{
     error::{Error, Result},
-    model::{Draw, Model, Text, unet::Unet},
+    model::{Draw, Model, Text, TextReader, unet::Unet},
     noise::Noise,
 };
 
@@ -29,15 +29,16 @@ pub(super) fn encode(
     Ok(latent)
 }
 
-/// Reads prompts with the model's text encoders and tells their states by name.
+/// Reads prompts with text encoders that `open` opens, and tells their states by
+/// name.
 pub(super) fn read(
-    model: &Model,
+    open: impl FnOnce() -> Result<TextReader>,
     prompts: &[&str],
     names: &[&str],
     watch: &mut Watch,
 ) -> Result<Text> {
     watch(Moment::Begins("reading the prompts"));
-    let text = model.text()?.read(prompts)?;
+    let text = open()?.read(prompts)?;
     for (row, name) in names.iter().enumerate() {
         watch(Moment::Value(
             &format!("text_{name}"),

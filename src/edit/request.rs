@@ -57,7 +57,7 @@ impl Edit {
     /// Reads the prompts: what each row is told, and who steers the walk.
     pub(super) fn stage(&self, model: &Model, path: &Path, watch: &mut Watch) -> Result<Staged> {
         let prompts: Vec<&str> = self.prompts().chain(self.early_prompt.as_deref()).collect();
-        let mut text = read(model, &prompts, &["src", "tgt"], watch)?;
+        let mut text = read(|| model.styled_text(), &prompts, &["src", "tgt"], watch)?;
         let walk = self.walk(model, path);
         text.prompts.truncate(1 + self.targets.len());
         let steering = Steering {

@@ -12,6 +12,35 @@ pub(super) enum Factor {
     Alpha,
 }
 
+/// A network that tensors of an adapter file change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The UNet.
+    Unet,
+    /// The text encoder of this index.
+    Text(usize),
+}
+
+impl Network {
+    /// The network that the tensor `name` is for.
+    pub(super) fn of(name: &str) -> Self {
+        let text = TEXT_PREFIXES
+            .iter()
+            .find(|(prefix, _)| name.starts_with(prefix));
+        text.map_or(Self::Unet, |&(_, index)| Self::Text(index))
+    }
+}
+
+/// How the names of text encoders' tensors begin, as kohya and diffusers write
+/// them, and the encoder.
+const TEXT_PREFIXES: [(&str, usize); 5] = [
+    ("lora_te_", 0),
+    ("lora_te1_", 0),
+    ("lora_te2_", 1),
+    ("text_encoder.", 0),
+    ("text_encoder_2.", 1),
+];
+
 /// The endings of the three namings, with the generations of each.
 const ENDINGS: [(&str, Factor); 10] = [
     (".lora_A.weight", Factor::Down),
@@ -63,8 +92,9 @@ impl Modules {
 
 /// A module's name without the prefixes of the tools that wrote it.
 fn bare(module: &str) -> &str {
-    let prefixes = ["lora_unet_", "unet.", "base_model.model.", "unet."];
-    prefixes.iter().fold(module, |name, prefix| {
+    let unet = ["lora_unet_", "unet.", "base_model.model.", "unet."];
+    let text = TEXT_PREFIXES.iter().map(|(prefix, _)| prefix);
+    unet.iter().chain(text).fold(module, |name, prefix| {
         name.strip_prefix(prefix).unwrap_or(name)
     })
 }
@@ -134,6 +164,23 @@ mod tests {
         let alpha =
             "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0.alpha";
         assert_eq!(modules().place(alpha), Some((out, Factor::Alpha)));
+    }
+
+    #[test]
+    fn tensors_tell_their_network() {
+        for (name, network) in [
+            ("lora_unet_conv_in.lora_down.weight", Network::Unet),
+            ("conv_in.lora_A.weight", Network::Unet),
+            ("lora_te_text_model_x.lora_down.weight", Network::Text(0)),
+            ("lora_te2_text_model_x.lora_down.weight", Network::Text(1)),
+            ("text_encoder.text_model.x.lora_A.weight", Network::Text(0)),
+            (
+                "text_encoder_2.text_model.x.lora_A.weight",
+                Network::Text(1),
+            ),
+        ] {
+            assert_eq!(Network::of(name), network, "{name}");
+        }
     }
 
     #[test]

@@ -9,10 +9,16 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Family, diffusers, is_model_folder, shapes, unet::UnetConfig};
+use super::{
+    Family, diffusers, is_model_folder, shapes,
+    single::{self, Part},
+    unet::UnetConfig,
+};
 use crate::{
     error::{Error, Result},
+    guidance::Tau,
     hub::{Home, Reference},
+    nn::Checkpoint,
     schedule::Steps,
     source::Source,
 };
@@ -64,6 +70,11 @@ pub struct ModelChoice {
     pub reverse_path: Option<Steps>,
     /// Alpha where the adapter file states none.
     pub adapter_alpha: Option<f64>,
+    /// Adapters of a style, stacked on the way back, and their shares.
+    pub styles: Vec<(String, f64)>,
+    /// A single file whose UNet, autoencoder and text encoders take the place
+    /// of the model's.
+    pub checkpoint: Option<String>,
 }
 
 /// The parts of a model, found but not read.
@@ -78,7 +89,37 @@ pub struct Parts {
     pub(super) adapter_alpha: f64,
     /// The guidance of edits and new pictures where none is asked for.
     pub(super) guidance: Option<f64>,
+    /// Where the guidance of edits ends where nothing is asked for.
+    pub(super) tau: Option<Tau>,
+    /// Adapters of a style, and their shares.
+    styles: Vec<(Reference, f64)>,
+    /// A file that holds UNet, autoencoder and text encoders.
+    single: Option<Source>,
+    /// Whether a person named the UNet, which then goes before that file's.
+    unet_is_named: bool,
 }
+
+/// An adapter's file and its share.
+pub(super) type Style = (Source, f64);
+
+/// The networks' files in their folders, safetensors first.
+const NETWORK_FILES: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+];
+const ENCODER_FILES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "pytorch_model.bin",
+];
+/// The adapters' files in a folder.
+const ADAPTER_FILES: [&str; 2] = [
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+];
 
 /// What one direction of the walk needs beside the UNet.
 #[derive(Clone, Debug, Default)]
@@ -90,13 +131,9 @@ pub(super) struct Walker {
 impl Walker {
     /// The adapter's file.
     pub(super) fn adapter_file(&self) -> Result<Option<Source>> {
-        const NAMES: [&str; 2] = [
-            "pytorch_lora_weights.safetensors",
-            "adapter_model.safetensors",
-        ];
-        self.adapter
-            .as_ref()
-            .map(|adapter| adapter.file(&NAMES))
+        let adapter = self.adapter.as_ref();
+        adapter
+            .map(|adapter| adapter.file(&ADAPTER_FILES))
             .transpose()
     }
 
@@ -175,6 +212,10 @@ impl Parts {
             reverse,
             adapter_alpha: RELEASED_ALPHA,
             guidance: None,
+            tau: None,
+            styles: Vec::new(),
+            single: None,
+            unet_is_named: false,
         }
     }
 
@@ -203,17 +244,27 @@ impl Parts {
             reverse: walker(&recipe.reverse_adapter, &recipe.reverse_path)?,
             adapter_alpha: recipe.adapter_alpha.unwrap_or(RELEASED_ALPHA),
             guidance: recipe.guidance,
+            tau: recipe.tau.map(Tau::step).transpose()?,
+            styles: Vec::new(),
+            single: None,
+            unet_is_named: false,
             home,
         })
     }
 
     fn overridden(self, choice: &ModelChoice) -> Result<Self> {
-        let unet = choice
-            .unet
-            .as_ref()
-            .map(|text| Reference::parse(text, FilePath::new("")));
+        let file = |text: &String| Reference::parse(text, FilePath::new(""));
+        let single = choice.checkpoint.as_ref().map(file).transpose()?;
+        let single = single.map(|single| single.file(&[])).transpose()?;
         Ok(Self {
-            unet: unet.transpose()?.unwrap_or(self.unet),
+            unet: choice
+                .unet
+                .as_ref()
+                .map(file)
+                .transpose()?
+                .unwrap_or(self.unet),
+            unet_is_named: choice.unet.is_some(),
+            single,
             forward: self.forward.overridden(
                 choice.forward_adapter.as_ref(),
                 choice.forward_path.as_ref(),
@@ -223,8 +274,44 @@ impl Parts {
                 choice.reverse_path.as_ref(),
             )?,
             adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
+            styles: (choice.styles.iter())
+                .map(|(text, share)| Ok((file(text)?, *share)))
+                .collect::<Result<_>>()?,
             ..self
         })
+    }
+
+    /// The file of a network's weights.
+    pub(super) fn file(&self, part: Part) -> Result<Source> {
+        match (&self.single, part) {
+            (Some(single), part) if part != Part::Unet || !self.unet_is_named => Ok(single.clone()),
+            (_, Part::Unet) => self.unet.file(&NETWORK_FILES),
+            (_, Part::Vae) => self.home.first("vae", &NETWORK_FILES),
+            (_, Part::Text(index)) => {
+                let (_, folder, _) = &self.family.text_encoders()[index];
+                self.home.first(folder, &ENCODER_FILES)
+            }
+        }
+    }
+
+    /// A network's weights.
+    pub(super) fn open(&self, part: Part) -> Result<Checkpoint> {
+        single::open(self.file(part)?, part)
+    }
+
+    /// All networks.
+    pub(super) fn all(&self) -> Vec<Part> {
+        let encoders = self.family.text_encoders().len();
+        let texts = (0..encoders).map(Part::Text);
+        [Part::Unet, Part::Vae].into_iter().chain(texts).collect()
+    }
+
+    /// The files of the styles, and their shares.
+    pub(super) fn styles(&self) -> Result<Vec<Style>> {
+        let styles = self.styles.iter();
+        styles
+            .map(|(style, share)| Ok((style.file(&ADAPTER_FILES)?, *share)))
+            .collect()
     }
 
     /// The UNet's measures: those of its configuration, else the family's.
@@ -274,6 +361,7 @@ struct Recipe {
     reverse_path: Option<Vec<u16>>,
     adapter_alpha: Option<f64>,
     guidance: Option<f64>,
+    tau: Option<f64>,
 }
 
 impl Recipe {

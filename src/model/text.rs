@@ -3,16 +3,18 @@
 use candle_core::{DType, Tensor};
 
 use super::{
-    clip::{Clip, States},
+    clip::{Clip, ClipConfig, States},
     diffusers,
     family::Family,
+    parts::{Parts, Style},
+    single::Part,
 };
 use crate::{
     error::Result,
     hub::Home,
-    nn::{Checkpoint, Storage, Weights},
+    lora::{Adapter, Network, Reading},
+    nn::{Checkpoint, LowRanks, Storage, Weights, stacked},
     prompt::{Prompt, Tokenizer},
-    source::Source,
 };
 
 /// The text of some rows, as the UNet takes it.
@@ -102,6 +104,27 @@ fn tokenizer(home: &Home, folder: &str) -> Result<Tokenizer> {
     }
 }
 
+/// Tokenizer folder, encoder folder, measures.
+type Encoder = (&'static str, &'static str, ClipConfig);
+
+/// What styles change in a network whose tensors are in `base`.
+pub(super) fn style_changes(
+    styles: &[Style],
+    network: Network,
+    base: &Checkpoint,
+) -> Result<LowRanks> {
+    let reading = Reading {
+        alpha: None,
+        rounding: DType::F32,
+    };
+    let read = |(file, share): &Style| -> Result<_> {
+        let adapter = Adapter::read_part(file, network, base, reading)?;
+        Ok((adapter.changes().clone(), *share))
+    };
+    let layers: Vec<_> = styles.iter().map(read).collect::<Result<_>>()?;
+    Ok(stacked(&layers)?)
+}
+
 /// The text encoders of a model with their tokenizers.
 #[derive(Debug)]
 pub struct TextReader {
@@ -109,35 +132,24 @@ pub struct TextReader {
     encoders: Vec<Clip>,
 }
 
-const ENCODER_FILES: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model.fp16.safetensors",
-    "pytorch_model.bin",
-];
-
 impl TextReader {
-    /// The files of the encoders' weights.
-    pub fn files(home: &Home, family: Family) -> Result<Vec<Source>> {
-        let encoders = family.text_encoders().into_iter();
-        encoders
-            .map(|(_, folder, _)| home.first(folder, &ENCODER_FILES))
-            .collect()
-    }
-
-    /// Reads the text encoders of a model.
-    pub fn open(home: &Home, family: Family, storage: &Storage) -> Result<Self> {
-        let open = |(_, folder, preset): (&str, &str, super::clip::ClipConfig)| -> Result<Clip> {
+    /// Reads the text encoders of a model, changed by these styles.
+    pub(super) fn open(parts: &Parts, storage: &Storage, styles: &[Style]) -> Result<Self> {
+        let (home, family) = (&parts.home, parts.family);
+        let open = |(index, (_, folder, preset)): (usize, Encoder)| -> Result<Clip> {
             let config = match home.file(&format!("{folder}/config.json")) {
                 Ok(file) => diffusers::clip_config(&file, preset.projection.is_some())?,
                 Err(_) => preset,
             };
-            let checkpoint = Checkpoint::open(home.first(folder, &ENCODER_FILES)?)?;
-            Clip::new(&Weights::new(&checkpoint, storage), config)
+            let checkpoint = parts.open(Part::Text(index))?;
+            let changes = style_changes(styles, Network::Text(index), &checkpoint)?;
+            let weights = Weights::new(&checkpoint, storage).merged_with(&changes);
+            Clip::new(&weights, config)
         };
         let encoders = family
             .text_encoders()
             .into_iter()
+            .enumerate()
             .map(open)
             .collect::<Result<_>>()?;
         Ok(Self {

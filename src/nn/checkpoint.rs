@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
     io::Read,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +27,65 @@ use crate::{
 pub struct Checkpoint {
     file: PathBuf,
     tensors: Tensors,
+    /// The tensors by other names than the file's, and all there are.
+    views: Option<HashMap<String, View>>,
+}
+
+/// A tensor of a file as another layout has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its name in the file.
+    name: String,
+    /// The part of its first axis that counts.
+    rows: Option<Range<usize>>,
+    /// Whether its two axes change places.
+    transposed: bool,
+}
+
+impl View {
+    /// All of the tensor `name`.
+    pub fn of(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            rows: None,
+            transposed: false,
+        }
+    }
+
+    /// Some of its rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        let rows = Some(rows);
+        Self { rows, ..self }
+    }
+
+    /// With its two axes exchanged.
+    pub fn transposed(self) -> Self {
+        Self {
+            transposed: true,
+            ..self
+        }
+    }
+
+    fn shape(&self, mut shape: Vec<usize>) -> Vec<usize> {
+        if let (Some(rows), Some(first)) = (&self.rows, shape.first_mut()) {
+            *first = rows.len();
+        }
+        if self.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
+    fn tensor(&self, whole: &Tensor) -> candle_core::Result<Tensor> {
+        let part = match &self.rows {
+            Some(rows) => whole.narrow(0, rows.start, rows.len())?,
+            None => whole.clone(),
+        };
+        match self.transposed {
+            true => part.t()?.contiguous(),
+            false => part.contiguous(),
+        }
+    }
 }
 
 enum Tensors {
@@ -44,6 +104,7 @@ impl Checkpoint {
             return Ok(Self {
                 file: file.into(),
                 tensors: Tensors::BuiltIn(tensors),
+                views: None,
             });
         }
         let tensors = match &magic(file)? {
@@ -54,7 +115,14 @@ impl Checkpoint {
         Ok(Self {
             file: file.into(),
             tensors,
+            views: None,
         })
+    }
+
+    /// The tensors of another layout that this file's are.
+    pub fn seen_as(self, views: HashMap<String, View>) -> Self {
+        let views = Some(views);
+        Self { views, ..self }
     }
 
     /// The file that was opened.
@@ -64,6 +132,9 @@ impl Checkpoint {
 
     /// The names of all tensors, in no particular order.
     pub fn names(&self) -> Vec<String> {
+        if let Some(views) = &self.views {
+            return views.keys().cloned().collect();
+        }
         match &self.tensors {
             Tensors::Mapped(tensors) => tensors
                 .tensors()
@@ -80,6 +151,16 @@ impl Checkpoint {
 
     /// The shape of a tensor, or `None` where there is no such tensor.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.views {
+            Some(views) => {
+                let view = views.get(name)?;
+                Some(view.shape(self.stored_shape(&view.name)?))
+            }
+            None => self.stored_shape(name),
+        }
+    }
+
+    fn stored_shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.tensors {
             Tensors::Mapped(tensors) => Some(tensors.get(name).ok()?.shape().to_vec()),
             Tensors::Pickled(tensors) => {
@@ -100,6 +181,15 @@ impl Checkpoint {
 
     /// Reads a tensor in the type it is stored in.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let Some(views) = &self.views else {
+            return self.load_stored(name, device);
+        };
+        let missing = || self.fault(format!("tensor {name:?}: it is missing"));
+        let view = views.get(name).ok_or_else(missing)?;
+        Ok(view.tensor(&self.load_stored(&view.name, device)?)?)
+    }
+
+    fn load_stored(&self, name: &str, device: &Device) -> Result<Tensor> {
         let fault = |reason: String| self.fault(format!("tensor {name:?}: {reason}"));
         match &self.tensors {
             Tensors::Mapped(tensors) => tensors

@@ -22,7 +22,41 @@ pub struct LowRank {
     pub scale: f64,
 }
 
+/// Several changes of one network as one, each times its share.
+pub fn stacked(layers: &[(LowRanks, f64)]) -> Result<LowRanks> {
+    let mut stack = LowRanks::new();
+    for (changes, share) in layers {
+        for (module, change) in changes {
+            let change = change.times(*share);
+            let change = match stack.remove(module) {
+                Some(below) => below.and(&change)?,
+                None => change,
+            };
+            stack.insert(module.clone(), change);
+        }
+    }
+    Ok(stack)
+}
+
 impl LowRank {
+    fn times(&self, share: f64) -> Self {
+        let scale = self.scale * share;
+        Self {
+            scale,
+            ..self.clone()
+        }
+    }
+
+    /// The sum of two changes of one weight: their ranks side by side.
+    fn and(&self, other: &Self) -> Result<Self> {
+        let up = |change: &Self| (&change.up * change.scale)?.flatten_from(1);
+        Ok(Self {
+            down: Tensor::cat(&[&self.down, &other.down], 0)?,
+            up: Tensor::cat(&[up(self)?, up(other)?], 1)?,
+            scale: 1.0,
+        })
+    }
+
     /// A weight (outputs, ..) with this change, in f32, or `None` where the
     /// shapes do not belong to such a weight.
     pub fn merged_into(&self, weight: &Tensor) -> Result<Option<Tensor>> {
@@ -102,6 +136,25 @@ mod tests {
         let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();
         assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+    }
+
+    #[test]
+    fn stacked_changes_add_up_by_their_shares() {
+        let change = |rank, phase, scale| LowRank {
+            down: waves(&[rank, 5, 3, 3], phase),
+            up: waves(&[7, rank, 1, 1], phase + 0.5),
+            scale,
+        };
+        let (one, two) = (change(3, 0.1, 0.25), change(2, 0.3, 2.0));
+        let layer = |change: &LowRank| LowRanks::from([("x".to_owned(), change.clone())]);
+        let stack = stacked(&[(layer(&one), 1.0), (layer(&two), 0.5)]).unwrap();
+        let weight = waves(&[7, 5, 3, 3], 0.9);
+        let merged = stack["x"].merged_into(&weight).unwrap().unwrap();
+        let first = one.merged_into(&weight).unwrap().unwrap();
+        let half = LowRank { scale: 1.0, ..two };
+        let expected = half.merged_into(&first).unwrap().unwrap();
+        let gap = (merged - expected).unwrap().abs().unwrap().max_all();
+        assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use icd::{
 use crate::support::{agree, data, icd};
 
 const READING: Reading = Reading {
-    alpha: 8.0,
+    alpha: Some(8.0),
     rounding: DType::F16,
 };
 

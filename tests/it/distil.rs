@@ -130,7 +130,7 @@ fn unet(weights: &Weights) -> Unet {
 /// The changes of an adapter file, as variables with PEFT's names.
 fn adapter(name: &str, base: &Checkpoint) -> (LowRanks, BTreeMap<String, Var>) {
     let reading = Reading {
-        alpha: 8.0,
+        alpha: Some(8.0),
         rounding: candle_core::DType::F32,
     };
     let file = data(&format!("sd/{name}.safetensors"));

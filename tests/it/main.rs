@@ -15,6 +15,7 @@ mod full;
 mod golden;
 mod help;
 mod shapes;
+mod single;
 mod support;
 mod surface;
 mod training;

@@ -10,17 +10,23 @@ pub(crate) struct Wording {
     opening: usize,
     background_first: bool,
     synonyms: bool,
+    place_first: bool,
 }
 
-/// What captions may begin with.
+/// What captions that name things first may begin with.
 const OPENINGS: [&str; 4] = ["", "a picture of ", "a drawing of ", "there is "];
+/// What captions that name places first may begin with.
+const OPENINGS_BEFORE_PLACES: [&str; 4] = ["", "", "", "there is "];
 
 impl Wording {
-    /// The plainest: no opening, the things first.
+    /// The plainest: no opening, the background last. A text encoder reads from
+    /// left to right: where the place comes first, each word of a thing is read
+    /// in the light of it.
     pub(crate) const PLAIN: Self = Self {
         opening: 0,
         background_first: false,
         synonyms: false,
+        place_first: true,
     };
 
     /// A wording drawn by lot.
@@ -29,17 +35,25 @@ impl Wording {
             opening: dice.random_range(0..OPENINGS.len()),
             background_first: dice.random_bool(0.25),
             synonyms: dice.random_bool(0.3),
+            place_first: dice.random_bool(0.7),
         }
     }
 
     /// The caption of a scene.
     pub(crate) fn caption(self, scene: &Scene) -> String {
         let things: Vec<_> = scene.things.iter().map(|thing| self.thing(thing)).collect();
-        let things = format!("{}{}", OPENINGS[self.opening], things.join(" and "));
+        let things = format!("{}{}", self.opening(), things.join(" and "));
         let background = background(scene.background);
         match self.background_first {
             true => format!("{background} {things}"),
             false => format!("{things} {background}"),
+        }
+    }
+
+    fn opening(self) -> &'static str {
+        match self.place_first {
+            true => OPENINGS_BEFORE_PLACES[self.opening],
+            false => OPENINGS[self.opening],
         }
     }
 
@@ -50,9 +64,12 @@ impl Wording {
             thing.colour.word(),
             texture(thing.texture),
             self.shape(thing.shape),
-            self.place(thing.place),
         ];
-        joined(&words)
+        let (thing, place) = (joined(&words), self.place(thing.place));
+        match self.place_first {
+            true => format!("{place} {thing}"),
+            false => format!("{thing} {place}"),
+        }
     }
 
     fn size(self, size: Size) -> &'static str {

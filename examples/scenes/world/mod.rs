@@ -144,6 +144,16 @@ impl Scene {
         }
     }
 
+    /// The scene with the places of its things exchanged.
+    pub(crate) fn exchanged(&self) -> Self {
+        let places = self.things.iter().rev().map(|thing| thing.place);
+        let things = self.things.iter().zip(places);
+        Self {
+            things: things.map(|(thing, place)| thing.at(place)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// A scene drawn by lot.
     pub(crate) fn any(dice: &mut Dice) -> Self {
         let first = Thing::any(dice);
