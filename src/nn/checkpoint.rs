@@ -1,16 +1,19 @@
 //! Checkpoint files, as memory maps or pickles, told apart by their content.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     fs::File,
     io::Read,
     ops::Range,
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Once,
 };
 
 use candle_core::{
     Device, Tensor,
-    pickle::PthTensors,
+    pickle::{PthTensors, TensorInfo},
     safetensors::{MmapedSafetensors, SliceSafetensors},
 };
 use serde::Deserialize;
@@ -205,13 +208,28 @@ impl Checkpoint {
                         "it is a view into a larger storage; save a copy of it".into(),
                     ));
                 }
-                let tensor = tensors
-                    .get(name)
+                let info = info.ok_or_else(|| fault("it is missing".into()))?;
+                if !self.could_hold(info) {
+                    return Err(fault(
+                        "it is larger than the file: the file is damaged".into(),
+                    ));
+                }
+                let tensor = guarded(|| tensors.get(name))
+                    .ok_or_else(|| fault("the file is damaged".into()))?
                     .map_err(|error| fault(error.to_string()))?;
                 let tensor = tensor.ok_or_else(|| fault("it is missing".into()))?;
                 Ok(tensor.to_device(device)?)
             }
         }
+    }
+
+    /// Whether the file has room for a tensor; PyTorch does not compress.
+    fn could_hold(&self, info: &TensorInfo) -> bool {
+        let sizes = info.layout.dims().iter();
+        let count = sizes.copied().try_fold(1_usize, usize::checked_mul);
+        let needed = count.and_then(|count| count.checked_mul(info.dtype.size_in_bytes()));
+        let length = std::fs::metadata(&self.file).map_or(0, |found| found.len());
+        needed.is_some_and(|needed| needed as u64 <= length)
     }
 
     /// An error that names this file.
@@ -307,14 +325,41 @@ fn shards(file: &Path) -> Result<Vec<PathBuf>> {
 /// A state dict, bare or under the key `state_dict`.
 fn unpickle(file: &Path) -> Result<PthTensors> {
     let open = |key| {
-        PthTensors::new(file, key)
-            .map_err(|error| Error::weights(file, format!("it is no PyTorch state dict ({error})")))
+        let fault =
+            |reason: &str| Error::weights(file, format!("it is no PyTorch state dict ({reason})"));
+        guarded(|| PthTensors::new(file, key))
+            .ok_or_else(|| fault("it is damaged"))?
+            .map_err(|error| fault(&error.to_string()))
     };
     let bare = open(None)?;
     match bare.tensor_infos().is_empty() {
         true => open(Some("state_dict")),
         false => Ok(bare),
     }
+}
+
+thread_local! {
+    /// Whether this thread runs a reader that panics at damaged files.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What `read` gives, or nothing where it panics, which is not told: candle's
+/// reader of pickles does at some damaged files.
+fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+    static SILENCED: Once = Once::new();
+    SILENCED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    // What the reader leaves behind is dropped.
+    let read = catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(false);
+    read.ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,224 @@
+//! What is fed, and what it begins with.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::ValueEnum;
+use icd::{
+    distil::DistilConfig,
+    edit::Span,
+    guidance::Tau,
+    latents::Latents,
+    lora::{Adapter, Reading, forward_steps, reverse_steps},
+    model::diffusers,
+    nn::{Checkpoint, checkpoint_metadata},
+    picture::{Format, Picture, Size, fit::Fit, note::note},
+    prompt::{Refine, Replace, Tokenizer, words},
+    schedule::Steps,
+    source::Source,
+};
+
+/// What reads the input.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Target {
+    /// PNG, JPEG and WebP, and the notes of PNGs
+    Picture,
+    /// Checkpoints and latents
+    Safetensors,
+    /// PyTorch's state dicts
+    Pickle,
+    /// Adapters: their names, shapes and metadata
+    Adapter,
+    /// Prompts: tokens, words and alignments
+    Prompt,
+    /// Configurations, tokenizers and the small languages of flags
+    Config,
+}
+
+/// Takes an input, and says whether it was taken for good.
+pub(crate) type Feed = Box<dyn FnMut(&[u8]) -> bool>;
+
+impl Target {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Whole inputs to damage, and what they are fed to.
+    pub(crate) fn open(self) -> Result<(Vec<Vec<u8>>, Feed)> {
+        match self {
+            Self::Picture => pictures(),
+            Self::Safetensors => checkpoints(&[
+                "sd/vae/diffusion_pytorch_model.safetensors",
+                "sd/forward-19-259-519-779.safetensors",
+            ]),
+            Self::Pickle => checkpoints(&["sd/unet_part.pt"]),
+            Self::Adapter => adapters(),
+            Self::Prompt => prompts(),
+            Self::Config => configs(),
+        }
+    }
+}
+
+fn data(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/data").join(name)
+}
+
+fn bytes(names: &[&str]) -> Result<Vec<Vec<u8>>> {
+    let read = |name: &&str| Ok(fs::read(data(name))?);
+    names.iter().map(read).collect()
+}
+
+fn pictures() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let photo = Picture::read(&data("square.png"))?;
+    let small = photo.resized(Size::new(24, 18));
+    let mut seeds = bytes(&["cmyk.jpg"])?;
+    for format in [Format::Png, Format::Jpeg, Format::WebP] {
+        seeds.push(small.encode(format)?);
+    }
+    seeds.push(small.encode_noted("{\"verb\":\"edit\"}")?);
+    let feed = |input: &[u8]| {
+        let _ = note(input);
+        Picture::decode(input, Path::new("fuzz")).is_ok()
+    };
+    Ok((seeds, Box::new(feed)))
+}
+
+/// A file that is written anew for every input.
+fn scratch(ending: &str) -> Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join(format!("fuzz.{ending}"));
+    Ok((folder, file))
+}
+
+fn checkpoints(names: &[&str]) -> Result<(Vec<Vec<u8>>, Feed)> {
+    let (folder, file) = scratch("bin")?;
+    let feed = move |input: &[u8]| {
+        let _stays = &folder;
+        // A new file each time: the last one may still be mapped.
+        let _ = fs::remove_file(&file);
+        fs::write(&file, input).is_ok() && read_all(&file)
+    };
+    Ok((bytes(names)?, Box::new(feed)))
+}
+
+fn read_all(file: &Path) -> bool {
+    let _ = Latents::read(file);
+    let _ = checkpoint_metadata(&file.into());
+    let Ok(checkpoint) = Checkpoint::open(file) else {
+        return false;
+    };
+    let names = checkpoint.names();
+    let loads = |name: &String| checkpoint.load(name, &Device::Cpu).is_ok();
+    names.iter().filter(|name| loads(name)).count() == names.len()
+}
+
+fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let seeds = bytes(&[
+        "sd/forward-19-259-519-779.safetensors",
+        "sd/forward-19-259-519-779.kohya.safetensors",
+        "sd/forward-19-259-519-779.diffusers.safetensors",
+    ])?;
+    let base = Checkpoint::open(data("sd/unet/diffusion_pytorch_model.safetensors"))?;
+    let (folder, file) = scratch("safetensors")?;
+    let reading = Reading {
+        alpha: Some(8.0),
+        rounding: DType::F16,
+    };
+    let feed = move |input: &[u8]| {
+        let _stays = &folder;
+        let _ = fs::remove_file(&file);
+        let _ = fs::write(&file, input);
+        let source = Source::from(&file);
+        let _ = (forward_steps(&source), reverse_steps(&source));
+        let name = String::from_utf8_lossy(&input[..input.len().min(80)]).into_owned();
+        let named = Source::from(Path::new(&name));
+        let _ = (forward_steps(&named), reverse_steps(&named));
+        Adapter::read(&file, &base, reading).is_ok()
+    };
+    Ok((seeds, Box::new(feed)))
+}
+
+fn prompts() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let file = |name: &str| Source::from(&data(&format!("sd/tokenizer/{name}")));
+    let tokenizer = Tokenizer::from_bpe(&file("vocab.json"), &file("merges.txt"), None)?;
+    let seeds = [
+        "a photo of a bird standing on a branch",
+        "a (lego:1.5) bird's \u{201c}nest\u{201d} <|endoftext|> \u{1f426}\u{200d}\u{1f525}",
+        "\u{9ce5} \u{e9}\u{301} \u{202e}abc \t\n the The THE",
+    ];
+    let mut last = tokenizer.encode(seeds[0], 77)?;
+    let feed = move |input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let context = 2 + input.len() % 80;
+        let Ok(prompt) = tokenizer.encode(&text, context.max(3)) else {
+            return false;
+        };
+        let _ = words::new_words(&last, &prompt);
+        let _ = words::changed_pairs(&last, &prompt);
+        let _ = Refine::new(&last, &prompt);
+        let _ = Replace::new(&last, &prompt);
+        let mut words = prompt.words().iter();
+        let all = words.all(|word| prompt.find(&word.text).is_ok());
+        last = prompt;
+        all
+    };
+    Ok((
+        seeds.map(|seed| seed.as_bytes().to_vec()).into(),
+        Box::new(feed),
+    ))
+}
+
+fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let mut seeds = bytes(&[
+        "sd/unet/config.json",
+        "sd/vae/config.json",
+        "sd/text_encoder/config.json",
+        "sd/scheduler/scheduler_config.json",
+        "sd/tokenizer/vocab.json",
+        "sd/tokenizer/merges.txt",
+        "sd/tokenizer/tokenizer_config.json",
+        "sdxl/unet/config.json",
+    ])?;
+    let texts = [
+        "model = \"sd15\"\ndata = \"pictures\"\nout = \"run\"\nsteps = 10\nbatch = 2\n",
+        "19,259,519,779,999",
+        "0.7..0.9",
+        "768x512",
+    ];
+    seeds.extend(texts.map(|text| text.as_bytes().to_vec()));
+    let (folder, file) = scratch("json")?;
+    let merges = Source::from(&data("sd/tokenizer/merges.txt"));
+    let vocabulary = Source::from(&data("sd/tokenizer/vocab.json"));
+    let feed = move |input: &[u8]| {
+        let _stays = &folder;
+        let _ = fs::write(&file, input);
+        let source = Source::from(&file);
+        let text = String::from_utf8_lossy(input);
+        let text = text.trim();
+        let taken = [
+            diffusers::unet_config(&source).is_ok(),
+            diffusers::vae_config(&source).is_ok(),
+            diffusers::clip_config(&source, false).is_ok(),
+            diffusers::clip_config(&source, true).is_ok(),
+            diffusers::schedule(&source).is_ok(),
+            Tokenizer::from_bpe(&source, &merges, None).is_ok(),
+            Tokenizer::from_bpe(&vocabulary, &source, None).is_ok(),
+            Tokenizer::from_bpe(&vocabulary, &merges, Some(&source)).is_ok(),
+            DistilConfig::read(&file).is_ok(),
+            text.parse::<Steps>().is_ok(),
+            text.parse::<Tau>().is_ok(),
+            text.parse::<Span>().is_ok(),
+            text.parse::<Size>().is_ok(),
+            text.parse::<Fit>().is_ok(),
+        ];
+        taken.contains(&true)
+    };
+    Ok((seeds, Box::new(feed)))
+}
