@@ -19,6 +19,9 @@ use super::Options;
 const UNET: &str = "diffusion_pytorch_model.safetensors";
 /// What edits and new pictures are guided by where nothing is asked for.
 const GUIDANCE: f64 = 4.0;
+/// Where the guidance of edits ends: its first step into noise brings the edit
+/// nothing, and costs the rest of the picture.
+const TAU: f64 = 0.7;
 
 /// Writes the folder `bundle` of the output folder, from what all stages wrote.
 pub(crate) fn write(options: &Options) -> Result<()> {
@@ -55,7 +58,7 @@ pub(crate) fn write(options: &Options) -> Result<()> {
     }
     let recipe = format!(
         "forward_adapter = \"forward.safetensors\"\nreverse_adapter = \"reverse.safetensors\"\n\
-         guidance = {GUIDANCE:?}\n"
+         guidance = {GUIDANCE:?}\ntau = {TAU:?}\n"
     );
     fs::write(bundle.join("icd.toml"), recipe)?;
     Ok(())

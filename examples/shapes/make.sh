@@ -3,7 +3,7 @@
 #
 #     examples/shapes/make.sh DIR [ablations]
 #
-# pretrains autoencoder, text encoder and UNet, distils guidance, then the two
+# trains autoencoder, text encoder and UNet, distils guidance, then the two
 # adapters, and writes DIR/bundle, which is what src/model/shapes holds. With
 # `ablations` it also distils the adapter pairs that the tables compare, into
 # DIR/ablations. Stopped at any moment, the same command goes on where it was.
@@ -40,8 +40,8 @@ distil() {
     "$built/icd" distill "$stage" "$out/run.toml" --resume
 }
 
-distil guidance guidance 'steps = 1200'
-distil consistency consistency 'steps = 700'
+distil guidance guidance 'steps = 800'
+distil consistency consistency 'steps = 300'
 "$built/examples/shapes" --out "$out" --bundle
 
 if [ "${2:-}" = ablations ]; then
@@ -52,7 +52,7 @@ reverse_path = [999, 699, 339, 0]'
     two='forward_path = [19, 499, 999]
 reverse_path = [999, 499, 0]'
     ablation() {
-        distil consistency "ablations/$1" 'steps = 150' "$2" "forward_preservation = $3" "reverse_preservation = $4"
+        distil consistency "ablations/$1" 'steps = 60' "$2" "forward_preservation = $3" "reverse_preservation = $4"
     }
     ablation 1_consistency_alone "$two" 0.0 0.0
     ablation 2_consistency_alone "$three" 0.0 0.0

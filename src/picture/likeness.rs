@@ -132,6 +132,27 @@ mod tests {
         assert!((likeness - expected).abs() < 1e-9);
     }
 
+    // scikit-image 0.26: structural_similarity(a, b, gaussian_weights=True, sigma=1.5,
+    // use_sample_covariance=False, channel_axis=2, data_range=255), peak_signal_noise_ratio
+    #[test]
+    fn both_measures_are_those_of_scikit_image() {
+        let picture = noise(20, 15);
+        let halves = picture.pixels().iter().map(|value| value / 2 + 40);
+        let pale = Picture::new(picture.size(), halves.collect()).unwrap();
+        let mirrored = picture.pixels().chunks(CHANNELS * 20).flat_map(|row| {
+            let (pixels, _) = row.as_chunks::<CHANNELS>();
+            pixels.iter().rev().flatten().copied().collect::<Vec<_>>()
+        });
+        let mirrored = Picture::new(picture.size(), mirrored.collect()).unwrap();
+        for (other, ssim, psnr) in [
+            (pale, 0.779_702_034_675_841_6, 15.098_425_325_210_318),
+            (mirrored, 0.014_939_840_510_053_435, 7.987_785_644_803_495),
+        ] {
+            assert!((picture.ssim(&other).unwrap() - ssim).abs() < 1e-9);
+            assert!((picture.psnr(&other).unwrap() - psnr).abs() < 1e-9);
+        }
+    }
+
     #[test]
     fn what_cannot_be_compared_is_told() {
         assert!(noise(4, 4).psnr(&noise(4, 5)).is_err());

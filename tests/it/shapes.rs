@@ -29,7 +29,7 @@ fn a_toy_scene_is_edited_without_a_network() {
     let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
     let words = |colour| {
         format!(
-            "a large {colour} star on the left and a large orange heart on the right \
+            "on the left a large {colour} star and on the right a large orange heart \
              on a grey striped background"
         )
     };
@@ -72,7 +72,7 @@ fn a_toy_picture_is_drawn_from_words() {
         .arg(&drawn)
         .args([
             "--prompt",
-            "a large yellow square in the middle on a teal background",
+            "in the middle a large yellow square on a teal background",
         ])
         .assert()
         .success();
