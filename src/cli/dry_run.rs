@@ -15,8 +15,13 @@ use serde_json::{Map, Value, json};
 use super::{console::tell, frame::Frame};
 
 /// Tells tokens, words, walks and memory, as lines or as a JSON object.
-pub(super) fn tell_edit(model: &Model, edit: &Edit, frame: &Frame, as_json: bool) -> Result<()> {
-    let facts = facts(model, edit, frame)?;
+pub(super) fn tell_edit(
+    model: &Model,
+    edit: &Edit,
+    (frame, rows): (&Frame, usize),
+    as_json: bool,
+) -> Result<()> {
+    let facts = facts(model, edit, (frame, rows))?;
     if as_json {
         let facts: Map<String, Value> = facts.into_iter().map(|(k, v)| (k.into(), v)).collect();
         return tell(&Value::Object(facts).to_string());
@@ -32,7 +37,11 @@ pub(super) fn tell_edit(model: &Model, edit: &Edit, frame: &Frame, as_json: bool
     })
 }
 
-fn facts(model: &Model, edit: &Edit, frame: &Frame) -> Result<Vec<(&'static str, Value)>> {
+fn facts(
+    model: &Model,
+    edit: &Edit,
+    (frame, rows): (&Frame, usize),
+) -> Result<Vec<(&'static str, Value)>> {
     let prompts = edit.read_prompts(model)?;
     let (forward, reverse) = (model.forward_path()?, model.reverse_path()?);
     let latent = frame.latent;
@@ -45,7 +54,6 @@ fn facts(model: &Model, edit: &Edit, frame: &Frame) -> Result<Vec<(&'static str,
         facts.push(("target", tokens(model, target)?));
         facts.extend(control(edit, &prompts[0], target));
     }
-    let rows = edit.rows_evaluated(model)?;
     let evaluations = match frame.is_photo() {
         true => format!(
             "{} of 1 row, {} of {rows}",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use clap::Args;
 use icd::{
@@ -117,11 +117,11 @@ impl EditArgs {
             frame.check_restorable()?;
         }
         let request = self.request(&model, &input, &frame)?;
-        request.check_words(&model)?;
+        let rows = request.rows_evaluated(&model)?; // unknown words end here
         if self.dry_run {
-            return dry_run::tell_edit(&model, &request, &frame, self.report.json);
+            return dry_run::tell_edit(&model, &request, (&frame, rows), self.report.json);
         }
-        let inverted = self.inverted(&model, &input, &mut console)?;
+        let inverted = self.inverted(&model, &input, &frame, &mut console)?;
         let edited = edit(&model, &inverted, &request, &mut |moment| {
             console.see(moment);
         })?;
@@ -154,13 +154,16 @@ impl EditArgs {
             .iter()
             .flat_map(|folder| show::sheets(folder, count));
         let sheets: Vec<_> = sheets.collect();
-        if let Some(folder) = &also.attention {
-            show::check_folder(folder)?;
-        }
         let beside = [&also.comparison, &also.save_latents, &also.dump];
+        let beside = beside.into_iter().flatten();
+        beside
+            .clone()
+            .try_for_each(|file| output::refuse_stdout(file))?;
         if !self.dry_run {
-            let files = outputs.iter().chain(beside.into_iter().flatten());
-            also.write.check(files)?;
+            also.write.check(outputs.iter().chain(beside))?;
+            also.attention
+                .iter()
+                .try_for_each(|folder| show::check_folder(folder))?;
             also.write.check_new(&sheets)?;
         }
         Ok(outputs)
@@ -201,12 +204,19 @@ impl EditArgs {
         })
     }
 
-    fn inverted(&self, model: &Model, input: &Input, console: &mut Console) -> Result<Tensor> {
+    fn inverted(
+        &self,
+        model: &Model,
+        input: &Input,
+        frame: &Frame,
+        console: &mut Console,
+    ) -> Result<Tensor> {
         let latents = match input {
             Input::Photo(photo) => {
                 let inversion = Inversion {
                     model,
                     photo,
+                    placed: frame.placed().cloned().context("a photo is placed")?,
                     canvas: self.size.canvas(model)?,
                     prompt: self.src_prompt.as_deref().unwrap_or_default(),
                     seed: self.seed,
@@ -247,7 +257,7 @@ impl EditArgs {
         }
         let shown = Shown {
             edited,
-            photo: frame.placed(),
+            photo: frame.placed().cloned(),
             source: edited.source.as_ref().map(decode).transpose()?,
             targets,
         };

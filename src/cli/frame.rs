@@ -24,6 +24,8 @@ pub(super) enum Input {
 pub(super) struct Frame<'a> {
     /// Where it is at hand.
     photo: Option<&'a Picture>,
+    /// The photo as it is worked on.
+    placed: Option<Picture>,
     /// How it was placed, and its size; none where a dump does not tell.
     placing: Option<(Canvas, Size)>,
     /// Of the latent's values.
@@ -40,6 +42,7 @@ impl<'a> Frame<'a> {
                 let worked = canvas.target(photo.size());
                 Ok(Self {
                     photo: Some(photo),
+                    placed: Some(canvas.place(photo)),
                     placing: Some((canvas, photo.size())),
                     latent: Size::new(worked.width / factor, worked.height / factor),
                 })
@@ -48,6 +51,7 @@ impl<'a> Frame<'a> {
                 let (_, _, height, width) = latents.latent.dims4()?;
                 Ok(Self {
                     photo: None,
+                    placed: None,
                     placing: latents.placing(),
                     latent: Size::new(width, height),
                 })
@@ -71,9 +75,8 @@ impl<'a> Frame<'a> {
     }
 
     /// The photo as it is worked on.
-    pub(super) fn placed(&self) -> Option<Picture> {
-        let (canvas, _) = self.placing?;
-        self.photo.map(|photo| canvas.place(photo))
+    pub(super) fn placed(&self) -> Option<&Picture> {
+        self.placed.as_ref()
     }
 
     /// A mask over the photo, of any size, as one of its latent (1, 1, h, w).

@@ -129,6 +129,10 @@ impl GenerateArgs {
             self.save_latents.as_ref(),
             self.dump.as_ref(),
         ];
+        let beside = named[1..].iter().copied().flatten();
+        beside
+            .clone()
+            .try_for_each(|file| output::refuse_stdout(file))?;
         let indices = 0..self.count as usize;
         let files: Vec<_> = indices
             .flat_map(|i| {

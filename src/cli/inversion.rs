@@ -16,21 +16,18 @@ use super::Console;
 pub(super) struct Inversion<'a> {
     pub(super) model: &'a Model,
     pub(super) photo: &'a Picture,
+    /// The photo as it is worked on.
+    pub(super) placed: Picture,
     pub(super) canvas: Canvas,
     pub(super) prompt: &'a str,
     pub(super) seed: u64,
 }
 
 impl Inversion<'_> {
-    /// The photo as it is worked on.
-    pub(super) fn placed(&self) -> Picture {
-        self.canvas.place(self.photo)
-    }
-
     /// Carries the photo into noise.
     pub(super) fn run(&self, console: &mut Console) -> Result<Latents> {
         let (model, prompt) = (self.model, self.prompt.to_owned());
-        let picture = self.placed().to_tensor(model.device())?;
+        let picture = self.placed.to_tensor(model.device())?;
         let latent = invert(model, &picture, self.prompt, self.seed, &mut |moment| {
             console.see(moment);
         })?;
@@ -53,7 +50,7 @@ impl Inversion<'_> {
             return self.run(console);
         };
         let cache = Cache::new(folder);
-        let file = cache.file(self.model, &self.placed(), self.prompt, self.seed)?;
+        let file = cache.file(self.model, &self.placed, self.prompt, self.seed)?;
         if !console.dumps()
             && let Some(found) = cache.get(&file)
         {

@@ -69,10 +69,12 @@ impl InvertArgs {
         let output = self.checked_output()?;
         let photo = picture::read(&self.image)?;
         let model = self.model.open(&console)?;
+        let canvas = self.size.canvas(&model)?;
         let inversion = Inversion {
             model: &model,
             photo: &photo,
-            canvas: self.size.canvas(&model)?,
+            placed: canvas.place(&photo),
+            canvas,
             prompt: &self.prompt,
             seed: self.seed,
         };
@@ -96,7 +98,11 @@ impl InvertArgs {
             output::format(picture)?;
         }
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
-        self.write.check(files.into_iter().flatten())?;
+        let files = files.into_iter().flatten();
+        files
+            .clone()
+            .try_for_each(|file| output::refuse_stdout(file))?;
+        self.write.check(files)?;
         Ok(file)
     }
 
@@ -116,10 +122,10 @@ impl InvertArgs {
         let result = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
         let result = result.with_profile_of(inversion.photo);
         picture::write(&result, file, None)?;
-        let placed = inversion.placed();
+        let placed = &inversion.placed;
         Ok(Likeness {
-            psnr: result.psnr(&placed)?,
-            ssim: result.ssim(&placed).ok(), // none for pictures below its window
+            psnr: result.psnr(placed)?,
+            ssim: result.ssim(placed).ok(), // none for pictures below its window
         })
     }
 }

@@ -73,6 +73,16 @@ pub(super) fn is_stdout(file: &Path) -> bool {
     file == Path::new(STDOUT)
 }
 
+/// Refuses stdout for a file that is not the run's picture.
+pub(super) fn refuse_stdout(file: &Path) -> Result<(), Error> {
+    match is_stdout(file) {
+        true => Err(Error::setting(
+            "only the --output of a picture may be -, stdout: name a file",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The format that a picture of this name is written in; PNG on stdout.
 pub(super) fn format(file: &Path) -> Result<Format, Error> {
     match is_stdout(file) {

@@ -60,13 +60,7 @@ impl Edit {
         let mut text = read(|| model.styled_text(), &prompts, &["src", "tgt"], watch)?;
         let walk = self.walk(model, path);
         text.prompts.truncate(1 + self.targets.len());
-        let steering = Steering {
-            control: self.control.control(&text.prompts, &walk)?,
-            confine: self.mask.clone().map(Confine::new),
-            looks: (self.extras.looks).then(|| Looks::new(&walk.attentive_levels)),
-            first_own_step: walk.early_steps,
-            step: 0,
-        };
+        let steering = self.steering(&text.prompts, &walk)?;
         let first = usize::from(!self.walks_source(&steering));
         Ok(Staged {
             rows: self.rows(&text.states, first..text.prompts.len())?,
@@ -75,15 +69,18 @@ impl Edit {
         })
     }
 
-    fn walks_source(&self, steering: &Steering) -> bool {
-        self.extras.source || steering.reads_source()
+    fn steering(&self, prompts: &[Prompt], walk: &Stage) -> Result<Steering> {
+        Ok(Steering {
+            control: self.control.control(prompts, walk)?,
+            confine: self.mask.clone().map(Confine::new),
+            looks: (self.extras.looks).then(|| Looks::new(&walk.attentive_levels)),
+            first_own_step: walk.early_steps,
+            step: 0,
+        })
     }
 
-    /// Refuses words that the prompts do not have, before anything is loaded.
-    pub fn check_words(&self, model: &Model) -> Result<()> {
-        let prompts = self.read_prompts(model)?;
-        let walk = self.walk(model, &model.reverse_path()?);
-        self.control.control(&prompts, &walk).map(|_| ())
+    fn walks_source(&self, steering: &Steering) -> bool {
+        self.extras.source || steering.reads_source()
     }
 
     /// The source prompt and those of the targets, in tokens.
@@ -94,12 +91,12 @@ impl Edit {
             .collect()
     }
 
-    /// How many rows each step of the walk evaluates.
+    /// How many rows each step of the walk evaluates. Words that the prompts do
+    /// not have are refused, before anything is loaded.
     pub fn rows_evaluated(&self, model: &Model) -> Result<usize> {
         let walk = self.walk(model, &model.reverse_path()?);
-        let control = self.control.control(&self.read_prompts(model)?, &walk)?;
-        let source = self.extras.source || self.mask.is_some() || control.is_some();
-        Ok(usize::from(source) + self.targets.len())
+        let steering = self.steering(&self.read_prompts(model)?, &walk)?;
+        Ok(usize::from(self.walks_source(&steering)) + self.targets.len())
     }
 
     /// The prompts of all rows, the source first.

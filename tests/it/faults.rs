@@ -9,7 +9,7 @@ use icd::{
     picture::{Format, Picture, Size},
 };
 
-use crate::support::{Run, data, icd, tensors};
+use crate::support::{Run, copy, data, icd, tensors};
 
 /// What is wrong, the run that meets it, its exit code, and words of its error.
 type Fault = (&'static str, Run, i32, &'static [&'static str]);
@@ -342,7 +342,7 @@ fn settings() {
 /// A copy of the tiny model with some files changed; what is none is removed.
 fn model_with(changes: &[(&str, Option<&[u8]>)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    copy(&data("sd"), folder.path());
+    copy(&data("sd"), folder.path(), &|_| true);
     for (name, bytes) in changes {
         let file = folder.path().join(name);
         match bytes {
@@ -351,19 +351,6 @@ fn model_with(changes: &[(&str, Option<&[u8]>)]) -> tempfile::TempDir {
         }
     }
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).expect("a folder");
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
-        }
-    }
 }
 
 #[test]
@@ -845,6 +832,24 @@ fn outputs() {
             generate().args("-o a.png").file("a.png", b"mine"),
             2,
             &["a.png", "--force"],
+        ),
+        (
+            "a dump into stdout",
+            edit().args("--dump -"),
+            2,
+            &["stdout"],
+        ),
+        (
+            "latents into stdout",
+            generate().args("--save-latents -"),
+            2,
+            &["stdout"],
+        ),
+        (
+            "an inversion into stdout",
+            invert(&data("square.png").to_string_lossy()).args("-o -"),
+            2,
+            &["stdout"],
         ),
         (
             "one drawing of many that exists",

@@ -8,7 +8,7 @@ use std::{
 use candle_core::{Device, Tensor, safetensors::save};
 use tempfile::TempDir;
 
-use crate::support::{Run, data, icd, tensors};
+use crate::support::{Run, copy, data, icd, tensors};
 
 type Weights = HashMap<String, Tensor>;
 
@@ -225,22 +225,12 @@ fn single(family: &str) -> (TempDir, PathBuf) {
 
 /// A copy of a tiny model without the weights of its networks.
 fn without_weights(family: &str) -> TempDir {
-    fn copy(from: &Path, to: &Path) {
-        for entry in std::fs::read_dir(from).expect("a folder") {
-            let from = entry.expect("an entry").path();
-            let to = to.join(from.file_name().expect("a name"));
-            let name = from.to_string_lossy().into_owned();
-            let is_network = name.contains("model.safetensors") || name.contains("-of-");
-            if from.is_dir() {
-                std::fs::create_dir(&to).expect("a folder");
-                copy(&from, &to);
-            } else if !is_network {
-                std::fs::copy(from, to).expect("a copy");
-            }
-        }
-    }
+    let is_network = |file: &Path| {
+        let name = file.to_string_lossy();
+        name.contains("model.safetensors") || name.contains("-of-")
+    };
     let folder = tempfile::tempdir().expect("a folder");
-    copy(&data(family), folder.path());
+    copy(&data(family), folder.path(), &|file| !is_network(file));
     folder
 }
 

@@ -101,6 +101,20 @@ pub(crate) fn agree(what: &str, found: &Tensor, expected: &Tensor, tolerance: f6
     );
 }
 
+/// Copies what is wanted of a folder and of the folders in it.
+pub(crate) fn copy(from: &Path, to: &Path, is_wanted: &dyn Fn(&Path) -> bool) {
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("an entry").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            std::fs::create_dir(&to).expect("a folder");
+            copy(&from, &to, is_wanted);
+        } else if is_wanted(&from) {
+            std::fs::copy(from, to).expect("a copy");
+        }
+    }
+}
+
 /// A run of the program in a folder of its own.
 pub(crate) struct Run {
     folder: TempDir,
