@@ -14,6 +14,7 @@ mod faults;
 mod full;
 mod golden;
 mod help;
+mod hub;
 mod shapes;
 mod single;
 mod support;

@@ -119,6 +119,7 @@ pub(crate) fn copy(from: &Path, to: &Path, is_wanted: &dyn Fn(&Path) -> bool) {
 pub(crate) struct Run {
     folder: TempDir,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// What a run left behind.
@@ -134,6 +135,7 @@ pub(crate) fn icd(verb: &str) -> Run {
     Run {
         folder: tempfile::tempdir().expect("a temporary folder"),
         args: vec![verb.into()],
+        env: Vec::new(),
     }
 }
 
@@ -153,6 +155,12 @@ impl Run {
     /// Adds a flag with a path.
     pub(crate) fn path(self, flag: &str, path: &Path) -> Self {
         self.with(flag, path.display())
+    }
+
+    /// Sets a variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.push((name.into(), value.to_string()));
+        self
     }
 
     /// Puts a file into the run's folder.
@@ -193,6 +201,7 @@ impl Run {
         let mut command = Command::cargo_bin("icd").expect("the program");
         command
             .env_remove("ICD_MODEL")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .args(&self.args);
         let output = command.output().expect("the program runs");
