@@ -39,7 +39,7 @@ use settings::Settings;
 /// back under a prompt that says what it should show, in three or four steps
 /// each. There is no safety checker: what the weights can draw, this draws.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(version, bin_name = "icd", max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
