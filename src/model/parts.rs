@@ -50,6 +50,16 @@ pub struct ModelChoice {
     pub checkpoint: Option<String>,
 }
 
+impl ModelChoice {
+    /// A model of this name, or in this folder, as it is.
+    pub fn named(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// The parts of a model, found but not read.
 #[derive(Clone, Debug)]
 pub struct Parts {

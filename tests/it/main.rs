@@ -15,6 +15,7 @@ mod full;
 mod golden;
 mod help;
 mod hub;
+mod readme;
 mod shapes;
 mod single;
 mod support;

@@ -23,18 +23,12 @@ pub(crate) fn data(name: &str) -> PathBuf {
 
 /// f32 on the CPU.
 pub(crate) fn plain() -> Storage {
-    Storage {
-        dtype: DType::F32,
-        device: Device::Cpu,
-    }
+    Storage::plain()
 }
 
 /// A model folder, opened.
 pub(crate) fn model(folder: &Path) -> Model {
-    let choice = ModelChoice {
-        model: folder.display().to_string(),
-        ..ModelChoice::default()
-    };
+    let choice = ModelChoice::named(folder.display().to_string());
     Model::open(&choice, plain()).expect("the model opens")
 }
 

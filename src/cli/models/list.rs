@@ -51,10 +51,7 @@ impl ListArgs {
 
 impl State {
     fn of(name: &'static str) -> Result<Self> {
-        let choice = ModelChoice {
-            model: name.into(),
-            ..ModelChoice::default()
-        };
+        let choice = ModelChoice::named(name);
         let cache = Cache::from_env();
         let needs: Vec<_> = needs(&choice)?
             .into_iter()

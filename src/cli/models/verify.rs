@@ -3,7 +3,6 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device};
 use clap::Args;
 use icd::{
     hub::{Cache, Digest},
@@ -53,10 +52,7 @@ impl VerifyArgs {
                 damaged.join("\n  ")
             );
         }
-        let storage = Storage {
-            dtype: DType::F32,
-            device: Device::Cpu,
-        };
+        let storage = Storage::plain();
         let model =
             Model::open(&choice, storage).with_context(|| format!("model {}", self.model))?;
         for (network, values) in model.measures()? {
