@@ -14,12 +14,14 @@ mod interrupt;
 mod inversion;
 mod invert;
 mod model;
+mod models;
 mod output;
 mod pages;
 mod picture;
 mod settings;
 mod show;
 mod values;
+mod weights;
 
 use std::{env, process::ExitCode};
 
@@ -37,7 +39,7 @@ use settings::Settings;
 /// back under a prompt that says what it should show, in three or four steps
 /// each. There is no safety checker: what the weights can draw, this draws.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(version, bin_name = "icd", max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -60,6 +62,8 @@ enum Verb {
     Distill(distill::DistillArgs),
     /// Tell what a picture, a file of weights or a model folder holds.
     Inspect(inspect::InspectArgs),
+    /// Models on this machine: which there are, fetch them, check them.
+    Model(models::ModelsArgs),
     /// Print a script that completes icd's words in a shell.
     Completions(pages::CompletionsArgs),
     /// Print the manual page.
@@ -122,6 +126,7 @@ impl Verb {
             Self::Generate(args) => args.run(settings),
             Self::Distill(args) => args.run(),
             Self::Inspect(args) => args.run(),
+            Self::Model(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
         }

@@ -35,11 +35,13 @@
 //! | [`lora`] | adapter files: namings, scales | |
 //! | [`nn`] | layers, and [`Weights`](nn::Weights), the cursor into checkpoints where adapters meet layers | Stable Diffusion |
 //! | [`kernel`] | CPU kernels, each tested against a plain form of its formula; the profile by operation | `unsafe`; Stable Diffusion |
-//! | [`hub`] | where files come from: a folder, the hub, the program itself | tensors |
+//! | [`hub`] | where files come from: a folder, the program itself, the hub, from which they are planned, fetched and checked | tensors |
 //! | [`latents`], [`picture`], [`prompt`], [`noise`], [`schedule`], [`guidance`], [`mod@file`], [`error`] | the ground: small, pure, tested to the bit where the reference is exact | |
 //!
 //! Nothing outside `cli` prints or picks a device, or reads the environment, but
-//! for `ICD_SIMD`, which limits the instruction set of the kernels.
+//! for `ICD_SIMD`, which limits the instruction set of the kernels, and what all
+//! programs of the hub read ([`hub::Hub::from_env`], [`hub::Cache::from_env`]).
+//! Nothing is fetched unless [`hub::Hub::fetch`] is called.
 //! Randomness is an argument: one seed gives the reference's noise everywhere.
 //!
 //! # Notation
@@ -52,31 +54,21 @@
 //! # Example
 //!
 //! ```
-//! use candle_core::{DType, Device};
 //! use icd::{
-//!     edit::{ControlPlan, Edit, edit, invert},
+//!     edit::{Edit, edit, invert},
 //!     guidance::{Guidance, Tau},
 //!     model::{Model, ModelChoice},
 //!     nn::Storage,
 //!     picture::{Picture, Size},
 //! };
 //!
-//! let storage = Storage { dtype: DType::F32, device: Device::Cpu };
-//! let choice = ModelChoice { model: "tests/data/sd".into(), ..ModelChoice::default() };
-//! let model = Model::open(&choice, storage)?;
+//! let model = Model::open(&ModelChoice::named("tests/data/sd"), Storage::plain())?;
 //! let photo = Picture::read("tests/data/photo.png".as_ref())?.resized(Size::new(64, 64));
 //!
-//! let source = "a photo of a bird".to_string();
-//! let noise = invert(&model, &photo.to_tensor(model.device())?, &source, 0, &mut |_| {})?;
-//! let request = Edit {
-//!     source,
-//!     targets: vec!["a photo of a dog".into()],
-//!     guidance: Guidance::new(19.0, Tau::step(0.8)?)?,
-//!     early_prompt: None,
-//!     control: ControlPlan::default(),
-//!     mask: None,
-//!     extras: icd::edit::Extras::default(),
-//! };
+//! let source = "a photo of a bird";
+//! let noise = invert(&model, &photo.to_tensor(model.device())?, source, 0, &mut |_| {})?;
+//! let guidance = Guidance::new(19.0, Tau::step(0.8)?)?;
+//! let request = Edit::new(source, "a photo of a dog", guidance);
 //! let edited = edit(&model, &noise, &request, &mut |_| {})?;
 //! let picture = Picture::from_tensor(&model.vae()?.decode(&edited.targets)?)?;
 //! assert_eq!(picture.size(), Size::new(64, 64));

@@ -6,7 +6,11 @@ pub mod clip;
 pub mod diffusers;
 pub mod embedding;
 mod family;
+mod fingerprint;
+mod needs;
 mod parts;
+mod presets;
+mod recipe;
 mod shapes;
 mod single;
 pub mod stage;
@@ -17,10 +21,13 @@ pub mod vae;
 use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
-pub use parts::{ModelChoice, PRESETS, Parts, Variant};
+pub use needs::needs;
+pub use parts::{ModelChoice, Parts};
+pub use presets::{PRESETS, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};
 
 use self::{
+    fingerprint::fingerprint,
     parts::{Style, Walker},
     single::Part,
     text::style_changes,
@@ -124,7 +131,7 @@ impl Model {
         Ok(format!(
             "{} {}",
             self.family(),
-            parts::fingerprint(&self.unet_file)?
+            fingerprint(&self.unet_file)?
         ))
     }
 
@@ -134,7 +141,7 @@ impl Model {
         let files = parts.all().into_iter().map(|part| parts.file(part));
         let mut files: Vec<_> = files.collect::<Result<_>>()?;
         files.extend(parts.forward.adapter_file()?);
-        let prints = files.iter().map(parts::fingerprint);
+        let prints = files.iter().map(fingerprint);
         let prints: Vec<_> = prints.collect::<Result<_>>()?;
         let alpha = parts.adapter_alpha;
         Ok(format!("{} {} {alpha}", self.family(), prints.join(" ")))

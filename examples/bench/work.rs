@@ -225,10 +225,7 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
 /// swap adapters, edit with attention control, decode; loading included.
 fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
     let folder = case.model.context("an edit needs --model DIR")?;
-    let choice = ModelChoice {
-        model: folder.display().to_string(),
-        ..ModelChoice::default()
-    };
+    let choice = ModelChoice::named(folder.display().to_string());
     let model = Model::open(&choice, storage(case.dtype))?;
     let picture = normal(&[1, 3, case.size, case.size])?.clamp(-1f32, 1f32)?;
     let request = Edit {

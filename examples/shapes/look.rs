@@ -76,10 +76,7 @@ pub(crate) fn teacher(options: &Options) -> Result<()> {
 }
 
 fn open(folder: &Path) -> Result<Model> {
-    let choice = ModelChoice {
-        model: folder.display().to_string(),
-        ..ModelChoice::default()
-    };
+    let choice = ModelChoice::named(folder.display().to_string());
     Ok(Model::open(&choice, storage())?)
 }
 

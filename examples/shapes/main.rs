@@ -153,10 +153,7 @@ fn train(options: &Options, stage: Stage, steps: usize, learner: &mut dyn Learne
 
 /// Small networks learn fastest on a CPU.
 fn storage() -> Storage {
-    Storage {
-        dtype: DType::F32,
-        device: Device::Cpu,
-    }
+    Storage::plain()
 }
 
 /// Rows that a thread learns at once: few enough that what they leave fits its

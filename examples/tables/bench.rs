@@ -2,7 +2,7 @@
 //! that are compared.
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use icd::{
     edit::{ControlPlan, Denoiser, Rows, Stage, Steer, walk},
     guidance::Guidance,
@@ -44,10 +44,7 @@ fn teacher_steps() -> impl DoubleEndedIterator<Item = u16> {
 
 impl Bench {
     pub(crate) fn open(name: &str) -> Result<Self> {
-        let model = open(ModelChoice {
-            model: name.into(),
-            ..ModelChoice::default()
-        })?;
+        let model = open(ModelChoice::named(name))?;
         Ok(Self {
             vae: model.vae()?,
             text: model.text()?,
@@ -182,9 +179,6 @@ impl Way {
 }
 
 pub(crate) fn open(choice: ModelChoice) -> Result<Model> {
-    let storage = Storage {
-        dtype: DType::F32,
-        device: Device::Cpu,
-    };
+    let storage = Storage::plain();
     Ok(Model::open(&choice, storage)?)
 }

@@ -19,6 +19,7 @@ mod generation;
 mod inversion;
 mod judge;
 mod page;
+mod settings;
 mod strip;
 
 use std::{fs, path::PathBuf};
@@ -32,7 +33,7 @@ use page::Page;
 /// Measures what a model of toy scenes can do.
 #[derive(Parser)]
 struct Options {
-    /// The folder to write: tables.md, tau.svg, strip.png
+    /// The folder to write: tables.md, tau.svg, strip.png, settings.png
     #[arg(long)]
     out: PathBuf,
     /// The model
@@ -58,5 +59,6 @@ fn main() -> Result<()> {
     edits::measure(&bench, options.pairs, &mut page)?;
     generation::measure(&bench, options.pairs, &mut page)?;
     strip::draw(&bench, &options.out.join("strip.png"), &mut page)?;
+    settings::draw(&bench, &options.out.join("settings.png"))?;
     page.write(&options.out.join("tables.md"))
 }

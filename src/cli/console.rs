@@ -71,6 +71,12 @@ impl Console {
         self.dump.is_some()
     }
 
+    /// Lets something else speak while the progress line waits; it learns
+    /// whether to be quiet.
+    pub(super) fn aside<T>(&self, speak: impl FnOnce(bool) -> T) -> T {
+        self.bar.suspend(|| speak(self.report.quiet))
+    }
+
     /// A remark that belongs to every run.
     pub(super) fn note(&self, line: &str) {
         if !self.report.quiet {

@@ -125,10 +125,7 @@ fn model(what: &Path) -> Result<Facts> {
         dtype: DType::F32,
         device: candle_core::Device::Cpu,
     };
-    let choice = ModelChoice {
-        model: what.display().to_string(),
-        ..ModelChoice::default()
-    };
+    let choice = ModelChoice::named(what.display().to_string());
     let model =
         Model::open(&choice, storage).with_context(|| format!("model {}", what.display()))?;
     let config = model.unet_config();

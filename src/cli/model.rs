@@ -10,19 +10,23 @@ use icd::{
     schedule::Steps,
 };
 
-use super::{Console, set_threads, values::LoraValue};
+use super::{
+    Console, set_threads,
+    values::LoraValue,
+    weights::{Manner, bring},
+};
 
 /// Which model, where and how.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
-    /// sd15, sdxl, shapes (a toy world that is part of the program), or a folder in
-    /// the diffusers layout (its icd.toml may name unet, adapters, paths and the usual guidance).
+    /// sd15, sdxl, shapes (a toy world that is part of the program), or a model in the
+    /// diffusers layout: a folder, or hub:owner/name[@revision] (its icd.toml may name unet, adapters, paths and the usual guidance).
     #[arg(
         long,
         env = "ICD_MODEL",
         default_value = "sd15",
-        value_name = "NAME|DIR"
+        value_name = "NAME|DIR|HUB"
     )]
     model: String,
     /// A preset's adapter pair: 4 steps for tau 0.8, 4 steps for tau 0.7, or 3.
@@ -55,6 +59,9 @@ pub(super) struct ModelArgs {
     /// way into noise); repeat it for several [default share: 1].
     #[arg(long, value_name = "FILE|HUB=SHARE")]
     lora: Vec<LoraValue>,
+    /// Fetch weights that are missing without a question.
+    #[arg(long, env = "ICD_YES")]
+    yes: bool,
     /// auto, cpu, cuda[:N] or metal[:N].
     #[arg(long, default_value = "auto")]
     device: String,
@@ -67,13 +74,23 @@ pub(super) struct ModelArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum VariantValue {
+pub(super) enum VariantValue {
     #[value(name = "4a")]
     FourA,
     #[value(name = "4b")]
     FourB,
     #[value(name = "3")]
     Three,
+}
+
+impl From<VariantValue> for Variant {
+    fn from(value: VariantValue) -> Self {
+        match value {
+            VariantValue::FourA => Self::FourA,
+            VariantValue::FourB => Self::FourB,
+            VariantValue::Three => Self::Three,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -109,17 +126,18 @@ impl ModelArgs {
             name(&storage.device),
             storage.dtype
         ));
-        Model::open(&self.choice(), storage).with_context(|| format!("model {}", self.model))
+        let choice = self.choice();
+        let about = || format!("model {}", self.model);
+        let yes = self.yes;
+        let fetched = console.aside(|quiet| bring(&choice, Manner { yes, quiet }));
+        fetched.with_context(about)?;
+        Model::open(&choice, storage).with_context(about)
     }
 
     fn choice(&self) -> ModelChoice {
         ModelChoice {
             model: self.model.clone(),
-            variant: self.variant.map(|variant| match variant {
-                VariantValue::FourA => Variant::FourA,
-                VariantValue::FourB => Variant::FourB,
-                VariantValue::Three => Variant::Three,
-            }),
+            variant: self.variant.map(Into::into),
             unet: self.unet.clone(),
             forward_adapter: self.forward_adapter.clone(),
             reverse_adapter: self.reverse_adapter.clone(),

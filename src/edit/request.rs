@@ -54,6 +54,19 @@ pub(super) struct Staged {
 }
 
 impl Edit {
+    /// The usual edit of what a picture shows into something else.
+    pub fn new(source: impl Into<String>, target: impl Into<String>, guidance: Guidance) -> Self {
+        Self {
+            source: source.into(),
+            targets: vec![target.into()],
+            guidance,
+            early_prompt: None,
+            control: ControlPlan::default(),
+            mask: None,
+            extras: Extras::default(),
+        }
+    }
+
     /// Reads the prompts: what each row is told, and who steers the walk.
     pub(super) fn stage(&self, model: &Model, path: &Path, watch: &mut Watch) -> Result<Staged> {
         let prompts: Vec<&str> = self.prompts().chain(self.early_prompt.as_deref()).collect();

@@ -1,60 +1,33 @@
 //! Where the parts of a model are: presets, model folders with their
 //! `icd.toml`, and the choices that override both.
 
-use std::{
-    fs::File,
-    io::{self, Cursor, Read, Seek, SeekFrom},
-    path::Path as FilePath,
-};
+use std::path::Path as FilePath;
 
 use serde::Deserialize;
 
 use super::{
-    Family, diffusers, is_model_folder, shapes,
+    Family, diffusers, is_model_folder,
+    presets::{Preset, RELEASED_ALPHA, Variant},
+    recipe::Recipe,
+    shapes,
     single::{self, Part},
     unet::UnetConfig,
 };
 use crate::{
     error::{Error, Result},
     guidance::Tau,
-    hub::{Home, Reference},
+    hub::{Home, Reference, Repository},
     nn::Checkpoint,
     schedule::Steps,
     source::Source,
 };
 
-/// Alpha of the released adapters, which do not state it: PEFT's default.
-const RELEASED_ALPHA: f64 = 8.0;
-
-/// The models that have a name; any other word is a folder.
-pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
-
-/// Which of a preset's adapter pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
-    /// Four steps, for tau 0.8.
-    FourA,
-    /// Four steps, for tau 0.7.
-    FourB,
-    /// Three steps, for tau 0.7.
-    Three,
-}
-
-impl Variant {
-    fn adapters(self) -> [&'static str; 2] {
-        match self {
-            Self::FourA => ["forward-19-259-519-779", "reverse-259-519-779-999"],
-            Self::FourB => ["forward-19-249-499-699", "reverse-249-499-699-999"],
-            Self::Three => ["forward-19-339-699", "reverse-339-699-999"],
-        }
-    }
-}
-
 /// What a person says of the model: a name or folder, and overrides. Paths
 /// are as typed, or `hub:owner/name[/file]`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelChoice {
-    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout.
+    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout, here or
+    /// as `hub:owner/name`.
     pub model: String,
     /// A preset's adapter pair.
     pub variant: Option<Variant>,
@@ -77,6 +50,16 @@ pub struct ModelChoice {
     pub checkpoint: Option<String>,
 }
 
+impl ModelChoice {
+    /// A model of this name, or in this folder, as it is.
+    pub fn named(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// The parts of a model, found but not read.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -92,9 +75,9 @@ pub struct Parts {
     /// Where the guidance of edits ends where nothing is asked for.
     pub(super) tau: Option<Tau>,
     /// Adapters of a style, and their shares.
-    styles: Vec<(Reference, f64)>,
+    pub(super) styles: Vec<(Reference, f64)>,
     /// A file that holds UNet, autoencoder and text encoders.
-    single: Option<Source>,
+    single: Option<Reference>,
     /// Whether a person named the UNet, which then goes before that file's.
     unet_is_named: bool,
 }
@@ -116,7 +99,7 @@ const ENCODER_FILES: [&str; 4] = [
     "pytorch_model.bin",
 ];
 /// The adapters' files in a folder.
-const ADAPTER_FILES: [&str; 2] = [
+pub(super) const ADAPTER_FILES: [&str; 2] = [
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 ];
@@ -124,7 +107,7 @@ const ADAPTER_FILES: [&str; 2] = [
 /// What one direction of the walk needs beside the UNet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Walker {
-    adapter: Option<Reference>,
+    pub(super) adapter: Option<Reference>,
     steps: Option<Steps>,
 }
 
@@ -168,46 +151,28 @@ impl Walker {
 impl Parts {
     /// Finds the parts that a choice means.
     pub fn find(choice: &ModelChoice) -> Result<Self> {
-        let parts = match choice.model.as_str() {
-            "sd15" => Ok(Self::preset(Family::Sd15, choice.variant)),
-            "sdxl" => Ok(Self::preset(Family::Sdxl, choice.variant)),
-            other if choice.variant.is_some() => {
-                let reason =
-                    format!("--variant belongs to the presets sd15 and sdxl, not to {other}");
-                Err(Error::setting(reason))
+        let parts = match (Preset::named(&choice.model), choice.variant) {
+            (Some(preset), variant) => Self::preset(preset, variant),
+            (None, Some(_)) => {
+                return Err(Error::setting(format!(
+                    "--variant belongs to the presets sd15 and sdxl, not to {}",
+                    choice.model
+                )));
             }
-            shapes::NAME => Self::folder(shapes::home()),
-            folder => Self::folder(Home::Folder(folder.into())),
-        }?;
+            (None, None) => Self::folder(home(&choice.model)?)?,
+        };
         parts.overridden(choice)
     }
 
-    fn preset(family: Family, variant: Option<Variant>) -> Self {
-        let (base, unet, adapters, usual) = match family {
-            Family::Sd15 => (
-                "stable-diffusion-v1-5/stable-diffusion-v1-5",
-                "dbaranchuk/sd15-cfg-distill-unet",
-                "dbaranchuk/icd-lora-sd15",
-                Variant::FourA,
-            ),
-            Family::Sdxl => (
-                "stabilityai/stable-diffusion-xl-base-1.0",
-                "dbaranchuk/sdxl-cfg-distill-unet",
-                "dbaranchuk/icd-lora-sdxl",
-                Variant::FourB,
-            ),
-        };
-        let [forward, reverse] = variant.unwrap_or(usual).adapters().map(|name| {
-            let file = format!("{name}.safetensors");
-            Walker {
-                adapter: Some(Reference::File(Home::Hub(adapters.into()), file)),
-                steps: None,
-            }
+    fn preset(preset: &Preset, variant: Option<Variant>) -> Self {
+        let [forward, reverse] = preset.adapters(variant).map(|adapter| Walker {
+            adapter: Some(adapter),
+            steps: None,
         });
         Self {
-            home: Home::Hub(base.into()),
-            family,
-            unet: Reference::Folder(Home::Hub(unet.into())),
+            home: Home::hub(Repository::new(preset.base)),
+            family: preset.family,
+            unet: Reference::Folder(Home::hub(Repository::new(preset.unet))),
             forward,
             reverse,
             adapter_alpha: RELEASED_ALPHA,
@@ -255,7 +220,6 @@ impl Parts {
     fn overridden(self, choice: &ModelChoice) -> Result<Self> {
         let file = |text: &String| Reference::parse(text, FilePath::new(""));
         let single = choice.checkpoint.as_ref().map(file).transpose()?;
-        let single = single.map(|single| single.file(&[])).transpose()?;
         Ok(Self {
             unet: choice
                 .unet
@@ -283,13 +247,22 @@ impl Parts {
 
     /// The file of a network's weights.
     pub(super) fn file(&self, part: Part) -> Result<Source> {
+        let (place, names) = self.place(part);
+        place.file(names)
+    }
+
+    /// Where a network's weights are, and the names they may have in a folder.
+    pub(super) fn place(&self, part: Part) -> (Reference, &'static [&'static str]) {
+        let in_home = |folder| Reference::Folder(self.home.within(folder));
         match (&self.single, part) {
-            (Some(single), part) if part != Part::Unet || !self.unet_is_named => Ok(single.clone()),
-            (_, Part::Unet) => self.unet.file(&NETWORK_FILES),
-            (_, Part::Vae) => self.home.first("vae", &NETWORK_FILES),
+            (Some(single), part) if part != Part::Unet || !self.unet_is_named => {
+                (single.clone(), &[])
+            }
+            (_, Part::Unet) => (self.unet.clone(), &NETWORK_FILES),
+            (_, Part::Vae) => (in_home("vae"), &NETWORK_FILES),
             (_, Part::Text(index)) => {
                 let (_, folder, _) = &self.family.text_encoders()[index];
-                self.home.first(folder, &ENCODER_FILES)
+                (in_home(folder), &ENCODER_FILES)
             }
         }
     }
@@ -325,10 +298,22 @@ impl Parts {
     /// The config.json beside the UNet, else the model's own.
     pub(super) fn unet_config_file(&self) -> Result<Option<Source>> {
         let beside = match &self.unet {
-            Reference::Folder(home @ Home::Hub(_)) => Some(home.file("config.json")?),
+            Reference::Folder(home @ Home::Hub(..)) => Some(home.file("config.json")?),
             other => other.home().file("config.json").ok(),
         };
         Ok(beside.or_else(|| self.home.file("unet/config.json").ok()))
+    }
+}
+
+/// The folder that a model's name means which is no preset.
+pub(super) fn home(model: &str) -> Result<Home> {
+    match model {
+        shapes::NAME => Ok(shapes::home()),
+        _ if model.starts_with("hub:") => {
+            let reference = Reference::parse(model, FilePath::new(""))?;
+            Ok(reference.home().clone())
+        }
+        folder => Ok(Home::Folder(folder.into())),
     }
 }
 
@@ -348,53 +333,4 @@ fn family_of(home: &Home) -> Result<Family> {
         true => Family::Sdxl,
         false => Family::Sd15,
     })
-}
-
-/// A model folder's `icd.toml`; its paths start at the folder.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipe {
-    unet: Option<String>,
-    forward_adapter: Option<String>,
-    reverse_adapter: Option<String>,
-    forward_path: Option<Vec<u16>>,
-    reverse_path: Option<Vec<u16>>,
-    adapter_alpha: Option<f64>,
-    guidance: Option<f64>,
-    tau: Option<f64>,
-}
-
-impl Recipe {
-    fn read(home: &Home) -> Result<Self> {
-        if !home.has("icd.toml") {
-            return Ok(Self::default());
-        }
-        let file = home.file("icd.toml")?;
-        toml::from_str(&file.text()?).map_err(|error| Error::config(&file, error))
-    }
-}
-
-/// A hash (FNV-1a, 64 bits) of a file's length, beginning and end.
-pub(super) fn fingerprint(file: &Source) -> Result<String> {
-    let sample = match file.in_program() {
-        Some(bytes) => sample(Cursor::new(bytes)),
-        None => File::open(file).and_then(sample),
-    };
-    let bytes = sample.map_err(|error| Error::io(file, error))?;
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    Ok(format!(
-        "{:016x}",
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
-    ))
-}
-
-fn sample(mut file: impl Read + Seek) -> io::Result<Vec<u8>> {
-    const SAMPLE: u64 = 64 << 10;
-    let length = file.seek(SeekFrom::End(0))?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    file.rewind()?;
-    file.by_ref().take(SAMPLE).read_to_end(&mut bytes)?;
-    file.seek(SeekFrom::Start(length.saturating_sub(SAMPLE)))?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -126,7 +126,6 @@ impl Fresh {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
     use crate::nn::Weights;
@@ -134,10 +133,7 @@ mod tests {
     #[test]
     fn matrices_are_spread_evenly_within_their_bound() {
         let fresh = Fresh::new(7);
-        let storage = Storage {
-            dtype: DType::F32,
-            device: Device::Cpu,
-        };
+        let storage = Storage::plain();
         let weight = fresh.load("a.weight", &(64, 256).into(), &storage);
         let values = weight.unwrap().flatten_all().unwrap();
         let values = values.to_vec1::<f32>().unwrap();
@@ -156,10 +152,7 @@ mod tests {
     #[test]
     fn trainable_weights_are_remembered_by_name() {
         let fresh = Fresh::new(7).trainable();
-        let storage = Storage {
-            dtype: DType::F32,
-            device: Device::Cpu,
-        };
+        let storage = Storage::plain();
         let w = Weights::fresh(&fresh, &storage);
         w.at("attn.to_q").linear(4, 6).unwrap();
         w.at("ff").linear(4, 6).unwrap();

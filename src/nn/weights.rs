@@ -20,6 +20,14 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// f32 on the CPU.
+    pub fn plain() -> Self {
+        Self {
+            dtype: DType::F32,
+            device: Device::Cpu,
+        }
+    }
+
     /// The type of the activations: f32 on a CPU, where half precision has no
     /// fast arithmetic, and the weights' own type elsewhere.
     pub fn compute(&self) -> DType {

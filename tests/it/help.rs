@@ -4,9 +4,12 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{Run, data, icd};
+use crate::{
+    hub::{FakeHub, sd15},
+    support::{Run, data, icd},
+};
 
-const VERBS: [&str; 9] = [
+const VERBS: [&str; 13] = [
     "edit",
     "invert",
     "generate",
@@ -14,6 +17,10 @@ const VERBS: [&str; 9] = [
     "distill guidance",
     "distill consistency",
     "inspect",
+    "model",
+    "model list",
+    "model fetch",
+    "model verify",
     "completions",
     "man",
 ];
@@ -36,7 +43,8 @@ fn every_help_is_as_it_was_read() {
 fn examples(help: &str) -> Vec<String> {
     let (_, examples) = help.split_once("Examples:\n").expect("examples");
     let joined = examples.replace("\\\n", " ");
-    joined.lines().map(|line| line.trim().to_owned()).collect()
+    let commands = joined.lines().take_while(|line| line.starts_with("  "));
+    commands.map(|line| line.trim().to_owned()).collect()
 }
 
 /// A folder with all that examples take for granted.
@@ -68,7 +76,7 @@ fn stage() -> tempfile::TempDir {
 }
 
 #[cfg(unix)]
-fn run(example: &str, folder: &Path) {
+fn run(example: &str, folder: &Path, hub: &FakeHub) {
     let program = assert_cmd::cargo::cargo_bin("icd");
     let places = [
         program.parent().expect("its folder"),
@@ -80,6 +88,8 @@ fn run(example: &str, folder: &Path) {
         .current_dir(folder)
         .env("PATH", std::env::join_paths(places).expect("a path"))
         .env("HOME", folder)
+        .env("HF_ENDPOINT", hub.endpoint())
+        .env("HF_HOME", folder.join("hub"))
         .env("ICD_MODEL", data("sd"))
         .output()
         .expect("a shell");
@@ -90,12 +100,13 @@ fn run(example: &str, folder: &Path) {
 #[cfg(unix)]
 #[test]
 fn every_example_does_what_it_says() {
+    let hub = sd15();
     for verb in VERBS {
         let folder = stage();
         let examples = examples(&help(verb));
         assert!(examples.len() >= 2, "{verb} shows {examples:?}");
         for example in examples {
-            run(&example, folder.path());
+            run(&example, folder.path(), &hub);
         }
     }
 }

@@ -14,6 +14,8 @@ mod faults;
 mod full;
 mod golden;
 mod help;
+mod hub;
+mod readme;
 mod shapes;
 mod single;
 mod support;

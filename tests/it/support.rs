@@ -23,18 +23,12 @@ pub(crate) fn data(name: &str) -> PathBuf {
 
 /// f32 on the CPU.
 pub(crate) fn plain() -> Storage {
-    Storage {
-        dtype: DType::F32,
-        device: Device::Cpu,
-    }
+    Storage::plain()
 }
 
 /// A model folder, opened.
 pub(crate) fn model(folder: &Path) -> Model {
-    let choice = ModelChoice {
-        model: folder.display().to_string(),
-        ..ModelChoice::default()
-    };
+    let choice = ModelChoice::named(folder.display().to_string());
     Model::open(&choice, plain()).expect("the model opens")
 }
 
@@ -119,6 +113,7 @@ pub(crate) fn copy(from: &Path, to: &Path, is_wanted: &dyn Fn(&Path) -> bool) {
 pub(crate) struct Run {
     folder: TempDir,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 /// What a run left behind.
@@ -134,6 +129,7 @@ pub(crate) fn icd(verb: &str) -> Run {
     Run {
         folder: tempfile::tempdir().expect("a temporary folder"),
         args: vec![verb.into()],
+        env: Vec::new(),
     }
 }
 
@@ -153,6 +149,12 @@ impl Run {
     /// Adds a flag with a path.
     pub(crate) fn path(self, flag: &str, path: &Path) -> Self {
         self.with(flag, path.display())
+    }
+
+    /// Sets a variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.env.push((name.into(), value.to_string()));
+        self
     }
 
     /// Puts a file into the run's folder.
@@ -193,6 +195,7 @@ impl Run {
         let mut command = Command::cargo_bin("icd").expect("the program");
         command
             .env_remove("ICD_MODEL")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .args(&self.args);
         let output = command.output().expect("the program runs");

@@ -1,0 +1,109 @@
+//! A sheet of one edit under other settings: what each of them does.
+
+use std::path::Path;
+
+use anyhow::Result;
+use icd::{
+    edit::{Amplify, Blend, ControlPlan, Mode, Reach, Span},
+    guidance::{Guidance, Tau},
+    picture::{Picture, label::gallery},
+};
+
+use super::{bench::Bench, world::SIDE};
+
+/// The picture that is edited: that of the README's first command.
+const PICTURE: &str = "examples/scene.png";
+const SOURCE: &str = "on the left a large blue star and on the right a large orange heart on a grey striped background";
+const TARGET: &str = "on the left a large red circle and on the right a large orange heart on a grey striped background";
+/// Values of each setting.
+const ACROSS: usize = 5;
+
+/// One edit of the sheet.
+struct Setting {
+    label: String,
+    plan: ControlPlan,
+    guidance: Guidance,
+}
+
+/// Draws the sheet: a setting in each row, its values from left to right.
+pub(super) fn draw(bench: &Bench, file: &Path) -> Result<()> {
+    let photo = Picture::read(Path::new(PICTURE))?;
+    assert_eq!(photo.size().width, SIDE, "a scene of this world");
+    let noise = bench.invert(&bench.few, &photo, SOURCE, 0)?;
+    let mut panels = vec![(photo, "the source".to_owned())];
+    for Setting {
+        label,
+        plan,
+        guidance,
+    } in settings(bench)?
+    {
+        let edited = bench.edit(&bench.few, &noise, [SOURCE, TARGET], (&plan, guidance))?;
+        panels.push((edited, label));
+    }
+    Ok(gallery(&panels, ACROSS)?.write(file)?)
+}
+
+fn settings(bench: &Bench) -> Result<Vec<Setting>> {
+    let usual = Guidance::new(bench.strength(), bench.model.edit_tau()?)?;
+    let with = |label: String, plan, guidance| Setting {
+        label,
+        plan,
+        guidance,
+    };
+    let mut all = Vec::new();
+    for strength in [0.0, 1.0, 4.0, 6.0] {
+        let guidance = Guidance::new(strength, bench.model.edit_tau()?)?;
+        all.push(with(
+            format!("--guidance {strength}"),
+            ControlPlan::default(),
+            guidance,
+        ));
+    }
+    for tau in [0.1, 0.4, 0.6, 0.8, 1.0] {
+        let guidance = Guidance::new(bench.strength(), Tau::step(tau)?)?;
+        all.push(with(
+            format!("--tau {tau}"),
+            ControlPlan::default(),
+            guidance,
+        ));
+    }
+    for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
+        let itself = Span::until(share)?;
+        let plan = ControlPlan {
+            itself,
+            ..ControlPlan::default()
+        };
+        all.push(with(format!("--self-replace {share}"), plan, usual));
+    }
+    for share in [0.0, 0.2, 0.4, 0.6, 1.0] {
+        let cross = Reach {
+            default: Span::until(share)?,
+            words: Vec::new(),
+        };
+        let plan = ControlPlan {
+            cross,
+            ..ControlPlan::default()
+        };
+        all.push(with(format!("--cross-replace {share}"), plan, usual));
+    }
+    for factor in [0.0, 1.0, 4.0, 10.0] {
+        let amplify = Amplify::Words(vec![("circle".into(), factor)]);
+        let plan = ControlPlan {
+            amplify,
+            ..ControlPlan::default()
+        };
+        all.push(with(format!("--amplify circle={factor}"), plan, usual));
+    }
+    let blend = Blend::Words(vec![("star".into(), "circle".into())]);
+    let plan = ControlPlan {
+        blend,
+        ..ControlPlan::default()
+    };
+    all.push(with("--blend star:circle".into(), plan, usual));
+    let plan = ControlPlan {
+        mode: Mode::None,
+        ..ControlPlan::default()
+    };
+    all.push(with("--control none".into(), plan, usual));
+    Ok(all)
+}

@@ -1,0 +1,143 @@
+//! `icd model fetch`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use icd::{
+    Error,
+    hub::{Cache, Hub, Progress, fetch_archive},
+    model::{ModelChoice, needs},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::cli::{
+    console::{say, tell},
+    model::VariantValue,
+    weights::{Manner, bring},
+};
+
+/// Fetches what a model needs from the hub into its usual cache, or an archive of
+/// weights from anywhere; what is here already is not fetched again, and what was
+/// cut goes on where it ended.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct FetchArgs {
+    /// sd15, sdxl, hub:owner/name[@revision] of a model in the diffusers layout, or
+    /// the https address of a .tar.gz.
+    #[arg(value_name = "NAME|HUB|URL")]
+    what: String,
+    /// A preset's adapter pair: 4 steps for tau 0.8, 4 steps for tau 0.7, or 3.
+    #[arg(long)]
+    variant: Option<VariantValue>,
+    /// The folder that an archive is unpacked into; the current one by default.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// Fetch without a question.
+    #[arg(long, short, env = "ICD_YES")]
+    yes: bool,
+    /// Print one JSON object per folder or file.
+    #[arg(long)]
+    json: bool,
+    /// Say nothing but errors on stderr.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd model fetch sd15 --yes
+  icd model fetch sd15 --variant 3 --yes --json
+
+HF_HOME or HF_HUB_CACHE name the cache, HF_TOKEN a person, HF_ENDPOINT a mirror,
+HF_HUB_OFFLINE=1 forbids to fetch, HTTPS_PROXY names a proxy.";
+
+impl FetchArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        match self.what.starts_with("https://") || self.what.starts_with("http://") {
+            true => self.archive(),
+            false => self.model(),
+        }
+    }
+
+    fn model(&self) -> Result<()> {
+        ensure!(
+            self.into.is_none(),
+            Error::setting("--into belongs to archives; HF_HUB_CACHE names another cache")
+        );
+        let choice = ModelChoice {
+            model: self.what.clone(),
+            variant: self.variant.map(Into::into),
+            ..ModelChoice::default()
+        };
+        bring(&choice, self.manner())?;
+        let cache = Cache::from_env();
+        let mut repositories: Vec<_> = needs(&choice)?
+            .into_iter()
+            .map(|need| need.repository)
+            .collect();
+        repositories.sort();
+        repositories.dedup();
+        if repositories.is_empty() && !self.quiet {
+            say(&format!("{} needs nothing of the hub", self.what));
+        }
+        repositories.iter().try_for_each(|repository| {
+            let folder = cache.snapshot(repository);
+            let folder = folder.unwrap_or_default().display().to_string();
+            tell(&match self.json {
+                true => {
+                    json!({ "repository": repository.to_string(), "folder": folder }).to_string()
+                }
+                false => folder,
+            })
+        })
+    }
+
+    fn archive(&self) -> Result<()> {
+        ensure!(
+            self.variant.is_none(),
+            Error::setting("--variant belongs to the presets sd15 and sdxl")
+        );
+        let into = self.into.clone().unwrap_or_else(|| ".".into());
+        let bar = self.bar();
+        let files =
+            fetch_archive(
+                &Hub::from_env()?,
+                &self.what,
+                &into,
+                &mut |progress| match progress {
+                    Progress::Here(bytes) => bar.set_position(bytes),
+                    Progress::Checking => bar.set_message("unpacking"),
+                    Progress::Waiting => {}
+                    Progress::Again(reason, pause) => {
+                        bar.suspend(|| say(&format!("{reason}; again in {} s", pause.as_secs())));
+                    }
+                },
+            );
+        bar.finish_and_clear();
+        files?.iter().try_for_each(|file| {
+            let file = file.display().to_string();
+            tell(&match self.json {
+                true => json!({ "output": file }).to_string(),
+                false => file,
+            })
+        })
+    }
+
+    fn manner(&self) -> Manner {
+        Manner {
+            yes: self.yes,
+            quiet: self.quiet,
+        }
+    }
+
+    fn bar(&self) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template("{spinner} {bytes} {bytes_per_sec} {msg}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        ProgressBar::new_spinner().with_style(style)
+    }
+}

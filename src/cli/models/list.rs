@@ -1,0 +1,114 @@
+//! `icd model list`.
+
+use std::fs;
+
+use anyhow::Result;
+use clap::Args;
+use icd::{
+    hub::{Cache, Need},
+    model::{ModelChoice, PRESETS, needs},
+};
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use crate::cli::console::tell;
+
+/// Lists the models that have a name, and what of them is on this machine.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ListArgs {
+    /// Print one JSON object per model.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd model list
+  icd model list --json";
+
+/// What there is of a model.
+struct State {
+    name: &'static str,
+    needs: Vec<Need>,
+    /// Files that are needed and here.
+    here: usize,
+    /// Their bytes.
+    bytes: u64,
+}
+
+impl ListArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        PRESETS.into_iter().try_for_each(|name| {
+            let state = State::of(name)?;
+            tell(&match self.json {
+                true => state.object().to_string(),
+                false => state.line(),
+            })
+        })
+    }
+}
+
+impl State {
+    fn of(name: &'static str) -> Result<Self> {
+        let choice = ModelChoice::named(name);
+        let cache = Cache::from_env();
+        let needs: Vec<_> = needs(&choice)?
+            .into_iter()
+            .filter(|need| !need.optional)
+            .collect();
+        let files: Vec<_> = needs.iter().filter_map(|need| need.file(&cache)).collect();
+        let sizes = files
+            .iter()
+            .filter_map(|file| Some(fs::metadata(file).ok()?.len()));
+        Ok(Self {
+            name,
+            here: files.len(),
+            bytes: sizes.sum(),
+            needs,
+        })
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.needs.len(), self.here) {
+            (0, _) => "part of the program",
+            (_, 0) => "not fetched",
+            (all, here) if all == here => "here",
+            _ => "partly here",
+        }
+    }
+
+    fn repositories(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .needs
+            .iter()
+            .map(|need| need.repository.to_string())
+            .collect();
+        names.dedup();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn line(&self) -> String {
+        let size = match self.bytes {
+            0 => String::new(),
+            bytes => HumanBytes(bytes).to_string(),
+        };
+        let from = self.repositories().join(", ");
+        format!("{:6}  {:19}  {size:>10}  {from}", self.name, self.word())
+            .trim_end()
+            .into()
+    }
+
+    fn object(&self) -> serde_json::Value {
+        json!({
+            "name": self.name,
+            "state": self.word(),
+            "files": self.needs.len(),
+            "here": self.here,
+            "bytes": self.bytes,
+            "repositories": self.repositories(),
+        })
+    }
+}

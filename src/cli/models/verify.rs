@@ -1,0 +1,98 @@
+//! `icd model verify`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use icd::{
+    hub::{Cache, Digest},
+    model::{Model, ModelChoice, needs},
+    nn::Storage,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::{console::tell, model::VariantValue};
+
+/// Compares the content of a model's files with the hashes they are named by in
+/// the cache, and opens the networks of any model.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct VerifyArgs {
+    /// sd15, sdxl, shapes, hub:owner/name, or a model folder.
+    #[arg(value_name = "NAME|HUB|DIR")]
+    model: String,
+    /// A preset's adapter pair: 4 steps for tau 0.8, 4 steps for tau 0.7, or 3.
+    #[arg(long)]
+    variant: Option<VariantValue>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd model verify shapes
+  icd model fetch sd15 --yes && icd model verify sd15";
+
+impl VerifyArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let choice = ModelChoice {
+            model: self.model.clone(),
+            variant: self.variant.map(Into::into),
+            ..ModelChoice::default()
+        };
+        let cache = Cache::from_env();
+        let needs = needs(&choice)?;
+        let files = needs.iter().filter_map(|need| need.file(&cache));
+        let damaged: Vec<_> = files
+            .filter_map(|file| verdict(&file).transpose())
+            .collect::<Result<_>>()?;
+        if !damaged.is_empty() {
+            bail!(
+                "{} of the files are damaged: delete these, and icd model fetch {} brings them again:\n  {}",
+                damaged.len(),
+                self.model,
+                damaged.join("\n  ")
+            );
+        }
+        let storage = Storage::plain();
+        let model =
+            Model::open(&choice, storage).with_context(|| format!("model {}", self.model))?;
+        for (network, values) in model.measures()? {
+            tell(&format!(
+                "{network}: {:.1} million values",
+                values as f64 / 1e6
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a file of the cache; names its content where that is damaged.
+fn verdict(file: &Path) -> Result<Option<String>> {
+    let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
+    let name = content
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let Some(digest) = Digest::of_name(name) else {
+        tell(&format!("{}: no hash is known", file.display()))?;
+        return Ok(None);
+    };
+    let bar = bar(&content, file);
+    let fits = digest.fits(&content, &mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let fits = fits.with_context(|| content.display().to_string())?;
+    tell(&format!(
+        "{}: {}",
+        file.display(),
+        if fits { "whole" } else { "DAMAGED" }
+    ))?;
+    Ok((!fits).then(|| content.display().to_string()))
+}
+
+fn bar(content: &Path, file: &Path) -> ProgressBar {
+    let length = fs::metadata(content).map_or(0, |found| found.len());
+    let style = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes}");
+    let bar = ProgressBar::new(length);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(file.display().to_string());
+    bar
+}

@@ -1,0 +1,185 @@
+//! Archives of weights (`.tar.gz`), unpacked so that nothing outside a folder is
+//! touched.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+use tar::{Archive, Entry, EntryType};
+
+use super::{
+    Hub, Progress,
+    download::{fetch_url, with_ending},
+};
+use crate::error::{Error, Result};
+
+/// Unpacks the files of an archive into a folder and names them.
+///
+/// A path that leads out of the folder, a link or a device is an error, and so
+/// is a file that is there already.
+pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
+    walk(archive, &mut |_, _| Ok(()))?; // first all names, so that nothing is unpacked in vain
+    let mut files = Vec::new();
+    walk(archive, &mut |name, bytes| {
+        let file = into.join(name);
+        write(bytes, &file)?;
+        files.push(file);
+        Ok(())
+    })?;
+    Ok(files)
+}
+
+/// What is done with a file of an archive.
+type Visit<'a> = &'a mut dyn FnMut(&Path, &mut dyn io::Read) -> Result<()>;
+
+fn walk(archive: &Path, visit: Visit) -> Result<()> {
+    let damaged = |error: io::Error| Error::io(archive, error);
+    let mut packed = Archive::new(MultiGzDecoder::new(File::open(archive).map_err(damaged)?));
+    for entry in packed.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        if let Some(name) = checked(archive, &entry)? {
+            visit(&name, &mut entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches an archive from anywhere and unpacks it into a folder.
+pub fn fetch_archive(
+    hub: &Hub,
+    url: &str,
+    into: &Path,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Vec<PathBuf>> {
+    let name = url.rsplit('/').next().unwrap_or_default();
+    let archive = into.join(name.split(['?', '#']).next().unwrap_or_default());
+    fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
+    fetch_url(hub, url, &archive, tell)?;
+    tell(Progress::Checking);
+    let files = unpack(&archive, into)?;
+    fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
+    Ok(files)
+}
+
+/// The name of a file that may be written; folders come with their files.
+fn checked(archive: &Path, entry: &Entry<impl io::Read>) -> Result<Option<PathBuf>> {
+    let name = entry.path().map_err(|error| Error::io(archive, error))?;
+    let refused = |what: &str| {
+        let reason = format!("it holds {}, {what}; nothing of it is used", name.display());
+        Err(Error::io(
+            archive,
+            io::Error::new(io::ErrorKind::InvalidData, reason),
+        ))
+    };
+    let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    match entry.header().entry_type() {
+        _ if !name.components().all(inside) => refused("a path that leads out of its folder"),
+        EntryType::Regular | EntryType::Continuous => Ok(Some(name.into_owned())),
+        EntryType::Directory => Ok(None),
+        _ => refused("which is neither a file nor a folder"),
+    }
+}
+
+/// Writes a file that is then whole or not there.
+fn write(bytes: &mut dyn io::Read, file: &Path) -> Result<()> {
+    let fault = |error| Error::io(file, error);
+    if file.exists() {
+        let reason = "it is there already: move it away, or choose another folder";
+        return Err(fault(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
+    }
+    fs::create_dir_all(file.parent().unwrap_or(file)).map_err(fault)?;
+    let part = with_ending(file, "part");
+    let written = File::create(&part).and_then(|mut out| io::copy(bytes, &mut out));
+    if let Err(error) = written {
+        let _ = fs::remove_file(&part); // the first failure is the one to tell
+        return Err(fault(error));
+    }
+    fs::rename(&part, file).map_err(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Compression, write::GzEncoder};
+    use tar::{Builder, Header};
+
+    use super::*;
+
+    /// An archive of one entry whose header is as `set` makes it.
+    fn archive(folder: &Path, name: &str, kind: EntryType) -> PathBuf {
+        let file = folder.join("x.tar.gz");
+        let mut builder = Builder::new(GzEncoder::new(
+            File::create(&file).unwrap(),
+            Compression::fast(),
+        ));
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(if kind == EntryType::Regular { 3 } else { 0 });
+        header.set_mode(0o644);
+        if kind == EntryType::Symlink {
+            header.set_link_name("/etc/passwd").unwrap();
+        }
+        header.set_cksum();
+        let content: &[u8] = if kind == EntryType::Regular {
+            b"abc"
+        } else {
+            b""
+        };
+        builder.append(&header, content).unwrap();
+        builder.into_inner().unwrap().finish().unwrap();
+        file
+    }
+
+    #[test]
+    fn files_are_unpacked_below_the_folder_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = archive(folder.path(), "./a/w.pt", EntryType::Regular);
+        let into = folder.path().join("out");
+        let files = unpack(&file, &into).unwrap();
+        assert_eq!(files, [into.join("./a/w.pt")]);
+        assert_eq!(fs::read(&files[0]).unwrap(), b"abc");
+        let error = unpack(&file, &into).unwrap_err().to_string();
+        assert!(error.contains("there already"), "{error}");
+    }
+
+    #[test]
+    fn what_leads_out_is_refused_and_nothing_is_written() {
+        for (name, kind) in [
+            ("../evil", EntryType::Regular),
+            ("/tmp/evil", EntryType::Regular),
+            ("a/../../evil", EntryType::Regular),
+            ("link", EntryType::Symlink),
+            ("hard", EntryType::Link),
+            ("device", EntryType::Char),
+            ("pipe", EntryType::Fifo),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = archive(folder.path(), name, kind);
+            let into = folder.path().join("out");
+            let error = unpack(&file, &into).unwrap_err().to_string();
+            assert!(
+                error.contains(name) && error.contains("x.tar.gz"),
+                "{name}: {error}"
+            );
+            assert!(!into.exists() && !folder.path().join("evil").exists());
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = archive(folder.path(), "w.pt", EntryType::Regular);
+        let bytes = fs::read(&file).unwrap();
+        for cut in [0, 5, bytes.len() / 2] {
+            fs::write(&file, &bytes[..cut]).unwrap();
+            let into = folder.path().join("out");
+            assert!(
+                unpack(&file, &into).is_err() || !into.join("w.pt").exists(),
+                "{cut}"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What a model needs of the hub.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+
+use super::{
+    diffusers,
+    parts::{ADAPTER_FILES, ModelChoice, Parts, home},
+    presets::Preset,
+    single::Part,
+};
+use crate::{
+    error::Result,
+    hub::{Home, Need, Reference},
+    source::Source,
+};
+
+/// The file that tells what a model folder holds.
+const INDEX: &str = "model_index.json";
+
+/// The files of the hub that a choice of model needs, as far as is known: some
+/// of them name more, so whoever has fetched these asks again.
+pub fn needs(choice: &ModelChoice) -> Result<Vec<Need>> {
+    if Preset::named(&choice.model).is_none() {
+        let home = home(&choice.model)?;
+        if matches!(home, Home::Hub(..)) && !home.has(INDEX) {
+            let wanted = [(INDEX, false), ("icd.toml", true)];
+            let needs = wanted.map(|(name, optional)| need(&home, &[name], optional));
+            return Ok(needs.into_iter().flatten().collect());
+        }
+    }
+    let parts = Parts::find(choice)?;
+    let mut needs = parts.networks()?;
+    needs.extend(parts.settings());
+    needs.extend(parts.adapters());
+    Ok(needs)
+}
+
+impl Parts {
+    /// The weights of the networks.
+    fn networks(&self) -> Result<Vec<Need>> {
+        let mut needs = Vec::new();
+        for part in self.all() {
+            let (place, names) = self.place(part);
+            needs.extend(needed(&place, names, false));
+            if let Ok(file) = place.file(names) {
+                let shards = shards(&file)?;
+                let home = beside(&place);
+                needs.extend(
+                    shards
+                        .iter()
+                        .filter_map(|shard| need(&home, &[shard], false)),
+                );
+            }
+        }
+        Ok(needs)
+    }
+
+    /// Configurations and tokenizers.
+    fn settings(&self) -> Vec<Need> {
+        let mut needs = vec![
+            need(&self.home, &["scheduler/scheduler_config.json"], true),
+            need(&self.home, &["vae/config.json"], false),
+        ];
+        for (tokenizer, encoder, _) in self.family.text_encoders() {
+            let tokenizer = self.home.within(tokenizer);
+            needs.push(need(&self.home.within(encoder), &["config.json"], true));
+            needs.push(need(&tokenizer, &["vocab.json", "tokenizer.json"], false));
+            needs.push(need(&tokenizer, &["merges.txt"], true));
+            needs.push(need(&tokenizer, &["tokenizer_config.json"], true));
+        }
+        if matches!(self.place(Part::Unet).0, Reference::Folder(Home::Hub(..))) {
+            needs.push(needed(&self.unet, &["config.json"], false));
+        }
+        needs.into_iter().flatten().collect()
+    }
+
+    fn adapters(&self) -> Vec<Need> {
+        let walkers = [&self.forward, &self.reverse];
+        let adapters = walkers
+            .into_iter()
+            .filter_map(|walker| walker.adapter.as_ref());
+        let styles = self.styles.iter().map(|(style, _)| style);
+        let all = adapters.chain(styles);
+        all.filter_map(|adapter| needed(adapter, &ADAPTER_FILES, false))
+            .collect()
+    }
+}
+
+/// The need of a file in a folder, where that is on the hub.
+fn need(home: &Home, names: &[&str], optional: bool) -> Option<Need> {
+    needed(&Reference::Folder(home.clone()), names, optional)
+}
+
+fn needed(place: &Reference, names: &[&str], optional: bool) -> Option<Need> {
+    let (repository, names) = place.on_hub(names)?;
+    Some(Need {
+        repository,
+        names,
+        optional,
+    })
+}
+
+/// The folder of a network's file.
+fn beside(place: &Reference) -> Home {
+    match place {
+        Reference::File(home, name) => match name.rsplit_once('/') {
+            Some((folder, _)) => home.within(folder),
+            None => home.clone(),
+        },
+        Reference::Folder(home) => home.clone(),
+    }
+}
+
+/// The files that the index of a sharded checkpoint names; none for others.
+fn shards(file: &Source) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::HashMap<String, String>,
+    }
+    match file
+        .name()
+        .extension()
+        .is_some_and(|ending| ending == "json")
+    {
+        true => {
+            let index: Index = diffusers::read_json(file)?;
+            Ok(index.weight_map.into_values().collect())
+        }
+        false => Ok(BTreeSet::new()),
+    }
+}

@@ -1,0 +1,137 @@
+//! What the README shows is what happens: each of its commands runs.
+
+#![cfg(unix)]
+
+use std::{fs, path::Path, process::Command};
+
+use crate::{
+    hub::{FakeHub, sd15},
+    support::data,
+};
+
+/// The lines of all blocks of shell, those that go on joined.
+fn shell(text: &str) -> Vec<String> {
+    let blocks = text.split("```sh\n").skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    let joined: Vec<_> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+    let lines = joined.iter().flat_map(|block| block.lines());
+    lines.map(|line| line.trim().to_owned()).collect()
+}
+
+/// A folder with the files that the README's commands take for granted.
+fn stage() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for picture in ["bird.png", "mask.png", "pictures/a.png"] {
+        fs::create_dir_all(at("pictures")).expect("a folder");
+        fs::copy(data("square.png"), at(picture)).expect("a picture");
+    }
+    fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
+    for (name, stage) in [("guidance", ""), ("consistency", "rank = 2\n")] {
+        let run = format!(
+            "model = '{}'\ndata = \"pictures\"\nout = \"{name}\"\nsteps = 1\nbatch = 1\n{stage}",
+            data("sd").display()
+        );
+        fs::write(at(&format!("{name}.toml")), run).expect("a run");
+    }
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    std::os::unix::fs::symlink(examples, at("examples")).expect("a link");
+    folder
+}
+
+fn run(command: &str, folder: &Path, hub: &FakeHub) {
+    let program = assert_cmd::cargo::cargo_bin("icd");
+    let places = [
+        program.parent().expect("its folder"),
+        Path::new("/usr/bin"),
+        Path::new("/bin"),
+    ];
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(folder)
+        .env("PATH", std::env::join_paths(places).expect("a path"))
+        .env("HF_ENDPOINT", hub.endpoint())
+        .env("HF_HOME", folder.join("hub"))
+        .env("ICD_YES", "true")
+        .env_remove("ICD_MODEL")
+        .output()
+        .expect("a shell");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {told}");
+}
+
+#[test]
+fn every_command_of_the_readme_does_what_it_says() {
+    let readme = fs::read_to_string("README.md").expect("the README");
+    let (folder, hub) = (stage(), sd15());
+    let commands = shell(&readme).into_iter().map(|line| {
+        let command = line
+            .strip_prefix("cargo run --release -- ")
+            .map(|rest| format!("icd {rest}"));
+        command.unwrap_or(line)
+    });
+    let commands: Vec<_> = commands.filter(|line| line.starts_with("icd ")).collect();
+    assert!(commands.len() >= 10, "{commands:?}");
+    for command in commands {
+        run(&command, folder.path(), &hub);
+    }
+}
+
+#[test]
+fn the_examples_of_the_library_do_what_they_say() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let programs = assert_cmd::cargo::cargo_bin("icd");
+    let programs = programs.parent().expect("a folder").join("examples");
+    let run = |name: &str, words: &[&Path]| {
+        let program = programs.join(name);
+        assert!(
+            program.exists(),
+            "cargo test without --test builds the examples"
+        );
+        let output = Command::new(program).args(words).output().expect("it runs");
+        assert!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let picture = folder.path().join("edited.png");
+    run("edit", &[&picture]);
+    let [before, after] = [Path::new("examples/scene.png"), &picture].map(|file| {
+        let picture = image::open(file).expect("a picture").into_rgb8();
+        picture.get_pixel(17, 32).0 // in the star
+    });
+    assert!(
+        before[2] > before[0] && after[0] > after[2],
+        "{before:?} {after:?}"
+    );
+
+    let sheet = folder.path().join("sheet.png");
+    run(
+        "variations",
+        &[
+            Path::new("in the middle a large red star on a tan background"),
+            &sheet,
+        ],
+    );
+    assert!(image::open(sheet).expect("a sheet").width() > 8 * 64);
+
+    let told = run("roundtrip", &[]);
+    let values = told
+        .lines()
+        .filter_map(|line| line.rsplit(' ').nth(1)?.parse::<f64>().ok());
+    let values: Vec<_> = values.collect();
+    assert!(
+        values.len() == 4 && values[0] > values[3] && values[2] > values[3],
+        "{told}"
+    );
+}
+
+#[test]
+fn the_batch_script_edits_a_folder_and_goes_on() {
+    let (folder, hub) = (stage(), sd15());
+    let command = "examples/batch.sh pictures bird cat out --model shapes --size 64 && test -e out/a.png \
+                   && examples/batch.sh pictures bird cat out --model shapes";
+    run(command, folder.path(), &hub);
+}
