@@ -11,6 +11,7 @@
 //! their names only.
 
 mod names;
+mod original;
 mod trainable;
 
 use std::collections::{BTreeMap, HashMap};

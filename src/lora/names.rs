@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
+use super::original::Originals;
 use crate::{nn::Checkpoint, schedule::Steps};
 
 /// What a tensor of an adapter file is to its module.
@@ -57,8 +58,8 @@ const ENDINGS: [(&str, Factor); 10] = [
 
 /// The modules of a network that an adapter may change.
 pub(super) struct Modules {
-    /// From a module's path, and from its path with underscores for dots as
-    /// kohya writes it, to the path.
+    /// From a module's path, and from its path or its original name with
+    /// underscores for dots, as kohya's scripts write them, to the path.
     paths: HashMap<String, String>,
 }
 
@@ -67,14 +68,17 @@ impl Modules {
     pub(super) fn of(base: &Checkpoint) -> Self {
         let names = base.names();
         let modules = names.iter().filter_map(|name| name.strip_suffix(".weight"));
-        let both = modules.flat_map(|path| {
-            [
-                (path.into(), path.into()),
-                (path.replace('.', "_"), path.into()),
-            ]
+        let originals = Originals::of(modules.clone());
+        let all = modules.flat_map(|path| {
+            let original = originals.name(path);
+            let written = original.iter().map(|name| name.replace('.', "_"));
+            let written = written.chain([path.into(), path.replace('.', "_")]);
+            written
+                .map(|name| (name, path.to_owned()))
+                .collect::<Vec<_>>()
         });
         Self {
-            paths: both.collect(),
+            paths: all.collect(),
         }
     }
 
