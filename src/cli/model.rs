@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use icd::{
     Error,
-    model::{Model, ModelChoice, Variant},
+    model::{Model, ModelChoice, Variant, needs},
     nn::Storage,
     schedule::Steps,
 };
@@ -129,7 +129,7 @@ impl ModelArgs {
         let choice = self.choice();
         let about = || format!("model {}", self.model);
         let yes = self.yes;
-        let fetched = console.aside(|quiet| bring(&choice, Manner { yes, quiet }));
+        let fetched = console.aside(|quiet| bring(&|| needs(&choice), Manner { yes, quiet }));
         fetched.with_context(about)?;
         Model::open(&choice, storage).with_context(about)
     }
