@@ -119,6 +119,7 @@ impl EditArgs {
         let request = self.request(&model, &input, &frame)?;
         let rows = request.rows_evaluated(&model)?; // unknown words end here
         if self.dry_run {
+            console.clear();
             return dry_run::tell_edit(&model, &request, (&frame, rows), self.report.json);
         }
         let inverted = self.inverted(&model, &input, &frame, &mut console)?;

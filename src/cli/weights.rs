@@ -161,9 +161,9 @@ impl Bars {
         match progress {
             Progress::Here(bytes) => {
                 if self.file.message() != name {
-                    self.file.set_message(name.clone());
-                    self.file.set_length(wanted.file.size);
                     self.file.reset();
+                    self.file.set_length(wanted.file.size);
+                    self.file.set_message(name.clone());
                 }
                 self.file.set_position(*bytes);
                 self.all.set_position(self.before[&name] + bytes);
