@@ -18,13 +18,11 @@ use crate::{
     error::{Error, Result},
     guidance::Tau,
     hub::{Home, Reference},
+    lora::RELEASED_ALPHA,
     nn::Checkpoint,
     schedule::Steps,
     source::Source,
 };
-
-/// Alpha of the released adapters, which do not state it: PEFT's default.
-const RELEASED_ALPHA: f64 = 8.0;
 
 /// The models that have a name; any other word is a folder.
 pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
@@ -103,7 +101,7 @@ pub struct Parts {
 pub(super) type Style = (Source, f64);
 
 /// The networks' files in their folders, safetensors first.
-const NETWORK_FILES: [&str; 4] = [
+pub(crate) const NETWORK_FILES: [&str; 4] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -116,7 +114,7 @@ const ENCODER_FILES: [&str; 4] = [
     "pytorch_model.bin",
 ];
 /// The adapters' files in a folder.
-const ADAPTER_FILES: [&str; 2] = [
+pub(crate) const ADAPTER_FILES: [&str; 2] = [
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 ];
