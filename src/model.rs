@@ -17,6 +17,7 @@ pub mod vae;
 use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
+pub(crate) use parts::{ADAPTER_FILES, NETWORK_FILES};
 pub use parts::{ModelChoice, PRESETS, Parts, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};
 
