@@ -14,6 +14,7 @@ mod interrupt;
 mod inversion;
 mod invert;
 mod model;
+mod models;
 mod output;
 mod pages;
 mod picture;
@@ -60,6 +61,8 @@ enum Verb {
     Distill(distill::DistillArgs),
     /// Tell what a picture, a file of weights or a model folder holds.
     Inspect(inspect::InspectArgs),
+    /// Bring weights into another form.
+    Model(models::ModelsArgs),
     /// Print a script that completes icd's words in a shell.
     Completions(pages::CompletionsArgs),
     /// Print the manual page.
@@ -122,6 +125,7 @@ impl Verb {
             Self::Generate(args) => args.run(settings),
             Self::Distill(args) => args.run(),
             Self::Inspect(args) => args.run(),
+            Self::Model(args) => args.run(),
             Self::Completions(args) => args.run(),
             Self::Man(args) => args.run(),
         }
