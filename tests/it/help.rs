@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 
 use crate::support::{Run, data, icd};
 
-const VERBS: [&str; 9] = [
+const VERBS: [&str; 11] = [
     "edit",
     "invert",
     "generate",
@@ -14,6 +14,8 @@ const VERBS: [&str; 9] = [
     "distill guidance",
     "distill consistency",
     "inspect",
+    "model",
+    "model convert",
     "completions",
     "man",
 ];
@@ -62,9 +64,19 @@ fn stage() -> tempfile::TempDir {
         fs::create_dir_all(at(name)).expect("a folder");
     }
     fs::create_dir_all(at(".local/share/man/man1")).expect("a folder");
+    weights(&at);
     fs::copy(data("square.png"), at("pictures/a.png")).expect("a picture");
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
     folder
+}
+
+/// The files of weights that examples convert.
+#[cfg(unix)]
+fn weights(at: &dyn Fn(&str) -> std::path::PathBuf) {
+    let adapter = "forward-19-259-519-779.safetensors";
+    fs::copy(data("sd").join(adapter), at(adapter)).expect("an adapter");
+    fs::copy(data("sd/unet_part.pt"), at("teacher.pt")).expect("a state dict");
+    std::os::unix::fs::symlink(data("sd/unet"), at("unet")).expect("a UNet");
 }
 
 #[cfg(unix)]
