@@ -22,6 +22,7 @@ use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
 pub use needs::needs;
+pub(crate) use parts::{ADAPTER_FILES, NETWORK_FILES};
 pub use parts::{ModelChoice, Parts};
 pub use presets::{PRESETS, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};

@@ -476,6 +476,13 @@ fn models_are_listed_fetched_and_verified() {
     let folder = one.succeeds().stdout;
     let file = Path::new(folder.trim()).join("reverse-339-699-999.safetensors");
     assert!(file.exists(), "{folder}");
+    let three = "hub:dbaranchuk/icd-lora-sd15/forward-339-699.safetensors";
+    run(&format!("convert {three} x.safetensors --yes")).fails(1, &["it has no forward-339-699"]);
+    let three = three.replace("forward-", "forward-19-");
+    run(&format!(
+        "convert {three} x.safetensors --naming kohya --yes"
+    ))
+    .succeeds();
     let shapes = run("verify shapes").succeeds().stdout;
     assert!(shapes.contains("UNet"), "{shapes}");
 }
