@@ -82,6 +82,7 @@ impl From<DTypeValue> for DType {
 enum NamingValue {
     /// As in the released adapters.
     Peft,
+    /// With one alpha in the metadata, as diffusers reads it.
     Diffusers,
     /// With alpha for each layer, as most programs for pictures read it.
     Kohya,
