@@ -25,7 +25,7 @@ use self::{
     single::Part,
     text::style_changes,
     unet::{Unet, UnetConfig},
-    vae::{Vae, VaeConfig},
+    vae::{Tiling, Vae, VaeConfig},
 };
 use crate::{
     error::{Error, Result},
@@ -45,6 +45,7 @@ pub struct Model {
     schedule: Schedule,
     unet_file: Source,
     unet_config: UnetConfig,
+    tiling: Tiling,
     storage: Storage,
 }
 
@@ -66,6 +67,7 @@ impl Model {
             schedule,
             unet_file,
             unet_config,
+            tiling: choice.tiling,
             storage,
         })
     }
@@ -174,7 +176,8 @@ impl Model {
             dtype: DType::F32,
             ..self.storage.clone()
         };
-        Vae::new(&Weights::new(&checkpoint, &storage), config)
+        let vae = Vae::new(&Weights::new(&checkpoint, &storage), config)?;
+        Ok(vae.with_tiling(self.tiling))
     }
 
     /// The path of the forward adapter.

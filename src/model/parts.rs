@@ -13,6 +13,7 @@ use super::{
     Family, diffusers, is_model_folder, shapes,
     single::{self, Part},
     unet::UnetConfig,
+    vae::Tiling,
 };
 use crate::{
     error::{Error, Result},
@@ -75,6 +76,8 @@ pub struct ModelChoice {
     /// A single file whose UNet, autoencoder and text encoders take the place
     /// of the model's.
     pub checkpoint: Option<String>,
+    /// Whether the autoencoder computes in strips.
+    pub tiling: Tiling,
 }
 
 /// The parts of a model, found but not read.
