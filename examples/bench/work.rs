@@ -190,6 +190,7 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
     };
     // The autoencoder is always kept in f32.
     let vae = Vae::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let vae = vae.with_tiling(case.tiling);
     let (rows, size) = (case.rows, case.size);
     if case.what == What::VaeEncode {
         let picture = normal(&[rows, 3, size, size])?.clamp(-1f32, 1f32)?;
@@ -227,6 +228,7 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
     let folder = case.model.context("an edit needs --model DIR")?;
     let choice = ModelChoice {
         model: folder.display().to_string(),
+        tiling: case.tiling,
         ..ModelChoice::default()
     };
     let model = Model::open(&choice, storage(case.dtype))?;
