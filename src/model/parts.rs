@@ -12,6 +12,7 @@ use super::{
     shapes,
     single::{self, Part},
     unet::UnetConfig,
+    vae::Tiling,
 };
 use crate::{
     error::{Error, Result},
@@ -49,6 +50,8 @@ pub struct ModelChoice {
     /// A single file whose UNet, autoencoder and text encoders take the place
     /// of the model's.
     pub checkpoint: Option<String>,
+    /// Whether the autoencoder computes in strips.
+    pub tiling: Tiling,
 }
 
 impl ModelChoice {
