@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use candle_core::DType;
 use clap::{Parser, ValueEnum};
+use icd::model::vae::Tiling;
 
 use meter::{Line, measure};
 use work::What;
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// training step always takes 32
     #[arg(long, value_delimiter = ',', default_value = "1")]
     rows: Vec<usize>,
+    /// Whether the autoencoder works in strips
+    #[arg(long, value_enum, default_value = "auto")]
+    vae_tiling: Strips,
     /// Timed runs, after one that is not
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -82,6 +86,23 @@ impl Stored {
     }
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Strips {
+    Auto,
+    On,
+    Off,
+}
+
+impl Strips {
+    fn tiling(self) -> Tiling {
+        match self {
+            Self::Auto => Tiling::Auto,
+            Self::On => Tiling::On,
+            Self::Off => Tiling::Off,
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Case<'a> {
@@ -90,6 +111,7 @@ pub(crate) struct Case<'a> {
     size: usize,
     dtype: DType,
     rows: usize,
+    tiling: Tiling,
     model: Option<&'a PathBuf>,
 }
 
@@ -126,6 +148,7 @@ fn cases(options: &Options) -> Vec<Case<'_>> {
                     size,
                     dtype,
                     rows,
+                    tiling: options.vae_tiling.tiling(),
                     model: options.model.as_ref(),
                 }));
             }

@@ -5,6 +5,8 @@
 //! cargo run --release --example roundtrip
 //! ```
 
+#![expect(clippy::print_stdout, reason = "it prints")]
+
 use icd::{
     edit::{generate, invert},
     guidance::{Guidance, Tau},
@@ -29,10 +31,8 @@ fn main() -> anyhow::Result<()> {
         let guidance = Guidance::new(strength, Tau::step(tau)?)?;
         let latent = generate(&model, CAPTION, &noise, guidance, &mut |_| {})?;
         let back = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
-        println!(
-            "guidance {strength}, tau {tau}: {:.1} dB",
-            photo.psnr(&back)?
-        );
+        let psnr = photo.psnr(&back)?;
+        println!("guidance {strength}, tau {tau}: {psnr:.1} dB");
     }
     Ok(())
 }

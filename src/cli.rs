@@ -62,7 +62,7 @@ enum Verb {
     Distill(distill::DistillArgs),
     /// Tell what a picture, a file of weights or a model folder holds.
     Inspect(inspect::InspectArgs),
-    /// Models on this machine: which there are, fetch them, check them.
+    /// Models on this machine: which there are, fetch, check and convert them.
     Model(models::ModelsArgs),
     /// Print a script that completes icd's words in a shell.
     Completions(pages::CompletionsArgs),

@@ -1,5 +1,7 @@
 //! Files that are either whole or not there.
 
+mod growing;
+
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -11,16 +13,32 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// Held while a file is being written.
-static WRITING: Mutex<()> = Mutex::new(());
+pub use growing::Growing;
 
-/// Waits until no file is being written; none is begun while the guard lives.
+/// Held while bytes are being written; the temporary files that are not whole
+/// when it is free.
+static WRITING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// While it lives, nothing is written.
+pub struct Held(MutexGuard<'static, Vec<PathBuf>>);
+
+impl Held {
+    /// Takes away the files that were begun, for a program that ends here.
+    pub fn abandon(&mut self) {
+        for unfinished in self.0.drain(..) {
+            // It is gone, or cannot be taken away: there is nobody to tell.
+            let _ = fs::remove_file(unfinished);
+        }
+    }
+}
+
+/// Waits until no bytes are being written; none are while the guard lives.
 ///
 /// A program that is told to stop takes it before it ends, and so leaves no
 /// temporary file.
-pub fn hold_writing() -> MutexGuard<'static, ()> {
+pub fn hold_writing() -> Held {
     // Whoever panicked while writing left nothing that the next must know of.
-    WRITING.lock().unwrap_or_else(PoisonError::into_inner)
+    Held(WRITING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Finds out whether `path` could be written, without touching it: a temporary

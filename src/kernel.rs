@@ -49,7 +49,7 @@ pub use adamw::{AdamWStep, adamw, follow};
 pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
 pub use conv::{Around, Filters, conv2d, conv2d_tracked};
 pub use linear::{Dense, add_product, linear, linear_geglu, linear_tracked};
-pub use norm::{Then, group_norm, layer_norm};
+pub use norm::{GroupSums, Moments, Then, group_norm, group_norm_by, group_sums, layer_norm};
 pub use patches::Window;
 pub(crate) use patches::nearest;
 pub use pointwise::{add, geglu, gelu, quick_gelu, silu};

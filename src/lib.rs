@@ -30,6 +30,7 @@
 //! |---|---|---|
 //! | `cli` (in the binary) | arguments as typed, one `run` per verb, progress, printing | |
 //! | [`distil`] | the losses of both distillations, the optimiser, runs that can be stopped | printing |
+//! | [`convert`] | weights files in another form: another type, other names, adapters merged | networks |
 //! | [`edit`] | the walk; invert, edit, generate; prompt-to-prompt and local blend | file formats |
 //! | [`model`] | UNet, attention and its control port, autoencoder, text encoders, families and presets, the bundled toy `shapes` | editing; prompts as strings of words |
 //! | [`lora`] | adapter files: namings, scales | |
@@ -80,6 +81,7 @@
     allow(clippy::unwrap_used, clippy::float_cmp, reason = "a test may fail")
 )]
 
+pub mod convert;
 pub mod distil;
 pub mod edit;
 pub mod model;

@@ -10,8 +10,12 @@
 //! (`icd.path`) and its alpha (`icd.alpha`); the released files say the path in
 //! their names only.
 
+mod layers;
 mod names;
+mod naming;
+mod original;
 mod trainable;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,9 +27,13 @@ use crate::{
     schedule::Steps,
     source::Source,
 };
-use names::{Factor, Modules};
+use names::Modules;
 
+pub(crate) use layers::{Layer, RELEASED_ALPHA, is_adapter, layers, usual_alpha};
+pub(crate) use names::Factor;
 pub use names::Network;
+pub use naming::Naming;
+pub(crate) use naming::prefix;
 pub use trainable::{ADAPTED, Rank, TrainableAdapter};
 
 /// How an adapter file is to be understood where it does not say so itself.
@@ -143,6 +151,24 @@ pub fn reverse_steps(file: &Source) -> Result<Option<Steps>> {
     }))
 }
 
+/// The path that an adapter file states or its name tells, as its metadata has
+/// it.
+pub(crate) fn stated_path(file: &Source) -> Result<Option<String>> {
+    if let Some(path) = checkpoint_metadata(file)?.remove("icd.path") {
+        return Ok(Some(path));
+    }
+    let name = file
+        .name()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let steps = match name.contains("forward") {
+        true => forward_steps(file)?,
+        false => reverse_steps(file)?,
+    };
+    Ok(steps.map(|steps| steps.to_string()))
+}
+
 /// The tensors of one module.
 #[derive(Default)]
 struct Factors {
@@ -177,17 +203,20 @@ fn sorted_by_module(
     }
 }
 
-fn stranger_list(mut strangers: Vec<String>) -> String {
-    strangers.sort_unstable();
-    let (count, shown) = (
-        strangers.len(),
-        strangers.iter().take(8).cloned().collect::<Vec<_>>(),
-    );
-    let dots = if count > shown.len() { ", .." } else { "" };
+fn stranger_list(strangers: Vec<String>) -> String {
+    let (count, names) = list(strangers);
     format!(
-        "{count} of its tensors fit no layer of the network, so it belongs to another model: {}{dots}",
-        shown.join(", ")
+        "{count} of its tensors fit no layer of the network, so it belongs to another model: {names}"
     )
+}
+
+/// How many names there are, and the first of them in words.
+fn list(mut names: Vec<String>) -> (usize, String) {
+    names.sort_unstable();
+    let count = names.len();
+    names.truncate(8);
+    let dots = if count > names.len() { ", .." } else { "" };
+    (count, format!("{}{dots}", names.join(", ")))
 }
 
 fn scalar(tensor: &Tensor) -> Result<f64> {

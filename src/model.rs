@@ -22,6 +22,7 @@ use candle_core::{DType, Device};
 
 pub use family::{Draw, Family};
 pub use needs::needs;
+pub(crate) use parts::{ADAPTER_FILES, NETWORK_FILES};
 pub use parts::{ModelChoice, Parts};
 pub use presets::{PRESETS, Variant};
 pub use text::{Conditioning, Text, TextReader, Tokenizers};
@@ -32,7 +33,7 @@ use self::{
     single::Part,
     text::style_changes,
     unet::{Unet, UnetConfig},
-    vae::{Vae, VaeConfig},
+    vae::{Tiling, Vae, VaeConfig},
 };
 use crate::{
     error::{Error, Result},
@@ -52,6 +53,7 @@ pub struct Model {
     schedule: Schedule,
     unet_file: Source,
     unet_config: UnetConfig,
+    tiling: Tiling,
     storage: Storage,
 }
 
@@ -73,6 +75,7 @@ impl Model {
             schedule,
             unet_file,
             unet_config,
+            tiling: choice.tiling,
             storage,
         })
     }
@@ -181,7 +184,8 @@ impl Model {
             dtype: DType::F32,
             ..self.storage.clone()
         };
-        Vae::new(&Weights::new(&checkpoint, &storage), config)
+        let vae = Vae::new(&Weights::new(&checkpoint, &storage), config)?;
+        Ok(vae.with_tiling(self.tiling))
     }
 
     /// The path of the forward adapter.

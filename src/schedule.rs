@@ -105,14 +105,24 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steps: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&steps.join(","))
+        f.write_str(&with_commas(&self.0))
     }
+}
+
+fn with_commas<Step: ToString>(steps: &[Step]) -> String {
+    let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    steps.join(",")
 }
 
 /// Timesteps written with commas, in the order of the walk; see [`Path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steps(pub Vec<u16>);
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_commas(&self.0))
+    }
+}
 
 impl FromStr for Steps {
     type Err = Error;

@@ -190,6 +190,7 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
     };
     // The autoencoder is always kept in f32.
     let vae = Vae::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let vae = vae.with_tiling(case.tiling);
     let (rows, size) = (case.rows, case.size);
     if case.what == What::VaeEncode {
         let picture = normal(&[rows, 3, size, size])?.clamp(-1f32, 1f32)?;
@@ -225,7 +226,10 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
 /// swap adapters, edit with attention control, decode; loading included.
 fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
     let folder = case.model.context("an edit needs --model DIR")?;
-    let choice = ModelChoice::named(folder.display().to_string());
+    let choice = ModelChoice {
+        tiling: case.tiling,
+        ..ModelChoice::named(folder.display().to_string())
+    };
     let model = Model::open(&choice, storage(case.dtype))?;
     let picture = normal(&[1, 3, case.size, case.size])?.clamp(-1f32, 1f32)?;
     let request = Edit {

@@ -28,7 +28,6 @@ mod words;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use icd::{
     distil::{Learner, Parts, Run},

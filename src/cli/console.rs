@@ -116,9 +116,14 @@ impl Console {
         }
     }
 
+    /// Takes the progress line away.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Writes the dump and tells the evaluations.
     pub(super) fn finish(&mut self) -> icd::Result<()> {
-        self.bar.finish_and_clear();
+        self.clear();
         let seconds = self.began.elapsed().as_secs_f64();
         self.detail(&format!("{seconds:7.1} s  done; {}", self.count()));
         match self.dump.take() {
@@ -171,7 +176,7 @@ impl Console {
 impl Drop for Console {
     /// Leaves no progress line behind, whatever happened.
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.clear();
     }
 }
 

@@ -10,7 +10,6 @@ use icd::{
     edit::{Edit, Edited, Extras, Moment, edit},
     latents::{Latents, write_tensors},
     model::Model,
-    picture::Picture,
 };
 use serde_json::json;
 
@@ -119,6 +118,7 @@ impl EditArgs {
         let request = self.request(&model, &input, &frame)?;
         let rows = request.rows_evaluated(&model)?; // unknown words end here
         if self.dry_run {
+            console.clear();
             return dry_run::tell_edit(&model, &request, (&frame, rows), self.report.json);
         }
         let inverted = self.inverted(&model, &input, &frame, &mut console)?;
@@ -245,11 +245,9 @@ impl EditArgs {
         }
         console.see(Moment::Begins("decoding"));
         let vae = model.vae()?;
-        let decode = |latent: &Tensor| -> Result<Picture> {
-            Ok(Picture::from_tensor(&vae.decode(latent)?)?)
-        };
+        let decode = |latent: &Tensor| picture::decoded(&vae, latent, console);
         let targets = (0..outputs.len()).map(|i| decode(&edited.targets.narrow(0, i, 1)?));
-        let targets: Vec<_> = targets.collect::<Result<_>>()?;
+        let targets: Vec<_> = targets.collect::<icd::Result<_>>()?;
         for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
             let result = frame.finished(target, self.also.restore_size);
             let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);

@@ -11,7 +11,7 @@ use icd::{
     latents::write_tensors,
     model::Model,
     noise::Noise,
-    picture::{Picture, Size},
+    picture::Size,
 };
 use serde_json::json;
 
@@ -98,7 +98,7 @@ impl GenerateArgs {
         let latent = generate(model, &self.prompt, &noise, guidance, &mut |moment| {
             console.see(moment);
         })?;
-        let drawn = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
+        let drawn = picture::decoded(&model.vae()?, &latent, &console)?;
         let output = name(&self.output());
         let own = settings
             .clone()

@@ -10,7 +10,7 @@ use super::console::say;
 /// The exit code of a program that SIGINT ended, as shells count: 128 + 2.
 const INTERRUPTED: i32 = 130;
 
-/// Ends the program at Ctrl-C, once no file is being written: what is there is
+/// Ends the program at Ctrl-C, once no bytes are being written: what is there is
 /// whole, and no temporary file is left.
 #[expect(
     clippy::exit,
@@ -18,7 +18,8 @@ const INTERRUPTED: i32 = 130;
 )]
 pub(super) fn end_at_ctrl_c() -> Result<()> {
     let end = || {
-        let _writing = hold_writing();
+        let mut writing = hold_writing();
+        writing.abandon();
         say("interrupted");
         process::exit(INTERRUPTED);
     };

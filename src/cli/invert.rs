@@ -11,7 +11,6 @@ use icd::{
     edit::{Moment, generate},
     guidance::Guidance,
     latents::Latents,
-    picture::Picture,
 };
 use serde_json::json;
 
@@ -119,7 +118,7 @@ impl InvertArgs {
         let guidance = Guidance::NONE;
         let mut see = |moment: Moment| console.see(moment);
         let latent = generate(model, &self.prompt, &noise, guidance, &mut see)?;
-        let result = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
+        let result = picture::decoded(&model.vae()?, &latent, console)?;
         let result = result.with_profile_of(inversion.photo);
         picture::write(&result, file, None)?;
         let placed = &inversion.placed;

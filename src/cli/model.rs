@@ -5,7 +5,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use icd::{
     Error,
-    model::{Model, ModelChoice, Variant},
+    model::{Model, ModelChoice, Variant, needs, vae::Tiling},
     nn::Storage,
     schedule::Steps,
 };
@@ -68,6 +68,10 @@ pub(super) struct ModelArgs {
     /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere.
     #[arg(long, default_value = "auto")]
     dtype: DTypeValue,
+    /// Whether the autoencoder works in strips of rows, for the same picture in less
+    /// memory and more time; auto does beyond 1024x1024 pixels.
+    #[arg(long, default_value = "auto")]
+    vae_tiling: TilingValue,
     /// CPU threads; all cores by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -101,6 +105,13 @@ enum DTypeValue {
     Bf16,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TilingValue {
+    Auto,
+    On,
+    Off,
+}
+
 impl DTypeValue {
     fn on(self, device: &Device) -> DType {
         match self {
@@ -129,7 +140,7 @@ impl ModelArgs {
         let choice = self.choice();
         let about = || format!("model {}", self.model);
         let yes = self.yes;
-        let fetched = console.aside(|quiet| bring(&choice, Manner { yes, quiet }));
+        let fetched = console.aside(|quiet| bring(&|| needs(&choice), Manner { yes, quiet }));
         fetched.with_context(about)?;
         Model::open(&choice, storage).with_context(about)
     }
@@ -145,6 +156,11 @@ impl ModelArgs {
             reverse_path: self.reverse_path.clone(),
             adapter_alpha: self.adapter_alpha,
             checkpoint: self.checkpoint.clone(),
+            tiling: match self.vae_tiling {
+                TilingValue::Auto => Tiling::Auto,
+                TilingValue::On => Tiling::On,
+                TilingValue::Off => Tiling::Off,
+            },
             styles: self
                 .lora
                 .iter()

@@ -1,5 +1,6 @@
 //! `icd model`: models on this machine.
 
+mod convert;
 mod fetch;
 mod list;
 mod verify;
@@ -7,7 +8,7 @@ mod verify;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-/// Models on this machine: which there are, fetch them, check them.
+/// Models on this machine: which there are, fetch, check and convert them.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ModelsArgs {
@@ -28,6 +29,8 @@ enum Verb {
     Fetch(fetch::FetchArgs),
     /// Compare what was fetched with what it must be.
     Verify(verify::VerifyArgs),
+    /// Write weights anew: as safetensors, in another type, by other names, merged.
+    Convert(convert::ConvertArgs),
 }
 
 impl ModelsArgs {
@@ -36,6 +39,7 @@ impl ModelsArgs {
             Verb::List(args) => args.run(),
             Verb::Fetch(args) => args.run(),
             Verb::Verify(args) => args.run(),
+            Verb::Convert(args) => args.run(),
         }
     }
 }

@@ -3,17 +3,18 @@
 use std::{io::Read, path::Path};
 
 use anyhow::{Context, Result};
+use candle_core::Tensor;
 use clap::{Args, ValueEnum};
 use icd::{
     file::write_beside,
-    model::Model,
+    model::{Model, vae::Vae},
     picture::{
         Format, Picture, Size,
         fit::{Canvas, Fit},
     },
 };
 
-use super::{console::print, output, settings::Settings, values::SizeValue};
+use super::{Console, console::print, output, settings::Settings, values::SizeValue};
 
 /// How large a picture is worked on.
 #[derive(Args, Clone, Copy, Debug)]
@@ -69,6 +70,14 @@ pub(super) fn read(file: &Path) -> Result<Picture> {
         .read_to_end(&mut bytes)
         .context("reading the picture from stdin")?;
     Ok(Picture::decode(&bytes, Path::new("stdin"))?)
+}
+
+/// The picture of a latent (1, 4, h, w).
+pub(super) fn decoded(vae: &Vae, latent: &Tensor, console: &Console) -> icd::Result<Picture> {
+    if vae.decodes_in_strips(latent)? {
+        console.detail("the autoencoder decodes in strips");
+    }
+    Picture::from_tensor(&vae.decode(latent)?)
 }
 
 /// Writes a picture in the format of its name's ending, or to stdout as PNG; a

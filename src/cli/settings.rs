@@ -13,7 +13,7 @@ use icd::picture::note;
 use serde_json::{Map, Value, json};
 
 /// Flags that do not change the picture, or only where and how it is made.
-const ASIDE: [&str; 19] = [
+const ASIDE: &[&str] = &[
     "output",
     "comparison",
     "attention",
@@ -26,6 +26,7 @@ const ASIDE: [&str; 19] = [
     "save_latents",
     "device",
     "dtype",
+    "vae_tiling",
     "threads",
     "yes",
     "force",

@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use icd::{
     Error,
-    hub::{Cache, Hub, Plan, Progress, Wanted},
-    model::{ModelChoice, needs},
+    hub::{Cache, Hub, Need, Plan, Progress, Wanted},
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
@@ -31,12 +30,12 @@ pub(super) struct Manner {
     pub(super) quiet: bool,
 }
 
-/// Fetches what a model needs and the cache lacks. Nothing is asked of anybody
+/// Fetches what is needed and the cache lacks. Nothing is asked of anybody
 /// where nothing is missing.
-pub(super) fn bring(choice: &ModelChoice, manner: Manner) -> Result<()> {
+pub(super) fn bring(needs: &dyn Fn() -> icd::Result<Vec<Need>>, manner: Manner) -> Result<()> {
     let cache = Cache::from_env();
     for _ in 0..ROUNDS {
-        let needs = needs(choice)?;
+        let needs = needs()?;
         if needs.is_empty() {
             return Ok(());
         }
@@ -162,9 +161,9 @@ impl Bars {
         match progress {
             Progress::Here(bytes) => {
                 if self.file.message() != name {
-                    self.file.set_message(name.clone());
-                    self.file.set_length(wanted.file.size);
                     self.file.reset();
+                    self.file.set_length(wanted.file.size);
+                    self.file.set_message(name.clone());
                 }
                 self.file.set_position(*bytes);
                 self.all.set_position(self.before[&name] + bytes);

@@ -20,7 +20,11 @@ pub(super) fn encode(
     watch: &mut Watch,
 ) -> Result<Tensor> {
     watch(Moment::Begins("encoding the picture"));
-    let posterior = model.vae()?.encode(picture)?;
+    let vae = model.vae()?;
+    if vae.encodes_in_strips(picture)? {
+        watch(Moment::Begins("encoding the picture in strips"));
+    }
+    let posterior = vae.encode(picture)?;
     let latent = match model.family().draw() {
         Draw::Mean => posterior.mean()?,
         Draw::Sample => posterior.sample(&noise.normal(posterior.shape(), model.device())?)?,

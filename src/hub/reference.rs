@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Home, Repository, home::joined};
+use super::{Home, Need, Repository, home::joined};
 use crate::{
     error::{Error, Result},
     source::Source,
@@ -78,9 +78,20 @@ impl Reference {
         }
     }
 
+    /// The need of the file it names, or of the first of `names` in the folder
+    /// it names, where that is on the hub.
+    pub fn need(&self, names: &[&str], optional: bool) -> Option<Need> {
+        let (repository, names) = self.on_hub(names)?;
+        Some(Need {
+            repository,
+            names,
+            optional,
+        })
+    }
+
     /// Where it lies on the hub: the repository, and the file it names or those
     /// of `names` in the folder it names.
-    pub fn on_hub(&self, names: &[&str]) -> Option<(Repository, Vec<String>)> {
+    fn on_hub(&self, names: &[&str]) -> Option<(Repository, Vec<String>)> {
         let Home::Hub(repository, folder) = self.home() else {
             return None;
         };

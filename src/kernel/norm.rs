@@ -3,5 +3,5 @@
 mod group;
 mod layer;
 
-pub use group::{Then, group_norm};
+pub use group::{GroupSums, Moments, Then, group_norm, group_norm_by, group_sums};
 pub use layer::layer_norm;

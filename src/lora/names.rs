@@ -2,18 +2,27 @@
 
 use std::{collections::HashMap, path::Path};
 
+use super::original::Originals;
 use crate::{nn::Checkpoint, schedule::Steps};
 
 /// What a tensor of an adapter file is to its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Factor {
+pub(crate) enum Factor {
     Down,
     Up,
     Alpha,
 }
 
+impl Factor {
+    /// The factor that the tensor `name` is, and what comes before it.
+    pub(super) fn of(name: &str) -> Option<(&str, Self)> {
+        let split = |&(ending, factor)| Some((name.strip_suffix(ending)?, factor));
+        ENDINGS.iter().find_map(split)
+    }
+}
+
 /// A network that tensors of an adapter file change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Network {
     /// The UNet.
     Unet,
@@ -42,7 +51,7 @@ const TEXT_PREFIXES: [(&str, usize); 5] = [
 ];
 
 /// The endings of the three namings, with the generations of each.
-const ENDINGS: [(&str, Factor); 10] = [
+const ENDINGS: [(&str, Factor); 13] = [
     (".lora_A.weight", Factor::Down),
     (".lora_B.weight", Factor::Up),
     (".lora_A.default.weight", Factor::Down),
@@ -53,12 +62,15 @@ const ENDINGS: [(&str, Factor); 10] = [
     (".lora_up.weight", Factor::Up),
     (".lora_linear_layer.down.weight", Factor::Down),
     (".lora_linear_layer.up.weight", Factor::Up),
+    ("_lora.down.weight", Factor::Down),
+    ("_lora.up.weight", Factor::Up),
+    (".alpha", Factor::Alpha),
 ];
 
 /// The modules of a network that an adapter may change.
 pub(super) struct Modules {
-    /// From a module's path, and from its path with underscores for dots as
-    /// kohya writes it, to the path.
+    /// From a module's path, and from its path or its original name with
+    /// underscores for dots, as kohya's scripts write them, to the path.
     paths: HashMap<String, String>,
 }
 
@@ -67,46 +79,47 @@ impl Modules {
     pub(super) fn of(base: &Checkpoint) -> Self {
         let names = base.names();
         let modules = names.iter().filter_map(|name| name.strip_suffix(".weight"));
-        let both = modules.flat_map(|path| {
-            [
-                (path.into(), path.into()),
-                (path.replace('.', "_"), path.into()),
-            ]
+        let originals = Originals::of(modules.clone());
+        let all = modules.flat_map(|path| {
+            let original = originals.name(path);
+            let written = original.iter().map(|name| name.replace('.', "_"));
+            let written = written.chain([path.into(), path.replace('.', "_")]);
+            written
+                .map(|name| (name, path.to_owned()))
+                .collect::<Vec<_>>()
         });
         Self {
-            paths: both.collect(),
+            paths: all.collect(),
         }
     }
 
     /// The module and the role of the adapter tensor `name`.
     pub(super) fn place(&self, name: &str) -> Option<(String, Factor)> {
-        let ending = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending));
-        let (module, factor) = match ending {
-            Some(&(ending, factor)) => (name.strip_suffix(ending)?, factor),
-            None => (name.strip_suffix(".alpha")?, Factor::Alpha),
-        };
+        let (module, factor) = Factor::of(name)?;
         let module = modern(bare(module));
         Some((self.paths.get(&module)?.clone(), factor))
     }
 }
 
 /// A module's name without the prefixes of the tools that wrote it.
-fn bare(module: &str) -> &str {
-    let unet = ["lora_unet_", "unet.", "base_model.model.", "unet."];
-    let text = TEXT_PREFIXES.iter().map(|(prefix, _)| prefix);
-    unet.iter().chain(text).fold(module, |name, prefix| {
-        name.strip_prefix(prefix).unwrap_or(name)
-    })
+pub(super) fn bare(module: &str) -> &str {
+    let networks = TEXT_PREFIXES.iter().map(|(prefix, _)| prefix);
+    let networks = networks.chain(&["lora_unet_", "unet."]);
+    networks
+        .chain(&["base_model.model.", "unet."])
+        .fold(module, |name, prefix| {
+            name.strip_prefix(prefix).unwrap_or(name)
+        })
 }
 
 /// Today's name of a module that an old attention processor held:
 /// `attn1.processor.to_q_lora` is `attn1.to_q`.
-fn modern(module: &str) -> String {
+pub(super) fn modern(module: &str) -> String {
     let plain = module.replace(".processor.", ".");
-    match plain.strip_suffix("_lora") {
-        Some("") | None => plain,
-        Some(name) if name.ends_with(".to_out") => format!("{name}.0"),
-        Some(name) => name.into(),
+    let name = plain.strip_suffix("_lora").unwrap_or(&plain);
+    match name.ends_with(".to_out") {
+        true => format!("{name}.0"),
+        false => name.into(),
     }
 }
 
@@ -157,10 +170,9 @@ mod tests {
         }
         let out = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0".to_string();
         let old = "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_out_lora.up.weight";
-        assert_eq!(
-            modules().place(&old.replace("_lora.up", "_lora.lora.up")),
-            Some((out.clone(), Factor::Up))
-        );
+        for old in [old, &old.replace("_lora.up", "_lora.lora.up")] {
+            assert_eq!(modules().place(old), Some((out.clone(), Factor::Up)));
+        }
         let alpha =
             "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0.alpha";
         assert_eq!(modules().place(alpha), Some((out, Factor::Alpha)));

@@ -43,7 +43,7 @@ impl Parts {
         let mut needs = Vec::new();
         for part in self.all() {
             let (place, names) = self.place(part);
-            needs.extend(needed(&place, names, false));
+            needs.extend(place.need(names, false));
             if let Ok(file) = place.file(names) {
                 let shards = shards(&file)?;
                 let home = beside(&place);
@@ -71,7 +71,7 @@ impl Parts {
             needs.push(need(&tokenizer, &["tokenizer_config.json"], true));
         }
         if matches!(self.place(Part::Unet).0, Reference::Folder(Home::Hub(..))) {
-            needs.push(needed(&self.unet, &["config.json"], false));
+            needs.push(self.unet.need(&["config.json"], false));
         }
         needs.into_iter().flatten().collect()
     }
@@ -83,23 +83,14 @@ impl Parts {
             .filter_map(|walker| walker.adapter.as_ref());
         let styles = self.styles.iter().map(|(style, _)| style);
         let all = adapters.chain(styles);
-        all.filter_map(|adapter| needed(adapter, &ADAPTER_FILES, false))
+        all.filter_map(|adapter| adapter.need(&ADAPTER_FILES, false))
             .collect()
     }
 }
 
 /// The need of a file in a folder, where that is on the hub.
 fn need(home: &Home, names: &[&str], optional: bool) -> Option<Need> {
-    needed(&Reference::Folder(home.clone()), names, optional)
-}
-
-fn needed(place: &Reference, names: &[&str], optional: bool) -> Option<Need> {
-    let (repository, names) = place.on_hub(names)?;
-    Some(Need {
-        repository,
-        names,
-        optional,
-    })
+    Reference::Folder(home.clone()).need(names, optional)
 }
 
 /// The folder of a network's file.

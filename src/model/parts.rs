@@ -7,16 +7,18 @@ use serde::Deserialize;
 
 use super::{
     Family, diffusers, is_model_folder,
-    presets::{Preset, RELEASED_ALPHA, Variant},
+    presets::{Preset, Variant},
     recipe::Recipe,
     shapes,
     single::{self, Part},
     unet::UnetConfig,
+    vae::Tiling,
 };
 use crate::{
     error::{Error, Result},
     guidance::Tau,
     hub::{Home, Reference, Repository},
+    lora::RELEASED_ALPHA,
     nn::Checkpoint,
     schedule::Steps,
     source::Source,
@@ -48,6 +50,8 @@ pub struct ModelChoice {
     /// A single file whose UNet, autoencoder and text encoders take the place
     /// of the model's.
     pub checkpoint: Option<String>,
+    /// Whether the autoencoder computes in strips.
+    pub tiling: Tiling,
 }
 
 impl ModelChoice {
@@ -86,7 +90,7 @@ pub struct Parts {
 pub(super) type Style = (Source, f64);
 
 /// The networks' files in their folders, safetensors first.
-const NETWORK_FILES: [&str; 4] = [
+pub(crate) const NETWORK_FILES: [&str; 4] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -99,7 +103,7 @@ const ENCODER_FILES: [&str; 4] = [
     "pytorch_model.bin",
 ];
 /// The adapters' files in a folder.
-pub(super) const ADAPTER_FILES: [&str; 2] = [
+pub(crate) const ADAPTER_FILES: [&str; 2] = [
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 ];

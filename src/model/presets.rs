@@ -4,9 +4,6 @@
 use super::{Family, shapes};
 use crate::hub::{Home, Reference, Repository};
 
-/// Alpha of the released adapters, which do not state it: PEFT's default.
-pub(super) const RELEASED_ALPHA: f64 = 8.0;
-
 /// The models that have a name; any other word is a folder.
 pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
 

@@ -15,10 +15,10 @@ use crate::{
 /// embedding added between them where there is one.
 #[derive(Debug)]
 pub struct Resnet {
-    norm1: GroupNorm,
-    conv1: Conv2d,
+    pub(super) norm1: GroupNorm,
+    pub(super) conv1: Conv2d,
     time: Option<Linear>,
-    norm2: GroupNorm,
+    pub(super) norm2: GroupNorm,
     conv2: Conv2d,
     shortcut: Option<Conv2d>,
 }
@@ -61,6 +61,12 @@ impl Resnet {
     /// Maps x (b, h, w, inputs) under a time embedding (b, width), already
     /// through its activation.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
+        let y = self.norm2.forward_silu(&self.enter(x, time)?)?;
+        self.leave(&y, x)
+    }
+
+    /// The first convolution.
+    fn enter(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
         let shift = match (&self.time, time) {
             (Some(layer), Some(time)) => Some(layer.forward(time)?), // (b, outputs)
             _ => None,
@@ -69,15 +75,23 @@ impl Resnet {
             shift: shift.as_ref(),
             ..Extras::default()
         };
-        let y = self.norm1.forward_silu(x)?;
-        let y = self.conv1.forward_with(&y, shifted)?;
-        let y = self.norm2.forward_silu(&y)?;
+        self.conv1
+            .forward_with(&self.norm1.forward_silu(x)?, shifted)
+    }
+
+    /// The second convolution, of y (b, h, w, outputs), beside the shortcut of x.
+    pub(super) fn leave(&self, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
         let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
         let onto = Extras {
             residual: Some(&shortcut.transpose()?.unwrap_or_else(|| x.clone())),
             ..Extras::default()
         };
-        self.conv2.forward_with(&y, onto)
+        self.conv2.forward_with(y, onto)
+    }
+
+    /// Channels of what it makes.
+    pub(super) fn outputs(&self) -> usize {
+        self.conv2.outputs()
     }
 }
 

@@ -1,11 +1,19 @@
 //! The autoencoder between pictures and latents (`AutoencoderKL`). Nobody
 //! outside ever sees an unscaled latent.
 
+mod config;
 mod posterior;
+mod strips;
+mod tiling;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use config::VaeConfig;
 pub use posterior::Posterior;
+pub use tiling::Tiling;
+
+use strips::Strips;
+use tiling::Plan;
 
 use super::{
     attention::{Attention, Kind, Place, Site, Untouched},
@@ -13,59 +21,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    nn::{Conv2d, Extras, GroupNorm, Stride, Weights, channels_first, channels_last},
+    nn::{Conv2d, GroupNorm, Stride, Weights, channels_first, channels_last},
 };
-
-/// The measures of an autoencoder.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VaeConfig {
-    /// Channels of each level, finest first; the picture is halved between them.
-    pub channels: Vec<usize>,
-    /// Residual blocks per level on the way in; one more on the way out.
-    pub blocks: usize,
-    /// Channels of the latent.
-    pub latent_channels: usize,
-    /// Groups of the norms.
-    pub groups: usize,
-    /// What latents are multiplied with.
-    pub scale: f64,
-    /// Whether the middle attends.
-    pub middle_attention: bool,
-}
-
-impl VaeConfig {
-    /// Stable Diffusion 1.5.
-    pub fn sd15() -> Self {
-        Self {
-            channels: vec![128, 256, 512, 512],
-            blocks: 2,
-            latent_channels: 4,
-            groups: 32,
-            scale: 0.18215,
-            middle_attention: true,
-        }
-    }
-
-    /// Stable Diffusion XL.
-    pub fn sdxl() -> Self {
-        Self {
-            scale: 0.13025,
-            ..Self::sd15()
-        }
-    }
-
-    /// Pixels along one side of a latent's value.
-    pub fn factor(&self) -> usize {
-        1 << (self.channels.len() - 1)
-    }
-
-    fn norm(&self) -> Norm {
-        Norm {
-            groups: self.groups,
-            eps: 1e-6,
-        }
-    }
-}
 
 /// Encodes pictures to latents and decodes them.
 #[derive(Debug)]
@@ -75,12 +32,13 @@ pub struct Vae {
     quantise: Option<Conv2d>,
     restore: Option<Conv2d>,
     config: VaeConfig,
+    tiling: Tiling,
     compute: DType,
     device: Device,
 }
 
 impl Vae {
-    /// Reads an autoencoder of these measures.
+    /// Reads an autoencoder of these measures, which computes pictures whole.
     pub fn new(w: &Weights, config: VaeConfig) -> Result<Self> {
         let z = config.latent_channels;
         let pointwise = |name, c| -> Result<Option<Conv2d>> {
@@ -96,8 +54,14 @@ impl Vae {
             restore: pointwise("post_quant_conv", z)?,
             compute: w.storage().compute(),
             device: w.storage().device.clone(),
+            tiling: Tiling::Off,
             config,
         })
+    }
+
+    /// The same, computing large pictures or all of them in strips of rows.
+    pub fn with_tiling(self, tiling: Tiling) -> Self {
+        Self { tiling, ..self }
     }
 
     /// Its measures.
@@ -110,11 +74,41 @@ impl Vae {
         &self.device
     }
 
+    /// Whether it encodes pictures (b, 3, h, w) in strips.
+    pub fn encodes_in_strips(&self, picture: &Tensor) -> Result<bool> {
+        Ok(self.encoding(picture)?.cuts_any())
+    }
+
+    /// Whether it decodes latents (b, 4, h, w) in strips.
+    pub fn decodes_in_strips(&self, latent: &Tensor) -> Result<bool> {
+        Ok(self.decoding(latent)?.cuts_any())
+    }
+
+    fn encoding(&self, picture: &Tensor) -> Result<Plan> {
+        let [made, _] = self.finest(picture, 1)?;
+        Ok(self.tiling.plan([made, made]))
+    }
+
+    fn decoding(&self, latent: &Tensor) -> Result<Plan> {
+        let finest = self.finest(latent, self.config.factor())?;
+        Ok(self.tiling.plan(finest))
+    }
+
+    /// Bytes of the activations at the size of pictures that are so many times
+    /// as large as x (b, c, h, w): of the blocks' results, and of the largest.
+    fn finest(&self, x: &Tensor, times: usize) -> Result<[usize; 2]> {
+        let (b, _, h, w) = x.dims4()?;
+        let bytes = b * h * w * times * times * self.compute.size_in_bytes();
+        Ok(self.config.finest().map(|channels| channels * bytes))
+    }
+
     /// The latents of pictures (b, 3, h, w) in [-1, 1], whose sides are
     /// multiples of the factor.
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
+        let plan = self.encoding(picture)?;
         let picture = channels_last(&picture.to_dtype(self.compute)?)?;
-        let x = pass(self.quantise.as_ref(), self.encoder.forward(&picture)?)?;
+        let x = self.encoder.forward(picture, plan)?;
+        let x = pass(self.quantise.as_ref(), x)?;
         let x = channels_first(&x)?.to_dtype(DType::F32)?;
         let halves = x.chunk(2, 1)?; // mean and logarithm of the variance, (b, 4, h, w) each
         let deviation = (halves[1].clamp(-30f64, 20f64)? * 0.5)?.exp()?;
@@ -127,9 +121,10 @@ impl Vae {
 
     /// The pictures (b, 3, h, w), about in [-1, 1], of scaled latents.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
+        let plan = self.decoding(latent)?;
         let z = channels_last(&(latent / self.config.scale)?.to_dtype(self.compute)?)?;
         let z = pass(self.restore.as_ref(), z)?;
-        Ok(channels_first(&self.decoder.forward(&z)?)?.to_dtype(DType::F32)?)
+        Ok(channels_first(&self.decoder.forward(&z, plan)?)?.to_dtype(DType::F32)?)
     }
 }
 
@@ -156,9 +151,9 @@ impl Scale {
         })
     }
 
-    fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+    fn forward<'a>(&self, mut x: Strips<'a>) -> Result<Strips<'a>> {
         for resnet in &self.resnets {
-            x = resnet.forward(&x, None)?;
+            x = x.through(resnet)?;
         }
         Ok(x)
     }
@@ -257,15 +252,15 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, picture: &Tensor) -> Result<Tensor> {
-        let mut x = self.enter.forward(picture)?;
+    fn forward(&self, picture: Tensor, plan: Plan) -> Result<Tensor> {
+        let mut x = Strips::whole(picture, plan)?.convolved(&self.enter)?;
         for scale in &self.scales {
             x = scale.forward(x)?;
             if let Some(halve) = &scale.resample {
-                x = halve.forward(&x)?;
+                x = x.halved(halve)?;
             }
         }
-        x = self.middle.forward(&x)?;
+        let x = self.middle.forward(&x.joined()?)?;
         Ok(self.leave.forward(&self.norm.forward_silu(&x)?)?)
     }
 }
@@ -310,20 +305,16 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, latent: &Tensor) -> Result<Tensor> {
-        let mut x = self.middle.forward(&self.enter.forward(latent)?)?;
+    fn forward(&self, latent: &Tensor, plan: Plan) -> Result<Tensor> {
+        let x = self.middle.forward(&self.enter.forward(latent)?)?;
+        let mut x = Strips::whole(x, plan)?;
         for scale in &self.scales {
             x = scale.forward(x)?;
             if let Some(conv) = &scale.resample {
-                let (_, h, w, _) = x.dims4()?;
-                let enlarging = Extras {
-                    enlarged: Some((2 * h, 2 * w)),
-                    ..Extras::default()
-                };
-                x = conv.forward_with(&x, enlarging)?;
+                x = x.enlarged(conv)?;
             }
         }
-        Ok(self.leave.forward(&self.norm.forward_silu(&x)?)?)
+        x.left(&self.norm, &self.leave)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Checkpoint files, as memory maps or pickles, told apart by their content.
 
+mod dtype;
+
 use std::{
     cell::Cell,
     collections::{BTreeSet, HashMap},
@@ -249,7 +251,7 @@ pub fn metadata(file: &Source) -> Result<HashMap<String, String>> {
 
 fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, String>> {
     let mut length = [0; 8];
-    if reader.read_exact(&mut length).is_err() || length.starts_with(b"PK") {
+    if reader.read_exact(&mut length).is_err() || is_other_format(length) {
         return Ok(HashMap::new());
     }
     let mut header = Vec::new();
@@ -265,6 +267,12 @@ fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, S
         )
     })?;
     Ok(header.metadata.unwrap_or_default())
+}
+
+/// Whether a file with these first bytes is a zip archive, or JSON: no table of
+/// contents is long enough to begin like it.
+fn is_other_format(begin: [u8; 8]) -> bool {
+    begin.starts_with(b"PK\x03\x04") || matches!(begin, [b'{', .., last] if last != 0)
 }
 
 #[derive(Deserialize)]

@@ -99,6 +99,11 @@ impl Conv2d {
         })
     }
 
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.bias.elem_count()
+    }
+
     /// Convolves (b, h, w, inputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_with(x, Extras::default())

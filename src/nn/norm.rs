@@ -1,9 +1,9 @@
 //! Normalisations.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{on_cpu, silu};
-use crate::kernel::{self, Then, profile};
+use crate::kernel::{self, GroupSums, Then, profile};
 
 /// Normalises groups of channels over the whole picture (arXiv 1803.08494).
 #[derive(Clone, Debug)]
@@ -41,6 +41,32 @@ impl GroupNorm {
         }
     }
 
+    /// What the norm has to know of x (b, .., c), pictures or the same part of
+    /// each: the sums over all parts tell [`forward_silu_by`](Self::forward_silu_by)
+    /// what the whole pictures tell [`forward_silu`](Self::forward_silu).
+    pub fn sums(&self, x: &Tensor) -> Result<GroupSums> {
+        match on_cpu(x) {
+            true => kernel::group_sums(&x.contiguous()?, self.groups),
+            false => self.composed_sums(x),
+        }
+    }
+
+    /// Normalises a part x (b, .., c) of pictures by the sums over the whole
+    /// ones, and applies SiLU. There is no gradient.
+    pub fn forward_silu_by(&self, sums: &GroupSums, x: &Tensor) -> Result<Tensor> {
+        if x.track_op() {
+            bail!("no gradient flows through a group norm by given sums");
+        }
+        if !on_cpu(x) {
+            return silu(&self.composed_by(sums, x)?);
+        }
+        let (x, affine) = (x.contiguous()?, [&self.weight, &self.bias]);
+        profile::of(
+            |_| ("group norm".into(), 0.0),
+            || kernel::group_norm_by(sums, &x, affine, self.eps, Then::Silu),
+        )
+    }
+
     fn fused(&self, x: &Tensor, then: Then) -> Result<Tensor> {
         let x = x.contiguous()?;
         profile::of(
@@ -51,13 +77,49 @@ impl GroupNorm {
 
     /// The same from candle's operations, on every device.
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, c) = (x.dim(0)?, x.dim(D::Minus1)?);
-        let grouped = x.to_dtype(DType::F32)?;
-        let grouped = grouped.reshape((b, (), self.groups, c / self.groups))?; // (b, n, groups, c / groups)
+        let grouped = self.grouped(x)?;
         let mean = grouped.mean_keepdim((1, 3))?;
         let centred = grouped.broadcast_sub(&mean)?;
         let variance = centred.sqr()?.mean_keepdim((1, 3))?;
         let y = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        self.scaled(&y, x)
+    }
+
+    /// [`sums`](Self::sums) from candle's operations.
+    fn composed_sums(&self, x: &Tensor) -> Result<GroupSums> {
+        let grouped = self.grouped(x)?;
+        let count = grouped.dim(1)? * grouped.dim(3)?;
+        let mean = grouped.mean_keepdim((1, 3))?;
+        let squares = grouped.broadcast_sub(&mean)?.sqr()?.mean_keepdim((1, 3))?;
+        let [mean, squares] = [mean, squares].map(|x| x.flatten_all()?.to_vec1::<f32>());
+        let sums = mean?.into_iter().zip(squares?).map(|(mean, square)| {
+            let [mean, square] = [mean, square].map(f64::from);
+            [mean, square + mean * mean].map(|mean| mean * count as f64)
+        });
+        Ok(GroupSums::new(count, self.groups, sums.collect()))
+    }
+
+    /// Normalisation by given sums from candle's operations.
+    fn composed_by(&self, sums: &GroupSums, x: &Tensor) -> Result<Tensor> {
+        let moments = sums.moments(self.eps);
+        let by_group = |values: Vec<f32>| {
+            Tensor::from_vec(values, (sums.pictures(), 1, self.groups, 1), x.device())
+        };
+        let mean = by_group(moments.iter().map(|of| of.mean as f32).collect())?;
+        let inverse = by_group(moments.iter().map(|of| of.inverse as f32).collect())?;
+        let y = self.grouped(x)?.broadcast_sub(&mean)?;
+        self.scaled(&y.broadcast_mul(&inverse)?, x)
+    }
+
+    /// x (b, .., c) by groups in f32: (b, n, groups, c / groups).
+    fn grouped(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, c) = (x.dim(0)?, x.dim(D::Minus1)?);
+        let x = x.to_dtype(DType::F32)?;
+        x.reshape((b, (), self.groups, c / self.groups))
+    }
+
+    /// Normalised groups in the shape and type of x, scaled and shifted.
+    fn scaled(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
         y.reshape(x.shape())?
             .broadcast_mul(&self.weight)?
             .broadcast_add(&self.bias)?
@@ -144,5 +206,27 @@ mod tests {
         assert!(close(&norm.composed(&x).unwrap(), &expected));
         let silu = expected.map(|y| y / (1.0 + (-y).exp()));
         assert!(close(&norm.forward_silu(&x).unwrap(), &silu));
+    }
+
+    #[test]
+    fn parts_are_normalised_as_the_whole_by_the_sums_over_all() {
+        let values = (0..2 * 7 * 5 * 6).map(|i| 9.0 + (i as f32 * 0.7).sin() * (i % 11) as f32);
+        let x = Tensor::from_vec(values.collect(), (2, 7, 5, 6), &Device::Cpu).unwrap();
+        let weight = Tensor::new(&[1f32, 2., 1., 3., 1., -1.], x.device()).unwrap();
+        let norm = GroupNorm::new(weight.clone(), weight, 3, 1e-6).unwrap();
+        let whole = norm.forward_silu(&x).unwrap();
+        let (top, bottom) = (x.narrow(1, 0, 2).unwrap(), x.narrow(1, 2, 5).unwrap());
+        let ways = [GroupNorm::sums, GroupNorm::composed_sums];
+        for sums in ways.map(|sums| [&top, &bottom].map(|x| sums(&norm, x).unwrap())) {
+            let [sums, rest] = sums;
+            let sums = sums.and(&rest);
+            for (part, first) in [(&top, 0), (&bottom, 2)] {
+                let whole = whole.narrow(1, first, part.dims()[1]).unwrap();
+                let whole = whole.flatten_all().unwrap().to_vec1().unwrap();
+                assert!(close(&norm.forward_silu_by(&sums, part).unwrap(), &whole));
+                let composed = norm.composed_by(&sums, part).unwrap();
+                assert!(close(&silu(&composed).unwrap(), &whole));
+            }
+        }
     }
 }

@@ -12,11 +12,11 @@ use icd::{
 use crate::support::{Run, copy, data, icd, tensors};
 
 /// What is wrong, the run that meets it, its exit code, and words of its error.
-type Fault = (&'static str, Run, i32, &'static [&'static str]);
+pub(crate) type Fault = (&'static str, Run, i32, &'static [&'static str]);
 
 /// Runs all of a table, and tells every row that does not hold.
 #[track_caller]
-fn hold(faults: Vec<Fault>) {
+pub(crate) fn hold(faults: Vec<Fault>) {
     let mut broken = Vec::new();
     for (what, run, code, words) in faults {
         let before = run.files();
@@ -86,7 +86,7 @@ fn picture(format: Format) -> Vec<u8> {
 }
 
 /// The first `part` eighths of some bytes.
-fn cut(bytes: &[u8], part: usize) -> Vec<u8> {
+pub(crate) fn cut(bytes: &[u8], part: usize) -> Vec<u8> {
     bytes[..bytes.len() * part / 8].to_vec()
 }
 

@@ -1,19 +1,20 @@
 //! Networks of Stable Diffusion 1.5's full size beside diffusers in double
 //! precision, in the folder that ICD_FULL names (tests/oracle/full_networks.py
-//! makes it). Skipped, loudly, where there is no such folder.
+//! makes it). Skipped, loudly, where there is no such folder. And how much the
+//! autoencoder of that size takes, with any weights.
 
-use std::{collections::HashMap, io::Write, path::PathBuf};
+use std::{collections::HashMap, io::Write, path::PathBuf, time::Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use icd::{
     model::{
         Conditioning,
         attention::Untouched,
         clip::{Clip, ClipConfig},
         unet::{Input, Unet, UnetConfig},
-        vae::{Vae, VaeConfig},
+        vae::{Tiling, Vae, VaeConfig},
     },
-    nn::{Checkpoint, Weights},
+    nn::{Checkpoint, Fresh, Weights},
     schedule::Timestep,
 };
 
@@ -31,8 +32,7 @@ struct Full {
 impl Full {
     fn open() -> Option<Self> {
         let Some(folder) = std::env::var_os("ICD_FULL").map(PathBuf::from) else {
-            let line = b"SKIPPED: networks of full size: ICD_FULL names no folder\n";
-            std::io::stderr().write_all(line).expect("stderr");
+            tell("SKIPPED: networks of full size: ICD_FULL names no folder");
             return None;
         };
         let expected = tensors(&folder.join("networks.safetensors"));
@@ -51,13 +51,17 @@ impl Full {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let found = pool.build().expect("threads").install(&work);
             let (largest, mean) = gaps(&found, expected);
-            let line = format!("{name}, {threads} threads: off by {largest:.1e}, rms {mean:.1e}\n");
-            std::io::stderr()
-                .write_all(line.as_bytes())
-                .expect("stderr");
+            tell(&format!(
+                "{name}, {threads} threads: off by {largest:.1e}, rms {mean:.1e}"
+            ));
             assert!(largest < FAST, "{name} is {largest} of its rms off");
         }
     }
+}
+
+/// Says it, whatever becomes of the test.
+fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").expect("stderr");
 }
 
 /// The largest and the root mean square difference, over `expected`'s rms.
@@ -123,4 +127,61 @@ fn autoencoder(full: &Full) {
     full.agree("vae_decoded", || {
         vae.decode(&full.expected["vae_latent"]).unwrap()
     });
+}
+
+/// GiB that this process has in memory: `VmRSS` now, `VmHWM` at most.
+#[cfg(target_os = "linux")]
+fn resident(which: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix(which));
+    let kib = line.and_then(|rest| rest.trim_matches([':', ' ', '\t', 'k', 'B']).parse().ok());
+    kib.map_or(0.0, |kib: f64| kib / f64::from(1 << 20))
+}
+
+/// What `work` makes, its seconds, and the GiB that it took at most.
+#[cfg(target_os = "linux")]
+fn measured(name: &str, work: impl FnOnce() -> icd::Result<Tensor>) -> (Tensor, f64, f64) {
+    std::fs::write("/proc/self/clear_refs", "5").expect("the peak begins anew");
+    let (before, clock) = (resident("VmRSS"), Instant::now());
+    let made = work().expect(name);
+    let (seconds, peak) = (clock.elapsed().as_secs_f64(), resident("VmHWM") - before);
+    tell(&format!("{name}: {seconds:.1} s, {peak:.2} GiB"));
+    (made, seconds, peak)
+}
+
+/// A picture of ICD_SIDE pixels a side, 2048 where nothing is said.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "it takes half an hour and 12 GiB of memory"]
+fn a_large_picture_takes_3_gib_in_strips() {
+    let side = std::env::var("ICD_SIDE").map_or(2048, |side| side.parse().expect("a side"));
+    let fresh = Fresh::new(0);
+    let normal = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+    let latent = (normal(&[1, 4, side / 8, side / 8]) * 0.18215).unwrap();
+    let picture = normal(&[1, 3, side, side]).clamp(-1f32, 1f32).unwrap();
+    let strips = match side > 1024 {
+        true => Tiling::Auto,
+        false => Tiling::On,
+    };
+    let runs = [strips, Tiling::Off].map(|tiling| {
+        let vae = Vae::new(&Weights::fresh(&fresh, &plain()), VaeConfig::sd15()).unwrap();
+        let vae = vae.with_tiling(tiling);
+        let encode = || vae.encode(&picture)?.mean();
+        [
+            measured(&format!("decoded, strips {tiling:?}"), || {
+                vae.decode(&latent)
+            }),
+            measured(&format!("encoded, strips {tiling:?}"), encode),
+        ]
+    });
+    let [strips, whole] = &runs;
+    for ((found, seconds, peak), (expected, without, _)) in strips.iter().zip(whole) {
+        let (largest, mean) = gaps(found, expected);
+        let times = seconds / without;
+        tell(&format!(
+            "off by {largest:.1e}, rms {mean:.1e}; {times:.2} times as long"
+        ));
+        assert!(largest < FAST, "{largest} of its rms off");
+        assert!(*peak < 3.0, "{peak} GiB");
+    }
 }

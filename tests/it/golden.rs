@@ -219,7 +219,7 @@ fn the_autoencoder_is_that_of_diffusers() {
 }
 
 /// Evaluates a network as the golden settings under `case` say.
-fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
+pub(crate) fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
     let settings = &golden.settings["unet"][case];
     let prompts = strings(&settings["prompts"]);
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();

@@ -9,7 +9,7 @@ use crate::{
     support::{Run, data, icd},
 };
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "edit",
     "invert",
     "generate",
@@ -21,6 +21,7 @@ const VERBS: [&str; 13] = [
     "model list",
     "model fetch",
     "model verify",
+    "model convert",
     "completions",
     "man",
 ];
@@ -70,9 +71,19 @@ fn stage() -> tempfile::TempDir {
         fs::create_dir_all(at(name)).expect("a folder");
     }
     fs::create_dir_all(at(".local/share/man/man1")).expect("a folder");
+    weights(&at);
     fs::copy(data("square.png"), at("pictures/a.png")).expect("a picture");
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
     folder
+}
+
+/// The files of weights that examples convert.
+#[cfg(unix)]
+pub(crate) fn weights(at: &dyn Fn(&str) -> std::path::PathBuf) {
+    let adapter = "forward-19-259-519-779.safetensors";
+    fs::copy(data("sd").join(adapter), at(adapter)).expect("an adapter");
+    fs::copy(data("sd/unet_part.pt"), at("teacher.pt")).expect("a state dict");
+    std::os::unix::fs::symlink(data("sd/unet"), at("unet")).expect("a UNet");
 }
 
 #[cfg(unix)]

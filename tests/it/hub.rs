@@ -472,6 +472,17 @@ fn models_are_listed_fetched_and_verified() {
     fs::remove_file(fs::canonicalize(&file).unwrap()).unwrap();
     run("fetch sd15 --yes").succeeds();
     run("verify sd15").succeeds();
+    let one = run("fetch hub:dbaranchuk/icd-lora-sd15/reverse-339-699-999.safetensors --yes");
+    let folder = one.succeeds().stdout;
+    let file = Path::new(folder.trim()).join("reverse-339-699-999.safetensors");
+    assert!(file.exists(), "{folder}");
+    let three = "hub:dbaranchuk/icd-lora-sd15/forward-339-699.safetensors";
+    run(&format!("convert {three} x.safetensors --yes")).fails(1, &["it has no forward-339-699"]);
+    let three = three.replace("forward-", "forward-19-");
+    run(&format!(
+        "convert {three} x.safetensors --naming kohya --yes"
+    ))
+    .succeeds();
     let shapes = run("verify shapes").succeeds().stdout;
     assert!(shapes.contains("UNet"), "{shapes}");
 }

@@ -9,6 +9,8 @@
 mod adapters;
 mod cases;
 mod cli;
+mod convert;
+mod convert_faults;
 mod distil;
 mod faults;
 mod full;

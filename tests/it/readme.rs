@@ -5,6 +5,7 @@
 use std::{fs, path::Path, process::Command};
 
 use crate::{
+    help::weights,
     hub::{FakeHub, sd15},
     support::data,
 };
@@ -34,6 +35,7 @@ fn stage() -> tempfile::TempDir {
         );
         fs::write(at(&format!("{name}.toml")), run).expect("a run");
     }
+    weights(&at);
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     std::os::unix::fs::symlink(examples, at("examples")).expect("a link");
     folder

@@ -81,3 +81,33 @@ fn a_toy_picture_is_drawn_from_words() {
     let [red, green, blue] = mean(&drawn, (0, 0, 8));
     assert!(green.min(blue) > red + 20.0, "teal: {red} {green} {blue}");
 }
+
+#[test]
+fn an_edit_in_strips_is_the_same_edit() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
+    let edited = |tiling: &str| {
+        let edited = folder.path().join(format!("{tiling}.png"));
+        let words = "in the middle a large red star on a grey background";
+        let run = icd()
+            .args(["edit", "--model", "shapes", "-v", "--image"])
+            .arg(&scene)
+            .args(["--src-prompt", "a star", "--tgt-prompt", words])
+            .args(["--vae-tiling", tiling, "-o"])
+            .arg(&edited)
+            .assert()
+            .success();
+        let told = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        let in_strips = ["encoding the picture in strips", "decodes in strips"];
+        let said = in_strips.map(|said| told.contains(said));
+        (Picture::read(&edited).unwrap(), said)
+    };
+    let (whole, told) = edited("off");
+    assert_eq!(told, [false, false]);
+    for (tiling, cut) in [("auto", false), ("on", true)] {
+        let (found, told) = edited(tiling);
+        assert_eq!(told, [cut, cut], "{tiling}");
+        let mut pixels = found.pixels().iter().zip(whole.pixels());
+        assert!(pixels.all(|(a, b)| a.abs_diff(*b) <= 1), "{tiling}");
+    }
+}

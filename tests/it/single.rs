@@ -254,6 +254,36 @@ fn one_file_holds_unet_autoencoder_and_text_encoders() {
     }
 }
 
+/// kohya's scripts name the layers of SDXL so.
+#[test]
+fn adapters_may_name_layers_as_the_single_file_does() {
+    let unet = weights_in(&data("sdxl/unet"));
+    let stride = stride(&unet);
+    let attends = |level: usize| {
+        let prefix = format!("up_blocks.{level}.attentions.");
+        unet.keys().any(|name| name.starts_with(&prefix))
+    };
+    let file = "reverse-249-499-699-999.safetensors";
+    let renamed = tensors(&data("sdxl").join(file))
+        .into_iter()
+        .map(|(name, x)| {
+            let plain = name.replace("unet.base_model.model.", "");
+            let (module, factor) = plain.split_once(".lora_").expect("a factor");
+            let original = original_unet(&format!("{module}.weight"), stride, &attends);
+            let module = original.replace(".weight", "").replace('.', "_");
+            let end = if factor == "A.weight" { "down" } else { "up" };
+            (format!("lora_unet_{module}.lora_{end}.weight"), x)
+        });
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = folder.path().join(file);
+    save(&renamed.collect::<Weights>(), &other).expect("a file");
+    let own = drawing(&data("sdxl")).succeeds();
+    let same = drawing(&data("sdxl"))
+        .path("--reverse-adapter", &other)
+        .succeeds();
+    assert!(own.bytes("out.png") == same.bytes("out.png"));
+}
+
 #[test]
 fn a_single_files_unet_may_be_taken_alone() {
     let (_folder, file) = single("sd");

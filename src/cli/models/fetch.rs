@@ -1,12 +1,12 @@
 //! `icd model fetch`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use icd::{
     Error,
-    hub::{Cache, Hub, Progress, fetch_archive},
+    hub::{Cache, Hub, Need, Progress, Reference, fetch_archive},
     model::{ModelChoice, needs},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,8 +24,8 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct FetchArgs {
-    /// sd15, sdxl, hub:owner/name[@revision] of a model in the diffusers layout, or
-    /// the https address of a .tar.gz.
+    /// sd15, sdxl, hub:owner/name[@revision] of a model in the diffusers layout, with
+    /// /file for one file of any repository, or the https address of a .tar.gz.
     #[arg(value_name = "NAME|HUB|URL")]
     what: String,
     /// A preset's adapter pair: 4 steps for tau 0.8, 4 steps for tau 0.7, or 3.
@@ -66,17 +66,11 @@ impl FetchArgs {
             self.into.is_none(),
             Error::setting("--into belongs to archives; HF_HUB_CACHE names another cache")
         );
-        let choice = ModelChoice {
-            model: self.what.clone(),
-            variant: self.variant.map(Into::into),
-            ..ModelChoice::default()
-        };
-        bring(&choice, self.manner())?;
+        let needs = self.needs()?;
+        bring(&needs, self.manner())?;
         let cache = Cache::from_env();
-        let mut repositories: Vec<_> = needs(&choice)?
-            .into_iter()
-            .map(|need| need.repository)
-            .collect();
+        let all = needs()?.into_iter();
+        let mut repositories: Vec<_> = all.map(|need| need.repository).collect();
         repositories.sort();
         repositories.dedup();
         if repositories.is_empty() && !self.quiet {
@@ -92,6 +86,22 @@ impl FetchArgs {
                 false => folder,
             })
         })
+    }
+
+    /// What is needed of a model, or a single file.
+    fn needs(&self) -> Result<Box<dyn Fn() -> icd::Result<Vec<Need>>>> {
+        if self.what.starts_with("hub:")
+            && let file @ Reference::File(..) = Reference::parse(&self.what, Path::new(""))?
+        {
+            return Ok(Box::new(move || {
+                Ok(file.need(&[], false).into_iter().collect())
+            }));
+        }
+        let choice = ModelChoice {
+            variant: self.variant.map(Into::into),
+            ..ModelChoice::named(&self.what)
+        };
+        Ok(Box::new(move || needs(&choice)))
     }
 
     fn archive(&self) -> Result<()> {

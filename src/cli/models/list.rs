@@ -43,7 +43,7 @@ impl ListArgs {
             let state = State::of(name)?;
             tell(&match self.json {
                 true => state.object().to_string(),
-                false => state.line(),
+                false => state.lines(),
             })
         })
     }
@@ -90,15 +90,16 @@ impl State {
         names
     }
 
-    fn line(&self) -> String {
+    /// Its name and state, and below where it comes from.
+    fn lines(&self) -> String {
         let size = match self.bytes {
             0 => String::new(),
             bytes => HumanBytes(bytes).to_string(),
         };
-        let from = self.repositories().join(", ");
-        format!("{:6}  {:19}  {size:>10}  {from}", self.name, self.word())
-            .trim_end()
-            .into()
+        let first = format!("{:6}  {:19}  {size}", self.name, self.word());
+        let below = self.repositories().into_iter();
+        let below = below.map(|repository| format!("\n        {repository}"));
+        first.trim_end().to_owned() + &below.collect::<Vec<_>>().concat()
     }
 
     fn object(&self) -> serde_json::Value {

@@ -40,10 +40,13 @@ impl VerifyArgs {
         };
         let cache = Cache::from_env();
         let needs = needs(&choice)?;
-        let files = needs.iter().filter_map(|need| need.file(&cache));
-        let damaged: Vec<_> = files
-            .filter_map(|file| verdict(&file).transpose())
-            .collect::<Result<_>>()?;
+        let files = needs.iter().filter_map(|need| {
+            let file = need.file(&cache)?;
+            let name = file.strip_prefix(cache.snapshot(&need.repository)?).ok()?;
+            Some((format!("{}/{}", need.repository, name.display()), file))
+        });
+        let damaged = files.filter_map(|(name, file)| verdict(&name, &file).transpose());
+        let damaged: Vec<_> = damaged.collect::<Result<_>>()?;
         if !damaged.is_empty() {
             bail!(
                 "{} of the files are damaged: delete these, and icd model fetch {} brings them again:\n  {}",
@@ -66,33 +69,29 @@ impl VerifyArgs {
 }
 
 /// Checks a file of the cache; names its content where that is damaged.
-fn verdict(file: &Path) -> Result<Option<String>> {
+fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
     let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
-    let name = content
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    let Some(digest) = Digest::of_name(name) else {
-        tell(&format!("{}: no hash is known", file.display()))?;
+    let hash = content.file_name().and_then(|hash| hash.to_str());
+    let Some(digest) = Digest::of_name(hash.unwrap_or_default()) else {
+        tell(&format!("{name}: no hash is known"))?;
         return Ok(None);
     };
-    let bar = bar(&content, file);
+    let bar = bar(name, &content);
     let fits = digest.fits(&content, &mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let fits = fits.with_context(|| content.display().to_string())?;
     tell(&format!(
-        "{}: {}",
-        file.display(),
+        "{name}: {}",
         if fits { "whole" } else { "DAMAGED" }
     ))?;
     Ok((!fits).then(|| content.display().to_string()))
 }
 
-fn bar(content: &Path, file: &Path) -> ProgressBar {
+fn bar(name: &str, content: &Path) -> ProgressBar {
     let length = fs::metadata(content).map_or(0, |found| found.len());
     let style = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes}");
     let bar = ProgressBar::new(length);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(file.display().to_string());
+    bar.set_message(name.to_owned());
     bar
 }

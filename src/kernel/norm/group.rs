@@ -5,7 +5,7 @@
 //! that is much larger than the deviation costs no digits, and neither do the
 //! millions of values of an autoencoder's picture.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 
 use super::super::{
@@ -17,8 +17,11 @@ use super::super::{
 
 mod back;
 mod form;
+mod sums;
 
 use form::Form;
+
+pub use sums::{GroupSums, Moments};
 
 /// What follows a group norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +43,40 @@ pub fn group_norm(
     eps: f64,
     then: Then,
 ) -> Result<Tensor> {
-    let form = Form::of(x, weight, bias, groups)?;
+    let form = Form::of(x, groups)?.with([weight, bias])?;
     match then {
         Then::Nothing => normalise(Linear, form, [x, weight, bias], eps),
         Then::Silu => normalise(Swish(1.0), form, [x, weight, bias], eps),
     }
+}
+
+/// The sums over x (b, .., c), pictures or the same part of each.
+pub fn group_sums(x: &Tensor, groups: usize) -> Result<GroupSums> {
+    let form = Form::of(x, groups)?;
+    op::with([x], |[x]| Ok(sums(form, x)))
+}
+
+/// The same as [`group_norm`], for a part of each picture by the sums over the
+/// whole ones. No gradient flows through it.
+pub fn group_norm_by(
+    sums: &GroupSums,
+    x: &Tensor,
+    [weight, bias]: [&Tensor; 2],
+    eps: f64,
+    then: Then,
+) -> Result<Tensor> {
+    let form = Form::of(x, sums.groups())?.with([weight, bias])?;
+    if sums.pictures() != form.pictures {
+        bail!("group norm: sums over other pictures");
+    }
+    op::with([x, weight, bias], |[values, weight, bias]| {
+        let affines = affines(form, &sums.moments(eps), weight, bias);
+        let y = match then {
+            Then::Nothing => apply(Linear, form, values, &affines),
+            Then::Silu => apply(Swish(1.0), form, values, &affines),
+        };
+        op::tensor(y, x.shape())
+    })
 }
 
 fn normalise<C: Curve>(
@@ -54,7 +86,7 @@ fn normalise<C: Curve>(
     eps: f64,
 ) -> Result<Tensor> {
     let (y, moments) = op::with(arguments, |[x, weight, bias]| {
-        let moments = moments(form, x, eps);
+        let moments = sums(form, x).moments(eps);
         let affines = affines(form, &moments, weight, bias);
         Ok((apply(curve, form, x, &affines), moments))
     })?;
@@ -88,42 +120,17 @@ fn backward<C: Curve>(
     })
 }
 
-/// Mean and inverse deviation of a group.
-#[derive(Clone, Copy, Debug)]
-struct Moments {
-    mean: f64,
-    inverse: f64,
-}
-
-impl Moments {
-    /// The mean in f32, which is taken off first, exactly where it is large.
-    fn center(self) -> f32 {
-        self.mean as f32
-    }
-
-    /// What the center leaves of the mean.
-    fn rest(self) -> f64 {
-        self.mean - f64::from(self.center())
-    }
-}
-
-/// The moments of each group (pictures, groups).
-fn moments(form: Form, x: &[f32], eps: f64) -> Vec<Moments> {
+/// The sums over each group (pictures, groups).
+fn sums(form: Form, x: &[f32]) -> GroupSums {
     let add = |_, x: &[f32], totals: [&mut [f64]; 2]| {
         let wide = form.wide();
         vectorised(Powers { x, wide, totals });
     };
     let sums = form.sum_pixels(|picture, range, totals| add(picture, &x[range], totals));
-    let count = (form.pixels * form.channels / form.groups) as f64;
-    let group = |[sums, squares]: [&[f64]; 2]| {
-        let mean = sums.iter().sum::<f64>() / count;
-        let variance = squares.iter().sum::<f64>() / count - mean * mean;
-        let inverse = 1.0 / (variance.max(0.0) + eps).sqrt();
-        Moments { mean, inverse }
-    };
-    sums.iter()
-        .flat_map(|sums| sums.groups(form).map(group))
-        .collect()
+    let group = |channels: [&[f64]; 2]| channels.map(|channels| channels.iter().sum());
+    let of = sums.iter().flat_map(|sums| sums.groups(form).map(group));
+    let count = form.pixels * form.channels / form.groups;
+    GroupSums::new(count, form.groups, of.collect())
 }
 
 /// The sums of values and of their squares, by channel.

@@ -23,15 +23,12 @@ pub(super) struct Form {
 }
 
 impl Form {
-    pub(super) fn of(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize) -> Result<Self> {
+    pub(super) fn of(x: &Tensor, groups: usize) -> Result<Self> {
         let &[pictures, ref between @ .., channels] = x.dims() else {
             bail!("group norm wants pictures (b, .., c), not {:?}", x.dims());
         };
         if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
             bail!("group norm: {channels} channels do not make {groups} groups");
-        }
-        if weight.dims() != [channels] || bias.dims() != [channels] {
-            bail!("group norm: {channels} channels, but {weight:?} and {bias:?}");
         }
         Ok(Self {
             pictures,
@@ -39,6 +36,15 @@ impl Form {
             channels,
             groups,
         })
+    }
+
+    /// The same, if weight and bias belong to its channels.
+    pub(super) fn with(self, [weight, bias]: [&Tensor; 2]) -> Result<Self> {
+        let channels = self.channels;
+        if weight.dims() != [channels] || bias.dims() != [channels] {
+            bail!("group norm: {channels} channels, but {weight:?} and {bias:?}");
+        }
+        Ok(self)
     }
 
     /// The channels of each group.

@@ -1,0 +1,141 @@
+//! Weights files in another form: a PyTorch state dict as safetensors, another
+//! type of the values, other names of an adapter, adapters merged into a UNet.
+//!
+//! A [`Request`] on an [`Input`] makes a [`Conversion`], which is written one
+//! tensor at a time: no more than one of them is in memory.
+
+mod folder;
+mod input;
+mod lazy;
+mod merge;
+mod narrow;
+mod rename;
+mod write;
+
+use std::{collections::BTreeSet, path::Path};
+
+use candle_core::DType;
+
+use crate::{
+    error::{Error, Result},
+    latents::Notes,
+    lora::{Naming, stated_path},
+    nn::checkpoint_metadata,
+};
+use lazy::Lazy;
+
+pub use folder::Output;
+pub use input::{Input, Kind};
+
+/// What is to become of a file of weights.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The type that values are stored in, else they keep theirs. Whole numbers
+    /// keep theirs always.
+    pub dtype: Option<DType>,
+    /// The names of an adapter's tensors, else they keep theirs.
+    pub naming: Option<Naming>,
+    /// Adapters to merge into a UNet, and their shares: files, folders or
+    /// `hub:owner/name[/file]`. What they hold for text encoders is left out.
+    pub adapters: Vec<(String, f64)>,
+    /// Alpha of adapters whose files state none. Else it is 8 for those that
+    /// PEFT named or that tell a path, as the released ones do, and the rank,
+    /// as other programs take it, for the rest.
+    pub alpha: Option<f64>,
+}
+
+/// The tensors of a file that is to be, made when they are written.
+#[derive(Debug)]
+pub struct Conversion<'a> {
+    tensors: Vec<Lazy<'a>>,
+    notes: Notes,
+}
+
+impl<'a> Conversion<'a> {
+    /// What a request makes of a file. A wish that does not fit is an error.
+    pub fn new(input: &'a Input, request: &Request) -> Result<Self> {
+        request.check(input)?;
+        let conversion = match (request.naming, &request.adapters[..]) {
+            (Some(naming), _) => Self::renamed(input, naming, request.alpha),
+            (None, []) => Self::stored(input),
+            (None, adapters) => Self::merged(input, adapters, request.alpha),
+        }?;
+        Ok(conversion.in_type(request.dtype))
+    }
+
+    /// The file as it is.
+    fn stored(input: &'a Input) -> Result<Self> {
+        let checkpoint = &input.checkpoint;
+        let names = checkpoint.names().into_iter();
+        let tensors = names.map(|name| Lazy::stored(checkpoint, &name));
+        Ok(Self {
+            tensors: tensors.collect::<Result<_>>()?,
+            notes: notes(input)?,
+        })
+    }
+
+    fn in_type(self, dtype: Option<DType>) -> Self {
+        let Some(dtype) = dtype else { return self };
+        let tensors = self.tensors.into_iter();
+        Self {
+            tensors: tensors.map(|tensor| tensor.in_type(dtype)).collect(),
+            ..self
+        }
+    }
+
+    /// How many tensors there are.
+    pub fn tensors(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// The types of the tensors, each once, by their names.
+    pub fn types(&self) -> Vec<&'static str> {
+        let types = self.tensors.iter().map(|tensor| tensor.dtype.as_str());
+        let types: BTreeSet<_> = types.collect();
+        types.into_iter().collect()
+    }
+
+    /// Writes the file, whole or not at all, and gives its length. `progress`
+    /// sees how many bytes of how many are written.
+    pub fn write(&self, file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+        write::write(file, &self.tensors, &self.notes, progress)
+    }
+}
+
+impl Request {
+    fn check(&self, input: &Input) -> Result<()> {
+        let kind = input.kind();
+        let refuse = |flag: &str, what: &str| {
+            let file = input.checkpoint.file().display();
+            let reason = format!("{flag} is for {what}, but {file} holds {kind}");
+            Err(Error::setting(reason))
+        };
+        if self.naming.is_some() && kind != Kind::Adapter {
+            return refuse("--naming", "adapters");
+        }
+        if !self.adapters.is_empty() && kind != Kind::Unet {
+            return refuse("--adapter", "UNets with the names of diffusers");
+        }
+        match self.alpha {
+            Some(_) if self.naming.is_none() && self.adapters.is_empty() => Err(Error::setting(
+                "--adapter-alpha goes with --naming or --adapter: nothing else asks for it",
+            )),
+            Some(alpha) if !alpha.is_finite() => Err(Error::setting(format!(
+                "--adapter-alpha {alpha}: write a number"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the file notes, with what an adapter's name tells.
+fn notes(input: &Input) -> Result<Notes> {
+    let mut notes = checkpoint_metadata(&input.source)?;
+    notes.entry("format".into()).or_insert_with(|| "pt".into());
+    if input.kind() == Kind::Adapter
+        && let Some(path) = stated_path(&input.source)?
+    {
+        notes.insert("icd.path".into(), path);
+    }
+    Ok(notes)
+}

@@ -1,0 +1,111 @@
+//! Where a conversion goes: a file, or a UNet's folder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{Conversion, Input, Kind, input::CONFIG};
+use crate::{
+    error::{Error, Result},
+    file::write_beside,
+};
+
+/// The weights in a UNet's folder in the layout of diffusers.
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
+/// Endings of weights files that are never written.
+const OTHERS: [&str; 6] = ["pt", "pth", "bin", "ckpt", "onnx", "json"];
+
+/// Where a conversion goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A safetensors file.
+    File(PathBuf),
+    /// A folder in the layout of diffusers.
+    Folder(PathBuf),
+}
+
+impl Output {
+    /// What the name `path` means for what is converted: a safetensors file by
+    /// its ending, else a folder, which only a UNet may go into.
+    pub fn of(path: &Path, input: &Input) -> Result<Self> {
+        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+        let ending = ending.to_string_lossy();
+        let fault = |reason: String| Error::setting(format!("{}: {reason}", path.display()));
+        match &ending[..] {
+            "safetensors" if path.is_dir() => Err(fault("it is a folder".into())),
+            "safetensors" => Ok(Self::File(path.into())),
+            other if OTHERS.contains(&other) => {
+                let reason = format!("only safetensors files are written, not .{other}");
+                Err(fault(reason))
+            }
+            _ if input.kind() == Kind::Unet => Ok(Self::Folder(path.into())),
+            _ => {
+                let reason = "name a file that ends in .safetensors: only a UNet makes a folder";
+                Err(fault(reason.into()))
+            }
+        }
+    }
+
+    /// The files that are written.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::File(file) => vec![file.clone()],
+            Self::Folder(folder) => vec![folder.join(CONFIG), folder.join(WEIGHTS)],
+        }
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Folder(path) => path,
+        }
+    }
+
+    /// Writes what was made of `input`, and gives the length of the weights.
+    pub fn write(
+        &self,
+        input: &Input,
+        conversion: &Conversion,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64> {
+        match self {
+            Self::File(file) => conversion.write(file, progress),
+            Self::Folder(folder) => write_folder(folder, input, conversion, progress),
+        }
+    }
+}
+
+fn write_folder(
+    folder: &Path,
+    input: &Input,
+    conversion: &Conversion,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<u64> {
+    let config = config(input)?;
+    let is_new = !folder.exists();
+    if is_new {
+        fs::create_dir(folder).map_err(|error| Error::io(folder, error))?;
+    }
+    let weights = conversion.write(&folder.join(WEIGHTS), progress);
+    let written = weights.and_then(|length| {
+        write_beside(&folder.join(CONFIG), &config)?;
+        Ok(length)
+    });
+    if written.is_err() && is_new {
+        // The first failure is the one to tell.
+        let _ = fs::remove_dir(folder);
+    }
+    written
+}
+
+/// The configuration beside a UNet's weights.
+fn config(input: &Input) -> Result<Vec<u8>> {
+    let found = input.config().map_err(|_| {
+        let reason = "there is no config.json beside it, which a folder needs: put the UNet's \
+                      there, or write to a .safetensors file";
+        Error::config(input.checkpoint.file(), reason)
+    })?;
+    Ok(found.bytes()?.into_owned())
+}

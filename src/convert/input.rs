@@ -1,0 +1,117 @@
+//! A file to convert, and what it holds.
+
+use std::{fmt, path::Path};
+
+use crate::{
+    error::Result,
+    hub::{Home, Need, Reference},
+    lora::is_adapter,
+    model::{ADAPTER_FILES, NETWORK_FILES},
+    nn::Checkpoint,
+    source::Source,
+};
+
+/// The configuration of a network in the layout of diffusers.
+pub(super) const CONFIG: &str = "config.json";
+
+/// What a file of weights holds, told by its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Low-rank changes of a network.
+    Adapter,
+    /// A UNet, with the names of diffusers.
+    Unet,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        const UNET: [&str; 3] = [
+            "conv_in.weight",
+            "time_embedding.linear_1.weight",
+            "conv_out.weight",
+        ];
+        let is_unet = || UNET.iter().all(|name| checkpoint.shape(name).is_some());
+        match is_adapter(checkpoint) {
+            true => Self::Adapter,
+            false if is_unet() => Self::Unet,
+            false => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Adapter => "an adapter",
+            Self::Unet => "a UNet",
+            Self::Other => "other weights",
+        })
+    }
+}
+
+/// A file of weights to convert, opened.
+pub struct Input {
+    pub(super) source: Source,
+    pub(super) checkpoint: Checkpoint,
+    home: Home,
+    /// The name of its config.json in there.
+    config: String,
+    kind: Kind,
+}
+
+impl Input {
+    /// What of the hub a file or folder of weights is, and its configuration.
+    pub fn needs(text: &str) -> Result<Vec<Need>> {
+        let reference = Reference::parse(text, Path::new(""))?;
+        let config = Reference::File(reference.home().clone(), config_beside(&reference));
+        let needs = [reference.need(&names(), false), config.need(&[], true)];
+        Ok(needs.into_iter().flatten().collect())
+    }
+
+    /// Opens a file, the weights in a folder (or of the UNet in a folder of a
+    /// model), or `hub:owner/name[/file]`.
+    pub fn open(text: &str) -> Result<Self> {
+        let reference = match Reference::parse(text, Path::new(""))? {
+            Reference::Folder(home) if home.has("unet") => Reference::Folder(home.within("unet")),
+            other => other,
+        };
+        let source = reference.file(&names())?;
+        let checkpoint = Checkpoint::open(&source)?;
+        Ok(Self {
+            kind: Kind::of(&checkpoint),
+            config: config_beside(&reference),
+            home: reference.home().clone(),
+            source,
+            checkpoint,
+        })
+    }
+
+    /// What the file holds.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The configuration beside it.
+    pub(super) fn config(&self) -> Result<Source> {
+        self.home.file(&self.config)
+    }
+}
+
+/// What the weights in a folder are called.
+fn names() -> Vec<&'static str> {
+    NETWORK_FILES.into_iter().chain(ADAPTER_FILES).collect()
+}
+
+/// The name of the configuration beside a file, in the same home.
+fn config_beside(reference: &Reference) -> String {
+    let name = match reference {
+        Reference::File(_, name) => name.rsplit_once('/'),
+        Reference::Folder(_) => None,
+    };
+    match name {
+        Some((folder, _)) => format!("{folder}/{CONFIG}"),
+        None => CONFIG.into(),
+    }
+}
