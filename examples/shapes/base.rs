@@ -30,7 +30,7 @@ use super::{
     world::{Dice, dice},
 };
 
-const STEPS: usize = 16_000;
+const STEPS: usize = 10_000;
 const BATCH: usize = 32;
 const RATE: Rate = Rate {
     peak: 1.5e-3,

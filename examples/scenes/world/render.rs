@@ -87,7 +87,7 @@ impl Thing {
 
     fn sample(&self, (x, y): (f32, f32)) -> Rgb {
         let (cx, cy) = self.centre();
-        let marked = self.texture.marks((x - cx) / 6.0, (y - cy) / 6.0);
+        let marked = self.texture.marks((x - cx) / 8.0, (y - cy) / 8.0);
         let colour = add(self.colour.rgb(), self.untold.tint);
         if marked {
             contrast(colour, 0.45)
@@ -151,7 +151,7 @@ impl Texture {
         let (u, v) = (x - x.floor(), y - y.floor());
         match self {
             Self::Plain => false,
-            Self::Striped => (x + y) - (x + y).floor() < 0.5,
+            Self::Striped => v < 0.5,
             Self::Dotted => (u - 0.5).powi(2) + (v - 0.5).powi(2) < 0.1,
             Self::Checkered => (u < 0.5) == (v < 0.5),
         }
