@@ -21,6 +21,7 @@ use candle_core::{DType, Result, Tensor};
 
 pub use attend::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
 pub use checkpoint::metadata as checkpoint_metadata;
+pub(crate) use checkpoint::shard_names;
 pub use checkpoint::{Checkpoint, View};
 pub use conv::{Conv2d, Extras, Stride, upsample_nearest};
 pub use fresh::Fresh;

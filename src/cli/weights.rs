@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use icd::{
     Error,
     hub::{Cache, Hub, Need, Plan, Progress, Wanted},
@@ -22,11 +23,13 @@ const UNASKED: u64 = 1 << 20;
 const ROUNDS: usize = 3;
 
 /// How a person is asked and told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Manner {
     /// Fetch without a question.
+    #[arg(long, short, env = "ICD_YES")]
     pub(super) yes: bool,
-    /// Say nothing.
+    /// Say nothing but errors on stderr.
+    #[arg(long, short)]
     pub(super) quiet: bool,
 }
 

@@ -47,21 +47,54 @@ fn walk(archive: &Path, visit: Visit) -> Result<()> {
     Ok(())
 }
 
-/// Fetches an archive from anywhere and unpacks it into a folder.
-pub fn fetch_archive(
-    hub: &Hub,
-    url: &str,
-    into: &Path,
-    tell: &mut dyn FnMut(Progress),
-) -> Result<Vec<PathBuf>> {
-    let name = url.rsplit('/').next().unwrap_or_default();
-    let archive = into.join(name.split(['?', '#']).next().unwrap_or_default());
-    fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
-    fetch_url(hub, url, &archive, tell)?;
-    tell(Progress::Checking);
-    let files = unpack(&archive, into)?;
-    fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
-    Ok(files)
+impl Hub {
+    /// Fetches an archive (`.tar.gz` or `.tgz`) from anywhere and unpacks it into
+    /// a folder, which keeps its files alone.
+    pub fn fetch_archive(
+        &self,
+        url: &str,
+        into: &Path,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<PathBuf>> {
+        let archive = into.join(archive_name(url)?);
+        if self.is_offline() {
+            return Err(Error::Hub {
+                what: url.into(),
+                reason: "HF_HUB_OFFLINE forbids to fetch it".into(),
+            });
+        }
+        check_new(&archive)?;
+        fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
+        fetch_url(self, url, &archive, tell)?;
+        tell(Progress::Checking);
+        let files = unpack(&archive, into)?;
+        fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
+        Ok(files)
+    }
+}
+
+/// The name of the archive at an address.
+fn archive_name(url: &str) -> Result<&str> {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let stem = name.strip_suffix(".tar.gz").or(name.strip_suffix(".tgz"));
+    match stem.is_some_and(|stem| !stem.is_empty()) {
+        true => Ok(name),
+        false => Err(Error::setting(format!(
+            "{url}: only archives are fetched from an address, and this one does not end in \
+             .tar.gz"
+        ))),
+    }
+}
+
+/// Fails where there is such a file.
+fn check_new(file: &Path) -> Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let reason = "it is there already: move it away, or choose another folder";
+    let taken = io::Error::new(io::ErrorKind::AlreadyExists, reason);
+    Err(Error::io(file, taken))
 }
 
 /// The name of a file that may be written; folders come with their files.
@@ -86,10 +119,7 @@ fn checked(archive: &Path, entry: &Entry<impl io::Read>) -> Result<Option<PathBu
 /// Writes a file that is then whole or not there.
 fn write(bytes: &mut dyn io::Read, file: &Path) -> Result<()> {
     let fault = |error| Error::io(file, error);
-    if file.exists() {
-        let reason = "it is there already: move it away, or choose another folder";
-        return Err(fault(io::Error::new(io::ErrorKind::AlreadyExists, reason)));
-    }
+    check_new(file)?;
     fs::create_dir_all(file.parent().unwrap_or(file)).map_err(fault)?;
     let part = with_ending(file, "part");
     let written = File::create(&part).and_then(|mut out| io::copy(bytes, &mut out));
@@ -165,6 +195,21 @@ mod tests {
                 "{name}: {error}"
             );
             assert!(!into.exists() && !folder.path().join("evil").exists());
+        }
+    }
+
+    #[test]
+    fn only_archives_are_fetched_from_an_address() {
+        let name = |url| archive_name(url).ok();
+        assert_eq!(name("https://x.y/a/w.tar.gz?z=1"), Some("w.tar.gz"));
+        assert_eq!(name("https://x.y/w.tgz"), Some("w.tgz"));
+        for url in [
+            "https://x.y/",
+            "https://x.y/w.pt",
+            "https://x.y/.tar.gz",
+            "https://x.y/w.tar.gz/",
+        ] {
+            assert_eq!(name(url), None, "{url}");
         }
     }
 

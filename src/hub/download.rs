@@ -130,6 +130,10 @@ fn receive(
         out.set_len(0).map_err(fault)?;
         here = 0;
     }
+    if answer.status() == 416 {
+        let reason = "nothing follows what is here, which cannot be all: it begins anew";
+        return Err(Failure::Passing(reason.into(), None));
+    }
     let size = size.or_else(|| announced(&answer, here));
     here = append(answer, &mut out, (here, size), part, tell)?;
     match size {
@@ -172,9 +176,6 @@ fn append(
     part: &Path,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<u64, Failure> {
-    if answer.status() == 416 {
-        return Ok(here); // nothing lies beyond it: the next attempt begins anew
-    }
     let most = size.map_or(u64::MAX, |size| size + 1 - here);
     let mut bytes = answer.into_body().into_reader().take(most);
     let mut buffer = vec![0; 256 << 10];
@@ -260,7 +261,8 @@ pub(super) fn persevere<T>(
             Err(Failure::Passing(reason, asked)) => (reason, asked),
         };
         failed = if furthest > before { 1 } else { failed + 1 };
-        let usual = patience.pause * 2_u32.pow(failed - 1);
+        let doubled = 2_u32.saturating_pow(failed - 1);
+        let usual = patience.pause.saturating_mul(doubled);
         let pause = asked.unwrap_or(usual);
         if failed >= patience.attempts || asked.is_some_and(|asked| asked > patience.longest) {
             let what = what.to_owned();

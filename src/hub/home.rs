@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cache, Reference, Repository};
+use super::{Cache, Reference, Repository, repository::is_inside};
 use crate::{
     error::{Error, Result},
     source::Source,
@@ -95,6 +95,10 @@ impl Home {
                 Ok(Reference::File(self.clone(), text.into()))
             }
             Self::BuiltIn(..) if self.has(text) => Ok(Reference::Folder(self.within(text))),
+            Self::Hub(..) if !text.starts_with("hub:") && !is_inside(text) => {
+                let reason = format!("it names {text:?}, which lies outside of it");
+                Err(Error::config(self.path(), reason))
+            }
             Self::Hub(..) if !text.starts_with("hub:") => Ok(match text.contains('.') {
                 true => Reference::File(self.clone(), text.into()),
                 false => Reference::Folder(self.within(text)),
@@ -188,6 +192,7 @@ mod tests {
             file,
             Reference::File(home.clone(), "unet/w.safetensors".into())
         );
+        assert!(home.reference("../../w.safetensors").is_err());
         let error = home.within("x").file("y.json").unwrap_err().to_string();
         assert!(
             error.contains("a/b/x/y.json") && error.contains("icd model fetch"),

@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
-    Cache, Hub, Progress, RemoteFile, Repository,
+    Cache, Hub, Progress, Repository,
     download::{check_room, persevere, unfinished},
-    remote::{Listing, hub_error},
+    listing::{Listing, RemoteFile},
+    remote::hub_error,
 };
 use crate::error::{Error, Result};
 
@@ -166,6 +167,11 @@ impl Plan {
 fn first<'a>(need: &Need, listing: &'a Listing) -> Option<&'a RemoteFile> {
     let file = |name: &String| listing.files.iter().find(|file| file.name == *name);
     need.names.iter().find_map(file)
+}
+
+/// The repositories of some needs, each once.
+pub fn repositories(needs: &[Need]) -> BTreeSet<&Repository> {
+    needs.iter().map(|need| &need.repository).collect()
 }
 
 fn by_repository(needs: &[Need]) -> BTreeMap<&Repository, Vec<&Need>> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Home, Need, Repository, home::joined};
+use super::{Home, Need, Repository, home::joined, repository::is_inside};
 use crate::{
     error::{Error, Result},
     source::Source,
@@ -37,15 +37,9 @@ impl Reference {
         let home = Home::hub(format!("{owner}/{name}").parse::<Repository>()?);
         match parts.next() {
             None | Some("") => Ok(Self::Folder(home)),
-            Some(file)
-                if file
-                    .split('/')
-                    .any(|part| part.is_empty() || part.starts_with('.')) =>
-            {
-                Err(Error::setting(format!(
-                    "{text:?} names no file of a repository"
-                )))
-            }
+            Some(file) if !is_inside(file) => Err(Error::setting(format!(
+                "{text:?} names no file of a repository"
+            ))),
             Some(file) => Ok(Self::File(home, file.into())),
         }
     }

@@ -3,7 +3,6 @@
 use std::{env, fs, io::ErrorKind, time::Duration};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::Deserialize;
 use ureq::{
     Agent, Body, RequestBuilder,
     http::Response,
@@ -11,7 +10,10 @@ use ureq::{
     typestate::WithoutBody,
 };
 
-use super::{Digest, Repository, cache};
+use super::{
+    Repository, cache,
+    listing::{Listing, Told},
+};
 use crate::error::{Error, Result};
 
 /// Where the hub is where nothing else is said.
@@ -49,27 +51,6 @@ pub struct Hub {
     offline: bool,
     pub(super) patience: Patience,
     agent: Agent,
-}
-
-/// What a repository holds.
-#[derive(Clone, Debug)]
-pub(super) struct Listing {
-    /// The commit that its branch or tag is now.
-    pub(super) commit: String,
-    /// The licence as its page names it.
-    pub(super) licence: Option<String>,
-    pub(super) files: Vec<RemoteFile>,
-}
-
-/// A file of a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteFile {
-    /// Its path in the repository.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// What its content must be.
-    pub digest: Digest,
 }
 
 /// Why an attempt failed.
@@ -177,41 +158,24 @@ impl Hub {
 
     /// The bytes at an address that is none of the hub's, from `offset` on.
     pub(super) fn open_url(&self, url: &str, offset: u64) -> Result<Response<Body>, Failure> {
-        let answer = self.get(url, offset).call();
-        let answer = answer.map_err(|error| unreachable(error, url, url))?;
-        match answer.status().as_u16() {
-            200..=299 | 416 => Ok(answer),
-            status => Err(refused(
-                status,
-                &answer,
-                url,
-                format!("its host answers {status}"),
-            )),
-        }
+        let reason = |status| format!("its host answers {status}");
+        sent(self.get(url, offset), [url, url], &reason)
     }
 
-    /// The hub's answer that is a success, or 416: nothing lies beyond `offset`.
+    /// The hub's answer.
     fn ask(
         &self,
         url: &str,
         offset: u64,
         repository: &Repository,
     ) -> Result<Response<Body>, Failure> {
-        let what = repository.to_string();
         let mut request = self.get(url, offset);
         if let Some(token) = &self.token {
             // Not passed on to where the hub sends us: that is ureq's rule.
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let answer = request.call();
-        let answer = answer.map_err(|error| unreachable(error, &self.endpoint, &what))?;
-        match answer.status().as_u16() {
-            200..=299 | 416 => Ok(answer),
-            status => {
-                let reason = self.reason(status, repository);
-                Err(refused(status, &answer, &what, reason))
-            }
-        }
+        let what = [&self.endpoint[..], &repository.to_string()];
+        sent(request, what, &|status| self.reason(status, repository))
     }
 
     fn get(&self, url: &str, offset: u64) -> RequestBuilder<WithoutBody> {
@@ -237,6 +201,21 @@ impl Hub {
             404 => "the hub has no such repository, revision or file".into(),
             _ => format!("the hub answers {status}"),
         }
+    }
+}
+
+/// The answer of a host about something: a success, or 416, which says that
+/// nothing lies beyond the offset.
+fn sent(
+    request: RequestBuilder<WithoutBody>,
+    [host, what]: [&str; 2],
+    reason: &dyn Fn(u16) -> String,
+) -> Result<Response<Body>, Failure> {
+    let answer = request.call();
+    let answer = answer.map_err(|error| unreachable(error, host, what))?;
+    match answer.status().as_u16() {
+        200..=299 | 416 => Ok(answer),
+        status => Err(refused(status, &answer, what, reason(status))),
     }
 }
 
@@ -327,106 +306,5 @@ fn roots() -> Result<RootCerts> {
     match certificates.is_empty() {
         true => Err(Error::config(&file, "SSL_CERT_FILE holds no certificates")),
         false => Ok(RootCerts::new_with_certs(&certificates)),
-    }
-}
-
-/// What the hub tells of a repository: <https://huggingface.co/docs/hub/api>,
-/// `/api/models/{id}/revision/{revision}` with `blobs=true`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    sha: String,
-    #[serde(default)]
-    siblings: Vec<Sibling>,
-    card_data: Option<Card>,
-}
-
-#[derive(Deserialize)]
-struct Card {
-    license: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Sibling {
-    rfilename: String,
-    size: Option<u64>,
-    blob_id: Option<String>,
-    lfs: Option<Large>,
-}
-
-#[derive(Deserialize)]
-struct Large {
-    sha256: String,
-    size: u64,
-}
-
-impl Told {
-    fn listing(self, repository: &Repository) -> Result<Listing> {
-        let is_commit = self.sha.len() == 40 && Digest::of_name(&self.sha).is_some();
-        if !is_commit {
-            let reason = format!("the hub names no commit, but {:?}", self.sha);
-            return Err(hub_error(repository, reason));
-        }
-        let licence = self.card_data.and_then(|card| card.license);
-        Ok(Listing {
-            commit: self.sha,
-            licence: licence.and_then(|licence| Some(licence.as_str()?.to_owned())),
-            files: self
-                .siblings
-                .into_iter()
-                .filter_map(Sibling::file)
-                .collect(),
-        })
-    }
-}
-
-impl Sibling {
-    /// The file, unless its content is not told or its name could leave a folder.
-    fn file(self) -> Option<RemoteFile> {
-        let inside =
-            |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\\');
-        let (size, digest) = match self.lfs {
-            Some(large) => (large.size, large.sha256),
-            None => (self.size?, self.blob_id?),
-        };
-        self.rfilename.split('/').all(inside).then_some(RemoteFile {
-            name: self.rfilename,
-            size,
-            digest: Digest::of_name(&digest)?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repository_is_read_as_the_hub_tells_it() {
-        let text = format!(
-            r#"{{"sha": "{}", "id": "a/b", "cardData": {{"license": "mit"}}, "siblings": [
-                {{"rfilename": "x.json", "size": 3, "blobId": "{}"}},
-                {{"rfilename": "w/y.bin", "size": 1, "blobId": "{}",
-                  "lfs": {{"sha256": "{}", "size": 7, "pointerSize": 1}}}},
-                {{"rfilename": "../evil", "size": 3, "blobId": "{}"}},
-                {{"rfilename": "unknown"}}]}}"#,
-            "a".repeat(40),
-            "b".repeat(40),
-            "c".repeat(40),
-            "d".repeat(64),
-            "e".repeat(40),
-        );
-        let told: Told = serde_json::from_str(&text).unwrap();
-        let listing = told.listing(&Repository::new("a/b")).unwrap();
-        assert_eq!(listing.commit, "a".repeat(40));
-        assert_eq!(listing.licence.as_deref(), Some("mit"));
-        let files: Vec<_> = listing
-            .files
-            .iter()
-            .map(|file| (file.name.as_str(), file.size))
-            .collect();
-        assert_eq!(files, [("x.json", 3), ("w/y.bin", 7)]);
-        assert_eq!(listing.files[1].digest, Digest::Sha256("d".repeat(64)));
     }
 }

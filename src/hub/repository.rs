@@ -57,6 +57,12 @@ fn is_name(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('.') && word.bytes().all(fits)
 }
 
+/// Whether a path of a repository stays in its folder.
+pub(super) fn is_inside(path: &str) -> bool {
+    let fits = |part| !matches!(part, "" | "." | "..");
+    !path.contains('\\') && path.split('/').all(fits)
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)?;
@@ -82,6 +88,16 @@ mod tests {
         );
         let commit = format!("a/b@{}", "0a".repeat(20));
         assert!(commit.parse::<Repository>().unwrap().is_pinned());
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_told() {
+        for inside in ["a", "a/b.json", ".gitattributes", "a/..b"] {
+            assert!(is_inside(inside), "{inside}");
+        }
+        for outside in ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\..\\b"] {
+            assert!(!is_inside(outside), "{outside}");
+        }
     }
 
     #[test]

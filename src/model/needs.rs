@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-
 use super::{
-    diffusers,
     parts::{ADAPTER_FILES, ModelChoice, Parts, home},
     presets::Preset,
     single::Part,
@@ -13,6 +10,7 @@ use super::{
 use crate::{
     error::Result,
     hub::{Home, Need, Reference},
+    nn::shard_names,
     source::Source,
 };
 
@@ -104,21 +102,11 @@ fn beside(place: &Reference) -> Home {
     }
 }
 
-/// The files that the index of a sharded checkpoint names; none for others.
+/// The files that a checkpoint names which is an index; none for others.
 fn shards(file: &Source) -> Result<BTreeSet<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::HashMap<String, String>,
-    }
-    match file
-        .name()
-        .extension()
-        .is_some_and(|ending| ending == "json")
-    {
-        true => {
-            let index: Index = diffusers::read_json(file)?;
-            Ok(index.weight_map.into_values().collect())
-        }
+    let ending = file.name().extension();
+    match ending.is_some_and(|ending| ending == "json") {
+        true => shard_names(file.name()),
         false => Ok(BTreeSet::new()),
     }
 }

@@ -313,10 +313,12 @@ impl Parts {
 pub(super) fn home(model: &str) -> Result<Home> {
     match model {
         shapes::NAME => Ok(shapes::home()),
-        _ if model.starts_with("hub:") => {
-            let reference = Reference::parse(model, FilePath::new(""))?;
-            Ok(reference.home().clone())
-        }
+        _ if model.starts_with("hub:") => match Reference::parse(model, FilePath::new(""))? {
+            Reference::Folder(home) => Ok(home),
+            Reference::File(..) => Err(Error::setting(format!(
+                "{model} names a file; a model is all of a repository, hub:owner/name"
+            ))),
+        },
         folder => Ok(Home::Folder(folder.into())),
     }
 }

@@ -301,8 +301,9 @@ fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
     })
 }
 
-/// The files that the index of a sharded checkpoint names, beside it.
-fn shards(file: &Path) -> Result<Vec<PathBuf>> {
+/// The names of the files that the index of a sharded checkpoint names, all of
+/// which lie beside it.
+pub(crate) fn shard_names(file: &Path) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: HashMap<String, String>,
@@ -311,16 +312,20 @@ fn shards(file: &Path) -> Result<Vec<PathBuf>> {
     let index: Index = serde_json::from_str(&text)
         .map_err(|error| Error::weights(file, format!("it is no index of shards ({error})")))?;
     let names: BTreeSet<_> = index.weight_map.into_values().collect();
-    let paths = names
-        .into_iter()
-        .map(|name| match Path::new(&name).file_name() {
-            Some(bare) if bare == name.as_str() => Ok(file.with_file_name(name)),
-            _ => Err(Error::weights(
-                file,
-                format!("shard {name:?} is not a file beside the index"),
-            )),
-        });
-    let paths: Vec<_> = paths.collect::<Result<_>>()?;
+    let is_bare = |name: &String| Path::new(name).file_name() == Some(name.as_ref());
+    match names.iter().find(|name| !is_bare(name)) {
+        Some(name) => Err(Error::weights(
+            file,
+            format!("shard {name:?} is not a file beside the index"),
+        )),
+        None => Ok(names),
+    }
+}
+
+/// The files that an index names.
+fn shards(file: &Path) -> Result<Vec<PathBuf>> {
+    let names = shard_names(file)?.into_iter();
+    let paths: Vec<_> = names.map(|name| file.with_file_name(name)).collect();
     match paths.iter().find(|path| !path.is_file()) {
         Some(missing) => Err(Error::weights(
             file,

@@ -2,10 +2,11 @@
 //!
 //! `INSTA_UPDATE=always cargo test --test it help` takes new words over.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
 
 use crate::{
-    hub::{FakeHub, sd15},
+    hub::sd15,
+    stage::{distillations, shell, weights},
     support::{Run, data, icd},
 };
 
@@ -56,13 +57,7 @@ fn stage() -> tempfile::TempDir {
     for name in ["in.png", "bird.edited.png"] {
         fs::copy(data("square.png"), at(name)).expect("a picture");
     }
-    for (name, stage) in [("guidance", ""), ("consistency", "rank = 2\n")] {
-        let run = format!(
-            "model = '{}'\ndata = \"pictures\"\nout = \"{name}\"\nsteps = 1\nbatch = 1\n{stage}",
-            data("sd").display()
-        );
-        fs::write(at(&format!("{name}.toml")), run).expect("a run");
-    }
+    distillations(&at);
     for name in [
         "pictures",
         ".local/share/bash-completion/completions",
@@ -77,37 +72,6 @@ fn stage() -> tempfile::TempDir {
     folder
 }
 
-/// The files of weights that examples convert.
-#[cfg(unix)]
-pub(crate) fn weights(at: &dyn Fn(&str) -> std::path::PathBuf) {
-    let adapter = "forward-19-259-519-779.safetensors";
-    fs::copy(data("sd").join(adapter), at(adapter)).expect("an adapter");
-    fs::copy(data("sd/unet_part.pt"), at("teacher.pt")).expect("a state dict");
-    std::os::unix::fs::symlink(data("sd/unet"), at("unet")).expect("a UNet");
-}
-
-#[cfg(unix)]
-fn run(example: &str, folder: &Path, hub: &FakeHub) {
-    let program = assert_cmd::cargo::cargo_bin("icd");
-    let places = [
-        program.parent().expect("its folder"),
-        Path::new("/usr/bin"),
-        Path::new("/bin"),
-    ];
-    let output = Command::new("sh")
-        .args(["-c", example])
-        .current_dir(folder)
-        .env("PATH", std::env::join_paths(places).expect("a path"))
-        .env("HOME", folder)
-        .env("HF_ENDPOINT", hub.endpoint())
-        .env("HF_HOME", folder.join("hub"))
-        .env("ICD_MODEL", data("sd"))
-        .output()
-        .expect("a shell");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{example}: {told}");
-}
-
 #[cfg(unix)]
 #[test]
 fn every_example_does_what_it_says() {
@@ -117,7 +81,7 @@ fn every_example_does_what_it_says() {
         let examples = examples(&help(verb));
         assert!(examples.len() >= 2, "{verb} shows {examples:?}");
         for example in examples {
-            run(&example, folder.path(), &hub);
+            shell(&example, folder.path(), &hub, &[("ICD_MODEL", &data("sd"))]);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use icd::hub::{Cache, Hub, Need, Patience, Plan, Progress, Repository, fetch_archive};
+use icd::hub::{Cache, Hub, Need, Patience, Plan, Progress, Repository};
 use tempfile::TempDir;
 
 use crate::support::{Done, Run, data, icd};
@@ -22,7 +22,7 @@ const BASE: &str = "stable-diffusion-v1-5/stable-diffusion-v1-5";
 
 /// A hub without mercy for tests that wait.
 const HASTE: Patience = Patience {
-    stall: Duration::from_millis(300),
+    stall: Duration::from_millis(600),
     pause: Duration::from_millis(1),
     longest: Duration::from_secs(2),
     attempts: 4,
@@ -345,10 +345,59 @@ fn an_archive_is_fetched_in_parts_and_unpacked() {
         sha256.commit()
     );
     let here = Hub::new("http://127.0.0.1:1", None, HASTE).unwrap();
-    let files = fetch_archive(&here, &url, folder.path(), &mut |_| {}).unwrap();
+    let files = here
+        .fetch_archive(&url, folder.path(), &mut |_| {})
+        .unwrap();
     assert_eq!(files, [folder.path().join("sd15/w.pt")]);
     assert!(fs::read(&files[0]).unwrap() == content);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn archives_come_by_the_program_and_replace_nothing() {
+    let mut packed = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    packed
+        .append_data(&mut header, "w.pt", &b"abc"[..])
+        .unwrap();
+    let archive = packed.into_inner().unwrap().finish().unwrap();
+    let hub = FakeHub::new().with("x/y", "w.tar.gz", &archive);
+    let url = format!("{}/x/y/resolve/{}/w.tar.gz", hub.endpoint(), hub.commit());
+    let run = || icd("model").args("fetch").args(&url);
+    let done = run().args("--into out").succeeds();
+    assert_eq!(done.stdout.trim(), "out/w.pt");
+    assert_eq!(done.bytes("out/w.pt"), b"abc");
+    let kept = run()
+        .file("w.tar.gz", b"mine")
+        .fails(1, &["w.tar.gz", "there already"]);
+    assert_eq!(kept.bytes("w.tar.gz"), b"mine");
+    // Whole, but not yet known to be.
+    let again = run().file("w.tar.gz.incomplete", &archive).succeeds();
+    assert_eq!(again.bytes("w.pt"), b"abc");
+    run()
+        .env("HF_HUB_OFFLINE", "1")
+        .fails(1, &["HF_HUB_OFFLINE"]);
+    let other = url.replace(".tar.gz", ".pt");
+    icd("model")
+        .args("fetch")
+        .args(&other)
+        .fails(2, &[".tar.gz"]);
+    let stranger = icd("model").args("fetch hub:a/b").file("no.pem", b"x");
+    let stranger = stranger
+        .env("SSL_CERT_FILE", "no.pem")
+        .env("HF_HOME", "hub");
+    stranger.fails(1, &["no.pem", "holds no certificates"]);
+}
+
+#[test]
+fn a_file_of_the_hub_is_no_model() {
+    icd("generate")
+        .args("--prompt bird --model hub:a/b/c.safetensors")
+        .fails(2, &["names a file"]);
 }
 
 /// A hub with small stand-ins for all that the preset `sd15` needs. One of them

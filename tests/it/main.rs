@@ -20,6 +20,7 @@ mod hub;
 mod readme;
 mod shapes;
 mod single;
+mod stage;
 mod support;
 mod surface;
 mod training;

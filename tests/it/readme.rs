@@ -5,13 +5,13 @@
 use std::{fs, path::Path, process::Command};
 
 use crate::{
-    help::weights,
     hub::{FakeHub, sd15},
+    stage::{distillations, shell, weights},
     support::data,
 };
 
 /// The lines of all blocks of shell, those that go on joined.
-fn shell(text: &str) -> Vec<String> {
+fn blocks(text: &str) -> Vec<String> {
     let blocks = text.split("```sh\n").skip(1);
     let blocks = blocks.filter_map(|rest| rest.split("```").next());
     let joined: Vec<_> = blocks.map(|block| block.replace("\\\n", " ")).collect();
@@ -28,13 +28,7 @@ fn stage() -> tempfile::TempDir {
         fs::copy(data("square.png"), at(picture)).expect("a picture");
     }
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
-    for (name, stage) in [("guidance", ""), ("consistency", "rank = 2\n")] {
-        let run = format!(
-            "model = '{}'\ndata = \"pictures\"\nout = \"{name}\"\nsteps = 1\nbatch = 1\n{stage}",
-            data("sd").display()
-        );
-        fs::write(at(&format!("{name}.toml")), run).expect("a run");
-    }
+    distillations(&at);
     weights(&at);
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     std::os::unix::fs::symlink(examples, at("examples")).expect("a link");
@@ -42,31 +36,14 @@ fn stage() -> tempfile::TempDir {
 }
 
 fn run(command: &str, folder: &Path, hub: &FakeHub) {
-    let program = assert_cmd::cargo::cargo_bin("icd");
-    let places = [
-        program.parent().expect("its folder"),
-        Path::new("/usr/bin"),
-        Path::new("/bin"),
-    ];
-    let output = Command::new("sh")
-        .args(["-c", command])
-        .current_dir(folder)
-        .env("PATH", std::env::join_paths(places).expect("a path"))
-        .env("HF_ENDPOINT", hub.endpoint())
-        .env("HF_HOME", folder.join("hub"))
-        .env("ICD_YES", "true")
-        .env_remove("ICD_MODEL")
-        .output()
-        .expect("a shell");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {told}");
+    shell(command, folder, hub, &[("ICD_YES", Path::new("true"))]);
 }
 
 #[test]
 fn every_command_of_the_readme_does_what_it_says() {
     let readme = fs::read_to_string("README.md").expect("the README");
     let (folder, hub) = (stage(), sd15());
-    let commands = shell(&readme).into_iter().map(|line| {
+    let commands = blocks(&readme).into_iter().map(|line| {
         let command = line
             .strip_prefix("cargo run --release -- ")
             .map(|rest| format!("icd {rest}"));

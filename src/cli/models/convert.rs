@@ -53,15 +53,11 @@ pub(super) struct ConvertArgs {
     adapter_alpha: Option<f64>,
     #[command(flatten)]
     write: WriteArgs,
-    /// Fetch what lies on the hub without a question.
-    #[arg(long, env = "ICD_YES")]
-    yes: bool,
+    #[command(flatten)]
+    manner: Manner,
     /// Print a JSON object instead of the name of OUT.
     #[arg(long)]
     json: bool,
-    /// Say nothing but errors on stderr.
-    #[arg(long, short)]
-    quiet: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -109,7 +105,7 @@ impl From<NamingValue> for Naming {
 
 impl ConvertArgs {
     pub(super) fn run(&self) -> Result<()> {
-        bring(&|| self.needs(), self.manner())?;
+        bring(&|| self.needs(), self.manner)?;
         let input = Input::open(&self.input)?;
         let output = Output::of(&self.output, &input)?;
         self.check(&output)?;
@@ -133,13 +129,6 @@ impl ConvertArgs {
         Ok(needs.collect::<icd::Result<Vec<_>>>()?.concat())
     }
 
-    fn manner(&self) -> Manner {
-        Manner {
-            yes: self.yes,
-            quiet: self.quiet,
-        }
-    }
-
     fn request(&self) -> Request {
         let adapters = self.adapter.iter();
         let adapters = adapters.map(|LoraValue(file, share)| (file.clone(), *share));
@@ -161,7 +150,7 @@ impl ConvertArgs {
     }
 
     fn bar(&self) -> Result<ProgressBar> {
-        if self.quiet {
+        if self.manner.quiet {
             return Ok(ProgressBar::hidden());
         }
         let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, left {eta}";

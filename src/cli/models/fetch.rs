@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use icd::{
     Error,
-    hub::{Cache, Hub, Need, Progress, Reference, fetch_archive},
+    hub::{Cache, Hub, Need, Progress, Reference, repositories},
     model::{ModelChoice, needs},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -34,15 +34,11 @@ pub(super) struct FetchArgs {
     /// The folder that an archive is unpacked into; the current one by default.
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Fetch without a question.
-    #[arg(long, short, env = "ICD_YES")]
-    yes: bool,
+    #[command(flatten)]
+    manner: Manner,
     /// Print one JSON object per folder or file.
     #[arg(long)]
     json: bool,
-    /// Say nothing but errors on stderr.
-    #[arg(long, short)]
-    quiet: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -67,13 +63,11 @@ impl FetchArgs {
             Error::setting("--into belongs to archives; HF_HUB_CACHE names another cache")
         );
         let needs = self.needs()?;
-        bring(&needs, self.manner())?;
+        bring(&needs, self.manner)?;
         let cache = Cache::from_env();
-        let all = needs()?.into_iter();
-        let mut repositories: Vec<_> = all.map(|need| need.repository).collect();
-        repositories.sort();
-        repositories.dedup();
-        if repositories.is_empty() && !self.quiet {
+        let needs = needs()?;
+        let repositories = repositories(&needs);
+        if repositories.is_empty() && !self.manner.quiet {
             say(&format!("{} needs nothing of the hub", self.what));
         }
         repositories.iter().try_for_each(|repository| {
@@ -112,19 +106,14 @@ impl FetchArgs {
         let into = self.into.clone().unwrap_or_else(|| ".".into());
         let bar = self.bar();
         let files =
-            fetch_archive(
-                &Hub::from_env()?,
-                &self.what,
-                &into,
-                &mut |progress| match progress {
-                    Progress::Here(bytes) => bar.set_position(bytes),
-                    Progress::Checking => bar.set_message("unpacking"),
-                    Progress::Waiting => {}
-                    Progress::Again(reason, pause) => {
-                        bar.suspend(|| say(&format!("{reason}; again in {} s", pause.as_secs())));
-                    }
-                },
-            );
+            Hub::from_env()?.fetch_archive(&self.what, &into, &mut |progress| match progress {
+                Progress::Here(bytes) => bar.set_position(bytes),
+                Progress::Checking => bar.set_message("unpacking"),
+                Progress::Waiting => {}
+                Progress::Again(reason, pause) => {
+                    bar.suspend(|| say(&format!("{reason}; again in {} s", pause.as_secs())));
+                }
+            });
         bar.finish_and_clear();
         files?.iter().try_for_each(|file| {
             let file = file.display().to_string();
@@ -135,15 +124,8 @@ impl FetchArgs {
         })
     }
 
-    fn manner(&self) -> Manner {
-        Manner {
-            yes: self.yes,
-            quiet: self.quiet,
-        }
-    }
-
     fn bar(&self) -> ProgressBar {
-        if self.quiet {
+        if self.manner.quiet {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template("{spinner} {bytes} {bytes_per_sec} {msg}");

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Result;
 use clap::Args;
 use icd::{
-    hub::{Cache, Need},
+    hub::{Cache, Need, repositories},
     model::{ModelChoice, PRESETS, needs},
 };
 use indicatif::HumanBytes;
@@ -79,15 +79,8 @@ impl State {
     }
 
     fn repositories(&self) -> Vec<String> {
-        let mut names: Vec<_> = self
-            .needs
-            .iter()
-            .map(|need| need.repository.to_string())
-            .collect();
-        names.dedup();
-        names.sort();
-        names.dedup();
-        names
+        let all = repositories(&self.needs).into_iter();
+        all.map(ToString::to_string).collect()
     }
 
     /// Its name and state, and below where it comes from.

@@ -34,9 +34,8 @@ Examples:
 impl VerifyArgs {
     pub(super) fn run(&self) -> Result<()> {
         let choice = ModelChoice {
-            model: self.model.clone(),
             variant: self.variant.map(Into::into),
-            ..ModelChoice::default()
+            ..ModelChoice::named(&self.model)
         };
         let cache = Cache::from_env();
         let needs = needs(&choice)?;
@@ -55,9 +54,8 @@ impl VerifyArgs {
                 damaged.join("\n  ")
             );
         }
-        let storage = Storage::plain();
-        let model =
-            Model::open(&choice, storage).with_context(|| format!("model {}", self.model))?;
+        let model = Model::open(&choice, Storage::plain());
+        let model = model.with_context(|| format!("model {}", self.model))?;
         for (network, values) in model.measures()? {
             tell(&format!(
                 "{network}: {:.1} million values",

@@ -144,8 +144,11 @@ impl FakeHub {
         let Some(asked) = read(&stream) else { return };
         let fault = self.fault(&asked.path);
         let answer = self.answer(&asked, fault.as_ref());
-        let sent = send(&stream, &answer, fault.as_ref());
+        let body = spoilt(answer.body.clone(), fault.as_ref());
+        let sent = sent(&body, fault.as_ref());
+        // Told before it is sent: whoever has the answer may ask about it.
         self.state().asked.push(Asked { sent, ..asked });
+        send(&stream, &answer, &body, sent);
         if let Some(Fault::Stall(_)) = fault {
             thread::sleep(Duration::from_secs(3)); // and the stream stays open
         }
@@ -299,14 +302,26 @@ fn ranged(content: Vec<u8>, asked: &Asked, fault: Option<&Fault>) -> Answer {
     }
 }
 
-/// Sends an answer as the fault has it; gives how much of its body.
-fn send(mut stream: &TcpStream, answer: &Answer, fault: Option<&Fault>) -> usize {
-    let mut body = answer.body.clone();
+/// A body as the fault has it.
+fn spoilt(mut body: Vec<u8>, fault: Option<&Fault>) -> Vec<u8> {
     match fault {
         Some(Fault::Damage) => *body.last_mut().expect("a body") ^= 1,
         Some(Fault::Longer) => body.push(0),
         _ => {}
     }
+    body
+}
+
+/// How much of a body the fault lets through.
+fn sent(body: &[u8], fault: Option<&Fault>) -> usize {
+    match fault {
+        Some(&(Fault::Cut(at) | Fault::Stall(at))) => at.min(body.len()),
+        _ => body.len(),
+    }
+}
+
+/// Sends the head of an answer and so many bytes of its body.
+fn send(mut stream: &TcpStream, answer: &Answer, body: &[u8], sent: usize) {
     let Answer {
         status, headers, ..
     } = answer;
@@ -314,13 +329,10 @@ fn send(mut stream: &TcpStream, answer: &Answer, fault: Option<&Fault>) -> usize
     let head = format!(
         "HTTP/1.1 {status} X\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
     );
-    if let Some(Fault::Cut(at) | Fault::Stall(at)) = fault {
-        body.truncate(*at);
-    }
-    let sent = stream
+    // A client that has gone has what it wanted.
+    let _ = stream
         .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(&body));
-    sent.map_or(0, |()| body.len())
+        .and_then(|()| stream.write_all(&body[..sent]));
 }
 
 fn sibling(name: &str, content: &[u8]) -> serde_json::Value {
