@@ -5,9 +5,13 @@
 #     cargo build --release --features cuda
 #
 # DIR takes NVIDIA's compiler out of its PyPI wheels (a download of 100 MB, 270 MB
-# unpacked), and stubs of the libraries: the names of all functions, with nothing in
-# them, are enough to link. The second time the compiler is there already. Needs bash,
-# a C and C++ compiler, cargo, and Python with pip.
+# unpacked), and stubs of the libraries: the names of all functions, which say that
+# there is no GPU. They are enough to link, and to run what needs none:
+#
+#     LD_LIBRARY_PATH=$CUDA_HOME/lib64/stubs cargo test --features cuda
+#
+# The second time the compiler is there already. Needs bash, a C and C++ compiler, cargo,
+# and Python with pip.
 #
 # CUDA_COMPUTE_CAP is the oldest GPU to build for; 80 unless it is set before. To run
 # the program takes the real libraries: those of an installed toolkit 13, or the
@@ -64,11 +68,13 @@ for package in json.load(sys.stdin)["packages"]:
 )
 
 # stub MODULE LIBRARY NAME: a library of the functions that a module of cudarc lists,
-# and the name under which the program asks for it when it starts.
+# and the name under which the program asks for it when it starts. Each answers 100,
+# CUDA_ERROR_NO_DEVICE.
 stub() {
     grep -oE '\bfn (cu|nvrtc)[A-Za-z0-9_]+' "$cudarc/src/$1/sys/mod.rs" | sort -u |
-        sed 's/fn \(.*\)/void \1(void) {}/' |
+        sed 's/fn \(.*\)/int \1(void) { return 100; }/' |
         cc -shared -fPIC -w -Wl,-soname,"$3" -x c - -o "$home/lib64/stubs/$2"
+    [ "$2" = "$3" ] || ln -sf "$2" "$home/lib64/stubs/$3"
 }
 
 mkdir -p "$home/lib64/stubs"
@@ -78,4 +84,6 @@ stub cublaslt libcublasLt.so libcublasLt.so.13
 stub curand libcurand.so libcurand.so.10
 stub nvrtc libnvrtc.so libnvrtc.so.13
 # This one is small, and a wheel has it.
-ln -sf ../../lib/libcudart.so.13 "$home/lib64/stubs/libcudart.so"
+for name in libcudart.so libcudart.so.13; do
+    ln -sf ../../lib/libcudart.so.13 "$home/lib64/stubs/$name"
+done

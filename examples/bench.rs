@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release --example bench -- --what unet,vae-decode --rows 1,2
 //! cargo run --release --example bench -- --what edit --model DIR
+//! cargo run --release --features cuda --example bench -- --device cuda --dtype f16
 //! ```
 //!
 //! `examples/bench/compare.py` runs this beside PyTorch and OpenVINO.
@@ -17,9 +18,9 @@ mod work;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
-use icd::model::vae::Tiling;
+use icd::{model::vae::Tiling, nn::Storage};
 
 use meter::{Line, measure};
 use work::What;
@@ -46,6 +47,9 @@ pub(crate) struct Options {
     /// Whether the autoencoder works in strips
     #[arg(long, value_enum, default_value = "auto")]
     vae_tiling: Strips,
+    /// Where the networks run; memory is then not that of the networks
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Place,
     /// Timed runs, after one that is not
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -87,6 +91,23 @@ impl Stored {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Place {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl Place {
+    fn device(self) -> candle_core::Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => Device::new_cuda(0),
+            Self::Metal => Device::new_metal(0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Strips {
     Auto,
     On,
@@ -109,7 +130,7 @@ pub(crate) struct Case<'a> {
     what: What,
     family: Family,
     size: usize,
-    dtype: DType,
+    storage: &'a Storage,
     rows: usize,
     tiling: Tiling,
     model: Option<&'a PathBuf>,
@@ -120,8 +141,14 @@ fn main() -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads)
         .build_global()?;
+    let device = options.device.device()?;
+    let storages = options.dtype.iter().map(|dtype| Storage {
+        dtype: dtype.dtype(),
+        device: device.clone(),
+    });
+    let storages: Vec<_> = storages.collect();
     let mut lines = Vec::new();
-    for case in cases(&options) {
+    for case in cases(&options, &storages) {
         let line = measure(case, options.threads, options.runs, options.profile)?;
         match options.json {
             true => println!("{}", line.json()),
@@ -136,17 +163,17 @@ fn main() -> Result<()> {
 }
 
 /// Every combination that was asked for, and makes sense.
-fn cases(options: &Options) -> Vec<Case<'_>> {
+fn cases<'a>(options: &'a Options, storages: &'a [Storage]) -> Vec<Case<'a>> {
     let mut cases = Vec::new();
     for &what in &options.what {
         for &size in &options.size {
-            for dtype in options.dtype.iter().map(|dtype| dtype.dtype()) {
+            for storage in storages {
                 let rows = what.rows().map_or(options.rows.clone(), |rows| vec![rows]);
                 cases.extend(rows.into_iter().map(|rows| Case {
                     what,
                     family: options.family,
                     size,
-                    dtype,
+                    storage,
                     rows,
                     tiling: options.vae_tiling.tiling(),
                     model: options.model.as_ref(),

@@ -4,6 +4,7 @@
 mod alone;
 mod console;
 mod control;
+mod device;
 mod distill;
 mod dry_run;
 mod edit;

@@ -18,7 +18,7 @@ mod text;
 pub mod unet;
 pub mod vae;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 pub use family::{Draw, Family};
 pub use needs::needs;
@@ -180,11 +180,7 @@ impl Model {
     pub fn vae(&self) -> Result<Vae> {
         let checkpoint = self.parts.open(Part::Vae)?;
         let config = self.vae_config()?;
-        let storage = Storage {
-            dtype: DType::F32,
-            ..self.storage.clone()
-        };
-        let vae = Vae::new(&Weights::new(&checkpoint, &storage), config)?;
+        let vae = Vae::new(&Weights::new(&checkpoint, &self.storage.exact()), config)?;
         Ok(vae.with_tiling(self.tiling))
     }
 

@@ -116,9 +116,7 @@ fn peak_gigaflops() -> Result<f64> {
 
 impl Case<'_> {
     fn name(&self) -> String {
-        let Case {
-            size, rows, dtype, ..
-        } = self;
+        let (size, rows, dtype) = (self.size, self.rows, self.storage.dtype);
         format!("{} {size} px, {rows} rows, {dtype:?}", self.what.name())
     }
 
@@ -127,9 +125,14 @@ impl Case<'_> {
             Family::Sd15 => "sd15",
             Family::Sdxl => "sdxl",
         };
-        let dtype = self.dtype.as_str();
+        let dtype = self.storage.dtype.as_str();
+        let device = match self.storage.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal(_) => "metal",
+        };
         json!({"side": "icd", "what": self.what.name(), "family": family, "size": self.size,
-               "rows": self.rows, "dtype": dtype, "threads": threads})
+               "rows": self.rows, "dtype": dtype, "device": device, "threads": threads})
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::ValueEnum;
 use icd::{
@@ -16,7 +16,7 @@ use icd::{
         unet::{Input, Level, Unet, UnetConfig},
         vae::{Vae, VaeConfig},
     },
-    nn::{Fresh, Storage, Weights},
+    nn::{Fresh, Weights},
     schedule::Timestep,
 };
 
@@ -43,23 +43,29 @@ pub(crate) enum What {
 pub(crate) struct Laps {
     parts: BTreeMap<(usize, String), f64>,
     last: Instant,
+    device: Device,
 }
 
 impl Laps {
-    fn new() -> Self {
-        Self {
+    fn on(device: &Device) -> Result<Self> {
+        device.synchronize()?;
+        Ok(Self {
             parts: BTreeMap::new(),
             last: Instant::now(),
-        }
+            device: device.clone(),
+        })
     }
 
-    /// Books the time since the last lap under `name`.
-    fn lap(&mut self, name: &str) {
+    /// Books the time since the last lap, in which the device came to rest,
+    /// under `name`.
+    fn lap(&mut self, name: &str) -> Result<()> {
+        self.device.synchronize()?;
         let now = Instant::now();
         let known = self.parts.keys().find(|(_, known)| known == name).cloned();
         let key = known.unwrap_or((self.parts.len(), name.to_owned()));
         *self.parts.entry(key).or_default() += (now - self.last).as_secs_f64();
         self.last = now;
+        Ok(())
     }
 
     pub(crate) fn total(&self) -> f64 {
@@ -120,28 +126,21 @@ impl What {
             Self::VaeEncode | Self::VaeDecode => vae(case),
             Self::Clip => clip(case),
             Self::Edit => whole_edit(case),
-            Self::TrainStep => train_step(case.rows),
+            Self::TrainStep => train_step(case),
         }
     }
 }
 
-fn storage(dtype: DType) -> Storage {
-    Storage {
-        dtype,
-        device: Device::Cpu,
-    }
-}
-
-fn normal(shape: &[usize]) -> Result<Tensor> {
-    Ok(Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?)
+fn normal(shape: &[usize], device: &Device) -> Result<Tensor> {
+    Ok(Tensor::randn(0f32, 1.0, shape, device)?)
 }
 
 /// A run with one part.
-fn timed<'a>(mut work: impl FnMut() -> Result<()> + 'a) -> Run<'a> {
+fn timed<'a>(device: &'a Device, mut work: impl FnMut() -> Result<()> + 'a) -> Run<'a> {
     Box::new(move || {
-        let mut laps = Laps::new();
+        let mut laps = Laps::on(device)?;
         work()?;
-        laps.lap("run");
+        laps.lap("run")?;
         Ok(laps)
     })
 }
@@ -153,22 +152,19 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
     };
     let first = config.levels[0].channels;
     let fresh = Fresh::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
-    let unet = Unet::new(
-        &Weights::fresh(&fresh, &storage(case.dtype)),
-        config.clone(),
-    )?;
-    let side = case.size / 8;
-    let latent = normal(&[case.rows, 4, side, side])?;
+    let unet = Unet::new(&Weights::fresh(&fresh, case.storage), config.clone())?;
+    let (side, device) = (case.size / 8, &case.storage.device);
+    let latent = normal(&[case.rows, 4, side, side], device)?;
     let pooled = config
         .pooled
-        .map(|pooled| normal(&[case.rows, pooled.width]));
+        .map(|pooled| normal(&[case.rows, pooled.width], device));
     let text = Conditioning {
-        tokens: normal(&[case.rows, 77, config.text_width])?,
+        tokens: normal(&[case.rows, 77, config.text_width], device)?,
         pooled: pooled.transpose()?,
     };
     let text = unet.read(&text)?;
     let (times, guidance) = (vec![Timestep(499); case.rows], vec![7.0; case.rows]);
-    Ok(timed(move || {
+    Ok(timed(&case.storage.device, move || {
         let input = Input {
             latent: &latent,
             times: &times,
@@ -189,18 +185,19 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sdxl => VaeConfig::sdxl(),
     };
     // The autoencoder is always kept in f32.
-    let vae = Vae::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let exact = case.storage.exact();
+    let vae = Vae::new(&Weights::fresh(&fresh, &exact), config)?;
     let vae = vae.with_tiling(case.tiling);
-    let (rows, size) = (case.rows, case.size);
+    let (rows, size, device) = (case.rows, case.size, &case.storage.device);
     if case.what == What::VaeEncode {
-        let picture = normal(&[rows, 3, size, size])?.clamp(-1f32, 1f32)?;
-        return Ok(timed(move || {
+        let picture = normal(&[rows, 3, size, size], device)?.clamp(-1f32, 1f32)?;
+        return Ok(timed(&case.storage.device, move || {
             vae.encode(&picture)?.mean()?;
             Ok(())
         }));
     }
-    let latent = normal(&[rows, 4, size / 8, size / 8])?;
-    Ok(timed(move || {
+    let latent = normal(&[rows, 4, size / 8, size / 8], device)?;
+    Ok(timed(&case.storage.device, move || {
         vae.decode(&latent)?;
         Ok(())
     }))
@@ -211,12 +208,9 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sd15 => ClipConfig::vit_l(),
         Family::Sdxl => ClipConfig::vit_big_g(),
     };
-    let clip = Clip::new(
-        &Weights::fresh(&Fresh::new(0), &storage(case.dtype)),
-        config,
-    )?;
+    let clip = Clip::new(&Weights::fresh(&Fresh::new(0), case.storage), config)?;
     let ids: Vec<u32> = (0..77).map(|i| 320 + 7 * i).collect();
-    Ok(timed(move || {
+    Ok(timed(&case.storage.device, move || {
         clip.forward(&[&ids, &ids], &[76, 76])?;
         Ok(())
     }))
@@ -230,8 +224,9 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
         tiling: case.tiling,
         ..ModelChoice::named(folder.display().to_string())
     };
-    let model = Model::open(&choice, storage(case.dtype))?;
-    let picture = normal(&[1, 3, case.size, case.size])?.clamp(-1f32, 1f32)?;
+    let model = Model::open(&choice, case.storage.clone())?;
+    let device = &case.storage.device;
+    let picture = normal(&[1, 3, case.size, case.size], device)?.clamp(-1f32, 1f32)?;
     let request = Edit {
         source: "a photo of a bird".into(),
         targets: vec!["a photo of a lego bird".into()],
@@ -245,11 +240,11 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
         },
     };
     Ok(Box::new(move || {
-        let mut laps = Laps::new();
-        let mut stage = "opening";
+        let mut laps = Laps::on(device)?;
+        let (mut stage, mut fault) = ("opening", None);
         let mut watch = |moment: Moment| {
             if let Moment::Begins(next) = moment {
-                laps.lap(stage);
+                fault = laps.lap(stage).err().or(fault.take());
                 stage = next;
             }
         };
@@ -258,12 +253,13 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
         watch(Moment::Begins("decoding"));
         model.vae()?.decode(&edited.targets)?;
         watch(Moment::Begins("done"));
-        Ok(laps)
+        fault.map_or(Ok(laps), Err)
     }))
 }
 
 /// The very network of `torch_side.py`, 1,577,828 weights.
-fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
+fn train_step(case: Case<'_>) -> Result<Run<'_>> {
+    let (rows, device) = (case.rows, &case.storage.device);
     let level = |channels| Level {
         channels,
         heads: 4,
@@ -280,14 +276,18 @@ fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
         ..UnetConfig::sd15()
     };
     let fresh = Fresh::new(0).trainable();
-    let unet = Unet::new(&Weights::fresh(&fresh, &storage(DType::F32)), config)?;
+    let exact = case.storage.exact();
+    let unet = Unet::new(&Weights::fresh(&fresh, &exact), config)?;
     let vars: Vec<_> = fresh.vars().into_values().collect();
     let count: usize = vars.iter().map(|var| var.elem_count()).sum();
     eprintln!("{count} weights in {} tensors", vars.len());
     let mut optimiser = AdamW::new(vars, ParamsAdamW::default())?;
-    let (latent, target) = (normal(&[rows, 4, 16, 16])?, normal(&[rows, 4, 16, 16])?);
+    let (latent, target) = (
+        normal(&[rows, 4, 16, 16], device)?,
+        normal(&[rows, 4, 16, 16], device)?,
+    );
     let text = Conditioning {
-        tokens: normal(&[rows, 16, 64])?,
+        tokens: normal(&[rows, 16, 64], device)?,
         pooled: None,
     };
     let times: Vec<_> = (0..rows)
@@ -295,7 +295,7 @@ fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
         .collect();
     let guidance = vec![0.0; rows];
     Ok(Box::new(move || {
-        let mut laps = Laps::new();
+        let mut laps = Laps::on(device)?;
         let text = unet.read(&text)?;
         let input = Input {
             latent: &latent,
@@ -305,11 +305,11 @@ fn train_step<'a>(rows: usize) -> Result<Run<'a>> {
         };
         let eps = unet.forward(input, &mut Untouched)?;
         let loss = (eps - &target)?.sqr()?.mean_all()?;
-        laps.lap("forward");
+        laps.lap("forward")?;
         let gradients = loss.backward()?;
-        laps.lap("backward");
+        laps.lap("backward")?;
         optimiser.step(&gradients)?;
-        laps.lap("optimiser");
+        laps.lap("optimiser")?;
         Ok(laps)
     }))
 }

@@ -1,20 +1,22 @@
 //! What is fed, and what it begins with.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::ValueEnum;
+use flate2::{Compression, write::GzEncoder};
 use icd::{
     distil::DistilConfig,
     edit::Span,
     guidance::Tau,
+    hub::unpack,
     latents::Latents,
     lora::{Adapter, Reading, forward_steps, reverse_steps},
-    model::diffusers,
+    model::{ModelChoice, Parts, diffusers},
     nn::{Checkpoint, checkpoint_metadata},
     picture::{Format, Picture, Size, fit::Fit, note::note},
     prompt::{Refine, Replace, Tokenizer, words},
@@ -37,6 +39,10 @@ pub(crate) enum Target {
     Prompt,
     /// Configurations, tokenizers and the small languages of flags
     Config,
+    /// Model folders: their icd.toml
+    Recipe,
+    /// Archives of weights
+    Archive,
 }
 
 /// Takes an input, and says whether it was taken for good.
@@ -61,6 +67,8 @@ impl Target {
             Self::Adapter => adapters(),
             Self::Prompt => prompts(),
             Self::Config => configs(),
+            Self::Recipe => recipes(),
+            Self::Archive => archives(),
         }
     }
 }
@@ -221,4 +229,76 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
         taken.contains(&true)
     };
     Ok((seeds, Box::new(feed)))
+}
+
+fn recipes() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let seeds = [
+        "unet = \"teacher.pt\"\nadapter_alpha = 8\nguidance = 19\ntau = 0.8\n",
+        "forward_adapter = \"hub:owner/name@main/forward-19-259.safetensors\"\n\
+         forward_path = [19, 259, 519, 779, 999]\nreverse_path = [999, 779, 519, 259, 0]\n",
+    ];
+    let folder = tempfile::tempdir()?;
+    fs::create_dir(folder.path().join("unet"))?;
+    let choice = ModelChoice::named(folder.path().to_string_lossy());
+    let feed = move |input: &[u8]| {
+        let written = fs::write(folder.path().join("icd.toml"), input);
+        written.is_ok() && Parts::find(&choice).is_ok()
+    };
+    Ok((
+        seeds.map(|seed| seed.as_bytes().to_vec()).into(),
+        Box::new(feed),
+    ))
+}
+
+/// Damage to what lies within the compression and under the checksums, which
+/// would notice any other.
+fn archives() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let seeds = [
+        archive(&["weights/a.safetensors", "weights/b.txt", "c.json"])?,
+        archive(&["a", "weights/../../b.txt"])?,
+    ];
+    let feed = |input: &[u8]| {
+        let folder = tempfile::tempdir().expect("a folder for what is unpacked");
+        let file = folder.path().join("fuzz.tar.gz");
+        let into = folder.path().join("into");
+        let taken = fs::create_dir(&into).is_ok()
+            && packed(signed(input.to_vec()), &file).is_ok()
+            && unpack(&file, &into).is_ok();
+        let beside = fs::read_dir(folder.path()).map_or(0, Iterator::count);
+        assert_eq!(beside, 2, "something was unpacked outside of the folder");
+        taken
+    };
+    Ok((seeds.into(), Box::new(feed)))
+}
+
+fn archive(names: &[&str]) -> Result<Vec<u8>> {
+    let mut files = tar::Builder::new(Vec::new());
+    for name in names {
+        let mut header = tar::Header::new_ustar();
+        // `set_path` would refuse to leave a folder.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(name.len() as u64);
+        header.set_cksum();
+        files.append(&header, name.as_bytes())?;
+    }
+    Ok(files.into_inner()?)
+}
+
+/// The archive with the checksums of its headers made right.
+fn signed(mut archive: Vec<u8>) -> Vec<u8> {
+    for block in archive.chunks_exact_mut(512) {
+        let mut header = tar::Header::new_old();
+        header.as_mut_bytes().copy_from_slice(block);
+        if header.as_ustar().is_some() {
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+    }
+    archive
+}
+
+fn packed(archive: Vec<u8>, file: &Path) -> io::Result<()> {
+    let mut out = GzEncoder::new(fs::File::create(file)?, Compression::none());
+    io::Write::write_all(&mut out, &archive)?;
+    out.finish().map(drop)
 }

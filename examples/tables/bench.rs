@@ -119,6 +119,7 @@ impl Bench {
             steps: path.jumps(),
             early_steps: 0,
             attentive_levels: self.model.unet_config().attentive_levels(),
+            device: self.model.device().clone(),
         };
         let control = plan.control(&text.prompts, &stage)?;
         let (first, mut steer): (usize, Box<dyn Steer>) = match control {

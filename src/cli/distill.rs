@@ -14,7 +14,12 @@ use icd::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{alone, console::say, console::tell, model, set_threads};
+use super::{
+    alone,
+    console::{say, tell},
+    device::device,
+    set_threads,
+};
 
 /// Makes a model that walks in a few steps out of one that needs many.
 ///
@@ -122,7 +127,7 @@ impl RunArgs {
         set_threads(self.threads.map(usize::from))?;
         let storage = Storage {
             dtype: config.dtype.into(),
-            device: model::device(&self.device)?,
+            device: device(&self.device, &say)?,
         };
         let model = Model::open(&config.choice(), storage)
             .with_context(|| format!("model {}", config.model))?;

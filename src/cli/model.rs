@@ -4,14 +4,15 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use icd::{
-    Error,
     model::{Model, ModelChoice, Variant, needs, vae::Tiling},
     nn::Storage,
     schedule::Steps,
 };
 
 use super::{
-    Console, set_threads,
+    Console,
+    device::{self, device},
+    set_threads,
     values::LoraValue,
     weights::{Manner, bring},
 };
@@ -72,6 +73,10 @@ pub(super) struct ModelArgs {
     /// memory and more time; auto does beyond 1024x1024 pixels.
     #[arg(long, default_value = "auto")]
     vae_tiling: TilingValue,
+    /// Save memory, at some cost in precision and time: f16 weights and an autoencoder
+    /// in strips, unless --dtype and --vae-tiling say otherwise.
+    #[arg(long)]
+    low_memory: bool,
     /// CPU threads; all cores by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -112,29 +117,18 @@ enum TilingValue {
     Off,
 }
 
-impl DTypeValue {
-    fn on(self, device: &Device) -> DType {
-        match self {
-            Self::Auto if device.is_cpu() => DType::F32,
-            Self::Auto | Self::F16 => DType::F16,
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
 impl ModelArgs {
     /// Opens the model on its device and says where it runs.
     pub(super) fn open(&self, console: &Console) -> Result<Model> {
         set_threads(self.threads.map(usize::from))?;
-        let device = device(&self.device)?;
+        let device = device(&self.device, &|line| console.note(line))?;
         let storage = Storage {
-            dtype: self.dtype.on(&device),
+            dtype: self.dtype_on(&device),
             device,
         };
         console.note(&format!(
             "device: {}, weights in {:?}",
-            name(&storage.device),
+            device::name(&storage.device),
             storage.dtype
         ));
         let choice = self.choice();
@@ -143,6 +137,23 @@ impl ModelArgs {
         let fetched = console.aside(|quiet| bring(&|| needs(&choice), Manner { yes, quiet }));
         fetched.with_context(about)?;
         Model::open(&choice, storage).with_context(about)
+    }
+
+    fn dtype_on(&self, device: &Device) -> DType {
+        match self.dtype {
+            DTypeValue::Auto if device.is_cpu() && !self.low_memory => DType::F32,
+            DTypeValue::Auto | DTypeValue::F16 => DType::F16,
+            DTypeValue::F32 => DType::F32,
+            DTypeValue::Bf16 => DType::BF16,
+        }
+    }
+
+    fn tiling(&self) -> Tiling {
+        match self.vae_tiling {
+            TilingValue::Auto if !self.low_memory => Tiling::Auto,
+            TilingValue::Auto | TilingValue::On => Tiling::On,
+            TilingValue::Off => Tiling::Off,
+        }
     }
 
     fn choice(&self) -> ModelChoice {
@@ -156,58 +167,12 @@ impl ModelArgs {
             reverse_path: self.reverse_path.clone(),
             adapter_alpha: self.adapter_alpha,
             checkpoint: self.checkpoint.clone(),
-            tiling: match self.vae_tiling {
-                TilingValue::Auto => Tiling::Auto,
-                TilingValue::On => Tiling::On,
-                TilingValue::Off => Tiling::Off,
-            },
+            tiling: self.tiling(),
             styles: self
                 .lora
                 .iter()
                 .map(|LoraValue(file, share)| (file.clone(), *share))
                 .collect(),
         }
-    }
-}
-
-/// The device of that name, or the best that works.
-pub(super) fn device(name: &str) -> Result<Device> {
-    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    let unknown = || {
-        Error::setting(format!(
-            "--device {name}: write auto, cpu, cuda, cuda:1, metal or metal:1"
-        ))
-    };
-    let index: usize = index.parse().map_err(|_| unknown())?;
-    match kind {
-        "auto" => Ok(best_device()),
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Device::new_cuda(index).with_context(|| unavailable(name)),
-        "metal" => Device::new_metal(index).with_context(|| unavailable(name)),
-        _ => Err(unknown().into()),
-    }
-}
-
-fn unavailable(name: &str) -> String {
-    format!("--device {name} cannot be used; --device cpu always can")
-}
-
-fn best_device() -> Device {
-    let cuda = cfg!(feature = "cuda")
-        .then(|| Device::new_cuda(0).ok())
-        .flatten();
-    let metal = || {
-        cfg!(feature = "metal")
-            .then(|| Device::new_metal(0).ok())
-            .flatten()
-    };
-    cuda.or_else(metal).unwrap_or(Device::Cpu)
-}
-
-fn name(device: &Device) -> String {
-    match device {
-        Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
-        Device::Cuda(_) => "cuda".into(),
-        Device::Metal(_) => "metal".into(),
     }
 }

@@ -27,6 +27,7 @@ const ASIDE: &[&str] = &[
     "device",
     "dtype",
     "vae_tiling",
+    "low_memory",
     "threads",
     "yes",
     "force",

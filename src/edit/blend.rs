@@ -45,10 +45,7 @@ impl LocalBlend {
     /// Adds maps (rows, heads, queries, tokens) that arose at `site`.
     pub fn gather(&mut self, site: &Site, maps: &Tensor) -> Result<()> {
         let rows = maps.dim(0)?;
-        let words = self
-            .words
-            .to_device(maps.device())?
-            .to_dtype(maps.dtype())?;
+        let words = self.words.to_dtype(maps.dtype())?;
         let looks = maps.broadcast_mul(&words)?.sum(D::Minus1)?.sum_keepdim(1)?; // (rows, 1, queries)
         let looks = looks
             .to_dtype(DType::F32)?

@@ -26,7 +26,7 @@ impl Confine {
                 self.mask.dims()
             )));
         }
-        let mask = self.mask.to_device(x.device())?.to_dtype(x.dtype())?;
+        let mask = self.mask.to_dtype(x.dtype())?;
         let source = x.narrow(0, 0, 1)?;
         let change = x.broadcast_sub(&source)?.broadcast_mul(&mask)?;
         Ok(change.broadcast_add(&source)?)

@@ -101,11 +101,11 @@ impl PromptToPrompt {
 impl Target {
     /// Edits maps (1, heads, queries, tokens) where `reach` is 1.
     fn rewrite(&self, source: &Tensor, own: Tensor, reach: &Tensor) -> Result<Tensor> {
-        let like = |x: &Tensor| x.to_device(own.device())?.to_dtype(own.dtype());
+        let like = |x: &Tensor| x.to_dtype(own.dtype());
         let edited = match &self.edit {
             CrossEdit::Own => own.clone(),
             CrossEdit::Refine { map, keep } => {
-                let from_source = source.index_select(&map.to_device(own.device())?, 3)?;
+                let from_source = source.index_select(map, 3)?;
                 mix(&from_source, &own, &like(keep)?)?
             }
             CrossEdit::Replace(matrix) => source.broadcast_matmul(&like(matrix)?)?,

@@ -63,7 +63,7 @@ pub struct ControlPlan {
 }
 
 /// What a control must know of its walk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Stage {
     /// Number of steps.
     pub steps: usize,
@@ -71,6 +71,8 @@ pub struct Stage {
     pub early_steps: usize,
     /// The levels of the UNet that attend, as counts of halvings.
     pub attentive_levels: Vec<usize>,
+    /// Where the network runs: what the control needs lies there from the start.
+    pub device: Device,
 }
 
 impl Default for ControlPlan {
@@ -183,32 +185,32 @@ impl ControlPlan {
 
     fn target(&self, source: &Prompt, target: &Prompt, stage: &Stage) -> Result<Target> {
         Ok(Target {
-            edit: self.cross_edit(source, target)?,
-            emphasis: self.emphasis(source, target)?,
-            reach: self.reach(target, stage.steps)?,
+            edit: self.cross_edit(source, target, &stage.device)?,
+            emphasis: self.emphasis(source, target, &stage.device)?,
+            reach: self.reach(target, stage)?,
         })
     }
 
-    fn cross_edit(&self, source: &Prompt, target: &Prompt) -> Result<CrossEdit> {
+    fn cross_edit(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<CrossEdit> {
         Ok(match self.mode_for(source, target) {
             Mode::None | Mode::Auto => CrossEdit::Own,
             Mode::Refine => {
                 let Refine { map, keep } = Refine::new(source, target);
                 let map: Vec<u32> = map.into_iter().map(|from| from as u32).collect();
                 CrossEdit::Refine {
-                    map: Tensor::new(map, &Device::Cpu)?,
-                    keep: per_token(keep, &Device::Cpu)?,
+                    map: Tensor::new(map, device)?,
+                    keep: per_token(keep, device)?,
                 }
             }
             Mode::Replace => {
                 let Replace { matrix, shape } = Replace::new(source, target)?;
-                CrossEdit::Replace(Tensor::from_vec(matrix, shape, &Device::Cpu)?)
+                CrossEdit::Replace(Tensor::from_vec(matrix, shape, device)?)
             }
         })
     }
 
     /// The factor of each of the target's tokens.
-    fn emphasis(&self, source: &Prompt, target: &Prompt) -> Result<Tensor> {
+    fn emphasis(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<Tensor> {
         let mut factors = vec![1f32; target.context()];
         for (word, factor) in self.amplified(source, target) {
             // A new word that fell to the truncation has no tokens to amplify.
@@ -216,12 +218,13 @@ impl ControlPlan {
                 factors[token] = factor as f32;
             }
         }
-        per_token(factors, &Device::Cpu)
+        per_token(factors, device)
     }
 
     /// Which of the target's tokens are edited at each step. The shares are of
     /// steps + 1, as in the reference.
-    fn reach(&self, target: &Prompt, steps: usize) -> Result<Vec<Option<Tensor>>> {
+    fn reach(&self, target: &Prompt, stage: &Stage) -> Result<Vec<Option<Tensor>>> {
+        let steps = stage.steps;
         let default = self.cross.default.of(steps + 1);
         let mut spans = vec![default; target.context()];
         for (word, span) in &self.cross.words {
@@ -236,7 +239,7 @@ impl ControlPlan {
                 .collect();
             tokens
                 .contains(&1.0)
-                .then(|| per_token(tokens, &Device::Cpu))
+                .then(|| per_token(tokens, &stage.device))
                 .transpose()
         };
         (0..steps).map(at).collect()
@@ -272,7 +275,7 @@ impl ControlPlan {
                           name them, as in --blend bird:dog";
             return Err(Error::prompt(source.text(), reason));
         }
-        LocalBlend::new(&Tensor::new(rows, &Device::Cpu)?, &stage.attentive_levels).map(Some)
+        LocalBlend::new(&Tensor::new(rows, &stage.device)?, &stage.attentive_levels).map(Some)
     }
 
     /// Every word that was named for the targets must be in one of them.

@@ -8,7 +8,7 @@ use super::{
     Confine, ControlPlan, Looks, Rows, Watch, border::read, plan::Stage, steering::Steering,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     guidance::Guidance,
     model::{Conditioning, Model},
     prompt::Prompt,
@@ -85,7 +85,9 @@ impl Edit {
     fn steering(&self, prompts: &[Prompt], walk: &Stage) -> Result<Steering> {
         Ok(Steering {
             control: self.control.control(prompts, walk)?,
-            confine: self.mask.clone().map(Confine::new),
+            confine: (self.mask.as_ref())
+                .map(|mask| Ok::<_, Error>(Confine::new(mask.to_device(&walk.device)?)))
+                .transpose()?,
             looks: (self.extras.looks).then(|| Looks::new(&walk.attentive_levels)),
             first_own_step: walk.early_steps,
             step: 0,
@@ -130,6 +132,7 @@ impl Edit {
                 .filter(|segment| is_early(segment.from))
                 .count(),
             attentive_levels: model.unet_config().attentive_levels(),
+            device: model.device().clone(),
         }
     }
 

@@ -80,7 +80,8 @@ impl Mlp {
     }
 }
 
-/// The embedding that every residual block receives.
+/// The embedding that every residual block receives. Near t = 999 half precision
+/// knows no difference between neighbouring timesteps, so all of it is in f32.
 #[derive(Debug)]
 pub struct Embedding {
     time: Mlp,
@@ -88,6 +89,7 @@ pub struct Embedding {
     pooled: Option<(Mlp, PooledText)>,
     channels: usize,
     device: Device,
+    /// What the residual blocks compute in.
     compute: DType,
 }
 
@@ -95,7 +97,8 @@ impl Embedding {
     /// Reads the embedding of a network whose first level has `channels`. The
     /// weights tell whether and how wide the guidance embedding is.
     pub fn new(w: &Weights, channels: usize, pooled: Option<PooledText>) -> Result<Self> {
-        let width = 4 * channels;
+        let (exact, compute) = (w.storage().exact(), w.storage().compute());
+        let (w, width) = (w.kept_as(&exact), 4 * channels);
         let guide = w.at("time_embedding").at("cond_proj");
         let guidance = guide
             .shape("weight")
@@ -111,8 +114,8 @@ impl Embedding {
                 .transpose()?,
             pooled: pooled.map(added).transpose()?,
             channels,
-            device: w.storage().device.clone(),
-            compute: w.storage().compute(),
+            device: exact.device.clone(),
+            compute,
         })
     }
 
@@ -150,7 +153,7 @@ impl Embedding {
         if let Some((mlp, shape)) = &self.pooled {
             embedding = (embedding + mlp.forward(&self.added(pooled, *shape, rows)?)?)?;
         }
-        Ok(silu(&embedding)?)
+        Ok(silu(&embedding)?.to_dtype(self.compute)?)
     }
 
     fn guidance_features(&self, guidance: &[f64], width: usize) -> Result<Tensor> {
@@ -176,12 +179,12 @@ impl Embedding {
             .flat_map(|&s| time_features(s, shape.size_width))
             .collect();
         let sizes = self.tensor(sizes.repeat(rows), rows)?;
-        Ok(Tensor::cat(&[&pooled.to_dtype(self.compute)?, &sizes], 1)?)
+        Ok(Tensor::cat(&[&pooled.to_dtype(DType::F32)?, &sizes], 1)?)
     }
 
     fn tensor(&self, values: Vec<f32>, rows: usize) -> Result<Tensor> {
         let width = values.len() / rows;
-        Ok(Tensor::from_vec(values, (rows, width), &self.device)?.to_dtype(self.compute)?)
+        Ok(Tensor::from_vec(values, (rows, width), &self.device)?)
     }
 }
 

@@ -48,7 +48,7 @@ pub fn attend_causally(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Resu
         return kernel::attend_causally(&q, &k, &v, heads);
     }
     let scores = scores(&split(q, heads)?, &split(k, heads)?)?;
-    let maps = ops::softmax(&scores.broadcast_add(&causal_mask(&scores)?)?, D::Minus1)?;
+    let maps = softmax(&scores.broadcast_add(&causal_mask(&scores)?)?)?;
     join(&maps.matmul(&split(v, heads)?)?)
 }
 
@@ -103,12 +103,20 @@ fn in_chunks(q: &Tensor, k: &Tensor, v: &Tensor, chunk: usize) -> Result<Tensor>
 
 fn queries_at_once(q: &Tensor, k: &Tensor) -> Result<usize> {
     let (b, heads, _, _) = q.dims4()?;
-    let per_query = b * heads * k.dim(2)? * DType::F32.size_in_bytes();
+    let per_query = b * heads * k.dim(2)? * q.dtype().size_in_bytes();
     Ok((SCORES_AT_ONCE / per_query.max(1)).max(1))
 }
 
 fn maps(q: &Tensor, k: &Tensor) -> Result<Tensor> {
-    ops::softmax(&scores(q, k)?, D::Minus1)
+    softmax(&scores(q, k)?)
+}
+
+/// Over the keys, computed in f32 whatever the type of the scores.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    if !scores.track_op() {
+        return ops::softmax_last_dim(&scores.contiguous()?); // no gradient flows through it
+    }
+    ops::softmax(&scores.to_dtype(DType::F32)?, D::Minus1)?.to_dtype(scores.dtype())
 }
 
 fn scores(q: &Tensor, k: &Tensor) -> Result<Tensor> {

@@ -183,7 +183,8 @@ impl Conv2d {
             }
             Weight::Plain(weight) => {
                 let weight = weight.to_dtype(x.dtype())?;
-                composed(x, &weight, self.window)?.broadcast_add(&self.bias.to_dtype(x.dtype())?)
+                composed(x, &weight, self.window, PATCHES_AT_ONCE)?
+                    .broadcast_add(&self.bias.to_dtype(x.dtype())?)
             }
         }
     }
@@ -197,23 +198,48 @@ impl Extras<'_> {
     }
 }
 
+/// Bytes that the patches of a convolution may take at once: candle lays out all
+/// that it is given, nine times a picture for a 3x3 convolution.
+const PATCHES_AT_ONCE: usize = 1 << 30;
+
 /// candle's convolution, for every device.
-fn composed(x: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
-    let Window {
-        stride,
-        before,
-        after,
-        ..
-    } = window;
-    let mut x = x.permute((0, 3, 1, 2))?.contiguous()?; // (b, c, h, w)
-    let mut padding = before;
-    if before != after {
-        x = x.pad_with_zeros(2, before, after)?;
-        x = x.pad_with_zeros(3, before, after)?;
-        padding = 0;
+fn composed(x: &Tensor, weight: &Tensor, window: Window, at_once: usize) -> Result<Tensor> {
+    if window == Window::same(1) {
+        return by_pixel(x, weight);
     }
-    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    let x = x.permute((0, 3, 1, 2))?.contiguous()?; // (b, c, h, w)
+    let height = window.output(x.dim(2)?);
+    let rows = rows_at_once(&x, window, at_once)?;
+    let y = if rows >= height && window.before == window.after {
+        x.conv2d(weight, window.before, window.stride, 1, 1)?
+    } else {
+        let padded = x.pad_with_zeros(2, window.before, window.after)?;
+        let padded = padded.pad_with_zeros(3, window.before, window.after)?;
+        let strip = |top: usize| {
+            let made = rows.min(height - top);
+            let seen = (made - 1) * window.stride + window.side;
+            let strip = padded.narrow(2, top * window.stride, seen)?;
+            strip.contiguous()?.conv2d(weight, 0, window.stride, 1, 1)
+        };
+        let strips: Result<Vec<_>> = (0..height).step_by(rows).map(strip).collect();
+        Tensor::cat(&strips?, 2)?
+    };
     y.permute((0, 2, 3, 1))?.contiguous() // (b, h, w, c)
+}
+
+/// A 1x1 convolution: one product over all pixels.
+fn by_pixel(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let weight = weight.flatten_from(1)?; // (outputs, c)
+    let y = x.reshape(((), c))?.matmul(&weight.t()?)?;
+    y.reshape((b, h, w, ()))
+}
+
+/// Rows of the output whose patches of x (b, c, h, w) take as many bytes.
+fn rows_at_once(x: &Tensor, window: Window, bytes: usize) -> Result<usize> {
+    let (b, c, _, w) = x.dims4()?;
+    let values = b * window.output(w) * c * window.side * window.side;
+    Ok((bytes / (values * x.dtype().size_in_bytes()).max(1)).max(1))
 }
 
 /// Enlarges (b, h, w, c) to the given height and width by repeating the
@@ -223,7 +249,17 @@ pub fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tenso
     if on_cpu(&x) {
         return kernel::enlarge(&x, height, width);
     }
-    let (_, h, w, _) = x.dims4()?;
+    enlarged(&x, height, width)
+}
+
+/// The same from candle's operations, on every device.
+fn enlarged(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    if (height, width) == (2 * h, 2 * w) {
+        let twice = x.reshape((b, h, 1, w, 1, c))?;
+        let twice = twice.broadcast_as((b, h, 2, w, 2, c))?;
+        return twice.reshape((b, height, width, c));
+    }
     let pick = |from, to| {
         let rows: Vec<_> = nearest(from, to).into_iter().map(|i| i as u32).collect();
         Tensor::new(rows, x.device())
@@ -285,7 +321,7 @@ mod tests {
         let trained = candle_core::Var::from_tensor(&weight).unwrap();
         let trained = Conv2d::new(trained.as_tensor().clone(), Some(bias), Stride::One).unwrap();
         let enlarged = upsample_nearest(&x, 9, 8).unwrap();
-        let plain = composed(&enlarged, &weight, Window::same(3)).unwrap();
+        let plain = composed(&enlarged, &weight, Window::same(3), usize::MAX).unwrap();
         let plain = plain.broadcast_add(&frozen.bias).unwrap();
         let plain = plain
             .broadcast_add(&shift.reshape((2, 1, 1, 6)).unwrap())
@@ -295,6 +331,40 @@ mod tests {
             let gap = (conv.forward_with(&x, extras).unwrap() - &plain).unwrap();
             let gap = gap.abs().unwrap().max_all().unwrap();
             assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn what_other_devices_do_in_parts_is_the_same() {
+        let wave = |shape: (usize, usize, usize, usize)| {
+            let count = shape.0 * shape.1 * shape.2 * shape.3;
+            let values = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        let gap = |a: &Tensor, b: &Tensor| {
+            let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+            gap.to_scalar::<f32>().unwrap()
+        };
+        let (x, weight) = (wave((2, 9, 6, 3)), wave((4, 3, 3, 3)));
+        for stride in [Stride::One, Stride::Two, Stride::TwoLopsided] {
+            let conv = Conv2d::new(weight.clone(), None, stride).unwrap();
+            let expected = conv.forward(&x).unwrap();
+            for bytes in [1, 5000, usize::MAX] {
+                let found = composed(&x, &weight, stride.window(3), bytes).unwrap();
+                assert!(gap(&found, &expected) < 1e-5, "{stride:?} by {bytes} bytes");
+            }
+        }
+        let narrow = weight.narrow(2, 1, 1).unwrap().narrow(3, 1, 1).unwrap();
+        let narrow = narrow.contiguous().unwrap();
+        let conv = Conv2d::new(narrow.clone(), None, Stride::One).unwrap();
+        let found = composed(&x, &narrow, Window::same(1), 1).unwrap();
+        assert!(gap(&found, &conv.forward(&x).unwrap()) < 1e-5);
+        for size in [(18, 12), (17, 12), (5, 20)] {
+            let found = enlarged(&x, size.0, size.1).unwrap();
+            assert_eq!(
+                gap(&found, &upsample_nearest(&x, size.0, size.1).unwrap()),
+                0.0
+            );
         }
     }
 }

@@ -28,6 +28,14 @@ impl Storage {
         }
     }
 
+    /// In f32 on the same device.
+    pub fn exact(&self) -> Self {
+        Self {
+            dtype: DType::F32,
+            ..self.clone()
+        }
+    }
+
     /// The type of the activations: f32 on a CPU, where half precision has no
     /// fast arithmetic, and the weights' own type elsewhere.
     pub fn compute(&self) -> DType {
@@ -109,6 +117,17 @@ impl<'a> Weights<'a> {
         Self {
             shelf: Some(layers),
             ..self
+        }
+    }
+
+    /// The same place, with everything below it kept in another way.
+    pub fn kept_as<'b>(&self, storage: &'b Storage) -> Weights<'b>
+    where
+        'a: 'b,
+    {
+        Weights {
+            storage,
+            ..self.clone()
         }
     }
 

@@ -115,7 +115,7 @@ fn failures() -> Vec<Run> {
         with("--cross-replace 3"),
         with("--forward-path 999,19"),
         with("--device gpu"),
-        with("--device cuda"),
+        with("--device metal"),
         with("--output picture.gif"),
         with("--output no/such/folder/picture.png"),
         with("--output in.png"),

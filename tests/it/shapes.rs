@@ -86,14 +86,15 @@ fn a_toy_picture_is_drawn_from_words() {
 fn an_edit_in_strips_is_the_same_edit() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
-    let edited = |tiling: &str| {
-        let edited = folder.path().join(format!("{tiling}.png"));
+    let edited = |flags: &[&str]| {
+        let edited = folder.path().join(format!("{}.png", flags.concat()));
         let words = "in the middle a large red star on a grey background";
         let run = icd()
             .args(["edit", "--model", "shapes", "-v", "--image"])
             .arg(&scene)
             .args(["--src-prompt", "a star", "--tgt-prompt", words])
-            .args(["--vae-tiling", tiling, "-o"])
+            .args(flags)
+            .arg("-o")
             .arg(&edited)
             .assert()
             .success();
@@ -102,12 +103,17 @@ fn an_edit_in_strips_is_the_same_edit() {
         let said = in_strips.map(|said| told.contains(said));
         (Picture::read(&edited).unwrap(), said)
     };
-    let (whole, told) = edited("off");
+    let (whole, told) = edited(&["--vae-tiling", "off"]);
     assert_eq!(told, [false, false]);
-    for (tiling, cut) in [("auto", false), ("on", true)] {
-        let (found, told) = edited(tiling);
-        assert_eq!(told, [cut, cut], "{tiling}");
+    for (flags, cut) in [
+        (&["--vae-tiling", "auto"][..], false),
+        (&["--vae-tiling", "on"], true),
+        (&["--low-memory", "--dtype", "f32"], true),
+        (&["--low-memory", "--vae-tiling", "off"], false),
+    ] {
+        let (found, told) = edited(flags);
+        assert_eq!(told, [cut, cut], "{flags:?}");
         let mut pixels = found.pixels().iter().zip(whole.pixels());
-        assert!(pixels.all(|(a, b)| a.abs_diff(*b) <= 1), "{tiling}");
+        assert!(pixels.all(|(a, b)| a.abs_diff(*b) <= 1), "{flags:?}");
     }
 }

@@ -324,22 +324,21 @@ fn without_a_control_only_the_target_is_evaluated() {
 #[test]
 fn half_precision_weights_give_almost_the_same_picture() {
     let target = "a photo of a lego bird standing on a branch";
-    let run = |dtype: &str| {
-        small(&format!("--save-latents x.safetensors --dtype {dtype}"))
+    let run = |flags: &str| {
+        small(&format!("--save-latents x.safetensors {flags}"))
             .with("--tgt-prompt", target)
             .succeeds()
     };
-    let exact = run("f32").tensors("x.safetensors")["latent"].clone();
-    agree(
-        "f16",
-        &run("f16").tensors("x.safetensors")["latent"],
-        &exact,
-        2e-2,
-    );
-    agree(
-        "bf16",
-        &run("bf16").tensors("x.safetensors")["latent"],
-        &exact,
-        2e-1,
-    );
+    let exact = run("--dtype f32").tensors("x.safetensors")["latent"].clone();
+    for (flags, tolerance) in [
+        ("--dtype f16", 2e-2),
+        ("--low-memory", 2e-2),
+        ("--dtype bf16", 2e-1),
+    ] {
+        let done = run(flags);
+        let told = done.stderr.contains("weights in F16");
+        assert_eq!(told, tolerance < 0.1, "{flags}: {}", done.stderr);
+        let latent = &done.tensors("x.safetensors")["latent"];
+        agree(flags, latent, &exact, tolerance);
+    }
 }
