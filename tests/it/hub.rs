@@ -1,6 +1,7 @@
 //! Weights from a hub that is slow, wrong, full, closed or not there.
 
 mod fake;
+mod proxy;
 
 use std::{
     fs,
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 use crate::support::{Done, Run, data, icd};
 pub(crate) use fake::FakeHub;
 use fake::Fault;
+use proxy::FakeProxy;
 
 const REPOSITORY: &str = "owner/name";
 const ADAPTERS: &str = "dbaranchuk/icd-lora-sd15";
@@ -562,4 +564,33 @@ fn any_model_of_the_hub_is_named_by_its_repository() {
     at(edit(), &hub, home.path())
         .with("--model", pinned)
         .succeeds();
+}
+
+#[test]
+fn a_proxy_carries_everything_but_what_is_left_out() {
+    let content = weights(5000);
+    let hub = hub_of(&content);
+    let (proxy, home) = (FakeProxy::before(&hub), tempfile::tempdir().unwrap());
+    let fetch = |endpoint: &str, folder: &str| {
+        icd("model")
+            .args("fetch hub:owner/name/unet/w.safetensors --yes")
+            .env("HTTPS_PROXY", proxy.address())
+            .env("HF_ENDPOINT", endpoint)
+            .env("HF_HOME", home.path().join(folder).display())
+    };
+    let fetched = fetch("http://hub.example", "a").succeeds().stdout;
+    let file = Path::new(fetched.trim()).join("unet/w.safetensors");
+    assert!(fs::read(file).unwrap() == content);
+    let asked = proxy.asked();
+    let hosts = ["hub.example:80", "localhost:"]; // the hub, and where its files lie
+    for host in hosts {
+        assert!(
+            asked.iter().any(|asked| asked.starts_with(host)),
+            "{asked:?}"
+        );
+    }
+    fetch(&hub.endpoint(), "b")
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .succeeds();
+    assert_eq!(proxy.asked(), asked);
 }
