@@ -52,7 +52,12 @@ struct RunArgs {
     #[arg(long)]
     resume: bool,
     /// auto, cpu, cuda[:N] or metal[:N].
-    #[arg(long, default_value = "auto")]
+    #[arg(
+        long,
+        env = "ICD_DEVICE",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
     device: String,
     /// CPU threads; all cores by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -64,10 +64,20 @@ pub(super) struct ModelArgs {
     #[arg(long, env = "ICD_YES")]
     yes: bool,
     /// auto, cpu, cuda[:N] or metal[:N].
-    #[arg(long, default_value = "auto")]
+    #[arg(
+        long,
+        env = "ICD_DEVICE",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
     device: String,
     /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere.
-    #[arg(long, default_value = "auto")]
+    #[arg(
+        long,
+        env = "ICD_DTYPE",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
     dtype: DTypeValue,
     /// Whether the autoencoder works in strips of rows, for the same picture in less
     /// memory and more time; auto does beyond 1024x1024 pixels.

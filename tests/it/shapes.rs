@@ -5,10 +5,13 @@ use std::path::Path;
 use assert_cmd::Command;
 use icd::picture::Picture;
 
+use crate::support::device;
+
 fn icd() -> Command {
     let mut command = Command::cargo_bin("icd").unwrap();
     // Nobody listens there: whoever asks a hub fails.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
+    command.env("ICD_DEVICE", device());
     command
 }
 

@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use crate::{hub::FakeHub, support::data};
+use crate::{
+    hub::FakeHub,
+    support::{data, device},
+};
 
 /// The files of weights that examples convert.
 pub(crate) fn weights(at: &dyn Fn(&str) -> PathBuf) {
@@ -43,6 +46,7 @@ pub(crate) fn shell(command: &str, folder: &Path, hub: &FakeHub, env: &[(&str, &
         .current_dir(folder)
         .env("PATH", std::env::join_paths(places).expect("a path"))
         .env("HOME", folder)
+        .env("ICD_DEVICE", device())
         .env("HF_ENDPOINT", hub.endpoint())
         .env("HF_HOME", folder.join("hub"))
         .env_remove("ICD_MODEL")

@@ -124,6 +124,11 @@ pub(crate) struct Done {
     pub(crate) stderr: String,
 }
 
+/// Where the program is tested: a device that ICD_DEVICE names, else the CPU.
+pub(crate) fn device() -> String {
+    std::env::var("ICD_DEVICE").unwrap_or_else(|_| "cpu".into())
+}
+
 /// A run of `icd VERB`.
 pub(crate) fn icd(verb: &str) -> Run {
     Run {
@@ -193,8 +198,17 @@ impl Run {
     /// Runs the program.
     pub(crate) fn done(self) -> Done {
         let mut command = Command::cargo_bin("icd").expect("the program");
+        for name in [
+            "ICD_MODEL",
+            "ICD_YES",
+            "ALL_PROXY",
+            "HTTPS_PROXY",
+            "HTTP_PROXY",
+        ] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
         command
-            .env_remove("ICD_MODEL")
+            .env("ICD_DEVICE", device())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .args(&self.args);
