@@ -152,7 +152,7 @@ fn measured(name: &str, work: impl FnOnce() -> icd::Result<Tensor>) -> (Tensor, 
 /// A picture of ICD_SIDE pixels a side, 2048 where nothing is said.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "it takes half an hour and 12 GiB of memory"]
+#[ignore = "it takes a quarter of an hour and 12 GiB of memory"]
 fn a_large_picture_takes_3_gib_in_strips() {
     let side = std::env::var("ICD_SIDE").map_or(2048, |side| side.parse().expect("a side"));
     let fresh = Fresh::new(0);
