@@ -90,7 +90,7 @@ pub struct Embedding {
     channels: usize,
     device: Device,
     /// What the residual blocks compute in.
-    compute: DType,
+    pub(super) compute: DType,
 }
 
 impl Embedding {

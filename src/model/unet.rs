@@ -369,3 +369,6 @@ fn transformers(w: &Weights, shape: TransformerShape, count: usize) -> Result<Ve
         .map(|i| Transformer::new(&w.at("attentions").at(i), shape))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

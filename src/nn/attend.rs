@@ -196,4 +196,28 @@ mod tests {
             assert!(gap(&last(&seen), &last(&whole)) < 1e-6);
         }
     }
+
+    #[test]
+    fn what_other_devices_compute_in_half_precision_is_almost_the_same() {
+        type Attend = fn(&Tensor, &Tensor, &Tensor, usize) -> Result<Tensor>;
+        let through_maps: Attend = |q, k, v, heads| read_maps(&attention_maps(q, k, heads)?, v);
+        let (q, k, v) = (
+            waves((2, 6, 8), 0.),
+            waves((2, 6, 8), 1.),
+            waves((2, 6, 8), 2.),
+        );
+        let [q, k] = [q, k].map(|x| (x * 6.0).unwrap()); // maps with clear favourites
+        let half = |x: &Tensor| x.to_dtype(DType::F16).unwrap();
+        for attend in [
+            attend as Attend,
+            attend_causally,
+            attend_through_first,
+            through_maps,
+        ] {
+            let exact = attend(&q, &k, &v, 2).unwrap();
+            let found = attend(&half(&q), &half(&k), &half(&v), 2).unwrap();
+            assert_eq!(found.dtype(), DType::F16);
+            assert!(gap(&found.to_dtype(DType::F32).unwrap(), &exact) < 2e-2);
+        }
+    }
 }

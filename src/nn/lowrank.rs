@@ -65,13 +65,16 @@ impl LowRank {
         if !self.belongs(outputs, count)? {
             return Ok(None);
         }
-        let factor = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_from(1)?.contiguous();
+        let factor = |x: &Tensor| {
+            let x = x.to_device(weight.device())?.to_dtype(DType::F32)?;
+            x.flatten_from(1)?.contiguous()
+        };
         let (up, down) = (factor(&(&self.up * self.scale)?)?, factor(&self.down)?);
         if weight.device().is_cpu() {
             return kernel::add_product(&weight, &up, &down).map(Some);
         }
-        let delta = up.matmul(&down)?.to_device(weight.device())?;
-        Ok(Some((&weight + delta.reshape(weight.shape())?)?))
+        let delta = up.matmul(&down)?.reshape(weight.shape())?;
+        Ok(Some((&weight + delta)?))
     }
 
     /// Whether this changes a weight with `count` values, `outputs` rows.
