@@ -274,6 +274,17 @@ mod tests {
 
     use super::*;
 
+    fn wave(shape: (usize, usize, usize, usize)) -> Tensor {
+        let count = shape.0 * shape.1 * shape.2 * shape.3;
+        let values = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn gap(a: &Tensor, b: &Tensor) -> f32 {
+        let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+        gap.to_scalar().unwrap()
+    }
+
     fn ones(side: usize) -> Tensor {
         Tensor::ones((1, 1, side, side), DType::F32, &Device::Cpu).unwrap()
     }
@@ -301,11 +312,6 @@ mod tests {
 
     #[test]
     fn the_three_ways_agree() {
-        let wave = |shape: (usize, usize, usize, usize)| {
-            let count = shape.0 * shape.1 * shape.2 * shape.3;
-            let values = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
-            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-        };
         let (x, weight) = (wave((2, 5, 4, 3)), wave((6, 3, 3, 3)));
         let bias = wave((1, 1, 1, 6)).flatten_all().unwrap();
         let (shift, residual) = (
@@ -328,23 +334,13 @@ mod tests {
             .unwrap();
         let plain = (plain + &residual).unwrap();
         for conv in [frozen, trained] {
-            let gap = (conv.forward_with(&x, extras).unwrap() - &plain).unwrap();
-            let gap = gap.abs().unwrap().max_all().unwrap();
-            assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
+            let found = conv.forward_with(&x, extras).unwrap();
+            assert!(gap(&found, &plain) < 1e-5);
         }
     }
 
     #[test]
     fn what_other_devices_do_in_parts_is_the_same() {
-        let wave = |shape: (usize, usize, usize, usize)| {
-            let count = shape.0 * shape.1 * shape.2 * shape.3;
-            let values = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
-            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-        };
-        let gap = |a: &Tensor, b: &Tensor| {
-            let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap();
-            gap.to_scalar::<f32>().unwrap()
-        };
         let (x, weight) = (wave((2, 9, 6, 3)), wave((4, 3, 3, 3)));
         for stride in [Stride::One, Stride::Two, Stride::TwoLopsided] {
             let conv = Conv2d::new(weight.clone(), None, stride).unwrap();
