@@ -101,7 +101,7 @@ impl Place {
     fn device(self) -> candle_core::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => Device::new_cuda(0),
+            Self::Cuda => Device::new_cuda_with_stream(0), // one for all threads
             Self::Metal => Device::new_metal(0),
         }
     }

@@ -1,12 +1,17 @@
 //! Where the networks run.
 
 use anyhow::{Context, Result};
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use icd::Error;
 
 /// The device of that name, or for `auto` the best that works. `tell` hears why
 /// one that this program was built for is passed over.
 pub(super) fn device(name: &str, tell: &dyn Fn(&str)) -> Result<Device> {
+    match name {
+        "auto" => return Ok(best(tell)),
+        "cpu" => return Ok(Device::Cpu),
+        _ => {}
+    }
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     let unknown = || {
         Error::setting(format!(
@@ -14,24 +19,18 @@ pub(super) fn device(name: &str, tell: &dyn Fn(&str)) -> Result<Device> {
         ))
     };
     let index: usize = index.parse().map_err(|_| unknown())?;
-    match kind {
-        "auto" => Ok(best(tell)),
-        "cpu" => Ok(Device::Cpu),
-        _ => {
-            let accelerator = Accelerator::named(kind).ok_or_else(unknown)?;
-            accelerator
-                .open(index)
-                .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
-        }
-    }
+    let accelerator = Accelerator::named(kind).ok_or_else(unknown)?;
+    accelerator
+        .open(index)
+        .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
 }
 
 /// How a device is called on stderr.
 pub(super) fn name(device: &Device) -> String {
-    match device {
-        Device::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
-        Device::Cuda(_) => "cuda".into(),
-        Device::Metal(_) => "metal".into(),
+    match device.location() {
+        DeviceLocation::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 
@@ -62,7 +61,8 @@ const ACCELERATORS: [Accelerator; 2] = [
     Accelerator {
         name: "cuda",
         built: cfg!(feature = "cuda"),
-        new: Device::new_cuda,
+        // One stream for all threads: candle's other way gives each its own, in no order.
+        new: Device::new_cuda_with_stream,
     },
     Accelerator {
         name: "metal",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use icd::{
     distil::{
@@ -134,6 +135,7 @@ impl RunArgs {
             dtype: config.dtype.into(),
             device: device(&self.device, &say)?,
         };
+        check_learning(&storage)?;
         let model = Model::open(&config.choice(), storage)
             .with_context(|| format!("model {}", config.model))?;
         let bar = bar(0, "encoding the pictures")?;
@@ -160,6 +162,20 @@ impl RunArgs {
         }
         Ok(())
     }
+}
+
+/// Refuses what computes gradients that teach nothing.
+fn check_learning(storage: &Storage) -> Result<()> {
+    let reason = match (&storage.device, storage.dtype) {
+        (Device::Metal(_), _) => {
+            "candle computes wrong gradients of convolutions on Metal: distil with --device cpu"
+        }
+        (Device::Cuda(_), DType::F16) => {
+            "gradients are too small for f16 on a GPU: write dtype = \"bf16\" or \"f32\""
+        }
+        _ => return Ok(()),
+    };
+    bail!(icd::Error::setting(reason))
 }
 
 fn run(config: &DistilConfig) -> Run {

@@ -71,7 +71,8 @@ pub(super) struct ModelArgs {
         default_value = "auto"
     )]
     device: String,
-    /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere.
+    /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere (bf16 with
+    /// cuDNN).
     #[arg(
         long,
         env = "ICD_DTYPE",
@@ -152,6 +153,8 @@ impl ModelArgs {
     fn dtype_on(&self, device: &Device) -> DType {
         match self.dtype {
             DTypeValue::Auto if device.is_cpu() && !self.low_memory => DType::F32,
+            // cuDNN sums f16 in f16, but bf16 in f32.
+            DTypeValue::Auto if device.is_cuda() && cfg!(feature = "cudnn") => DType::BF16,
             DTypeValue::Auto | DTypeValue::F16 => DType::F16,
             DTypeValue::F32 => DType::F32,
             DTypeValue::Bf16 => DType::BF16,

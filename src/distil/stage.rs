@@ -14,7 +14,7 @@ use crate::{
     latents::{Tensors, write_tensors},
     lora::TrainableAdapter,
     model::{Model, unet::Unet},
-    nn::{Fresh, Shelf, Storage, Weights},
+    nn::{Fresh, Shelf, Weights},
     noise::Noise,
     schedule::Path,
 };
@@ -85,10 +85,7 @@ pub fn guidance_stage(
         .starting_from(model.unet_checkpoint()?)
         .with(PROJECTION, &[width, GUIDANCE_WIDTH])
         .trainable();
-    let storage = Storage {
-        dtype: DType::F32,
-        ..model.storage().clone()
-    };
+    let storage = model.storage().exact();
     let student = Unet::new(
         &Weights::fresh(&fresh, &storage),
         model.unet_config().clone(),

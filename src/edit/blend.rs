@@ -25,7 +25,8 @@ pub struct LocalBlend {
 }
 
 impl LocalBlend {
-    /// A blend over `words` (rows, tokens; 1 for the chosen tokens), which
+    /// A blend over `words` (rows, tokens; 1 for the chosen tokens; on the device
+    /// of the walk), which
     /// reads the level of `attentive` (counts of halvings) whose grid comes
     /// nearest to a quarter of the latent's sides, the finer one of two.
     pub fn new(words: &Tensor, attentive: &[usize]) -> Result<Self> {

@@ -12,7 +12,8 @@ pub struct Confine {
 }
 
 impl Confine {
-    /// A mask (1, 1, h, w) from 0 to 1, of a latent's height and width.
+    /// A mask (1, 1, h, w) from 0 to 1, of a latent's height and width, on the
+    /// device of the walk.
     pub fn new(mask: Tensor) -> Self {
         Self { mask }
     }

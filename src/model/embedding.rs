@@ -80,8 +80,8 @@ impl Mlp {
     }
 }
 
-/// The embedding that every residual block receives. Near t = 999 half precision
-/// knows no difference between neighbouring timesteps, so all of it is in f32.
+/// The embedding that every residual block receives. It is small, and what it
+/// loses every block loses, so all of it is in f32.
 #[derive(Debug)]
 pub struct Embedding {
     time: Mlp,

@@ -103,7 +103,7 @@ fn in_chunks(q: &Tensor, k: &Tensor, v: &Tensor, chunk: usize) -> Result<Tensor>
 
 fn queries_at_once(q: &Tensor, k: &Tensor) -> Result<usize> {
     let (b, heads, _, _) = q.dims4()?;
-    let per_query = b * heads * k.dim(2)? * q.dtype().size_in_bytes();
+    let per_query = b * heads * k.dim(2)? * DType::F32.size_in_bytes();
     Ok((SCORES_AT_ONCE / per_query.max(1)).max(1))
 }
 
@@ -113,10 +113,12 @@ fn maps(q: &Tensor, k: &Tensor) -> Result<Tensor> {
 
 /// Over the keys, computed in f32 whatever the type of the scores.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
-    if !scores.track_op() {
-        return ops::softmax_last_dim(&scores.contiguous()?); // no gradient flows through it
-    }
-    ops::softmax(&scores.to_dtype(DType::F32)?, D::Minus1)?.to_dtype(scores.dtype())
+    let wide = scores.to_dtype(DType::F32)?;
+    let maps = match scores.track_op() {
+        true => ops::softmax(&wide, D::Minus1)?,
+        false => ops::softmax_last_dim(&wide.contiguous()?)?, // no gradient flows through it
+    };
+    maps.to_dtype(scores.dtype())
 }
 
 fn scores(q: &Tensor, k: &Tensor) -> Result<Tensor> {

@@ -149,6 +149,7 @@ fn the_commonest_errors_are_as_they_were_read() {
             let done = run.done();
             // Clap tells in the usage what the environment says.
             let told = done.stderr.replace(" --device <DEVICE>", "");
+            let told = told.replace(" --dtype <DTYPE>", "");
             let lines = told.lines();
             let lines: Vec<_> = lines.filter(|line| !line.starts_with("device:")).collect();
             format!("$ {command}\n{}\n= {}\n", lines.join("\n"), done.code)

@@ -198,13 +198,8 @@ impl Run {
     /// Runs the program.
     pub(crate) fn done(self) -> Done {
         let mut command = Command::cargo_bin("icd").expect("the program");
-        for name in [
-            "ICD_MODEL",
-            "ICD_YES",
-            "ALL_PROXY",
-            "HTTPS_PROXY",
-            "HTTP_PROXY",
-        ] {
+        let proxies = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
+        for name in ["ICD_MODEL", "ICD_YES"].into_iter().chain(proxies) {
             command.env_remove(name).env_remove(name.to_lowercase());
         }
         command

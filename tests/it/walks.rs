@@ -326,6 +326,7 @@ fn half_precision_weights_give_almost_the_same_picture() {
     let target = "a photo of a lego bird standing on a branch";
     let run = |flags: &str| {
         small(&format!("--save-latents x.safetensors {flags}"))
+            .env("ICD_DTYPE", "auto")
             .with("--tgt-prompt", target)
             .succeeds()
     };
