@@ -255,9 +255,11 @@ impl WithSimd for Products<'_, '_> {
         let mut slots: Vec<_> = sums.chunks_mut(width).collect(); // (points, tiles)
         for start in (0..inputs).step_by(CHANNELS) {
             let channels = start..(start + CHANNELS).min(inputs);
-            let of_point = channels.len() * width + GAP;
+            let of_point = channels.len() * width;
             self.transform(s, channels.clone(), &mut transformed);
-            let points = transformed.chunks(of_point).zip(slots.chunks_mut(count));
+            let points = transformed.chunks(of_point + GAP);
+            let points = points.map(|point| &point[..of_point]);
+            let points = points.zip(slots.chunks_mut(count));
             for (point, (b, out)) in points.enumerate() {
                 let rows: Vec<_> = (0..count)
                     .map(|tile| &self.piece(point, tile)[channels.clone()])

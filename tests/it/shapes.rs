@@ -120,3 +120,28 @@ fn an_edit_in_strips_is_the_same_edit() {
         assert!(pixels.all(|(a, b)| a.abs_diff(*b) <= 1), "{flags:?}");
     }
 }
+
+#[test]
+fn every_instruction_set_makes_the_same_edit() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
+    let edited = |simd: &str| {
+        let edited = folder.path().join(format!("{simd}.png"));
+        icd()
+            .env("ICD_SIMD", simd)
+            .args(["edit", "--model", "shapes", "--image"])
+            .arg(&scene)
+            .args(["--src-prompt", "a blue star", "--tgt-prompt", "a red star"])
+            .arg("-o")
+            .arg(&edited)
+            .assert()
+            .success();
+        Picture::read(&edited).unwrap()
+    };
+    let widest = edited("");
+    for simd in ["avx2", "plain"] {
+        let found = edited(simd);
+        let mut pixels = found.pixels().iter().zip(widest.pixels());
+        assert!(pixels.all(|(a, b)| a.abs_diff(*b) <= 2), "{simd}");
+    }
+}
