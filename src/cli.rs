@@ -19,6 +19,7 @@ mod models;
 mod output;
 mod pages;
 mod picture;
+mod prompts;
 mod settings;
 mod show;
 mod values;

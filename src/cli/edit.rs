@@ -22,6 +22,7 @@ use super::{
     model::ModelArgs,
     output::{self, WriteArgs, beside_name, is_stdout, numbered},
     picture::{self, SizeArgs},
+    prompts::tell_unread,
     settings::Settings,
     show::{self, Shown},
 };
@@ -105,6 +106,18 @@ Examples:
       --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
+/// Tells where the way back does not begin where the way into noise ends.
+fn tell_ends(model: &Model, console: &Console) -> Result<()> {
+    let (end, start) = (model.forward_path()?.end(), model.reverse_path()?.start());
+    if end != start {
+        console.note(&format!(
+            "the forward path ends at {}, and the reverse one begins at {}: the picture suffers",
+            end.0, start.0
+        ));
+    }
+    Ok(())
+}
+
 impl EditArgs {
     pub(super) fn run(&self, settings: Settings) -> Result<()> {
         let mut console = Console::new(self.report, self.also.dump.as_deref());
@@ -117,6 +130,10 @@ impl EditArgs {
         }
         let request = self.request(&model, &input, &frame)?;
         let rows = request.rows_evaluated(&model)?; // unknown words end here
+        tell_unread(&model, request.prompts(), &console)?;
+        if frame.is_photo() {
+            tell_ends(&model, &console)?;
+        }
         if self.dry_run {
             console.clear();
             return dry_run::tell_edit(&model, &request, (&frame, rows), self.report.json);
@@ -163,7 +180,7 @@ impl EditArgs {
             also.write.check(outputs.iter().chain(beside))?;
             also.attention
                 .iter()
-                .try_for_each(|folder| show::check_folder(folder))?;
+                .try_for_each(|folder| output::check_folder(folder))?;
             also.write.check_new(&sheets)?;
         }
         Ok(outputs)

@@ -20,6 +20,7 @@ use super::{
     model::ModelArgs,
     output::{self, WriteArgs, is_stdout, numbered},
     picture,
+    prompts::tell_unread,
     settings::Settings,
     values::SizeValue,
 };
@@ -74,7 +75,9 @@ Examples:
 impl GenerateArgs {
     pub(super) fn run(&self, settings: Settings) -> Result<()> {
         self.check_outputs()?;
-        let model = self.model.open(&Console::new(self.report, None))?;
+        let console = Console::new(self.report, None);
+        let model = self.model.open(&console)?;
+        tell_unread(&model, [self.prompt.as_str()], &console)?;
         model.reverse_path()?; // it is missed before anything is loaded
         let strength = self.guidance.unwrap_or(model.generation_guidance());
         let guidance = Guidance::new(strength, self.tau)?;

@@ -10,7 +10,7 @@ use icd::{
     picture::{Picture, fit::Canvas},
 };
 
-use super::Console;
+use super::{Console, output::check_folder};
 
 /// What is inverted, and how.
 pub(super) struct Inversion<'a> {
@@ -56,6 +56,9 @@ impl Inversion<'_> {
         {
             console.note(&format!("inversion: {}", file.display()));
             return Ok(found);
+        }
+        if folder.exists() {
+            check_folder(folder)?; // before the work
         }
         let inverted = self.run(console)?;
         cache.put(&file, &inverted)?;

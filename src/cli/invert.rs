@@ -20,6 +20,7 @@ use super::{
     model::ModelArgs,
     output::{self, WriteArgs},
     picture::{self, SizeArgs},
+    prompts::tell_unread,
 };
 
 /// Carries a picture into noise, for several edits later.
@@ -68,6 +69,7 @@ impl InvertArgs {
         let output = self.checked_output()?;
         let photo = picture::read(&self.image)?;
         let model = self.model.open(&console)?;
+        tell_unread(&model, [self.prompt.as_str()], &console)?;
         let canvas = self.size.canvas(&model)?;
         let inversion = Inversion {
             model: &model,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use icd::{
     model::{Model, ModelChoice, Variant, needs, vae::Tiling},
     nn::Storage,
@@ -61,7 +61,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "FILE|HUB=SHARE")]
     lora: Vec<LoraValue>,
     /// Fetch weights that are missing without a question.
-    #[arg(long, env = "ICD_YES")]
+    #[arg(long, env = "ICD_YES", value_parser = FalseyValueParser::new())]
     yes: bool,
     /// auto, cpu, cuda[:N] or metal[:N].
     #[arg(

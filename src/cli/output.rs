@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{IsTerminal, stdout},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
 };
 
 use anyhow::Result;
@@ -27,7 +27,8 @@ impl WriteArgs {
     pub(super) fn check<'a>(self, files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
         let mut seen = BTreeSet::new();
         for file in files {
-            if !seen.insert(file) {
+            // x.png and ./x.png are one place.
+            if !seen.insert(absolute(file).unwrap_or_else(|_| file.clone())) {
                 let reason = format!("{}: two results would be written here", file.display());
                 return Err(Error::setting(reason).into());
             }
@@ -63,8 +64,21 @@ impl WriteArgs {
                 false => Ok(()),
             };
         }
+        if file.is_dir() {
+            let reason = format!("{}: this is a folder: name a file in it", file.display());
+            return Err(Error::setting(reason).into());
+        }
         self.check_absent(file)?;
         Ok(check_writable(file)?)
+    }
+}
+
+/// Refuses what is no folder and cannot become one.
+pub(super) fn check_folder(folder: &Path) -> Result<()> {
+    match folder.exists() {
+        true if folder.is_dir() => Ok(check_writable(&folder.join("new"))?),
+        true => Err(Error::setting(format!("{}: this is no folder", folder.display())).into()),
+        false => Ok(check_writable(folder)?),
     }
 }
 

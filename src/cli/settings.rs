@@ -109,7 +109,12 @@ impl Settings {
                     .any(|pair| pair.contains(&id) && pair.iter().any(|id| is_typed(id)))
         };
         let mut arguments = Vec::new();
-        let own = |key: &String| !["verb", "version"].contains(&key.as_str());
+        // A stranger's file may hold anything: where files are written, and whether
+        // they may be, is asked for by those who type.
+        let own = |key: &String| {
+            let key = key.as_str();
+            !["verb", "version"].contains(&key) && !ASIDE.contains(&key)
+        };
         for (key, value) in self
             .0
             .iter()

@@ -74,15 +74,6 @@ pub(super) fn sheets(folder: &Path, targets: usize) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Refuses what is no folder and cannot become one.
-pub(super) fn check_folder(folder: &Path) -> Result<()> {
-    match folder.exists() {
-        true if folder.is_dir() => Ok(icd::file::check_writable(&folder.join("source.png"))?),
-        true => Err(Error::setting(format!("{}: this is no folder", folder.display())).into()),
-        false => Ok(icd::file::check_writable(folder)?),
-    }
-}
-
 /// A heat map of every word that the network read.
 fn panels(
     looks: &Looks,

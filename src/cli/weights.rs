@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use icd::{
     Error,
     hub::{Cache, Hub, Need, Plan, Progress, Wanted},
@@ -26,7 +26,7 @@ const ROUNDS: usize = 3;
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Manner {
     /// Fetch without a question.
-    #[arg(long, short, env = "ICD_YES")]
+    #[arg(long, short, env = "ICD_YES", value_parser = FalseyValueParser::new())]
     pub(super) yes: bool,
     /// Say nothing but errors on stderr.
     #[arg(long, short)]

@@ -73,6 +73,21 @@ impl From<Error> for Failure {
 impl Hub {
     /// A hub at an address, with the token of a person who has one.
     pub fn new(endpoint: &str, token: Option<String>, patience: Patience) -> Result<Self> {
+        if !["https://", "http://"]
+            .iter()
+            .any(|scheme| endpoint.starts_with(scheme))
+        {
+            return Err(Error::setting(format!(
+                "HF_ENDPOINT {endpoint}: an address begins with https://"
+            )));
+        }
+        if token
+            .as_ref()
+            .is_some_and(|token| token.contains(char::is_control))
+        {
+            let reason = "HF_TOKEN: there is a line break or another control character in it";
+            return Err(Error::setting(reason));
+        }
         let config = Agent::config_builder()
             .user_agent(concat!("icd/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(patience.stall))

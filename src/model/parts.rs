@@ -224,6 +224,10 @@ impl Parts {
     fn overridden(self, choice: &ModelChoice) -> Result<Self> {
         let file = |text: &String| Reference::parse(text, FilePath::new(""));
         let single = choice.checkpoint.as_ref().map(file).transpose()?;
+        if let Some(alpha) = choice.adapter_alpha.filter(|alpha| !alpha.is_finite()) {
+            let reason = format!("--adapter-alpha {alpha}: write a number");
+            return Err(Error::setting(reason));
+        }
         Ok(Self {
             unet: choice
                 .unet

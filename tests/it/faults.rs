@@ -565,7 +565,7 @@ fn adapters() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn flags() {
-    let table: [(&str, &str, &[&str]); 41] = [
+    let table: [(&str, &str, &[&str]); 43] = [
         (
             "a path that turns",
             "--reverse-path 999,259,519,0",
@@ -659,6 +659,16 @@ fn flags() {
             "one name twice",
             "-o a.png --comparison a.png",
             &["a.png", "two results"],
+        ),
+        (
+            "one name in two spellings",
+            "-o a.png --comparison ./a.png",
+            &["a.png", "two results"],
+        ),
+        (
+            "an alpha that is no number",
+            "--adapter-alpha nan",
+            &["NaN"],
         ),
         ("JSON behind a picture", "-o - --json", &["--json"]),
         (

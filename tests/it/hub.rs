@@ -396,6 +396,29 @@ fn archives_come_by_the_program_and_replace_nothing() {
 }
 
 #[test]
+fn what_can_never_be_asked_is_not_asked_again() {
+    let home = tempfile::tempdir().unwrap();
+    let fetch = |name: &str, value: &str| {
+        icd("model")
+            .args("fetch hub:owner/name --yes")
+            .env("HF_HOME", home.path().display())
+            .env(name, value)
+    };
+    fetch("HF_ENDPOINT", "hf-mirror.com").fails(2, &["HF_ENDPOINT hf-mirror.com", "https://"]);
+    fetch("HF_TOKEN", "hf_a\nb").fails(2, &["HF_TOKEN", "line break"]);
+}
+
+#[test]
+fn a_yes_of_the_environment_is_any_yes() {
+    for (yes, code) in [("1", 0), ("true", 0), ("0", 2), ("", 2)] {
+        let (hub, home) = (sd15(), tempfile::tempdir().unwrap());
+        let done = at(icd("model").args("fetch sd15"), &hub, home.path());
+        let done = done.env("ICD_YES", yes).done();
+        assert_eq!(done.code, code, "{yes:?}: {}", done.stderr);
+    }
+}
+
+#[test]
 fn a_file_of_the_hub_is_no_model() {
     icd("generate")
         .args("--prompt bird --model hub:a/b/c.safetensors")

@@ -126,7 +126,7 @@ fn every_instruction_set_makes_the_same_edit() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
     let edited = |simd: &str| {
-        let edited = folder.path().join(format!("{simd}.png"));
+        let edited = folder.path().join(format!("by{simd}.png"));
         icd()
             .env("ICD_SIMD", simd)
             .args(["edit", "--model", "shapes", "--image"])

@@ -283,3 +283,71 @@ fn ctrl_c_ends_with_130_and_leaves_nothing() {
         }
     }
 }
+
+#[test]
+fn settings_of_a_stranger_write_no_files_and_replace_none() {
+    let settings = format!(
+        r#"{{"verb":"edit","image":"{}","src_prompt":"bird","tgt_prompt":"cat","size":"32",
+            "force":true,"dump":"precious.txt","output":"precious.txt","yes":true}}"#,
+        data("square.png").display()
+    );
+    let picture = icd::picture::Picture::read(&data("square.png")).unwrap();
+    let evil = picture.encode_noted(&settings).unwrap();
+    let run = |output: &str| {
+        icd("edit")
+            .path("--model", &data("sd"))
+            .file("evil.png", &evil)
+            .file("precious.txt", b"precious")
+            .file("precious.png", b"precious")
+            .with("--from", "evil.png")
+            .with("-o", output)
+    };
+    let done = run("fine.png").succeeds();
+    assert_eq!(done.bytes("precious.txt"), b"precious");
+    run("precious.png").fails(2, &["precious.png", "--force"]);
+}
+
+#[test]
+fn words_that_are_not_read_are_named() {
+    let long = format!("{}bird", "a ".repeat(90));
+    for (verb, flag) in [
+        ("edit", "--tgt-prompt"),
+        ("generate", "--prompt"),
+        ("invert", "--prompt"),
+    ] {
+        let run = icd(verb).path("--model", &data("sd")).args("--size 32");
+        let run = match verb {
+            "edit" => run.args("--src-prompt cat"),
+            _ => run,
+        };
+        let run = match verb {
+            "generate" => run,
+            _ => run.path("--image", &data("square.png")),
+        };
+        let told = run.with(flag, &long).succeeds().stderr;
+        assert!(told.contains("does not read: a a a"), "{verb}: {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_found_before_the_work() {
+    let edit = || {
+        icd("edit")
+            .path("--model", &data("sd"))
+            .path("--image", &data("square.png"))
+            .args("--size 32 --src-prompt bird --tgt-prompt cat -v")
+    };
+    let before = |run: Run, says: &str| {
+        let done = run.done();
+        assert_ne!(done.code, 0);
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+        assert!(!done.stderr.contains("inverting"), "{}", done.stderr);
+    };
+    before(edit().folder("d.png").args("-o d.png"), "this is a folder");
+    let sheet = edit().folder("d.png").args("-o a.png --comparison d.png");
+    before(sheet, "this is a folder");
+    let cache = edit().file("notes", b"").args("-o a.png --cache notes");
+    before(cache, "this is no folder");
+    let ends = edit().args("-o a.png --reverse-path 500,0").succeeds();
+    assert!(ends.stderr.contains("ends at 999"), "{}", ends.stderr);
+}
