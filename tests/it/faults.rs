@@ -793,7 +793,7 @@ fn outputs() {
             &["no/such"],
         ),
         ("an output that exists", taken(), 2, &["a.png", "--force"]),
-        ("an output that is a folder", folder(), 1, &["a.png"]),
+        ("an output that is a folder", folder(), 2, &["a.png"]),
         (
             "a dump that exists",
             edit()
