@@ -18,10 +18,11 @@ use super::{console::tell, frame::Frame};
 pub(super) fn tell_edit(
     model: &Model,
     edit: &Edit,
+    prompts: &[Prompt],
     (frame, rows): (&Frame, usize),
     as_json: bool,
 ) -> Result<()> {
-    let facts = facts(model, edit, (frame, rows))?;
+    let facts = facts(model, edit, prompts, (frame, rows))?;
     if as_json {
         let facts: Map<String, Value> = facts.into_iter().map(|(k, v)| (k.into(), v)).collect();
         return tell(&Value::Object(facts).to_string());
@@ -40,9 +41,9 @@ pub(super) fn tell_edit(
 fn facts(
     model: &Model,
     edit: &Edit,
+    prompts: &[Prompt],
     (frame, rows): (&Frame, usize),
 ) -> Result<Vec<(&'static str, Value)>> {
-    let prompts = edit.read_prompts(model)?;
     let (forward, reverse) = (model.forward_path()?, model.reverse_path()?);
     let latent = frame.latent;
     let mut facts = vec![

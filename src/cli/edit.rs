@@ -129,14 +129,21 @@ impl EditArgs {
             frame.check_restorable()?;
         }
         let request = self.request(&model, &input, &frame)?;
-        let rows = request.rows_evaluated(&model)?; // unknown words end here
-        tell_unread(&model, request.prompts(), &console)?;
+        let prompts = request.read_prompts(&model)?;
+        let rows = request.rows_evaluated(&model, &prompts)?; // unknown words end here
+        tell_unread(&prompts, &console);
         if frame.is_photo() {
             tell_ends(&model, &console)?;
         }
         if self.dry_run {
             console.clear();
-            return dry_run::tell_edit(&model, &request, (&frame, rows), self.report.json);
+            return dry_run::tell_edit(
+                &model,
+                &request,
+                &prompts,
+                (&frame, rows),
+                self.report.json,
+            );
         }
         let inverted = self.inverted(&model, &input, &frame, &mut console)?;
         let edited = edit(&model, &inverted, &request, &mut |moment| {

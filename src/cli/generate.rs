@@ -77,7 +77,7 @@ impl GenerateArgs {
         self.check_outputs()?;
         let console = Console::new(self.report, None);
         let model = self.model.open(&console)?;
-        tell_unread(&model, [self.prompt.as_str()], &console)?;
+        tell_unread(&[model.tokenizers()?.read(&self.prompt)?], &console);
         model.reverse_path()?; // it is missed before anything is loaded
         let strength = self.guidance.unwrap_or(model.generation_guidance());
         let guidance = Guidance::new(strength, self.tau)?;

@@ -69,7 +69,7 @@ impl InvertArgs {
         let output = self.checked_output()?;
         let photo = picture::read(&self.image)?;
         let model = self.model.open(&console)?;
-        tell_unread(&model, [self.prompt.as_str()], &console)?;
+        tell_unread(&[model.tokenizers()?.read(&self.prompt)?], &console);
         let canvas = self.size.canvas(&model)?;
         let inversion = Inversion {
             model: &model,

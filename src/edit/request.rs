@@ -106,11 +106,12 @@ impl Edit {
             .collect()
     }
 
-    /// How many rows each step of the walk evaluates. Words that the prompts do
-    /// not have are refused, before anything is loaded.
-    pub fn rows_evaluated(&self, model: &Model) -> Result<usize> {
+    /// How many rows each step of the walk evaluates, by the
+    /// [`read_prompts`](Self::read_prompts). Words that they do not have are
+    /// refused, before anything is loaded.
+    pub fn rows_evaluated(&self, model: &Model, prompts: &[Prompt]) -> Result<usize> {
         let walk = self.walk(model, &model.reverse_path()?);
-        let steering = self.steering(&self.read_prompts(model)?, &walk)?;
+        let steering = self.steering(prompts, &walk)?;
         Ok(usize::from(self.walks_source(&steering)) + self.targets.len())
     }
 
