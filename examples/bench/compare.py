@@ -47,6 +47,10 @@ def options():
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="f32")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for icd and PyTorch")
+    parser.add_argument("--family", default="sd15", help="sd15 or sdxl, for the UNet")
+    parser.add_argument("--compile", help="mode in which torch.compile takes PyTorch's UNet; eager without it")
+    parser.add_argument("--model", help="the model folder of an edit by icd")
     parser.add_argument(
         "--channels-last",
         type=lambda text: set(text.split(",")),
@@ -102,6 +106,11 @@ def flags(side, what, rows, args):
     """The flags that all sides know, and PyTorch's layout."""
     runs = 1 if what == "edit" else args.runs
     given = dict(what=what, rows=rows, size=args.size, threads=args.threads, runs=runs, dtype=args.dtype)
+    given |= dict(device=args.device, family=args.family)
+    if side == "icd" and what == "edit":
+        given["model"] = args.model
+    if side == "torch" and what == "unet" and args.compile:
+        given["compile"] = args.compile
     common = [part for name, value in given.items() for part in (f"--{name}", str(value))] + ["--json"]
     return common + ["--channels-last"] * (side == "torch" and what in args.channels_last)
 

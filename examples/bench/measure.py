@@ -16,21 +16,27 @@ FIXED_ROWS = {"clip": 2, "edit": 2, "train-step": 32}
 
 @dataclass
 class Work:
-    """Something to time: `run` does it once and may return the seconds of its parts, `about` is told beside."""
+    """Something to time: `run` does it once and may return the seconds of its parts, `about` is printed beside.
+
+    `settle` waits until a device has done all that it was given.
+    """
 
     run: Callable
     about: dict = field(default_factory=dict)
+    settle: Callable = lambda: None
 
 
 class Laps:
-    """Seconds of the named parts of one run; a name that comes back adds up."""
+    """Seconds of the named parts of one run, in which `settle` waits for the device; equal names add up."""
 
-    def __init__(self):
+    def __init__(self, settle=lambda: None):
         self.seconds = {}
+        self._settle = settle
         self._since = time.perf_counter()
 
     def lap(self, name):
         """Books the time since the last lap under `name`."""
+        self._settle()
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
         self._since = now
@@ -78,6 +84,8 @@ def options(description, whats, **defaults):
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warmup", type=int, help="runs before the clock starts (default 1, for edit 0)")
     parser.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="f32")
+    parser.add_argument("--family", choices=["sd15", "sdxl"], default="sd15", help="whose shapes the UNet has")
+    parser.add_argument("--device", default="cpu", help="cpu or, where a side can, cuda")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     for flag, (default, text) in defaults.items():
         kind = {"action": "store_true"} if default is False else {"default": default}
@@ -107,7 +115,8 @@ def report(side, works, args):
     """Builds, times and prints everything asked for; `works[what](args, rows)` makes a `Work`."""
     for what in args.what:
         for rows in [FIXED_ROWS[what]] if what in FIXED_ROWS else args.rows:
-            head = dict(side=side, what=what, size=args.size, rows=rows, dtype=args.dtype, threads=args.threads)
+            given = ["family", "size", "dtype", "device", "threads"]
+            head = dict(side=side, what=what, rows=rows) | {name: getattr(args, name) for name in given}
             show({**head, **measure(lambda: works[what](args, rows), args.runs, warmup(what, args))}, args.json)
 
 
@@ -128,8 +137,9 @@ def measure(build, runs, warmup):
     with PeakMemory() as running:
         for _ in range(warmup):
             work.run()
+        work.settle()
         begun = time.process_time()
-        timed = [clock(work.run) for _ in range(runs)]
+        timed = [clock(work) for _ in range(runs)]
         worked = time.process_time() - begun
     seconds = [total for total, _ in timed]
     return {
@@ -144,10 +154,11 @@ def measure(build, runs, warmup):
     }
 
 
-def clock(run):
-    """Seconds of one run, and what it tells of its parts."""
+def clock(work):
+    """Seconds of one run, and those of its parts where it has some."""
     start = time.perf_counter()
-    laps = run()
+    laps = work.run()
+    work.settle()
     return time.perf_counter() - start, laps
 
 

@@ -1,4 +1,4 @@
-"""Networks and inputs with the shapes of Stable Diffusion 1.5 and random weights; nothing is downloaded."""
+"""Networks and inputs with the shapes of Stable Diffusion and random weights; nothing is downloaded."""
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,6 +17,24 @@ UNET = dict(
     cross_attention_dim=TEXT_WIDTH,
     time_cond_proj_dim=GUIDANCE_WIDTH,
 )
+
+UNET_XL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=2,
+    attention_head_dim=(5, 10, 20),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    cross_attention_dim=2048,
+    time_cond_proj_dim=GUIDANCE_WIDTH,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+
+FAMILIES = {"sd15": UNET, "sdxl": UNET_XL}
 
 VAE = dict(
     sample_size=512,
@@ -53,8 +71,9 @@ TRAINED = dict(
 
 
 def unet(args):
-    """The guidance-distilled UNet, 860 million weights."""
-    return ready(UNet2DConditionModel(**UNET), args)
+    """The guidance-distilled UNet: 860 million weights for SD1.5, 2.6 billion for SDXL."""
+    with torch.device(args.device):
+        return ready(UNet2DConditionModel(**FAMILIES[args.family]), args)
 
 
 def vae(args):
@@ -69,13 +88,13 @@ def clip(args):
 
 def trained(args):
     """The small UNet of the training step, 1,577,828 weights, in training mode and f32."""
-    return UNet2DConditionModel(**TRAINED).train().to(memory_format=memory_format(args))
+    network = UNet2DConditionModel(**TRAINED).train()
+    return network.to(args.device, memory_format=memory_format(args))
 
 
 def ready(module, args):
     """Puts a network into the wanted number and memory format, for inference."""
-    if args.dtype != "f32":
-        module = module.to(DTYPES[args.dtype])
+    module = module.to(args.device, DTYPES[args.dtype])
     return module.eval().requires_grad_(False).to(memory_format=memory_format(args))
 
 
@@ -86,7 +105,7 @@ def memory_format(args):
 
 def noise(args, *shape):
     """Normal numbers; pictures and latents in the wanted memory format."""
-    values = torch.randn(shape).to(DTYPES[args.dtype])
+    values = torch.randn(shape, device=args.device).to(DTYPES[args.dtype])
     return values.contiguous(memory_format=memory_format(args)) if len(shape) == 4 else values
 
 
@@ -100,11 +119,21 @@ def pictures(args, rows):
     return noise(args, rows, 3, args.size, args.size).clamp_(-1, 1)
 
 
-def prompts(rows):
+def prompts(args, rows):
     """Token numbers of full prompts, (rows, 77)."""
-    return torch.randint(0, 49406, (rows, TOKENS))
+    return torch.randint(0, 49406, (rows, TOKENS), device=args.device)
 
 
 def conditions(args, rows):
-    """What the UNet takes beside the latents: time step, embedded text and embedded guidance."""
-    return torch.tensor(499), noise(args, rows, TOKENS, TEXT_WIDTH), noise(args, rows, GUIDANCE_WIDTH)
+    """What the UNet takes beside the latents: time step, embedded text, embedded guidance and SDXL's additions."""
+    text = noise(args, rows, TOKENS, FAMILIES[args.family]["cross_attention_dim"])
+    time = torch.tensor(499, device=args.device)
+    return time, text, noise(args, rows, GUIDANCE_WIDTH), added(args, rows)
+
+
+def added(args, rows):
+    """The pooled text (rows, 1280) and the six sizes of SDXL; nothing for SD1.5."""
+    if args.family == "sd15":
+        return None
+    sizes = torch.tensor([[1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0]] * rows, device=args.device)
+    return {"text_embeds": noise(args, rows, 1280), "time_ids": sizes.to(DTYPES[args.dtype])}

@@ -1,4 +1,4 @@
-"""Times PyTorch and diffusers, eager, on the networks of Stable Diffusion 1.5 with random weights.
+"""Times PyTorch and diffusers on the networks of Stable Diffusion with random weights, eager or compiled.
 
 unet        one evaluation of the guidance-distilled UNet, fused attention (the default of diffusers)
 vae-encode  picture to the mean of the posterior
@@ -25,29 +25,46 @@ ADAPTED = (
 TRAIN_SIZE = 8 * shapes.TRAINED["sample_size"]
 
 
+def exact_f32():
+    """Keeps f32 products and convolutions of a GPU in f32: no TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def settle():
+    """Waits for the GPU, where one is used."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def work(run, about=None):
+    """Something to time on any device."""
+    return Work(run, about or {}, settle)
+
+
 def unet(args, rows):
     """One evaluation of the UNet: latents (rows, 4, size / 8, size / 8), text (rows, 77, 768)."""
-    network, x = shapes.unet(args), shapes.latents(args, rows)
+    network, x = compiled(shapes.unet(args), args), shapes.latents(args, rows)
     given = shapes.conditions(args, rows)
-    return Work(lambda: evaluate(network, x, given))
+    return work(lambda: evaluate(network, x, given))
 
 
 def vae_encode(args, rows):
     """Pictures (rows, 3, size, size) to the means of their posteriors, (rows, 4, size / 8, size / 8)."""
     network, x = shapes.vae(args), shapes.pictures(args, rows)
-    return Work(lambda: ignore(network.encode(x).latent_dist.mean))
+    return work(lambda: ignore(network.encode(x).latent_dist.mean))
 
 
 def vae_decode(args, rows):
     """Latents (rows, 4, size / 8, size / 8) to pictures (rows, 3, size, size)."""
     network, x = shapes.vae(args), shapes.latents(args, rows)
-    return Work(lambda: ignore(network.decode(x).sample))
+    return work(lambda: ignore(network.decode(x).sample))
 
 
 def clip(args, rows):
     """Prompts (rows, 77) to the last hidden states, (rows, 77, 768)."""
-    network, tokens = shapes.clip(args), shapes.prompts(rows)
-    return Work(lambda: ignore(network(tokens).last_hidden_state))
+    network, tokens = shapes.clip(args), shapes.prompts(args, rows)
+    return work(lambda: ignore(network(tokens).last_hidden_state))
 
 
 def edit(args, _):
@@ -68,17 +85,17 @@ def edit(args, _):
     forward, reverse = adapted_unet(args), adapted_unet(args)
     reverse.set_attn_processor(AttnProcessor())
     vae, text = shapes.vae(args), shapes.clip(args)
-    return Work(lambda: edit_once(args, vae, text, forward, reverse), {"adapters": args.adapters})
+    return work(lambda: edit_once(args, vae, text, forward, reverse), {"adapters": args.adapters})
 
 
 def edit_once(args, vae, text, forward, reverse):
     """One edit; the seconds of its parts."""
-    laps = Laps()
+    laps = Laps(settle)
     vae.encode(shapes.pictures(args, 1)).latent_dist.mean
     laps.lap("vae-encode")
     for prompts in (1, 1), (1, 2):
         for rows in prompts:
-            text(shapes.prompts(rows))
+            text(shapes.prompts(args, rows))
     laps.lap("clip")
     vae.decode(shapes.latents(args, 1)).sample
     laps.lap("vae-decode")
@@ -100,8 +117,13 @@ def evaluate_often(args, network, rows, steps=4):
 
 def evaluate(network, x, given):
     """One evaluation of a UNet; the result is dropped."""
-    time, text, guidance = given
-    network(x, time, encoder_hidden_states=text, timestep_cond=guidance)
+    time, text, guidance, added = given
+    network(x, time, encoder_hidden_states=text, timestep_cond=guidance, added_cond_kwargs=added)
+
+
+def compiled(network, args):
+    """The network as `torch.compile` makes it, where that is asked for."""
+    return torch.compile(network, fullgraph=True, mode=args.compile) if args.compile else network
 
 
 def adapted_unet(args):
@@ -127,14 +149,14 @@ def train_step(args, rows):
     network = shapes.trained(args)
     optimiser = torch.optim.AdamW(network.parameters(), lr=8e-6, weight_decay=0.0, fused=True)
     batch = training_batch(rows)
-    return Work(lambda: train_once(network, optimiser, batch), {"size": TRAIN_SIZE, "weights": weights(network)})
+    return work(lambda: train_once(network, optimiser, batch), {"size": TRAIN_SIZE, "weights": weights(network)})
 
 
 @torch.inference_mode(False)
 def train_once(network, optimiser, batch):
     """One training step; the seconds of its parts."""
     x, time, text, target = batch
-    laps = Laps()
+    laps = Laps(settle)
     loss = torch.nn.functional.mse_loss(network(x, time, encoder_hidden_states=text).sample, target)
     laps.lap("forward")
     loss.backward()
@@ -176,9 +198,11 @@ def main():
         list(WORKS),
         channels_last=(False, "lay pictures out channels last"),
         adapters=("merged", "merged or unmerged, for edit"),
+        compile=(None, "torch.compile in this mode, such as default or max-autotune; for unet"),
     )
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    exact_f32()
     with torch.inference_mode():
         measure.report("torch", WORKS, args)
 

@@ -89,6 +89,7 @@ pub(crate) fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 #[track_caller]
 pub(crate) fn agree(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     let distance = distance(found, expected);
+    println!("{what}: {distance:.1e} apart, allowed {tolerance:.0e}");
     assert!(
         distance < tolerance,
         "{what}: {distance:.1e} apart, allowed {tolerance:.0e}"
