@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What a GPU has to show, in a few minutes: reference cases, speed beside PyTorch, a profile.
 #
-#   gpu.sh pack TARGET PACK [CASES]   here: gathers the CUDA build under TARGET and the reference
-#                                     cases of CASES in the folder PACK
+#   gpu.sh pack TARGET PACK [CASES]   here: gathers the CUDA build under TARGET and reference cases
+#                                     (a folder with bird.jpg and families) in the folder PACK
 #   gpu.sh run PACK OUT               on the machine with the GPU, from the root of the repository:
 #                                     logs into OUT, tables on stdout
 #
@@ -25,9 +25,10 @@ pack() {
         sort -n | tail -1 | cut -d' ' -f2)" "$pack/bin/deps/it"
     strip "$pack/bin/icd" "$pack/bin/bench" "$pack/bin/deps/it"
     [ -z "$cases" ] || cp -rL "$cases" "$pack/cases"
-    tar -C "$pack" -c bin $([ -d "$pack/cases" ] && echo cases) | xz -T0 -3 > "$pack/pack.tar.xz"
-    rm -r "$pack/bin"
-    [ ! -d "$pack/cases" ] || { chmod -R u+w "$pack/cases" && rm -r "$pack/cases"; }
+    # The programs hold the same kernels: a dictionary that spans them halves the pack.
+    tar -C "$pack" -c --exclude pack.tar.xz --exclude wheels . | xz --lzma2=preset=4,dict=256MiB > "$pack/pack.tar.xz"
+    chmod -R u+w "$pack"
+    rm -rf "$pack/bin" "$pack/cases"
     ls -l "$pack"
 }
 
