@@ -1,11 +1,11 @@
 #!/bin/sh
-# Edits every picture of a folder: NAME.png is described by NAME.txt, and FROM in the
-# description becomes TO.
+# Edits every picture of a folder: NAME.png is described by NAME.txt, and FROM is
+# replaced by TO in the target prompt.
 #
 #     examples/batch.sh FOLDER FROM TO OUT [flags of icd edit, such as --model shapes]
 #
-# An edit that is there already is not made again, so that the same command goes on
-# after an interruption; one that fails is told at the end.
+# Results that exist are skipped, so that the same command continues after an
+# interruption; the exit code is 1 if an edit failed.
 set -u
 
 [ $# -ge 4 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }

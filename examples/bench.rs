@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
-use icd::{model::vae::Tiling, nn::Storage};
+use icd::{model::vae::Tiling, nn::Placement};
 
 use meter::{Line, measure};
 use work::What;
@@ -130,7 +130,7 @@ pub(crate) struct Case<'a> {
     what: What,
     family: Family,
     size: usize,
-    storage: &'a Storage,
+    storage: &'a Placement,
     rows: usize,
     tiling: Tiling,
     model: Option<&'a PathBuf>,
@@ -142,10 +142,10 @@ fn main() -> Result<()> {
         .num_threads(options.threads)
         .build_global()?;
     let device = options.device.device()?;
-    let storages = options.dtype.iter().map(|dtype| Storage {
-        dtype: dtype.dtype(),
-        device: device.clone(),
-    });
+    let storages = options
+        .dtype
+        .iter()
+        .map(|dtype| Placement::new(dtype.dtype(), device.clone()));
     let storages: Vec<_> = storages.collect();
     let mut lines = Vec::new();
     for case in cases(&options, &storages) {
@@ -163,7 +163,7 @@ fn main() -> Result<()> {
 }
 
 /// Every combination that was asked for, and makes sense.
-fn cases<'a>(options: &'a Options, storages: &'a [Storage]) -> Vec<Case<'a>> {
+fn cases<'a>(options: &'a Options, storages: &'a [Placement]) -> Vec<Case<'a>> {
     let mut cases = Vec::new();
     for &what in &options.what {
         for &size in &options.size {

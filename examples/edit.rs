@@ -7,16 +7,17 @@
 use std::{env, path::Path};
 
 use icd::{
-    edit::{Edit, edit, invert},
+    diffusion::Silent,
     guidance::Guidance,
     model::{Model, ModelChoice},
-    nn::Storage,
+    nn::Placement,
     picture::Picture,
+    pipeline::{Edit, Pipeline, Residency},
 };
 
 fn main() -> anyhow::Result<()> {
     let output = env::args().nth(1).unwrap_or("edited.png".into());
-    let model = Model::open(&ModelChoice::named("shapes"), Storage::plain())?;
+    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
 
     let photo = Picture::read("examples/scene.png".as_ref())?;
     let scene = |star| {
@@ -24,15 +25,13 @@ fn main() -> anyhow::Result<()> {
             "on the left a large {star} star and on the right a large orange heart on a grey striped background"
         )
     };
-    let noise = invert(
-        &model,
-        &photo.to_tensor(model.device())?,
-        &scene("blue"),
-        0,
-        &mut |_| {},
-    )?;
     let guidance = Guidance::new(model.edit_guidance(), model.edit_tau()?)?;
-    let request = Edit::new(scene("blue"), scene("red"), guidance);
-    let edited = edit(&model, &noise, &request, &mut |_| {})?;
-    Ok(Picture::from_tensor(&model.vae()?.decode(&edited.targets)?)?.write(Path::new(&output))?)
+    let edit = Edit::new(scene("blue"), scene("red"), guidance);
+
+    let photo = photo.to_tensor(model.device())?;
+    let pipeline = Pipeline::new(model, Residency::OneAtATime);
+    let inverted = pipeline.invert(&photo, &edit.source, 0, &mut Silent)?;
+    let edited = pipeline.edit(&inverted, &edit, &mut Silent)?;
+    let pictures = pipeline.decode(&edited.targets, &mut Silent)?;
+    Ok(pictures[0].write(Path::new(&output))?)
 }

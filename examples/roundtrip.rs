@@ -8,30 +8,27 @@
 #![expect(clippy::print_stdout, reason = "it prints")]
 
 use icd::{
-    edit::{generate, invert},
+    diffusion::Silent,
     guidance::{Guidance, Tau},
     model::{Model, ModelChoice},
-    nn::Storage,
+    nn::Placement,
     picture::Picture,
+    pipeline::{Pipeline, Residency},
 };
 
 const CAPTION: &str = "on the left a large blue star and on the right a large orange heart on a grey striped background";
 
 fn main() -> anyhow::Result<()> {
-    let model = Model::open(&ModelChoice::named("shapes"), Storage::plain())?;
+    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
     let photo = Picture::read("examples/scene.png".as_ref())?;
-    let noise = invert(
-        &model,
-        &photo.to_tensor(model.device())?,
-        CAPTION,
-        0,
-        &mut |_| {},
-    )?;
+    let picture = photo.to_tensor(model.device())?;
+    let pipeline = Pipeline::new(model, Residency::All);
+    let inverted = [pipeline.invert(&picture, CAPTION, 0, &mut Silent)?];
     for (strength, tau) in [(0.0, 1.0), (4.0, 0.4), (4.0, 0.7), (4.0, 1.0)] {
         let guidance = Guidance::new(strength, Tau::step(tau)?)?;
-        let latent = generate(&model, CAPTION, &noise, guidance, &mut |_| {})?;
-        let back = Picture::from_tensor(&model.vae()?.decode(&latent)?)?;
-        let psnr = photo.psnr(&back)?;
+        let latents = pipeline.generate(CAPTION, &inverted, guidance, &mut Silent)?;
+        let back = pipeline.decode(&latents[0], &mut Silent)?;
+        let psnr = photo.psnr(&back[0])?;
         println!("guidance {strength}, tau {tau}: {psnr:.1} dB");
     }
     Ok(())

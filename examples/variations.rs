@@ -6,13 +6,15 @@
 
 use std::{env, path::Path};
 
+use candle_core::Tensor;
 use icd::{
-    edit::generate,
+    diffusion::Silent,
     guidance::{Guidance, Tau},
     model::{Model, ModelChoice},
-    nn::Storage,
+    nn::Placement,
     noise::Noise,
-    picture::{Picture, sheet::sheet},
+    picture::sheet::sheet,
+    pipeline::{Pipeline, Residency},
 };
 
 fn main() -> anyhow::Result<()> {
@@ -21,15 +23,15 @@ fn main() -> anyhow::Result<()> {
         .next()
         .unwrap_or("in the middle a large red star on a tan background".into());
     let output = words.next().unwrap_or("variations.png".into());
-    let model = Model::open(&ModelChoice::named("shapes"), Storage::plain())?;
+    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
 
-    let (vae, side) = (model.vae()?, model.unet_config().side);
+    let side = model.unet_config().sample_size;
+    let noise = |seed| Noise::new(seed).normal((1, 4, side, side), model.device());
+    let noises = (0..8).map(noise).collect::<icd::Result<Vec<_>>>()?;
     let guidance = Guidance::new(model.generation_guidance(), Tau::CONSTANT)?;
-    let drawn = (0..8).map(|seed| {
-        let noise = Noise::new(seed).normal((1, 4, side, side), model.device())?;
-        let latent = generate(&model, &caption, &noise, guidance, &mut |_| {})?;
-        Picture::from_tensor(&vae.decode(&latent)?)
-    });
-    let drawn = drawn.collect::<icd::Result<Vec<_>>>()?;
-    Ok(sheet(&[drawn])?.write(Path::new(&output))?)
+
+    let pipeline = Pipeline::new(model, Residency::OneAtATime);
+    let latents = pipeline.generate(&caption, &noises, guidance, &mut Silent)?;
+    let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, &mut Silent)?;
+    Ok(sheet(&[pictures])?.write(Path::new(&output))?)
 }

@@ -1,29 +1,15 @@
-//! The command line: arguments as typed, one module per verb. This is the only
-//! place that prints, reads the environment or picks a device.
+//! The command line: one module per command. Only this module prints, picks a device
+//! or reads the environment, except as the library's documentation states.
 
-mod alone;
-mod console;
-mod control;
-mod device;
-mod distill;
-mod dry_run;
-mod edit;
-mod frame;
-mod generate;
-mod inspect;
+mod args;
+mod canvas;
+mod commands;
 mod interrupt;
 mod inversion;
-mod invert;
-mod model;
-mod models;
-mod output;
-mod pages;
 mod picture;
-mod prompts;
 mod settings;
-mod show;
-mod values;
-mod weights;
+mod threads;
+mod ui;
 
 use std::{env, process::ExitCode};
 
@@ -31,15 +17,16 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use icd::Error;
 
-use console::Console;
+use commands::{completions, distill, edit, generate, inspect, invert, model as models};
 use settings::Settings;
+use ui::console::Console;
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
 ///
-/// A picture is carried into noise under a prompt that says what it shows, and
-/// back under a prompt that says what it should show, in three or four steps
-/// each. There is no safety checker: what the weights can draw, this draws.
+/// A picture is inverted to noise under a prompt that describes it, then denoised under
+/// a prompt that describes the result, in three or four steps each. There is no safety
+/// checker: icd outputs whatever the weights produce.
 #[derive(Parser)]
 #[command(version, bin_name = "icd", max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
@@ -54,35 +41,35 @@ Examples:
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Edit a picture: what is there, what should be there.
+    /// Edit a picture, given a prompt that describes it and one for the result.
     Edit(Box<edit::EditArgs>),
-    /// Carry a picture into noise, for several edits later.
+    /// Invert a picture to noise, to reuse for several edits.
     Invert(Box<invert::InvertArgs>),
-    /// Draw a new picture from a prompt.
+    /// Generate a picture from a prompt.
     Generate(Box<generate::GenerateArgs>),
-    /// Make such a model: teach a UNet guidance, then two adapters the walk.
+    /// Train an iCD model: distil guidance into a UNet, then train its two LoRA adapters.
     Distill(distill::DistillArgs),
-    /// Tell what a picture, a file of weights or a model folder holds.
+    /// Describe a picture, a weights file or a model folder.
     Inspect(inspect::InspectArgs),
-    /// Models on this machine: which there are, fetch, check and convert them.
+    /// List, fetch, verify and convert models.
     Model(models::ModelsArgs),
-    /// Print a script that completes icd's words in a shell.
-    Completions(pages::CompletionsArgs),
+    /// Print a shell completion script.
+    Completions(completions::CompletionsArgs),
     /// Print the manual page.
-    Man(pages::ManArgs),
+    Man(completions::ManArgs),
 }
 
-/// What every verb says, and how.
+/// What a command prints.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Reports")]
+#[command(next_help_heading = "Logging")]
 struct ReportArgs {
     /// Print one JSON object per result instead of its file name.
     #[arg(long)]
     json: bool,
-    /// Say nothing but errors on stderr.
+    /// Print errors only.
     #[arg(long, short, conflicts_with = "verbose")]
     quiet: bool,
-    /// Tell what is loaded and how often the network was evaluated.
+    /// Report what is loaded and the number of network evaluations.
     #[arg(long, short)]
     verbose: bool,
 }
@@ -91,19 +78,19 @@ struct ReportArgs {
 pub(crate) fn run() -> ExitCode {
     let listening = interrupt::end_at_ctrl_c();
     match listening
-        .and_then(|()| asked())
+        .and_then(|()| parsed())
         .and_then(|(verb, settings)| verb.run(settings))
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console::say(&format!("error: {error:#}"));
+            ui::console::log_line(&format!("error: {}", in_flags(&error)));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
 }
 
-/// What was typed, completed by the settings of the file that `--from` names.
-fn asked() -> Result<(Verb, Settings)> {
+/// The typed command, completed by the settings of the file that `--from` names.
+fn parsed() -> Result<(Verb, Settings)> {
     let typed: Vec<_> = env::args_os().collect();
     let matches = Cli::command().get_matches_from(&typed);
     let typed = match matches.subcommand() {
@@ -135,16 +122,25 @@ impl Verb {
     }
 }
 
-/// Whether the person, not the machine or a file, is to change something.
+/// Whether the command line is at fault, not the machine or a file.
 fn is_usage(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
-        Some(Error::Setting(_) | Error::Prompt { .. })
+        Some(Error::Setting { .. } | Error::Prompt { .. })
     )
 }
 
-/// Gives the work `threads` threads, all cores where none are named.
-fn set_threads(threads: Option<usize>) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
-    pool.build_global().map_err(anyhow::Error::from)
+/// An error and its contexts in one line; the library's settings by their flags.
+fn in_flags(error: &anyhow::Error) -> String {
+    let line = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref() {
+        Some(Error::Setting {
+            setting: Some(setting),
+            reason,
+        }) => {
+            format!("--{}: {reason}", setting.to_string().replace(' ', "-"))
+        }
+        _ => error.to_string(),
+    };
+    let lines: Vec<_> = error.chain().map(line).collect();
+    lines.join(": ")
 }

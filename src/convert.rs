@@ -17,10 +17,9 @@ use std::{collections::BTreeSet, path::Path};
 use candle_core::DType;
 
 use crate::{
-    error::{Error, Result},
-    latents::Notes,
-    lora::{Naming, stated_path},
-    nn::checkpoint_metadata,
+    error::{Error, Result, Setting},
+    io::{Metadata, safetensors_metadata},
+    lora::{Naming, TIMESTEPS, timesteps},
 };
 use lazy::Lazy;
 
@@ -48,7 +47,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Conversion<'a> {
     tensors: Vec<Lazy<'a>>,
-    notes: Notes,
+    notes: Metadata,
 }
 
 impl<'a> Conversion<'a> {
@@ -105,37 +104,39 @@ impl<'a> Conversion<'a> {
 impl Request {
     fn check(&self, input: &Input) -> Result<()> {
         let kind = input.kind();
-        let refuse = |flag: &str, what: &str| {
+        let refuse = |setting, what: &str| {
             let file = input.checkpoint.file().display();
-            let reason = format!("{flag} is for {what}, but {file} holds {kind}");
-            Err(Error::setting(reason))
+            let reason = format!("it is for {what}, but {file} holds {kind}");
+            Err(Error::of(setting, reason))
         };
         if self.naming.is_some() && kind != Kind::Adapter {
-            return refuse("--naming", "adapters");
+            return refuse(Setting::Naming, "adapters");
         }
         if !self.adapters.is_empty() && kind != Kind::Unet {
-            return refuse("--adapter", "UNets with the names of diffusers");
+            return refuse(Setting::Adapters, "UNets in the diffusers layout");
         }
         match self.alpha {
-            Some(_) if self.naming.is_none() && self.adapters.is_empty() => Err(Error::setting(
-                "--adapter-alpha goes with --naming or --adapter: nothing else asks for it",
+            Some(_) if self.naming.is_none() && self.adapters.is_empty() => Err(Error::of(
+                Setting::AdapterAlpha,
+                "it is used only where the naming is changed or adapters are merged",
             )),
-            Some(alpha) if !alpha.is_finite() => Err(Error::setting(format!(
-                "--adapter-alpha {alpha}: write a number"
-            ))),
+            Some(alpha) if !alpha.is_finite() => Err(Error::of(
+                Setting::AdapterAlpha,
+                format!("{alpha} is not a finite number"),
+            )),
             _ => Ok(()),
         }
     }
 }
 
 /// What the file notes, with what an adapter's name tells.
-fn notes(input: &Input) -> Result<Notes> {
-    let mut notes = checkpoint_metadata(&input.source)?;
+fn notes(input: &Input) -> Result<Metadata> {
+    let mut notes = safetensors_metadata(&input.source)?;
     notes.entry("format".into()).or_insert_with(|| "pt".into());
     if input.kind() == Kind::Adapter
-        && let Some(path) = stated_path(&input.source)?
+        && let Some(timesteps) = timesteps(&input.source)?
     {
-        notes.insert("icd.path".into(), path);
+        notes.insert(TIMESTEPS.into(), timesteps.to_string());
     }
     Ok(notes)
 }

@@ -1,32 +1,75 @@
-//! One error type for the library, told apart by whose fault it is.
+//! The error type of the library, with one variant per cause.
 //!
-//! Every message names the file, tensor, word or setting at fault and, where
-//! there is one, the way out. Inside [`nn`](crate::nn) and
-//! [`model`](crate::model) most failures are tensor errors; they are wrapped
-//! with a file or a prompt at the border.
+//! Every message names the file, tensor, word or setting at fault and, if
+//! possible, a remedy. Most failures inside [`nn`](crate::nn) and
+//! [`model`](crate::model) are tensor errors; their callers add the file or
+//! the prompt.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
-/// What the library returns.
+/// The result type of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, by whose fault it is.
+/// A setting of the library. User interfaces replace it with the name they use, such as
+/// a command-line flag or a key of a configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Setting {
+    /// Alpha of adapters whose files do not state it.
+    AdapterAlpha,
+    /// Adapters to merge.
+    Adapters,
+    /// The words that local blend restricts the edit to.
+    Blend,
+    /// The timesteps of inversions.
+    ForwardTimesteps,
+    /// The guidance strength.
+    Guidance,
+    /// The naming scheme of an adapter's tensors.
+    Naming,
+    /// The timesteps of edits and generations.
+    ReverseTimesteps,
+    /// The choice between a preset's adapter pairs.
+    Variant,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AdapterAlpha => "adapter alpha",
+            Self::Adapters => "adapter",
+            Self::Blend => "blend",
+            Self::ForwardTimesteps => "forward timesteps",
+            Self::Guidance => "guidance",
+            Self::Naming => "naming",
+            Self::ReverseTimesteps => "reverse timesteps",
+            Self::Variant => "variant",
+        })
+    }
+}
+
+/// Everything that can go wrong, by cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting that makes no sense by itself or beside another one.
-    #[error("{0}")]
-    Setting(String),
+    /// A setting that is invalid by itself or in combination with another one.
+    #[error("{}{reason}", setting.map(|setting| format!("{setting}: ")).unwrap_or_default())]
+    Setting {
+        /// The setting, if user interfaces may have another name for it.
+        setting: Option<Setting>,
+        /// The reason and, if possible, a remedy.
+        reason: String,
+    },
 
-    /// A prompt, or a word that was looked for in one.
+    /// A prompt, or a word that was searched in one.
     #[error("prompt {prompt:?}: {reason}")]
     Prompt {
-        /// The prompt as it was given.
+        /// The prompt as given.
         prompt: String,
-        /// What is wrong with it and what to do.
+        /// The reason and, if possible, a remedy.
         reason: String,
     },
 
@@ -35,7 +78,7 @@ pub enum Error {
     Picture {
         /// The picture's file.
         file: PathBuf,
-        /// What is wrong with it and what to do.
+        /// The reason and, if possible, a remedy.
         reason: String,
     },
 
@@ -44,7 +87,7 @@ pub enum Error {
     Config {
         /// The file.
         file: PathBuf,
-        /// The field or line at fault and what to do.
+        /// The field or line at fault and a remedy.
         reason: String,
     },
 
@@ -53,7 +96,7 @@ pub enum Error {
     Weights {
         /// The checkpoint's file.
         file: PathBuf,
-        /// The tensor at fault and what to do.
+        /// The tensor at fault and a remedy.
         reason: String,
     },
 
@@ -62,20 +105,20 @@ pub enum Error {
     Adapter {
         /// The adapter's file.
         file: PathBuf,
-        /// The tensor at fault and what to do.
+        /// The tensor at fault and a remedy.
         reason: String,
     },
 
-    /// Weights that could not be fetched from the hub.
+    /// Files that could not be downloaded from the hub.
     #[error("hub {what}: {reason}")]
     Hub {
         /// Repository and file.
         what: String,
-        /// What went wrong and what to do.
+        /// The reason and, if possible, a remedy.
         reason: String,
     },
 
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {reason}", file.display())]
     Io {
         /// The file or folder.
@@ -84,7 +127,7 @@ pub enum Error {
         reason: io::Error,
     },
 
-    /// A network's output is useless.
+    /// A network's output is not finite.
     #[error("{0}")]
     Numbers(String),
 
@@ -94,12 +137,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// A setting that makes no sense.
+    /// An invalid setting.
     pub fn setting(reason: impl Into<String>) -> Self {
-        Self::Setting(reason.into())
+        Self::Setting {
+            setting: None,
+            reason: reason.into(),
+        }
     }
 
-    /// A fault of `prompt`.
+    /// An invalid value of the named setting.
+    pub fn of(setting: Setting, reason: impl Into<String>) -> Self {
+        Self::Setting {
+            setting: Some(setting),
+            reason: reason.into(),
+        }
+    }
+
+    /// A failed request for a repository or file of the hub.
+    pub fn hub(what: impl ToString, reason: impl Into<String>) -> Self {
+        Self::Hub {
+            what: what.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    /// An invalid `prompt`, or a word that is missing in it.
     pub fn prompt(prompt: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Prompt {
             prompt: prompt.into(),
@@ -107,7 +169,7 @@ impl Error {
         }
     }
 
-    /// A fault of the picture in `file`.
+    /// An error in the picture `file`.
     pub fn picture(file: impl AsRef<Path>, reason: impl ToString) -> Self {
         Self::Picture {
             file: file.as_ref().into(),
@@ -115,7 +177,7 @@ impl Error {
         }
     }
 
-    /// A fault of the configuration in `file`.
+    /// An error in the configuration `file`.
     pub fn config(file: impl AsRef<Path>, reason: impl ToString) -> Self {
         Self::Config {
             file: file.as_ref().into(),
@@ -123,7 +185,7 @@ impl Error {
         }
     }
 
-    /// A fault of the checkpoint in `file`.
+    /// An error in the checkpoint `file`.
     pub fn weights(file: impl AsRef<Path>, reason: impl ToString) -> Self {
         Self::Weights {
             file: file.as_ref().into(),
@@ -131,7 +193,7 @@ impl Error {
         }
     }
 
-    /// A fault of the adapter in `file`.
+    /// An error in the adapter `file`.
     pub fn adapter(file: impl AsRef<Path>, reason: impl ToString) -> Self {
         Self::Adapter {
             file: file.as_ref().into(),
@@ -139,7 +201,7 @@ impl Error {
         }
     }
 
-    /// The system's refusal to touch `file`.
+    /// An error of the operating system on `file`.
     pub fn io(file: impl AsRef<Path>, reason: io::Error) -> Self {
         Self::Io {
             file: file.as_ref().into(),

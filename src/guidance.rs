@@ -1,16 +1,16 @@
 //! Guidance strength as a function of the timestep (iCD, section 4.3).
 //!
-//! The strength is written as the networks take it: w = 0 is unguided (the
-//! paper's w = 1).
+//! The strength w follows the networks' input: w = 0 is unguided (w = 1 in the
+//! paper).
 
 use std::{fmt, str::FromStr};
 
 use crate::{
     error::{Error, Result},
-    schedule::{Path, Timestep},
+    schedule::{Timestep, Timesteps},
 };
 
-/// How strongly a row of a walk follows its prompt.
+/// The guidance strength of one row of a batch, over the timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
     strength: f64,
@@ -24,7 +24,7 @@ impl Guidance {
         tau: Tau::CONSTANT,
     };
 
-    /// Guidance of `strength` (0 or more) that `tau` switches off near the noise.
+    /// Creates guidance of `strength` (0 or more) that `tau` switches off near the noise.
     pub fn new(strength: f64, tau: Tau) -> Result<Self> {
         if !strength.is_finite() || strength < 0.0 {
             return Err(Error::setting(format!(
@@ -39,24 +39,19 @@ impl Guidance {
         self.strength * self.tau.share(t)
     }
 
-    /// Whether the network must be able to take a guidance strength at all.
-    pub fn is_none(&self) -> bool {
-        self.strength == 0.0
-    }
-
-    /// Where the guidance is switched off.
+    /// The timesteps with guidance.
     pub fn tau(&self) -> Tau {
         self.tau
     }
 
-    /// The strength where guidance is on.
+    /// The full strength.
     pub fn strength(&self) -> f64 {
         self.strength
     }
 }
 
-/// Dynamic guidance: full below `full_until`, none from `none_from` on, linear
-/// between, both as shares of the diffusion (0 to 1).
+/// Dynamic guidance: full up to `full_until`, none from `none_from` on, linear in
+/// between, both as fractions of the diffusion (0 to 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tau {
     full_until: f64,
@@ -70,16 +65,20 @@ impl Tau {
         none_from: 1.0,
     };
 
-    /// The paper's step: guided up to `tau`, unguided past it.
+    /// The step of the paper: guided up to `tau`, unguided beyond.
     pub fn step(tau: f64) -> Result<Self> {
         Self::ramp(tau, tau)
     }
 
-    /// A linear fall between two shares.
+    /// A linear decrease between two fractions.
     pub fn ramp(full_until: f64, none_from: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&full_until) || !(full_until..=1.0).contains(&none_from) {
+            let tau = Self {
+                full_until,
+                none_from,
+            };
             return Err(Error::setting(format!(
-                "tau {full_until}..{none_from}: both ends must lie in 0..1, the smaller one first"
+                "tau {tau}: it must be from 0 to 1, the smaller end of a ramp first"
             )));
         }
         Ok(Self {
@@ -88,20 +87,16 @@ impl Tau {
         })
     }
 
-    /// The step that suits an edit along a reverse path, guided but for the
-    /// first jump: 0.8 for 999, 779, .. and 0.7 for 999, 699, ..
-    pub fn usual_for(path: &Path) -> Self {
-        let second = path
-            .segments()
-            .next()
-            .map_or(0.0, |first| first.to.fraction());
-        match second > 0.0 {
-            true => Self::step((second * 10.0).ceil() / 10.0).unwrap_or(Self::CONSTANT),
-            false => Self::CONSTANT,
+    /// The default for edits with these reverse timesteps, guided in all steps but the
+    /// first: 0.8 for 999, 779, .. and 0.7 for 999, 699, ..
+    pub fn usual_for(timesteps: &Timesteps) -> Self {
+        match timesteps.as_slice()[1].fraction() {
+            0.0 => Self::CONSTANT,
+            second => Self::step((second * 10.0).ceil() / 10.0).unwrap_or(Self::CONSTANT),
         }
     }
 
-    /// The share of the guidance that remains at `t`, 0 to 1.
+    /// The fraction of the strength at `t`, 0 to 1.
     fn share(self, t: Timestep) -> f64 {
         match t.fraction() {
             t if t <= self.full_until => 1.0,
@@ -110,8 +105,8 @@ impl Tau {
         }
     }
 
-    /// Whether `t` lies past the end of full guidance: the early part of a
-    /// reverse walk, where an early prompt rules.
+    /// Whether `t` is beyond full guidance: the first steps of the reverse process, in
+    /// which an early prompt replaces the row's own.
     pub fn is_early(self, t: Timestep) -> bool {
         f64::from(t.0) > self.full_until * 1000.0
     }
@@ -120,12 +115,12 @@ impl Tau {
 impl FromStr for Tau {
     type Err = Error;
 
-    /// Reads `0.8` (a step) or `0.7..0.9` (a ramp).
+    /// Parses `0.8` (a step) or `0.7..0.9` (a ramp).
     fn from_str(text: &str) -> Result<Self> {
         let number = |s: &str| {
             s.trim().parse::<f64>().map_err(|_| {
                 Error::setting(format!(
-                    "tau {text:?}: write a share such as 0.8, or a ramp such as 0.7..0.9"
+                    "tau {text:?}: write a fraction such as 0.8, or a ramp such as 0.7..0.9"
                 ))
             })
         };
@@ -184,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_usual_step_leaves_the_first_jump_unguided() {
-        let usual = |steps: &[u16]| Tau::usual_for(&Path::reverse(steps).unwrap()).to_string();
+        let usual = |steps: &[u16]| Tau::usual_for(&Timesteps::reverse(steps).unwrap()).to_string();
         assert_eq!(usual(&[999, 779, 519, 259, 0]), "0.8");
         assert_eq!(usual(&[999, 699, 499, 249, 0]), "0.7");
         assert_eq!(usual(&[999, 699, 339, 0]), "0.7");

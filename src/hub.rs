@@ -1,29 +1,29 @@
-//! Where files come from: a folder, the program itself, or a repository of the
-//! Hugging Face hub, whose files lie in the cache that all its programs share.
+//! Sources of files: a folder, the program itself, or a repository of the Hugging
+//! Face hub, whose files are in the cache shared with all programs that use the hub.
 //!
-//! Reading never fetches. What is needed is known before ([`Need`]), what of it
-//! is missing is planned ([`Hub::plan`]) so that a person can see and allow it,
-//! and then fetched ([`Hub::fetch`]).
+//! Reading never downloads. The required files are known in advance
+//! ([`RequiredFile`]); those that are missing are planned ([`Hub::plan`]), so that
+//! the user can be asked, and then fetched ([`Hub::fetch`]).
 
 mod archive;
 mod cache;
+mod client;
 mod digest;
 mod download;
-mod home;
+mod file_tree;
 mod listing;
+mod location;
 mod lock;
 mod plan;
-mod reference;
-mod remote;
 mod repository;
 
 pub use archive::unpack;
 pub use cache::Cache;
+pub use client::{Hub, RetryPolicy};
 pub use digest::Digest;
 pub use download::Progress;
-pub use home::{BuiltInFile, Home};
+pub use file_tree::{BuiltInFile, FileTree};
 pub use listing::RemoteFile;
-pub use plan::{Need, Plan, Wanted, repositories};
-pub use reference::Reference;
-pub use remote::{Hub, Patience};
+pub use location::Location;
+pub use plan::{DownloadPlan, PlannedFile, RequiredFile, repositories};
 pub use repository::Repository;

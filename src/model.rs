@@ -3,58 +3,65 @@
 
 pub mod attention;
 pub mod clip;
-pub mod diffusers;
-pub mod embedding;
+pub mod config;
 mod family;
+mod files;
 mod fingerprint;
-mod needs;
-mod parts;
+mod manifest;
 mod presets;
-mod recipe;
+mod required;
+mod resnet;
 mod shapes;
 mod single;
-pub mod stage;
 mod text;
 pub mod unet;
 pub mod vae;
 
 use candle_core::Device;
 
-pub use family::{Draw, Family};
-pub use needs::needs;
-pub(crate) use parts::{ADAPTER_FILES, NETWORK_FILES};
-pub use parts::{ModelChoice, Parts};
+pub use family::{Family, LatentSampling};
+pub(crate) use files::{ADAPTER_FILES, NETWORK_FILES};
+pub use files::{ModelChoice, ModelFiles};
 pub use presets::{PRESETS, Variant};
-pub use text::{Conditioning, Text, TextReader, Tokenizers};
+pub use required::required_files;
+pub use text::{Conditioning, EncodedPrompts, TextEncoders, Tokenizers};
 
-use self::{
-    fingerprint::fingerprint,
-    parts::{Style, Walker},
-    single::Part,
-    text::style_changes,
-    unet::{Unet, UnetConfig},
-    vae::{Tiling, Vae, VaeConfig},
-};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Setting},
     guidance::Tau,
-    hub::Home,
-    lora::{self, Adapter, Network, Reading},
-    nn::{Checkpoint, Storage, Weights, stacked},
-    schedule::{Path, Schedule},
-    source::Source,
+    hub::FileTree,
+    io::{Checkpoint, Source},
+    kernel::instruction_set,
+    layout::Network,
+    lora::{self, Adapter, AdapterOptions},
+    nn::{LoraDeltas, Placement, SharedLayers, Weights, sum_of},
+    schedule::{NoiseSchedule, Timesteps},
 };
+use files::Lora;
+use fingerprint::fingerprint;
+use text::lora_deltas;
+use unet::{Unet, UnetConfig};
+use vae::{Tiling, Vae, VaeConfig};
 
 /// A diffusion model with its two consistency adapters. Nothing is in memory
 /// until it is asked for, and what was asked for is the caller's to drop.
 #[derive(Debug)]
 pub struct Model {
-    parts: Parts,
-    schedule: Schedule,
+    parts: ModelFiles,
+    schedule: NoiseSchedule,
     unet_file: Source,
     unet_config: UnetConfig,
     tiling: Tiling,
-    storage: Storage,
+    placement: Placement,
+}
+
+/// A way along the diffusion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a picture to noise: inversions.
+    Forward,
+    /// From noise to a picture: edits and generations.
+    Reverse,
 }
 
 /// The guidance of new pictures that suits the released models.
@@ -62,13 +69,13 @@ const GENERATION_GUIDANCE: f64 = 7.0;
 
 impl Model {
     /// Finds the parts of a model and reads their configurations.
-    pub fn open(choice: &ModelChoice, storage: Storage) -> Result<Self> {
-        let parts = Parts::find(choice)?;
+    pub fn open(choice: &ModelChoice, placement: Placement) -> Result<Self> {
+        let parts = ModelFiles::find(choice)?;
         let schedule = match parts.home.first("scheduler", &["scheduler_config.json"]) {
-            Ok(file) => diffusers::schedule(&file)?,
-            Err(_) => Schedule::default(),
+            Ok(file) => config::schedule(&file)?,
+            Err(_) => NoiseSchedule::default(),
         };
-        let unet_file = parts.file(Part::Unet)?;
+        let unet_file = parts.file(Network::Unet)?;
         let unet_config = parts.unet_config()?;
         Ok(Self {
             parts,
@@ -76,7 +83,7 @@ impl Model {
             unet_file,
             unet_config,
             tiling: choice.tiling,
-            storage,
+            placement,
         })
     }
 
@@ -96,7 +103,7 @@ impl Model {
     pub fn edit_tau(&self) -> Result<Tau> {
         match self.parts.tau {
             Some(tau) => Ok(tau),
-            None => Ok(Tau::usual_for(&self.reverse_path()?)),
+            None => Ok(Tau::usual_for(&self.reverse_timesteps()?)),
         }
     }
 
@@ -106,31 +113,31 @@ impl Model {
     }
 
     /// The noise schedule.
-    pub fn schedule(&self) -> &Schedule {
+    pub fn schedule(&self) -> &NoiseSchedule {
         &self.schedule
     }
 
-    /// The measures of the UNet.
+    /// The configuration of the UNet.
     pub fn unet_config(&self) -> &UnetConfig {
         &self.unet_config
     }
 
-    /// Pixels along one side of a latent's value.
+    /// Pixels per latent value along each axis (8 for Stable Diffusion).
     pub fn latent_factor(&self) -> Result<usize> {
         Ok(self.vae_config()?.factor())
     }
 
     fn vae_config(&self) -> Result<VaeConfig> {
-        diffusers::vae_config(&self.parts.home.file("vae/config.json")?)
+        config::vae_config(&self.parts.home.file("vae/config.json")?)
     }
 
     /// Where the networks run.
     pub fn device(&self) -> &Device {
-        &self.storage.device
+        &self.placement.device
     }
 
     /// A short name that tells one UNet from another by its content.
-    pub fn identity(&self) -> Result<String> {
+    pub fn fingerprint(&self) -> Result<String> {
         Ok(format!(
             "{} {}",
             self.family(),
@@ -138,21 +145,38 @@ impl Model {
         ))
     }
 
-    /// A short name of all weights that an inversion depends on, by content.
-    pub fn inverting_identity(&self) -> Result<String> {
+    /// All that an inversion depends on beside its picture, prompt, seed and
+    /// timesteps: weights and tokenizers by content, configurations, types, device
+    /// and the instructions of the CPU kernels.
+    pub fn inversion_key(&self) -> Result<String> {
         let parts = &self.parts;
         let files = parts.all().into_iter().map(|part| parts.file(part));
         let mut files: Vec<_> = files.collect::<Result<_>>()?;
         files.extend(parts.forward.adapter_file()?);
+        files.extend(text::tokenizer_files(&parts.home, self.family()));
         let prints = files.iter().map(fingerprint);
         let prints: Vec<_> = prints.collect::<Result<_>>()?;
-        let alpha = parts.adapter_alpha;
-        Ok(format!("{} {} {alpha}", self.family(), prints.join(" ")))
+        let (unet, vae) = (&self.unet_config, self.vae_config()?);
+        let text = text::configs(&parts.home, self.family())?;
+        let Placement {
+            dtype,
+            device,
+            backend,
+        } = &self.placement;
+        Ok(format!(
+            "{} {prints:?} {} {unet:?} {vae:?} {text:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}",
+            self.family(),
+            parts.adapter_alpha,
+            self.schedule,
+            self.tiling,
+            device.location(),
+            instruction_set()
+        ))
     }
 
     /// How many values the networks have, by their names: what they take in
     /// memory, times the bytes of a value.
-    pub fn measures(&self) -> Result<Vec<(String, usize)>> {
+    pub fn parameter_counts(&self) -> Result<Vec<(String, usize)>> {
         let parts = self.parts.all().into_iter();
         parts
             .map(|part| Ok((part.to_string(), self.parts.open(part)?.values())))
@@ -165,69 +189,81 @@ impl Model {
     }
 
     /// The text encoders with their tokenizers, without styles.
-    pub fn text(&self) -> Result<TextReader> {
-        TextReader::open(&self.parts, &self.storage, &[])
+    pub fn text(&self) -> Result<TextEncoders> {
+        TextEncoders::open(&self.parts, &self.placement, &[])
     }
 
     /// The text encoders for the way back, styles stacked on them.
-    pub fn styled_text(&self) -> Result<TextReader> {
-        let styles = self.parts.styles()?;
-        TextReader::open(&self.parts, &self.storage, &styles)
+    pub fn text_with_loras(&self) -> Result<TextEncoders> {
+        let loras = self.parts.loras()?;
+        TextEncoders::open(&self.parts, &self.placement, &loras)
     }
 
     /// The autoencoder; it is small, and SDXL's overflows in half precision,
     /// so it is always kept in f32.
     pub fn vae(&self) -> Result<Vae> {
-        let checkpoint = self.parts.open(Part::Vae)?;
+        let checkpoint = self.parts.open(Network::Vae)?;
         let config = self.vae_config()?;
-        let vae = Vae::new(&Weights::new(&checkpoint, &self.storage.exact()), config)?;
+        let vae = Vae::new(&Weights::new(&checkpoint, &self.placement.in_f32()), config)?;
         Ok(vae.with_tiling(self.tiling))
     }
 
-    /// The path of the forward adapter.
-    pub fn forward_path(&self) -> Result<Path> {
-        let steps = self.parts.forward.steps(lora::forward_steps)?;
-        Path::forward(
-            &steps
-                .ok_or_else(|| unknown_path("forward", "19,259,519,779,999"))?
-                .0,
-        )
+    /// The timesteps of an inversion, which climb.
+    pub fn forward_timesteps(&self) -> Result<Timesteps> {
+        let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
+        let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
+        timesteps.ok_or_else(unknown)?.climbing()
     }
 
-    /// The path of the reverse adapter.
-    pub fn reverse_path(&self) -> Result<Path> {
-        let steps = self.parts.reverse.steps(lora::reverse_steps)?;
-        Path::reverse(
-            &steps
-                .ok_or_else(|| unknown_path("reverse", "999,779,519,259,0"))?
-                .0,
-        )
+    /// The timesteps of an edit or a generation, which descend.
+    pub fn reverse_timesteps(&self) -> Result<Timesteps> {
+        let timesteps = self.parts.reverse.timesteps(lora::reverse_timesteps)?;
+        let unknown = || unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
+        timesteps.ok_or_else(unknown)?.descending()
     }
 
-    /// The UNet with the forward adapter merged in.
-    pub fn forward_unet(&self) -> Result<Unet> {
-        self.unet(&self.parts.forward, &[])
+    /// The UNet of a direction, its adapter merged in; style adapters are merged into
+    /// that of edits and generations.
+    pub fn unet(&self, direction: Direction) -> Result<Unet> {
+        let checkpoint = self.unet_checkpoint()?;
+        let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
+        self.merged(&checkpoint, &deltas)
     }
 
-    /// The UNet with the reverse adapter merged in, and styles on top of it.
-    pub fn reverse_unet(&self) -> Result<Unet> {
-        self.unet(&self.parts.reverse, &self.parts.styles()?)
+    /// The same on layers that both directions share, the adapters beside them.
+    pub fn unet_on(&self, direction: Direction, layers: &SharedLayers) -> Result<Unet> {
+        let checkpoint = self.unet_checkpoint()?;
+        let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
+        let weights = Weights::new(&checkpoint, &self.placement).with_shared_layers(layers);
+        Unet::new(&weights.with_lora(&deltas), self.unet_config.clone())
+    }
+
+    /// The UNet of edits and generations without style adapters.
+    pub fn reverse_unet_without_loras(&self) -> Result<Unet> {
+        let checkpoint = self.unet_checkpoint()?;
+        let deltas = self.deltas(&checkpoint, Direction::Reverse, &[])?;
+        self.merged(&checkpoint, &deltas)
     }
 
     /// The UNet without an adapter.
     pub fn plain_unet(&self) -> Result<Unet> {
-        self.unet(&Walker::default(), &[])
+        self.merged(&self.unet_checkpoint()?, &LoraDeltas::new())
+    }
+
+    /// Whether there are style adapters.
+    pub fn has_loras(&self) -> bool {
+        !self.parts.loras.is_empty()
     }
 
     /// The file of the UNet's weights, opened.
     pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
-        self.parts.open(Part::Unet)
+        self.parts.open(Network::Unet)
     }
 
     /// The UNet's config.json.
     pub fn unet_settings(&self) -> Result<serde_json::Value> {
         match self.parts.unet_config_file()? {
-            Some(file) => diffusers::read_json(&file),
+            Some(file) => config::read_json(&file),
             None => Err(Error::config(
                 &self.unet_file,
                 "it has no config.json beside it",
@@ -236,35 +272,55 @@ impl Model {
     }
 
     /// How the networks are kept.
-    pub fn storage(&self) -> &Storage {
-        &self.storage
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
-    fn unet(&self, walker: &Walker, styles: &[Style]) -> Result<Unet> {
-        let checkpoint = self.unet_checkpoint()?;
-        let weights = Weights::new(&checkpoint, &self.storage);
-        let mut layers = vec![(style_changes(styles, Network::Unet, &checkpoint)?, 1.0)];
-        if let Some(file) = walker.adapter_file()? {
-            let reading = Reading {
+    fn merged(&self, checkpoint: &Checkpoint, deltas: &LoraDeltas) -> Result<Unet> {
+        let weights = Weights::new(checkpoint, &self.placement);
+        Unet::new(&weights.with_merged_lora(deltas), self.unet_config.clone())
+    }
+
+    /// The style adapters of a direction: inversions have none.
+    fn loras(&self, direction: Direction) -> Result<Vec<Lora>> {
+        match direction {
+            Direction::Forward => Ok(Vec::new()),
+            Direction::Reverse => self.parts.loras(),
+        }
+    }
+
+    /// What the adapter of a direction and some style adapters add to the UNet.
+    fn deltas(
+        &self,
+        checkpoint: &Checkpoint,
+        direction: Direction,
+        loras: &[Lora],
+    ) -> Result<LoraDeltas> {
+        let adapter = match direction {
+            Direction::Forward => &self.parts.forward,
+            Direction::Reverse => &self.parts.reverse,
+        };
+        let mut layers = vec![(lora_deltas(loras, Network::Unet, checkpoint)?, 1.0)];
+        if let Some(file) = adapter.adapter_file()? {
+            let options = AdapterOptions {
                 alpha: Some(self.parts.adapter_alpha),
                 rounding: self.family().adapter_rounding(),
             };
-            let adapter = Adapter::read(file, &checkpoint, reading)?;
-            layers.push((adapter.changes().clone(), 1.0));
+            let adapter = Adapter::read(file, checkpoint, options)?;
+            layers.push((adapter.deltas().clone(), 1.0));
         }
-        let changes = stacked(&layers)?;
-        Unet::new(&weights.merged_with(&changes), self.unet_config.clone())
+        Ok(sum_of(&layers)?)
     }
 }
 
-fn unknown_path(direction: &str, example: &str) -> Error {
-    Error::setting(format!(
-        "neither the {direction} adapter's metadata nor its file name tells its path: \
-         say it, as in --{direction}-path {example}"
-    ))
+fn unknown_timesteps(setting: Setting, example: &str) -> Error {
+    let reason = format!(
+        "neither the metadata nor the file name of an adapter states them: set them, as in {example}"
+    );
+    Error::of(setting, reason)
 }
 
 /// Whether `home` holds a model in the diffusers layout.
-pub(crate) fn is_model_folder(home: &Home) -> bool {
+pub(crate) fn is_model_folder(home: &FileTree) -> bool {
     home.has("model_index.json") || home.has("unet") || home.has("vae")
 }

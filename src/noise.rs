@@ -1,11 +1,11 @@
-//! Seeded normal noise, equal to `PyTorch`'s CPU generator on every device.
+//! Seeded normal noise, equal to that of `PyTorch`'s CPU generator on every device.
 //!
-//! `torch.randn` on a CPU generator takes one of two ways. Fewer than 16
+//! `torch.randn` on a CPU generator uses one of two algorithms. Fewer than 16
 //! values: Box-Muller in double precision, one value per call, the second of
 //! each pair kept for the next call. 16 values or more: Box-Muller in single
 //! precision over blocks of 16 (`ATen/native/cpu/DistributionTemplates.h`).
-//! Noise drawn here has the bits of `PyTorch`'s AVX2 build; other builds of
-//! `PyTorch` differ from that one in the last digit.
+//! The values are bit-identical to those of `PyTorch`'s AVX2 build; other builds of
+//! `PyTorch` differ from it in the last digit.
 
 mod functions;
 mod twister;
@@ -18,19 +18,19 @@ use crate::error::Result;
 use functions::{ln, sin_cos};
 use twister::Twister;
 
-/// Values that `PyTorch` transforms together; shorter draws go the other way.
+/// Values that `PyTorch` transforms together.
 const BLOCK: usize = 16;
 
 /// A stream of standard normal values, `torch.Generator().manual_seed(seed)`.
 #[derive(Clone, Debug)]
 pub struct Noise {
     twister: Twister,
-    /// The second value of a pair drawn singly. Draws of whole blocks leave it.
+    /// The second value of a pair drawn singly; draws of blocks do not use it.
     spare: Option<f64>,
 }
 
 impl Noise {
-    /// The stream of `seed`, of which the generator uses the low 32 bits.
+    /// Creates the stream of `seed`, of which the generator uses the low 32 bits.
     pub fn new(seed: u64) -> Self {
         Self {
             twister: Twister::new(seed as u32),
@@ -38,27 +38,24 @@ impl Noise {
         }
     }
 
-    /// The next values of the stream as an f32 tensor, `torch.randn(shape, generator=self)`.
+    /// Draws standard normal values in f32, `torch.randn(shape, generator=self)`.
     pub fn normal(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
         let values = self.normals(shape.elem_count());
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
-    /// Values spread evenly over [0, 1) as an f32 tensor,
-    /// `torch.rand(shape, generator=self)`.
+    /// Draws uniform values in [0, 1) in f32, `torch.rand(shape, generator=self)`.
     pub fn uniform(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
         let values = self.uniforms(shape.elem_count());
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
-    /// The next `count` values of the stream.
     fn normals(&mut self, count: usize) -> Vec<f32> {
-        if count < BLOCK {
-            (0..count).map(|_| self.single() as f32).collect()
-        } else {
-            self.blocks(count)
+        match count < BLOCK {
+            true => (0..count).map(|_| self.single() as f32).collect(),
+            false => self.blocks(count),
         }
     }
 
@@ -74,15 +71,14 @@ impl Noise {
         radius * cos
     }
 
-    /// `count >= 16` values by blocks; a tail that fills no block makes the last 16 drawn anew.
+    /// `count >= 16` values in blocks; the last 16 are drawn again after an incomplete block.
     fn blocks(&mut self, count: usize) -> Vec<f32> {
         let mut values = self.uniforms(count);
         let (blocks, tail) = values.as_chunks_mut::<BLOCK>();
         blocks.iter_mut().for_each(box_muller);
         if !tail.is_empty() {
             values.truncate(count - BLOCK);
-            let mut last = [0.0; BLOCK];
-            last.copy_from_slice(&self.uniforms(BLOCK));
+            let mut last = std::array::from_fn(|_| self.twister.uniform_f32());
             box_muller(&mut last);
             values.extend(last);
         }

@@ -1,4 +1,4 @@
-//! Pictures of 8-bit RGB pixels: what an edit starts from and ends in.
+//! Pictures of 8-bit RGB pixels.
 
 mod decode;
 mod encode;
@@ -8,7 +8,7 @@ pub mod label;
 mod likeness;
 mod mask;
 pub mod note;
-pub mod resize;
+mod resize;
 pub mod sheet;
 mod tensor;
 
@@ -16,7 +16,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
 pub use encode::Format;
-use resize::{Filter, resize};
+use resize::resize;
 
 /// Bytes per pixel: red, green, blue.
 const CHANNELS: usize = 3;
@@ -24,24 +24,24 @@ const CHANNELS: usize = 3;
 /// Width and height in pixels; `512x768` is 512 wide and 768 high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Size {
-    /// Pixels from left to right.
+    /// Width in pixels.
     pub width: usize,
-    /// Pixels from top to bottom.
+    /// Height in pixels.
     pub height: usize,
 }
 
 impl Size {
-    /// The size of these sides.
+    /// Creates a size.
     pub const fn new(width: usize, height: usize) -> Self {
         Self { width, height }
     }
 
-    /// How many pixels a picture of this size has.
+    /// Number of pixels.
     pub const fn pixels(self) -> usize {
         self.width * self.height
     }
 
-    /// This size with no side of zero.
+    /// This size with sides of at least one pixel.
     fn at_least_one(self) -> Self {
         Self::new(self.width.max(1), self.height.max(1))
     }
@@ -61,21 +61,22 @@ impl FromStr for Size {
             let (width, height) = (width.parse().ok()?, height.parse().ok()?);
             Some(Self::new(width, height))
         });
-        sides.ok_or_else(|| Error::setting(format!("{text:?} is no size as 512x768 is")))
+        let reason = || format!("{text:?} is not a size: write e.g. 512x768");
+        sides.ok_or_else(|| Error::setting(reason()))
     }
 }
 
-/// A picture of at least one pixel, row by row from the top, three bytes (red, green, blue) each.
+/// A picture of at least one pixel, row by row from the top, three bytes (RGB) per pixel.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     size: Size,
     pixels: Vec<u8>,
-    /// What its colours mean (ICC); sRGB where there is none.
+    /// ICC colour profile; sRGB if absent.
     profile: Option<Arc<[u8]>>,
 }
 
 impl Picture {
-    /// The picture of these `3 * width * height` bytes.
+    /// Creates a picture of `3 * width * height` bytes.
     pub fn new(size: Size, pixels: Vec<u8>) -> Result<Self> {
         let needed = size
             .width
@@ -94,19 +95,19 @@ impl Picture {
         })
     }
 
-    /// The ICC profile that says what its colours mean; sRGB where there is none.
+    /// The ICC colour profile; sRGB if absent.
     pub fn profile(&self) -> Option<&[u8]> {
         self.profile.as_deref()
     }
 
-    /// The same pixels, whose colours mean what those of `other` do.
+    /// The same pixels with the colour profile of `other`.
     #[must_use]
     pub fn with_profile_of(self, other: &Self) -> Self {
         let profile = other.profile.clone();
         Self { profile, ..self }
     }
 
-    /// The same colours on other pixels.
+    /// Other pixels with the same colour profile.
     fn of_pixels(&self, size: Size, pixels: Vec<u8>) -> Self {
         let profile = self.profile.clone();
         Self {
@@ -121,35 +122,24 @@ impl Picture {
         self.size
     }
 
-    /// The bytes: red, green, blue of each pixel, row by row.
+    /// The RGB bytes, row by row.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// The picture scaled to the size `to`, bicubic and antialiased like Pillow's `Image.resize`.
+    /// Resizes the picture, bicubic and antialiased like Pillow's `Image.resize`.
     ///
     /// A side of zero becomes one pixel.
     #[must_use]
     pub fn resized(&self, to: Size) -> Self {
         let size = to.at_least_one();
-        let pixels = resize(&self.pixels, self.size, size, Filter::Bicubic);
-        self.of_pixels(size, pixels)
+        self.of_pixels(size, resize(&self.pixels, self.size, size))
     }
 
-    /// The window of this size whose corner lies at `left` and `top`.
+    /// Pads or crops the picture to the size `to`, on both ends of each side.
     ///
-    /// Where it reaches over the picture's edge, the pixels of the edge go on.
-    /// A side of zero becomes one pixel.
-    #[must_use]
-    pub fn crop(&self, left: usize, top: usize, size: Size) -> Self {
-        self.window(left as isize, top as isize, size)
-    }
-
-    /// The picture in the middle of the size `to`.
-    ///
-    /// The pixels of its edge go on outwards: unlike a grey frame they make no
-    /// new outline, which a network would take for a thing in the picture. A
-    /// side that is longer than in `to` is cut on both ends.
+    /// The padding repeats the pixels of the edge: a frame of another colour would add an
+    /// outline, which networks take for an object.
     #[must_use]
     pub fn pad(&self, to: Size) -> Self {
         let left = (self.size.width as isize - to.width as isize).div_euclid(2);
@@ -157,24 +147,28 @@ impl Picture {
         self.window(left, top, to)
     }
 
-    /// The picture with another one laid over its middle, which is not larger.
+    /// Pastes another picture over the middle of this one.
     ///
     /// # Panics
-    /// Where a side of the other is longer.
+    /// If a side of the other is longer.
     #[must_use]
     pub fn with_in_the_middle(&self, part: &Self) -> Self {
         let left = (self.size.width - part.size.width) / 2;
         let top = (self.size.height - part.size.height) / 2;
         let mut whole = self.clone();
-        let line = CHANNELS * part.size.width;
-        for (row, pixels) in part.pixels.chunks(line).enumerate() {
-            let start = CHANNELS * ((top + row) * self.size.width + left);
-            whole.pixels[start..start + line].copy_from_slice(pixels);
-        }
+        whole.paste(part, left, top);
         whole
     }
 
-    /// The window at a corner that may lie outside; there the nearest pixel is taken.
+    fn paste(&mut self, part: &Self, left: usize, top: usize) {
+        let line = CHANNELS * part.size.width;
+        for (row, pixels) in part.pixels.chunks(line).enumerate() {
+            let start = CHANNELS * ((top + row) * self.size.width + left);
+            self.pixels[start..start + line].copy_from_slice(pixels);
+        }
+    }
+
+    /// Crops a window; outside of the picture it has the pixels of the nearest edge.
     fn window(&self, left: isize, top: isize, size: Size) -> Self {
         let size = size.at_least_one();
         let (from, _) = self.pixels.as_chunks::<CHANNELS>();
@@ -190,7 +184,7 @@ impl Picture {
     }
 }
 
-/// The places `start..start + count`, each moved to the nearest of `0..len`.
+/// The indices `start..start + count`, clamped to `0..len`.
 fn nearest(start: isize, count: usize, len: usize) -> impl Iterator<Item = usize> + Clone {
     let last = len as isize - 1;
     (0..count as isize).map(move |i| start.saturating_add(i).clamp(0, last) as usize)
@@ -243,19 +237,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_crop_takes_the_window_and_goes_on_past_the_edge() {
+    fn a_window_repeats_the_edge_outside() {
         let picture = noise(5, 4);
-        let inside = picture.crop(1, 2, Size::new(2, 1));
+        let inside = picture.window(1, 2, Size::new(2, 1));
         assert_eq!(inside.pixels(), &picture.pixels()[3 * 11..3 * 13]);
-        assert_eq!(row(&[1, 2, 3]).crop(2, 0, Size::new(3, 1)), row(&[3, 3, 3]));
+        assert_eq!(
+            row(&[1, 2, 3]).window(2, 0, Size::new(3, 1)),
+            row(&[3, 3, 3])
+        );
     }
 
     #[test]
-    fn a_padded_picture_is_in_the_middle_and_its_edges_go_on() {
+    fn a_padded_picture_is_centred_and_repeats_its_edges() {
         let padded = row(&[1, 2, 3]).pad(Size::new(6, 1));
         assert_eq!(padded, row(&[1, 1, 1, 2, 3, 3]));
         let higher = noise(3, 2).pad(Size::new(3, 4));
-        assert_eq!(higher.crop(0, 1, Size::new(3, 2)), noise(3, 2));
+        assert_eq!(higher.window(0, 1, Size::new(3, 2)), noise(3, 2));
     }
 
     #[test]
@@ -269,6 +266,6 @@ pub(crate) mod tests {
         let one = Size::new(1, 1);
         assert_eq!(noise(3, 2).resized(none).size(), one);
         assert_eq!(noise(3, 2).pad(none).size(), one);
-        assert_eq!(noise(3, 2).crop(9, 9, none).size(), one);
+        assert_eq!(noise(3, 2).window(9, 9, none).size(), one);
     }
 }

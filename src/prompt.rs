@@ -1,7 +1,6 @@
-//! Prompts as the text encoder sees them: token ids of one fixed length, and
-//! which tokens spell which word.
+//! Tokenized prompts: token ids of a fixed length, and the tokens of each word.
 //!
-//! A [`Tokenizer`] makes [`Prompt`]s; [`align`] relates two of them token by
+//! A [`Tokenizer`] creates [`Prompt`]s; [`align`] relates two of them token by
 //! token, [`words`] word by word.
 
 pub mod align;
@@ -15,39 +14,35 @@ pub mod words;
 
 use std::ops::Range;
 
-pub use self::{
-    align::{Refine, Replace},
-    tokenizer::Tokenizer,
-};
+pub use align::{Refine, Replace};
+pub use tokenizer::Tokenizer;
 
-/// A prompt's token ids, framed by the start and end tokens and padded to the
+/// A prompt's token ids, enclosed by the start and end tokens and padded to the
 /// text encoder's context, with its words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     text: String,
     ids: Vec<u32>,
-    /// Bytes of `text` that each content token stands for.
+    /// Byte range in `text` of each content token.
     spans: Vec<Range<usize>>,
     words: Vec<Word>,
-    /// The byte of `text` at which the tokens that did not fit begin.
-    cut: Option<usize>,
     end: usize,
 }
 
-/// A stretch of the prompt between white space.
+/// A word of the prompt, delimited by white space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
-    /// The word as it was written, punctuation included.
+    /// The word as written, including punctuation.
     pub text: String,
-    /// Positions of its tokens among the prompt's ids; empty where the
-    /// context ended before the word.
+    /// Positions of its tokens in the prompt's ids; empty if the word is beyond the
+    /// context.
     pub tokens: Range<usize>,
-    /// Its bytes in the prompt.
+    /// Byte range in the prompt.
     span: Range<usize>,
 }
 
 impl Prompt {
-    /// The prompt as it was given.
+    /// The prompt as given.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -62,20 +57,20 @@ impl Prompt {
         &self.ids[..self.length()]
     }
 
-    /// Number of ids, padding included.
+    /// Number of ids, including padding.
     pub fn context(&self) -> usize {
         self.ids.len()
     }
 
-    /// Number of tokens, start and end included, after truncation.
+    /// Number of tokens after truncation, including start and end.
     pub fn length(&self) -> usize {
         self.spans.len() + 2
     }
 
-    /// Position of the first end token, where CLIP takes its pooled text.
+    /// Position of the first end token, the position of CLIP's pooled output.
     ///
     /// It is the last of [`tokens`](Self::tokens), unless the text itself
-    /// spells the end token.
+    /// contains the end token.
     pub fn end(&self) -> usize {
         self.end
     }
@@ -85,13 +80,8 @@ impl Prompt {
         &self.words
     }
 
-    /// The end of the text that did not fit into the context, if any.
-    pub fn dropped(&self) -> Option<&str> {
-        self.cut.and_then(|start| self.text.get(start..))
-    }
-
-    /// Frames `tokens`, one id and its bytes of `text` each, by the `special`
-    /// ids and cuts them to the context.
+    /// Truncates `tokens` (ids and their byte ranges in `text`) to the context and adds
+    /// the `special` ids.
     fn new(
         text: &str,
         tokens: &[(u32, Range<usize>)],
@@ -102,51 +92,32 @@ impl Prompt {
         let mut ids = vec![special.start];
         ids.extend(tokens[..kept].iter().map(|(id, _)| id));
         ids.push(special.end);
-        let end = ids
-            .iter()
-            .position(|&id| id == special.end)
-            .unwrap_or(kept + 1);
+        let end = ids.iter().position(|&id| id == special.end);
         ids.resize(context, special.pad);
-        let spans: Vec<_> = tokens[..kept]
-            .iter()
-            .map(|(_, span)| span.clone())
-            .collect();
-        let cut = tokens.get(kept).map(|(_, span)| span.start);
-        let words = split(text)
-            .map(|span| Word::new(text, span, &spans))
-            .collect();
+        let spans = tokens[..kept].iter().map(|(_, span)| span.clone());
+        let spans: Vec<_> = spans.collect();
+        let words = text.split_whitespace().map(|word| {
+            let start = word.as_ptr() as usize - text.as_ptr() as usize;
+            let span = start..start + word.len();
+            Word {
+                text: word.to_owned(),
+                tokens: overlapping(&spans, &span),
+                span,
+            }
+        });
         Self {
             text: text.to_owned(),
             ids,
+            words: words.collect(),
             spans,
-            words,
-            cut,
-            end,
+            end: end.unwrap_or(kept + 1),
         }
     }
 }
 
-impl Word {
-    fn new(text: &str, span: Range<usize>, spans: &[Range<usize>]) -> Self {
-        Self {
-            text: text[span.clone()].to_owned(),
-            tokens: overlapping(spans, &span),
-            span,
-        }
-    }
-}
-
-/// The bytes of each word of `text`.
-fn split(text: &str) -> impl Iterator<Item = Range<usize>> {
-    text.split_whitespace().map(|word| {
-        let start = word.as_ptr() as usize - text.as_ptr() as usize;
-        start..start + word.len()
-    })
-}
-
-/// Positions of the tokens that stand for some of the bytes in `span`.
+/// Positions of the tokens whose byte ranges overlap `span`.
 ///
-/// Offsets see through whatever the tokenizer did to the text: composed
+/// Byte ranges remain valid whatever the tokenizer did to the text: composed
 /// accents, characters of several tokens, runs of white space.
 fn overlapping(spans: &[Range<usize>], span: &Range<usize>) -> Range<usize> {
     // Position 0 is the start token.
@@ -211,14 +182,13 @@ mod tests {
         let prompt = prompt(&text);
         assert_eq!((prompt.length(), prompt.end()), (16, 15));
         assert_eq!(prompt.ids()[15], 539);
-        assert_eq!(prompt.dropped(), Some("er hat"));
         assert_eq!(words(&prompt)[4..], [("woodpecker", 13..15), ("hat", 0..0)]);
     }
 
     #[test]
     fn prompts_that_fit_lose_nothing() {
         let prompt = prompt(&"woodpecker ".repeat(4));
-        assert_eq!((prompt.length(), prompt.dropped()), (14, None));
+        assert_eq!((prompt.length(), words(&prompt)[3].1.clone()), (14, 10..13));
     }
 
     #[test]

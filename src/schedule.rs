@@ -1,4 +1,4 @@
-//! The noise schedule, and the one formula of the method: the jump.
+//! Timesteps, the noise schedule and the DDIM step (here: jump).
 //!
 //! Inversion, generation, editing, the teacher's DDIM step and both training
 //! losses all move a latent from timestep t to timestep s along the
@@ -9,17 +9,17 @@ use std::{fmt, str::FromStr};
 
 use candle_core::Tensor;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Setting};
 
 /// Number of timesteps the networks were trained on.
 pub const TIMESTEPS: usize = 1000;
 
-/// A moment of the diffusion, 0 (clean) to 999 (noise).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A timestep of the diffusion, 0 (clean) to 999 (noise).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestep(pub u16);
 
 impl Timestep {
-    /// The timestep as a share of the whole diffusion, 0 to 0.999.
+    /// The timestep as a fraction of the whole diffusion, 0 to 0.999.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / TIMESTEPS as f64
     }
@@ -31,123 +31,131 @@ impl fmt::Display for Timestep {
     }
 }
 
-/// One jump of a path.
+/// One step of a sampler, of any length and in either direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where the network is evaluated.
+pub struct Jump {
+    /// The timestep at which the network is evaluated.
     pub from: Timestep,
-    /// Where the jump lands.
+    /// The timestep of the result.
     pub to: Timestep,
 }
 
-/// The timesteps a consistency model was distilled to visit, in order.
+/// The timesteps of a sampling loop, in order: those that a consistency model was
+/// distilled on, or any of DDIM.
 ///
-/// A forward path climbs (19, 259, 519, 779, 999), a reverse one descends
-/// (999, 779, 519, 259, 0). They are not mirror images: encoding starts from a
-/// latent that is already noised to its first timestep.
+/// The forward process (inversion) climbs (19, 259, 519, 779, 999), the reverse
+/// process descends (999, 779, 519, 259, 0). They are not mirror images: inversion
+/// starts from a latent that already has the noise of its first timestep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path(Vec<Timestep>);
+pub struct Timesteps(Vec<Timestep>);
 
-impl Path {
-    /// A path that climbs from its first timestep to its last.
-    pub fn forward(steps: &[u16]) -> Result<Self> {
-        Self::monotonic(steps, "forward", "climb", |a, b| a < b)
+impl Timesteps {
+    /// Creates a list of at least two timesteps from 0 to 999 that climb or descend
+    /// strictly.
+    pub fn new(timesteps: &[u16]) -> Result<Self> {
+        let list = Self(timesteps.iter().copied().map(Timestep).collect());
+        let reason = if let Some(t) = timesteps.iter().find(|&&t| usize::from(t) >= TIMESTEPS) {
+            format!("{t} is greater than {}", TIMESTEPS - 1)
+        } else if timesteps.len() < 2 {
+            "at least two are needed".into()
+        } else if timesteps.is_sorted_by(|a, b| a < b) || timesteps.is_sorted_by(|a, b| a > b) {
+            return Ok(list);
+        } else {
+            "they must climb or descend strictly".into()
+        };
+        Err(Error::setting(format!("timesteps {list}: {reason}")))
     }
 
-    /// A path that descends from its first timestep to its last.
-    pub fn reverse(steps: &[u16]) -> Result<Self> {
-        Self::monotonic(steps, "reverse", "descend", |a, b| a > b)
+    /// Creates a list that climbs from the picture to noise.
+    pub fn forward(timesteps: &[u16]) -> Result<Self> {
+        Self::new(timesteps)?.climbing()
     }
 
-    fn monotonic(
-        steps: &[u16],
-        name: &str,
-        verb: &str,
-        ordered: fn(u16, u16) -> bool,
-    ) -> Result<Self> {
-        let path = Self(steps.iter().copied().map(Timestep).collect());
-        if let Some(step) = steps.iter().find(|&&step| usize::from(step) >= TIMESTEPS) {
-            return Err(Error::setting(format!(
-                "{name} path {path}: {step} is past 999"
-            )));
+    /// Creates a list that descends from noise to the picture.
+    pub fn reverse(timesteps: &[u16]) -> Result<Self> {
+        Self::new(timesteps)?.descending()
+    }
+
+    /// Returns an error unless the timesteps climb, as inversion needs.
+    pub fn climbing(self) -> Result<Self> {
+        if self.start() < self.end() {
+            return Ok(self);
         }
-        if steps.len() < 2 || !steps.windows(2).all(|pair| ordered(pair[0], pair[1])) {
-            let reason =
-                format!("{name} path {path}: it must {verb} through at least two timesteps");
-            return Err(Error::setting(reason));
-        }
-        Ok(path)
+        let reason = format!("{self} do not climb");
+        Err(Error::of(Setting::ForwardTimesteps, reason))
     }
 
-    /// Where the walk begins.
+    /// Returns an error unless the timesteps descend, as sampling needs.
+    pub fn descending(self) -> Result<Self> {
+        if self.start() > self.end() {
+            return Ok(self);
+        }
+        let reason = format!("{self} do not descend");
+        Err(Error::of(Setting::ReverseTimesteps, reason))
+    }
+
+    /// All timesteps.
+    pub fn as_slice(&self) -> &[Timestep] {
+        &self.0
+    }
+
+    /// The first timestep.
     pub fn start(&self) -> Timestep {
-        *self.0.first().expect("a path has at least two timesteps")
+        *self.0.first().expect("there are at least two timesteps")
     }
 
-    /// Where the walk ends.
+    /// The last timestep.
     pub fn end(&self) -> Timestep {
-        *self.0.last().expect("a path has at least two timesteps")
+        *self.0.last().expect("there are at least two timesteps")
     }
 
-    /// Number of jumps, which is the number of network evaluations.
-    pub fn jumps(&self) -> usize {
+    /// Number of jumps, which is the number of steps.
+    pub fn count(&self) -> usize {
         self.0.len() - 1
     }
 
     /// The jumps in order.
-    pub fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
-        self.0.windows(2).map(|pair| Segment {
+    pub fn jumps(&self) -> impl Iterator<Item = Jump> + '_ {
+        self.0.windows(2).map(|pair| Jump {
             from: pair[0],
             to: pair[1],
         })
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Timesteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&with_commas(&self.0))
+        let timesteps: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&timesteps.join(","))
     }
 }
 
-fn with_commas<Step: ToString>(steps: &[Step]) -> String {
-    let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
-    steps.join(",")
-}
-
-/// Timesteps written with commas, in the order of the walk; see [`Path`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Steps(pub Vec<u16>);
-
-impl fmt::Display for Steps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&with_commas(&self.0))
-    }
-}
-
-impl FromStr for Steps {
+impl FromStr for Timesteps {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let steps: std::result::Result<_, _> = text.split(',').map(|s| s.trim().parse()).collect();
-        steps.map(Self).map_err(|_| {
+        let timesteps = text.split(',').map(|t| t.trim().parse());
+        let timesteps: Result<Vec<_>, _> = timesteps.collect();
+        let timesteps = timesteps.map_err(|_| {
             Error::setting(format!(
-                "path {text:?}: timesteps are numbers from 0 to 999 with commas between, \
+                "timesteps {text:?}: write numbers from 0 to 999 separated by commas, \
                  as in 999,779,519,259,0"
             ))
-        })
+        })?;
+        Self::new(&timesteps)
     }
 }
 
-/// The signal and noise levels at each timestep: `x_t = a_t x_0 + s_t noise`.
+/// The signal and noise levels at each timestep: `x_t = alpha_t x_0 + sigma_t noise`.
 #[derive(Clone, Debug)]
-pub struct Schedule {
-    /// The product of 1 - beta up to each timestep.
-    alpha_bar: Vec<f32>,
+pub struct NoiseSchedule {
+    /// The product of 1 - beta up to each timestep (diffusers' `alphas_cumprod`).
+    alphas_cumprod: Vec<f32>,
 }
 
-impl Schedule {
-    /// The `scaled_linear` betas of Stable Diffusion: evenly spaced square
-    /// roots between those of `beta_start` and `beta_end`, squared.
+impl NoiseSchedule {
+    /// Creates the `scaled_linear` schedule of Stable Diffusion: the square roots of
+    /// the betas are evenly spaced from that of `beta_start` to that of `beta_end`.
     pub fn scaled_linear(beta_start: f64, beta_end: f64) -> Self {
         let (start, end) = (beta_start.sqrt() as f32, beta_end.sqrt() as f32);
         let step = (end - start) / (TIMESTEPS - 1) as f32;
@@ -157,52 +165,51 @@ impl Schedule {
             false => end - step * (TIMESTEPS - 1 - i) as f32,
         };
         let mut product = 1f64;
-        let alpha_bar = (0..TIMESTEPS).map(|i| {
+        let alphas_cumprod = (0..TIMESTEPS).map(|i| {
             product *= f64::from(1.0 - root(i) * root(i));
             product as f32
         });
         Self {
-            alpha_bar: alpha_bar.collect(),
+            alphas_cumprod: alphas_cumprod.collect(),
         }
     }
 
-    /// The signal level a_t and the noise level s_t. Timestep 0 is the clean
-    /// latent itself: a hard boundary (1, 0), as consistency models want it.
-    pub fn levels(&self, t: Timestep) -> (f64, f64) {
+    /// The signal level alpha_t and the noise level sigma_t. Those of timestep 0 are
+    /// (1, 0), the clean latent: the boundary condition of consistency models.
+    pub fn alpha_sigma(&self, t: Timestep) -> (f64, f64) {
         match t.0 {
             0 => (1.0, 0.0),
-            _ => self.soft_levels(t),
+            _ => self.alpha_sigma_unclamped(t),
         }
     }
 
-    /// The levels that the betas give, at timestep 0 too: the end of DDIM's
-    /// last step, which the teacher of a distillation takes.
-    pub fn soft_levels(&self, t: Timestep) -> (f64, f64) {
-        let alpha_bar = self.alpha_bar[usize::from(t.0)];
+    /// The levels given by the betas, also at timestep 0: the end of the last DDIM step
+    /// of a distillation's teacher (diffusers' `set_alpha_to_one=False`).
+    pub fn alpha_sigma_unclamped(&self, t: Timestep) -> (f64, f64) {
+        let alpha_cumprod = self.alphas_cumprod[usize::from(t.0)];
         (
-            f64::from(alpha_bar.sqrt()),
-            f64::from((1.0 - alpha_bar).sqrt()),
+            f64::from(alpha_cumprod.sqrt()),
+            f64::from((1.0 - alpha_cumprod).sqrt()),
         )
     }
 
-    /// Moves `x` at `segment.from` to `segment.to` along the straight line that
-    /// the predicted noise `eps` gives (iCD, equation 3). Any equal shapes.
-    pub fn jump(&self, x: &Tensor, eps: &Tensor, segment: Segment) -> Result<Tensor> {
-        let (a_t, s_t) = self.levels(segment.from);
-        let (a_s, s_s) = self.levels(segment.to);
-        let origin = ((x - (eps * s_t)?)? / a_t)?;
-        Ok(((origin * a_s)? + (eps * s_s)?)?)
+    /// Moves `x` from `jump.from` to `jump.to` with the predicted noise `eps` of the
+    /// same shape (iCD, equation 3).
+    pub fn jump(&self, x: &Tensor, eps: &Tensor, jump: Jump) -> Result<Tensor> {
+        let (alpha, sigma) = self.alpha_sigma(jump.from);
+        let origin = ((x - (eps * sigma)?)? / alpha)?;
+        self.add_noise(&origin, eps, jump.to)
     }
 
-    /// Mixes the clean latent `x` with `noise` to the level of timestep `t`.
+    /// Adds `noise` to the clean latent `x` at the level of timestep `t`.
     pub fn add_noise(&self, x: &Tensor, noise: &Tensor, t: Timestep) -> Result<Tensor> {
-        let (a, s) = self.levels(t);
-        Ok(((x * a)? + (noise * s)?)?)
+        let (alpha, sigma) = self.alpha_sigma(t);
+        Ok(((x * alpha)? + (noise * sigma)?)?)
     }
 }
 
-impl Default for Schedule {
-    /// Stable Diffusion's: betas from 0.00085 to 0.012.
+impl Default for NoiseSchedule {
+    /// The schedule of Stable Diffusion: betas from 0.00085 to 0.012.
     fn default() -> Self {
         Self::scaled_linear(0.00085, 0.012)
     }
@@ -242,22 +249,28 @@ mod tests {
             (779, 0.044_200_413),
             (999, 0.004_660_095),
         ];
-        let schedule = Schedule::default();
-        for (t, alpha_bar) in expected {
-            let (a, s) = schedule.levels(Timestep(t));
-            assert!((a * a - alpha_bar).abs() < 3e-7, "a at {t}: {}", a * a);
-            assert!((s * s - (1.0 - alpha_bar)).abs() < 3e-7, "s at {t}");
+        let schedule = NoiseSchedule::default();
+        for (t, alpha_cumprod) in expected {
+            let (alpha, sigma) = schedule.alpha_sigma(Timestep(t));
+            assert!(
+                (alpha * alpha - alpha_cumprod).abs() < 3e-7,
+                "alpha at {t}: {alpha}"
+            );
+            assert!(
+                (sigma * sigma - (1.0 - alpha_cumprod)).abs() < 3e-7,
+                "sigma at {t}"
+            );
         }
     }
 
     #[test]
     fn a_jump_and_its_inverse_cancel() {
-        let (x, eps, schedule) = (latent(0.0), latent(9.0), Schedule::default());
-        let there = Segment {
+        let (x, eps, schedule) = (latent(0.0), latent(9.0), NoiseSchedule::default());
+        let there = Jump {
             from: Timestep(259),
             to: Timestep(779),
         };
-        let back = Segment {
+        let back = Jump {
             from: Timestep(779),
             to: Timestep(259),
         };
@@ -267,12 +280,12 @@ mod tests {
 
     #[test]
     fn a_path_under_constant_noise_equals_one_jump() {
-        let (x, eps, schedule) = (latent(0.0), latent(9.0), Schedule::default());
-        let path = Path::reverse(&[999, 779, 519, 259, 0]).unwrap();
+        let (x, eps, schedule) = (latent(0.0), latent(9.0), NoiseSchedule::default());
+        let path = Timesteps::reverse(&[999, 779, 519, 259, 0]).unwrap();
         let walked = path
-            .segments()
+            .jumps()
             .fold(x.clone(), |x, s| schedule.jump(&x, &eps, s).unwrap());
-        let whole = Segment {
+        let whole = Jump {
             from: path.start(),
             to: path.end(),
         };
@@ -281,9 +294,9 @@ mod tests {
 
     #[test]
     fn landing_on_zero_is_the_clean_latent() {
-        let (x, noise, schedule) = (latent(0.0), latent(9.0), Schedule::default());
+        let (x, noise, schedule) = (latent(0.0), latent(9.0), NoiseSchedule::default());
         let noised = schedule.add_noise(&x, &noise, Timestep(519)).unwrap();
-        let home = Segment {
+        let home = Jump {
             from: Timestep(519),
             to: Timestep(0),
         };
@@ -291,21 +304,24 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_turn_back_or_leave_the_schedule_are_refused() {
+    fn unordered_or_excessive_timesteps_are_errors() {
         for steps in [&[19, 19][..], &[19, 259, 200], &[19], &[], &[19, 1000]] {
-            assert!(Path::forward(steps).is_err(), "{steps:?}");
+            assert!(Timesteps::forward(steps).is_err(), "{steps:?}");
         }
         for steps in [&[999, 0, 259][..], &[0, 999], &[0], &[1200, 0]] {
-            assert!(Path::reverse(steps).is_err(), "{steps:?}");
+            assert!(Timesteps::reverse(steps).is_err(), "{steps:?}");
         }
-        assert_eq!(Path::reverse(&[999, 339, 0]).unwrap().jumps(), 2);
+        assert_eq!(Timesteps::reverse(&[999, 339, 0]).unwrap().count(), 2);
     }
 
     #[test]
     fn steps_are_read_with_commas() {
-        assert_eq!("19, 259,999".parse::<Steps>().unwrap().0, [19, 259, 999]);
+        assert_eq!(
+            "19, 259,999".parse::<Timesteps>().unwrap(),
+            Timesteps::forward(&[19, 259, 999]).unwrap()
+        );
         for bad in ["", "19,,259", "a", "-1,3", "70000"] {
-            assert!(bad.parse::<Steps>().is_err(), "{bad:?}");
+            assert!(bad.parse::<Timesteps>().is_err(), "{bad:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::kernel::{
-    Dense, linear,
+    Epilogue, PackedLinear, linear,
     profile::{self, Spent},
 };
 use serde_json::{Value, json};
@@ -104,11 +104,11 @@ fn peak_gigaflops() -> Result<f64> {
     let (rows, inputs, outputs) = (1536, 288, 288);
     let normal = |shape| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
     let (x, weight) = (normal((rows, inputs))?, normal((outputs, inputs))?);
-    let dense = Arc::new(Dense::new(&weight)?);
+    let dense = Arc::new(PackedLinear::new(&weight)?);
     let mut best = f64::INFINITY;
     for _ in 0..200 {
         let start = Instant::now();
-        linear(&x, &dense, None, None)?;
+        linear(&x, &dense, Epilogue::default())?;
         best = best.min(start.elapsed().as_secs_f64());
     }
     Ok(2.0 * (rows * inputs * outputs) as f64 / best / 1e9)

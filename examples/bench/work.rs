@@ -7,16 +7,17 @@ use candle_core::{Device, Tensor};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::ValueEnum;
 use icd::{
-    edit::{self, ControlPlan, Edit, Moment},
+    diffusion::Event,
     guidance::{Guidance, Tau},
     model::{
         Conditioning, Model, ModelChoice,
-        attention::Untouched,
+        attention::NoControl,
         clip::{Clip, ClipConfig},
-        unet::{Input, Level, Unet, UnetConfig},
+        unet::{Level, Unet, UnetConfig, UnetInput},
         vae::{Vae, VaeConfig},
     },
-    nn::{Fresh, Weights},
+    nn::{RandomInit, Weights},
+    pipeline::{Edit, Outputs, Pipeline, Residency},
     schedule::Timestep,
 };
 
@@ -151,7 +152,7 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sdxl => UnetConfig::sdxl(),
     };
     let first = config.levels[0].channels;
-    let fresh = Fresh::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
+    let fresh = RandomInit::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
     let unet = Unet::new(&Weights::fresh(&fresh, case.storage), config.clone())?;
     let (side, device) = (case.size / 8, &case.storage.device);
     let latent = normal(&[case.rows, 4, side, side], device)?;
@@ -159,25 +160,25 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
         .pooled
         .map(|pooled| normal(&[case.rows, pooled.width], device));
     let text = Conditioning {
-        tokens: normal(&[case.rows, 77, config.text_width], device)?,
+        hidden_states: normal(&[case.rows, 77, config.cross_attention_dim], device)?,
         pooled: pooled.transpose()?,
     };
-    let text = unet.read(&text)?;
+    let text = unet.prepare(&text)?;
     let (times, guidance) = (vec![Timestep(499); case.rows], vec![7.0; case.rows]);
     Ok(timed(&case.storage.device, move || {
-        let input = Input {
+        let input = UnetInput {
             latent: &latent,
             times: &times,
             guidance: &guidance,
             text: &text,
         };
-        unet.forward(input, &mut Untouched)?;
+        unet.forward(input, &mut NoControl)?;
         Ok(())
     }))
 }
 
 fn vae(case: Case<'_>) -> Result<Run<'_>> {
-    let fresh = Fresh::new(0)
+    let fresh = RandomInit::new(0)
         .with("quant_conv.weight", &[8, 8, 1, 1])
         .with("post_quant_conv.weight", &[4, 4, 1, 1]);
     let config = match case.family {
@@ -185,7 +186,7 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sdxl => VaeConfig::sdxl(),
     };
     // The autoencoder is always kept in f32.
-    let exact = case.storage.exact();
+    let exact = case.storage.in_f32();
     let vae = Vae::new(&Weights::fresh(&fresh, &exact), config)?;
     let vae = vae.with_tiling(case.tiling);
     let (rows, size, device) = (case.rows, case.size, &case.storage.device);
@@ -208,7 +209,7 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sd15 => ClipConfig::vit_l(),
         Family::Sdxl => ClipConfig::vit_big_g(),
     };
-    let clip = Clip::new(&Weights::fresh(&Fresh::new(0), case.storage), config)?;
+    let clip = Clip::new(&Weights::fresh(&RandomInit::new(0), case.storage), config)?;
     let ids: Vec<u32> = (0..77).map(|i| 320 + 7 * i).collect();
     Ok(timed(&case.storage.device, move || {
         clip.forward(&[&ids, &ids], &[76, 76])?;
@@ -225,34 +226,30 @@ fn whole_edit(case: Case<'_>) -> Result<Run<'_>> {
         ..ModelChoice::named(folder.display().to_string())
     };
     let model = Model::open(&choice, case.storage.clone())?;
+    let pipeline = Pipeline::new(model, Residency::OneAtATime);
     let device = &case.storage.device;
     let picture = normal(&[1, 3, case.size, case.size], device)?.clamp(-1f32, 1f32)?;
-    let request = Edit {
-        source: "a photo of a bird".into(),
-        targets: vec!["a photo of a lego bird".into()],
-        guidance: Guidance::new(19.0, Tau::step(0.8)?)?,
-        early_prompt: None,
-        control: ControlPlan::default(),
-        mask: None,
-        extras: icd::edit::Extras {
+    let guidance = Guidance::new(19.0, Tau::step(0.8)?)?;
+    let edit = Edit {
+        outputs: Outputs {
             source: true,
-            ..Default::default()
+            ..Outputs::default()
         },
+        ..Edit::new("a photo of a bird", "a photo of a lego bird", guidance)
     };
     Ok(Box::new(move || {
         let mut laps = Laps::on(device)?;
         let (mut stage, mut fault) = ("opening", None);
-        let mut watch = |moment: Moment| {
-            if let Moment::Begins(next) = moment {
+        let mut observer = |event: Event| {
+            if let Event::Begins(next) = event {
                 fault = laps.lap(stage).err().or(fault.take());
                 stage = next;
             }
         };
-        let inverted = edit::invert(&model, &picture, &request.source, 0, &mut watch)?;
-        let edited = edit::edit(&model, &inverted, &request, &mut watch)?;
-        watch(Moment::Begins("decoding"));
-        model.vae()?.decode(&edited.targets)?;
-        watch(Moment::Begins("done"));
+        let inverted = pipeline.invert(&picture, &edit.source, 0, &mut observer)?;
+        let edited = pipeline.edit(&inverted, &edit, &mut observer)?;
+        pipeline.decode(&edited.targets, &mut observer)?;
+        observer(Event::Begins("done"));
         fault.map_or(Ok(laps), Err)
     }))
 }
@@ -263,20 +260,20 @@ fn train_step(case: Case<'_>) -> Result<Run<'_>> {
     let level = |channels| Level {
         channels,
         heads: 4,
-        depth: 1,
-        depth_up: 1,
+        transformer_layers: 1,
+        transformer_layers_up: 1,
         blocks: 2,
     };
     let config = UnetConfig {
         levels: vec![level(32), level(64)],
-        middle_depth: 1,
-        text_width: 64,
-        groups: 8,
-        side: 16,
+        mid_transformer_layers: 1,
+        cross_attention_dim: 64,
+        norm_num_groups: 8,
+        sample_size: 16,
         ..UnetConfig::sd15()
     };
-    let fresh = Fresh::new(0).trainable();
-    let exact = case.storage.exact();
+    let fresh = RandomInit::new(0).trainable();
+    let exact = case.storage.in_f32();
     let unet = Unet::new(&Weights::fresh(&fresh, &exact), config)?;
     let vars: Vec<_> = fresh.vars().into_values().collect();
     let count: usize = vars.iter().map(|var| var.elem_count()).sum();
@@ -287,7 +284,7 @@ fn train_step(case: Case<'_>) -> Result<Run<'_>> {
         normal(&[rows, 4, 16, 16], device)?,
     );
     let text = Conditioning {
-        tokens: normal(&[rows, 16, 64], device)?,
+        hidden_states: normal(&[rows, 16, 64], device)?,
         pooled: None,
     };
     let times: Vec<_> = (0..rows)
@@ -296,14 +293,14 @@ fn train_step(case: Case<'_>) -> Result<Run<'_>> {
     let guidance = vec![0.0; rows];
     Ok(Box::new(move || {
         let mut laps = Laps::on(device)?;
-        let text = unet.read(&text)?;
-        let input = Input {
+        let text = unet.prepare(&text)?;
+        let input = UnetInput {
             latent: &latent,
             times: &times,
             guidance: &guidance,
             text: &text,
         };
-        let eps = unet.forward(input, &mut Untouched)?;
+        let eps = unet.forward(input, &mut NoControl)?;
         let loss = (eps - &target)?.sqr()?.mean_all()?;
         laps.lap("forward")?;
         let gradients = loss.backward()?;

@@ -10,18 +10,17 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use flate2::{Compression, write::GzEncoder};
 use icd::{
-    distil::DistilConfig,
-    edit::Span,
+    control::StepRange,
+    distill::DistillConfig,
     guidance::Tau,
     hub::unpack,
-    latents::Latents,
-    lora::{Adapter, Reading, forward_steps, reverse_steps},
-    model::{ModelChoice, Parts, diffusers},
-    nn::{Checkpoint, checkpoint_metadata},
+    io::{Checkpoint, Source, safetensors_metadata},
+    lora::{Adapter, AdapterOptions, forward_timesteps, reverse_timesteps},
+    model::{ModelChoice, ModelFiles, config},
     picture::{Format, Picture, Size, fit::Fit, note::note},
+    pipeline::Latents,
     prompt::{Refine, Replace, Tokenizer, words},
-    schedule::Steps,
-    source::Source,
+    schedule::Timesteps,
 };
 
 /// What reads the input.
@@ -118,7 +117,7 @@ fn checkpoints(names: &[&str]) -> Result<(Vec<Vec<u8>>, Feed)> {
 
 fn read_all(file: &Path) -> bool {
     let _ = Latents::read(file);
-    let _ = checkpoint_metadata(&file.into());
+    let _ = safetensors_metadata(&file.into());
     let Ok(checkpoint) = Checkpoint::open(file) else {
         return false;
     };
@@ -135,7 +134,7 @@ fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
     ])?;
     let base = Checkpoint::open(data("sd/unet/diffusion_pytorch_model.safetensors"))?;
     let (folder, file) = scratch("safetensors")?;
-    let reading = Reading {
+    let reading = AdapterOptions {
         alpha: Some(8.0),
         rounding: DType::F16,
     };
@@ -144,10 +143,10 @@ fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
         let _ = fs::remove_file(&file);
         let _ = fs::write(&file, input);
         let source = Source::from(&file);
-        let _ = (forward_steps(&source), reverse_steps(&source));
+        let _ = (forward_timesteps(&source), reverse_timesteps(&source));
         let name = String::from_utf8_lossy(&input[..input.len().min(80)]).into_owned();
         let named = Source::from(Path::new(&name));
-        let _ = (forward_steps(&named), reverse_steps(&named));
+        let _ = (forward_timesteps(&named), reverse_timesteps(&named));
         Adapter::read(&file, &base, reading).is_ok()
     };
     Ok((seeds, Box::new(feed)))
@@ -211,18 +210,18 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
         let text = String::from_utf8_lossy(input);
         let text = text.trim();
         let taken = [
-            diffusers::unet_config(&source).is_ok(),
-            diffusers::vae_config(&source).is_ok(),
-            diffusers::clip_config(&source, false).is_ok(),
-            diffusers::clip_config(&source, true).is_ok(),
-            diffusers::schedule(&source).is_ok(),
+            config::unet_config(&source).is_ok(),
+            config::vae_config(&source).is_ok(),
+            config::clip_config(&source, false).is_ok(),
+            config::clip_config(&source, true).is_ok(),
+            config::schedule(&source).is_ok(),
             Tokenizer::from_bpe(&source, &merges, None).is_ok(),
             Tokenizer::from_bpe(&vocabulary, &source, None).is_ok(),
             Tokenizer::from_bpe(&vocabulary, &merges, Some(&source)).is_ok(),
-            DistilConfig::read(&file).is_ok(),
-            text.parse::<Steps>().is_ok(),
+            DistillConfig::read(&file).is_ok(),
+            text.parse::<Timesteps>().is_ok(),
             text.parse::<Tau>().is_ok(),
-            text.parse::<Span>().is_ok(),
+            text.parse::<StepRange>().is_ok(),
             text.parse::<Size>().is_ok(),
             text.parse::<Fit>().is_ok(),
         ];
@@ -235,14 +234,14 @@ fn recipes() -> Result<(Vec<Vec<u8>>, Feed)> {
     let seeds = [
         "unet = \"teacher.pt\"\nadapter_alpha = 8\nguidance = 19\ntau = 0.8\n",
         "forward_adapter = \"hub:owner/name@main/forward-19-259.safetensors\"\n\
-         forward_path = [19, 259, 519, 779, 999]\nreverse_path = [999, 779, 519, 259, 0]\n",
+         forward_timesteps = [19, 259, 519, 779, 999]\nreverse_timesteps = [999, 779, 519, 259, 0]\n",
     ];
     let folder = tempfile::tempdir()?;
     fs::create_dir(folder.path().join("unet"))?;
     let choice = ModelChoice::named(folder.path().to_string_lossy());
     let feed = move |input: &[u8]| {
         let written = fs::write(folder.path().join("icd.toml"), input);
-        written.is_ok() && Parts::find(&choice).is_ok()
+        written.is_ok() && ModelFiles::find(&choice).is_ok()
     };
     Ok((
         seeds.map(|seed| seed.as_bytes().to_vec()).into(),

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    distil::{AdamW, AdamWConfig, Learner, Measures, Parts, Rate},
-    latents::Tensors,
+    distill::{AdamW, AdamWConfig, GradientAccumulation, LrSchedule, Metrics, Trainer},
+    io::{Checkpoint, Tensors},
     model::vae::Vae,
-    nn::{Checkpoint, Fresh, Weights},
+    nn::{RandomInit, Weights},
     noise::Noise,
 };
 use rayon::prelude::*;
 
 use super::{
-    Options, Stage, measures, parts, storage, train,
+    Options, Stage, accumulation, configs, storage, train,
     world::{Scene, dice},
 };
 
@@ -22,7 +22,7 @@ const STEPS: usize = 3_000;
 const BATCH: usize = 16;
 /// The shape of a step's latents.
 const LATENTS: (usize, usize, usize, usize) = (BATCH, 4, 16, 16);
-const RATE: Rate = Rate {
+const RATE: LrSchedule = LrSchedule {
     peak: 2e-3,
     warmup: 200,
     end: Some(STEPS),
@@ -32,8 +32,8 @@ const RATE: Rate = Rate {
 const DIVERGENCE: f64 = 1e-4;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
-    let mut learner = Autoencoder::new(options.seed)?;
-    train(options, Stage::Vae, STEPS, &mut learner)
+    let mut trainer = Autoencoder::new(options.seed)?;
+    train(options, Stage::Vae, STEPS, &mut trainer)
 }
 
 /// The trained autoencoder, whose latents are multiplied with `scale`.
@@ -41,21 +41,21 @@ pub(crate) fn finished(options: &Options, scale: f64) -> Result<Vae> {
     let state = Checkpoint::open(Stage::Vae.state(options))?;
     let storage = storage();
     let weights = Weights::new(&state, &storage).at("vae.average");
-    Ok(Vae::new(&weights, measures::vae(scale))?)
+    Ok(Vae::new(&weights, configs::vae(scale))?)
 }
 
 struct Autoencoder {
     vae: Vae,
     optimiser: AdamW,
-    parts: Parts,
+    accumulation: GradientAccumulation,
     seed: u64,
 }
 
 impl Autoencoder {
     fn new(seed: u64) -> Result<Self> {
-        let fresh = Fresh::new(seed).trainable();
+        let fresh = RandomInit::new(seed).trainable();
         let storage = storage();
-        let vae = Vae::new(&Weights::fresh(&fresh, &storage), measures::vae(1.0))?;
+        let vae = Vae::new(&Weights::fresh(&fresh, &storage), configs::vae(1.0))?;
         let config = AdamWConfig {
             betas: (0.9, 0.99),
             average: Some(0.995),
@@ -64,25 +64,26 @@ impl Autoencoder {
         Ok(Self {
             vae,
             optimiser: AdamW::new(fresh.vars(), config)?,
-            parts: parts(BATCH)?,
+            accumulation: accumulation(BATCH)?,
             seed,
         })
     }
 }
 
-impl Learner for Autoencoder {
-    fn step(&mut self, step: usize) -> icd::Result<Measures> {
+impl Trainer for Autoencoder {
+    fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let pictures = pictures(self.seed, step)?;
         let noise = Noise::new(self.seed ^ step as u64).normal(LATENTS, &Device::Cpu)?;
-        let ([_, error, divergence], gradients) = self.parts.learn(&self.optimiser, |part| {
-            let pictures = pictures.narrow(0, part.start, part.len())?;
-            let posterior = self.vae.encode(&pictures)?;
-            let latent = posterior.sample(&noise.narrow(0, part.start, part.len())?)?;
-            let error = (self.vae.decode(&latent)? - &pictures)?.sqr()?.mean_all()?;
-            let divergence = posterior.divergence()?;
-            let loss = (&error + (&divergence * DIVERGENCE)?)?;
-            Ok([loss, error, divergence])
-        })?;
+        let ([_, error, divergence], gradients) =
+            self.accumulation.learn(&self.optimiser, |part| {
+                let pictures = pictures.narrow(0, part.start, part.len())?;
+                let posterior = self.vae.encode(&pictures)?;
+                let latent = posterior.sample(&noise.narrow(0, part.start, part.len())?)?;
+                let error = (self.vae.decode(&latent)? - &pictures)?.sqr()?.mean_all()?;
+                let divergence = posterior.kl()?;
+                let loss = (&error + (&divergence * DIVERGENCE)?)?;
+                Ok([loss, error, divergence])
+            })?;
         let norm = self.optimiser.step(&gradients, RATE.at(step))?;
         Ok(vec![
             ("psnr", -10.0 * (error / 4.0).log10()),

@@ -8,23 +8,23 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use icd::{
-    distil::{AdamW, AdamWConfig, Learner, Levels, Measures, Parts, Rate},
-    latents::Tensors,
+    distill::{AdamW, AdamWConfig, GradientAccumulation, LrSchedule, Metrics, RowLevels, Trainer},
+    io::Tensors,
     model::{
         Conditioning,
-        attention::Untouched,
+        attention::NoControl,
         clip::Clip,
-        unet::{Input, Unet},
+        unet::{Unet, UnetInput},
     },
-    nn::{Fresh, Weights},
+    nn::{RandomInit, Weights},
     noise::Noise,
     prompt::{Prompt, Tokenizer},
-    schedule::{Schedule, Timestep},
+    schedule::{NoiseSchedule, Timestep},
 };
 use rand::Rng;
 
 use super::{
-    Options, Stage, export, measures, parts,
+    Options, Stage, accumulation, configs, export,
     scenes::{COUNT, Scenes},
     storage, tokenizer, train, words,
     world::{Dice, dice},
@@ -32,7 +32,7 @@ use super::{
 
 const STEPS: usize = 10_000;
 const BATCH: usize = 32;
-const RATE: Rate = Rate {
+const RATE: LrSchedule = LrSchedule {
     peak: 1.5e-3,
     warmup: 500,
     end: Some(STEPS),
@@ -47,8 +47,8 @@ const UNCAPTIONED: f64 = 0.1;
 pub(crate) fn make(options: &Options) -> Result<()> {
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
-    let mut learner = Base::new(options, scenes, tokenizer)?;
-    train(options, Stage::Base, STEPS, &mut learner)?;
+    let mut trainer = Base::new(options, scenes, tokenizer)?;
+    train(options, Stage::Base, STEPS, &mut trainer)?;
     export(options)
 }
 
@@ -63,17 +63,17 @@ struct Base {
     clip: Clip,
     unet: Unet,
     optimiser: AdamW,
-    parts: Parts,
+    accumulation: GradientAccumulation,
     scenes: Scenes,
     tokenizer: Tokenizer,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     seed: u64,
 }
 
 impl Base {
     fn new(options: &Options, scenes: Scenes, tokenizer: Tokenizer) -> Result<Self> {
-        let fresh = Fresh::new(!options.seed).trainable();
-        let unet = Unet::new(&Weights::fresh(&fresh, &storage()), measures::unet())?;
+        let fresh = RandomInit::new(!options.seed).trainable();
+        let unet = Unet::new(&Weights::fresh(&fresh, &storage()), configs::unet())?;
         let settings = AdamWConfig {
             average: Some(0.9995),
             ..AdamWConfig::default()
@@ -82,10 +82,10 @@ impl Base {
             clip: words::finished(options, tokenizer.vocabulary())?,
             unet,
             optimiser: AdamW::new(named("unet", &fresh).collect(), settings)?,
-            parts: parts(BATCH)?,
+            accumulation: accumulation(BATCH)?,
             scenes,
             tokenizer,
-            schedule: Schedule::default(),
+            schedule: NoiseSchedule::default(),
             seed: options.seed,
         })
     }
@@ -95,7 +95,7 @@ impl Base {
     /// noise, where the noise itself is predicted well by any network.
     fn weights(&self, times: &[Timestep]) -> icd::Result<Tensor> {
         let weight = |&t: &Timestep| {
-            let (signal, _) = self.schedule.soft_levels(t);
+            let (signal, _) = self.schedule.alpha_sigma_unclamped(t);
             signal.powi(-2) as f32
         };
         let weights: Vec<_> = times.iter().map(weight).collect();
@@ -121,7 +121,12 @@ fn time(dice: &mut Dice) -> Timestep {
 /// the last one. There the schedule leaves a hint of the latents, which tells
 /// where things are, and new pictures begin without one (arXiv 2305.08891): a
 /// UNet that learnt to rely on it would see it in any noise.
-fn mixed(levels: &Levels, x: &Tensor, noise: &Tensor, times: &[Timestep]) -> icd::Result<Tensor> {
+fn mixed(
+    levels: &RowLevels,
+    x: &Tensor,
+    noise: &Tensor,
+    times: &[Timestep],
+) -> icd::Result<Tensor> {
     let alone = |t: &Timestep| f32::from(u8::from(t.0 == LAST));
     let alone: Vec<_> = times.iter().map(alone).collect();
     let alone = Tensor::from_vec(alone, (times.len(), 1, 1, 1), &Device::Cpu)?;
@@ -137,44 +142,44 @@ pub(crate) fn read(
 ) -> icd::Result<Conditioning> {
     let prompts = captions
         .iter()
-        .map(|caption| tokenizer.encode(caption, measures::CONTEXT));
+        .map(|caption| tokenizer.encode(caption, configs::CONTEXT));
     let prompts: Vec<_> = prompts.collect::<icd::Result<_>>()?;
     let ids: Vec<_> = prompts.iter().map(Prompt::ids).collect();
     let ends: Vec<_> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
     Ok(Conditioning {
-        tokens: clip.forward(&ids, &ends)?.last,
+        hidden_states: clip.forward(&ids, &ends)?.last,
         pooled: None,
     })
 }
 
 /// The weights of a network, each under the network's name.
-pub(crate) fn named(network: &str, fresh: &Fresh) -> impl Iterator<Item = (String, Var)> {
+pub(crate) fn named(network: &str, fresh: &RandomInit) -> impl Iterator<Item = (String, Var)> {
     let vars = fresh.vars().into_iter();
     vars.map(move |(name, var)| (format!("{network}.{name}"), var))
 }
 
-impl Learner for Base {
-    fn step(&mut self, step: usize) -> icd::Result<Measures> {
+impl Trainer for Base {
+    fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let mut dice = dice(self.seed ^ 0xBA5E, step as u64);
         let scenes: Vec<_> = (0..BATCH).map(|_| dice.random_range(0..COUNT)).collect();
         let captions: Vec<_> = scenes.iter().map(|&i| self.caption(i, &mut dice)).collect();
         let times: Vec<_> = (0..BATCH).map(|_| time(&mut dice)).collect();
         let x = self.scenes.latents(&scenes)?;
         let noise = Noise::new(dice.random()).normal(x.shape(), &Device::Cpu)?;
-        let levels = Levels::with_soft_end(&self.schedule, &times, &Device::Cpu)?;
+        let levels = RowLevels::with_soft_end(&self.schedule, &times, &Device::Cpu)?;
         let noised = mixed(&levels, &x, &noise, &times)?;
         let noise = levels.noise_in(&noised, &x)?;
         let weights = self.weights(&times)?;
-        let ([_, error], gradients) = self.parts.learn(&self.optimiser, |part| {
+        let ([_, error], gradients) = self.accumulation.learn(&self.optimiser, |part| {
             let text = read(&self.clip, &self.tokenizer, &captions[part.clone()])?;
             let eps = self.unet.forward(
-                Input {
+                UnetInput {
                     latent: &noised.narrow(0, part.start, part.len())?,
                     times: &times[part.clone()],
                     guidance: &vec![0.0; part.len()],
-                    text: &self.unet.read(&text)?,
+                    text: &self.unet.prepare(&text)?,
                 },
-                &mut Untouched,
+                &mut NoControl,
             )?;
             let noise = noise.narrow(0, part.start, part.len())?;
             let error = (eps - noise)?.sqr()?.mean((1, 2, 3))?; // (b)

@@ -8,11 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use icd::{
-    latents::{Tensors, write_tensors},
-    nn::{Checkpoint, checkpoint_metadata},
-    source::Source,
-};
+use icd::io::{Checkpoint, Source, Tensors, safetensors_metadata, write_tensors};
 
 use super::Options;
 
@@ -89,6 +85,6 @@ fn halved(from: &Path, to: &Path) -> Result<()> {
     Ok(write_tensors(
         to,
         &tensors,
-        checkpoint_metadata(&Source::from(from))?,
+        safetensors_metadata(&Source::from(from))?,
     )?)
 }

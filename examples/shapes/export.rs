@@ -5,13 +5,12 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use icd::{
-    latents::{Tensors, write_tensors},
+    io::{Checkpoint, Tensors, write_tensors},
     model::{clip::ClipConfig, unet::UnetConfig, vae::VaeConfig},
-    nn::Checkpoint,
 };
 use serde_json::{Value, json};
 
-use super::{Options, Stage, measures};
+use super::{Options, Stage, configs};
 
 /// Writes the folder `model` of the output folder; its UNet is not distilled yet.
 pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<()> {
@@ -20,17 +19,17 @@ pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<(
     let weights = "diffusion_pytorch_model.safetensors";
     network(
         &folder.join("vae"),
-        vae_json(&measures::vae(scale)),
+        vae_json(&configs::vae(scale)),
         weights,
         (&vae, "vae.average."),
     )?;
     network(
         &folder.join("unet"),
-        unet_json(&measures::unet()),
+        unet_json(&configs::unet()),
         weights,
         (&base, "base.average.unet."),
     )?;
-    let text = text_json(&measures::text(vocabulary));
+    let text = text_json(&configs::text(vocabulary));
     network(
         &folder.join("text_encoder"),
         text,
@@ -95,12 +94,12 @@ fn settings(folder: &Path, name: &str, json: &Value) -> Result<()> {
 }
 
 fn vae_json(config: &VaeConfig) -> Value {
-    let levels = config.channels.len();
+    let levels = config.block_out_channels.len();
     json!({
         "_class_name": "AutoencoderKL", "act_fn": "silu", "in_channels": 3, "out_channels": 3,
-        "block_out_channels": config.channels, "layers_per_block": config.blocks,
-        "latent_channels": config.latent_channels, "norm_num_groups": config.groups,
-        "scaling_factor": config.scale, "mid_block_add_attention": config.middle_attention,
+        "block_out_channels": config.block_out_channels, "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels, "norm_num_groups": config.norm_num_groups,
+        "scaling_factor": config.scaling_factor, "mid_block_add_attention": config.mid_block_add_attention,
         "use_quant_conv": false, "use_post_quant_conv": false, "sample_size": super::world::SIDE,
         "down_block_types": vec!["DownEncoderBlock2D"; levels],
         "up_block_types": vec!["UpDecoderBlock2D"; levels],
@@ -111,11 +110,11 @@ fn unet_json(config: &UnetConfig) -> Value {
     let levels = config.levels.len();
     let channels: Vec<_> = config.levels.iter().map(|level| level.channels).collect();
     json!({
-        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "sample_size": config.side,
-        "in_channels": config.latent_channels, "out_channels": config.latent_channels,
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "sample_size": config.sample_size,
+        "in_channels": config.in_channels, "out_channels": config.in_channels,
         "block_out_channels": channels, "layers_per_block": config.levels[0].blocks,
-        "attention_head_dim": config.levels[0].heads, "cross_attention_dim": config.text_width,
-        "norm_num_groups": config.groups, "norm_eps": config.eps,
+        "attention_head_dim": config.levels[0].heads, "cross_attention_dim": config.cross_attention_dim,
+        "norm_num_groups": config.norm_num_groups, "norm_eps": config.norm_eps,
         "down_block_types": vec!["CrossAttnDownBlock2D"; levels],
         "up_block_types": vec!["CrossAttnUpBlock2D"; levels],
     })
@@ -124,10 +123,10 @@ fn unet_json(config: &UnetConfig) -> Value {
 fn text_json(config: &ClipConfig) -> Value {
     json!({
         "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
-        "vocab_size": config.vocabulary, "max_position_embeddings": config.context,
-        "hidden_size": config.width, "intermediate_size": config.inner,
-        "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
-        "layer_norm_eps": config.eps, "projection_dim": config.width,
-        "bos_token_id": config.vocabulary - 2, "eos_token_id": config.vocabulary - 1,
+        "vocab_size": config.vocab_size, "max_position_embeddings": config.max_position_embeddings,
+        "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers, "num_attention_heads": config.num_attention_heads,
+        "layer_norm_eps": config.layer_norm_eps, "projection_dim": config.hidden_size,
+        "bos_token_id": config.vocab_size - 2, "eos_token_id": config.vocab_size - 1,
     })
 }

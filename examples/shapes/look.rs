@@ -7,11 +7,12 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    distil::Levels,
-    model::{Conditioning, Model, ModelChoice, attention::Untouched, unet::Input},
+    diffusion::{BatchConditioning, ClassifierFree, Silent, Walk},
+    guidance::{Guidance, Tau},
+    model::{Model, ModelChoice, attention::NoControl},
     noise::Noise,
     picture::{Picture, sheet::sheet},
-    schedule::Timestep,
+    schedule::Timesteps,
 };
 use rayon::prelude::*;
 
@@ -26,7 +27,8 @@ const MEASURED: u64 = 200;
 const ACROSS: usize = 10;
 /// Steps of the teacher.
 const STEPS: u16 = 50;
-const GUIDANCE: f64 = 4.0;
+/// 0 is unguided.
+const GUIDANCE: f64 = 3.0;
 
 /// Measures the autoencoder and draws `vae.png`.
 pub(crate) fn autoencoder(options: &Options) -> Result<()> {
@@ -84,30 +86,23 @@ fn open(folder: &Path) -> Result<Model> {
 fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
     let unet = model.plain_unet()?;
     let prompts: Vec<_> = captions.iter().map(String::as_str).collect();
-    let text = model.text()?;
-    let told = unet.read(&text.read(&prompts)?.states)?;
-    let untold: Conditioning = text.read(&vec![""; prompts.len()])?.states;
-    let untold = unet.read(&untold)?;
-    let count = prompts.len();
-    let mut x = Noise::new(7).normal((count, 4, 16, 16), &Device::Cpu)?;
-    for step in (0..STEPS).rev() {
-        let (t, next) = (
-            Timestep(19 + 20 * step),
-            Timestep((20 * step).saturating_sub(1)),
-        );
-        let eps = |text| {
-            let input = Input {
-                latent: &x,
-                times: &vec![t; count],
-                guidance: &vec![0.0; count],
-                text,
-            };
-            unet.forward(input, &mut Untouched)
-        };
-        let (with, without) = (eps(&told)?, eps(&untold)?);
-        let eps = (&without + ((with - &without)? * GUIDANCE)?)?;
-        let at = |t| Levels::at(model.schedule(), &vec![t; count], &Device::Cpu);
-        x = at(t)?.jump(&x, &eps, &at(next)?)?;
-    }
-    Ok(x)
+    let (text, count) = (model.text()?, prompts.len());
+    let rows = BatchConditioning {
+        text: text.encode(&prompts)?.states,
+        early: None,
+        guidance: vec![Guidance::new(GUIDANCE, Tau::CONSTANT)?; count],
+    };
+    let empty = text.encode(&vec![""; count])?.states;
+    let timesteps: Vec<_> = (0..STEPS)
+        .rev()
+        .map(|step| 19 + 20 * step)
+        .chain([0])
+        .collect();
+    let walk = Walk {
+        predictor: &ClassifierFree::new(&unet, &rows, &empty)?,
+        schedule: model.schedule(),
+        timesteps: &Timesteps::reverse(&timesteps)?,
+    };
+    let noise = Noise::new(7).normal((count, 4, 16, 16), &Device::Cpu)?;
+    Ok(walk.run(noise, &mut NoControl, &mut Silent)?)
 }

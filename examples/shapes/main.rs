@@ -18,9 +18,9 @@ mod world;
 mod autoencoder;
 mod base;
 mod bundle;
+mod configs;
 mod export;
 mod look;
-mod measures;
 mod scenes;
 mod tokenizer;
 mod words;
@@ -30,8 +30,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use icd::{
-    distil::{Learner, Parts, Run},
-    nn::Storage,
+    distill::{GradientAccumulation, Run, Trainer},
+    nn::Placement,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -127,19 +127,19 @@ fn main() -> Result<()> {
     })
 }
 
-/// Trains a stage with a bar that shows what it measures.
-fn train(options: &Options, stage: Stage, steps: usize, learner: &mut dyn Learner) -> Result<()> {
+/// Trains a stage with a bar that shows what it configs.
+fn train(options: &Options, stage: Stage, steps: usize, trainer: &mut dyn Trainer) -> Result<()> {
     let run = stage.run(options, steps);
     let style = "{prefix} {bar:30} {pos}/{len} {elapsed} left {eta} {msg}";
     let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(style)?);
     bar.set_prefix(stage.name());
-    run.go(learner, &mut |progress| {
-        if progress.measures.is_empty() {
+    run.go(trainer, &mut |progress| {
+        if progress.metrics.is_empty() {
             bar.set_position(progress.done as u64);
             bar.reset_eta();
         }
         let shown = progress
-            .measures
+            .metrics
             .iter()
             .map(|(name, value)| format!("{name} {value:.4}"));
         bar.set_message(shown.collect::<Vec<_>>().join(" "));
@@ -151,8 +151,8 @@ fn train(options: &Options, stage: Stage, steps: usize, learner: &mut dyn Learne
 }
 
 /// Small networks learn fastest on a CPU.
-fn storage() -> Storage {
-    Storage::plain()
+fn storage() -> Placement {
+    Placement::cpu_f32()
 }
 
 /// Rows that a thread learns at once: few enough that what they leave fits its
@@ -161,7 +161,7 @@ const ROWS: usize = 4;
 
 /// The networks are too small to keep several threads busy with one operation,
 /// so every thread learns rows of its own.
-fn parts(batch: usize) -> Result<Parts> {
+fn accumulation(batch: usize) -> Result<GradientAccumulation> {
     let threads = rayon::current_num_threads();
-    Ok(Parts::new(batch, batch / ROWS, threads)?)
+    Ok(GradientAccumulation::new(batch, batch / ROWS, threads)?)
 }

@@ -45,12 +45,12 @@ distil consistency consistency 'steps = 300'
 "$built/examples/shapes" --out "$out" --bundle
 
 if [ "${2:-}" = ablations ]; then
-    four='forward_path = [19, 259, 519, 779, 999]
-reverse_path = [999, 779, 519, 259, 0]'
-    three='forward_path = [19, 339, 699, 999]
-reverse_path = [999, 699, 339, 0]'
-    two='forward_path = [19, 499, 999]
-reverse_path = [999, 499, 0]'
+    four='forward_timesteps = [19, 259, 519, 779, 999]
+reverse_timesteps = [999, 779, 519, 259, 0]'
+    three='forward_timesteps = [19, 339, 699, 999]
+reverse_timesteps = [999, 699, 339, 0]'
+    two='forward_timesteps = [19, 499, 999]
+reverse_timesteps = [999, 499, 0]'
     ablation() {
         distil consistency "ablations/$1" 'steps = 60' "$2" "forward_preservation = $3" "reverse_preservation = $4"
     }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use candle_core::{D, Device, Tensor};
-use icd::{latents::write_tensors, model::vae::Vae, nn::Checkpoint};
+use icd::{
+    io::{Checkpoint, write_tensors},
+    model::vae::Vae,
+};
 use rayon::prelude::*;
 
 use super::{

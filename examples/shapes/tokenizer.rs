@@ -24,7 +24,7 @@ pub(crate) fn make(folder: &Path, seed: u64) -> Result<Tokenizer> {
     let merges = merges(folder, seed)?;
     let vocabulary = serde_json::to_string(&vocabulary(&merges))?;
     let config = serde_json::json!({
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": super::measures::CONTEXT,
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": super::configs::CONTEXT,
         "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END,
     });
     let (vocab, list) = (folder.join("vocab.json"), folder.join("merges.txt"));

@@ -12,21 +12,21 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    distil::{AdamW, AdamWConfig, Learner, Measures, Parts, Rate},
-    latents::Tensors,
+    distill::{AdamW, AdamWConfig, GradientAccumulation, LrSchedule, Metrics, Trainer},
+    io::{Checkpoint, Tensors},
     model::{
-        attention::{Place, Transformer, TransformerShape, Untouched},
+        attention::{AttentionKind, BlockPlace, NoControl, Site, Transformer, TransformerShape},
         clip::Clip,
     },
-    nn::{Checkpoint, Fresh, Linear, Weights},
+    nn::{Linear, RandomInit, Weights},
     prompt::Tokenizer,
 };
 use rand::Rng;
 
 use super::{
-    Options, Stage, autoencoder,
+    Options, Stage, accumulation, autoencoder,
     base::{named, read},
-    measures, parts,
+    configs,
     scenes::{COUNT, Scenes},
     storage, tokenizer, train,
     world::{HELD_OUT, Scene, Wording, dice},
@@ -34,7 +34,7 @@ use super::{
 
 const STEPS: usize = 6_000;
 const BATCH: usize = 64;
-const RATE: Rate = Rate {
+const RATE: LrSchedule = LrSchedule {
     peak: 1e-3,
     warmup: 300,
     end: Some(STEPS),
@@ -49,8 +49,8 @@ const LOOKED_AT: usize = 64;
 pub(crate) fn make(options: &Options) -> Result<()> {
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
-    let mut learner = Words::new(scenes, tokenizer, options.seed)?;
-    train(options, Stage::Words, STEPS, &mut learner)
+    let mut trainer = Words::new(scenes, tokenizer, options.seed)?;
+    train(options, Stage::Words, STEPS, &mut trainer)
 }
 
 /// The trained text encoder.
@@ -58,7 +58,7 @@ pub(crate) fn finished(options: &Options, vocabulary: usize) -> Result<Clip> {
     let state = Checkpoint::open(Stage::Words.state(options))?;
     let storage = storage();
     let learnt = Weights::new(&state, &storage).at("words.average.text");
-    Ok(Clip::new(&learnt, measures::text(vocabulary))?)
+    Ok(Clip::new(&learnt, configs::text(vocabulary))?)
 }
 
 /// Tells how well held-out captions of two things are painted, and how badly
@@ -88,7 +88,7 @@ pub(crate) fn look(options: &Options) -> Result<()> {
             .map(|scene| Wording::PLAIN.caption(scene))
             .collect();
         let text = read(&clip, &tokenizer, &captions)?;
-        let shown = painter.paint(&text.tokens)?;
+        let shown = painter.paint(&text.hidden_states)?;
         Ok((shown - &truth)?.sqr()?.mean_all()?.to_scalar()?)
     };
     let exchanged: Vec<_> = two.iter().map(Scene::exchanged).collect();
@@ -105,7 +105,7 @@ struct Words {
     clip: Clip,
     painter: Painter,
     optimiser: AdamW,
-    parts: Parts,
+    accumulation: GradientAccumulation,
     scenes: Scenes,
     tokenizer: Tokenizer,
     seed: u64,
@@ -121,12 +121,12 @@ struct Painter {
 
 impl Painter {
     fn new(w: &Weights) -> Result<Self> {
-        let width = measures::TEXT;
+        let width = configs::TEXT;
         let shape = TransformerShape {
             channels: width,
             heads: 4,
-            depth: 2,
-            text_width: width,
+            transformer_layers: 2,
+            cross_attention_dim: width,
             groups: 8,
         };
         let values = CHANNELS * PATCH * PATCH;
@@ -141,11 +141,18 @@ impl Painter {
     fn paint(&self, states: &Tensor) -> icd::Result<Tensor> {
         let rows = states.dim(0)?;
         let places = self.places.repeat((rows, 1, 1, 1))?;
-        let text = self.transformer.read(states)?;
-        let middle = (Place::Middle, 1);
+        let text = self.transformer.keys_values(states)?;
+        let middle = Site {
+            index: 0,
+            place: BlockPlace::Mid,
+            kind: AttentionKind::CrossAttention,
+            level: 1,
+            height: PLACES,
+            width: PLACES,
+        };
         let seen = self
             .transformer
-            .forward(&places, &text, middle, &mut Untouched)?;
+            .forward(&places, &text, middle, &mut NoControl)?;
         let patches = self.brush.forward(&seen)?; // (b, places, places, values)
         let patches = patches.reshape(&[rows, PLACES, PLACES, CHANNELS, PATCH, PATCH][..])?;
         let side = PLACES * PATCH;
@@ -157,9 +164,9 @@ impl Painter {
 impl Words {
     fn new(scenes: Scenes, tokenizer: Tokenizer, seed: u64) -> Result<Self> {
         let storage = storage();
-        let fresh = [seed, !seed].map(|seed| Fresh::new(seed).trainable());
+        let fresh = [seed, !seed].map(|seed| RandomInit::new(seed).trainable());
         let [text, paint] = &fresh;
-        let config = measures::text(tokenizer.vocabulary());
+        let config = configs::text(tokenizer.vocabulary());
         let clip = Clip::new(&Weights::fresh(text, &storage), config)?;
         let painter = Painter::new(&Weights::fresh(paint, &storage))?;
         let weights: BTreeMap<_, _> = named("text", text).chain(named("paint", paint)).collect();
@@ -171,7 +178,7 @@ impl Words {
             clip,
             painter,
             optimiser: AdamW::new(weights, settings)?,
-            parts: parts(BATCH)?,
+            accumulation: accumulation(BATCH)?,
             scenes,
             tokenizer,
             seed,
@@ -179,16 +186,16 @@ impl Words {
     }
 }
 
-impl Learner for Words {
-    fn step(&mut self, step: usize) -> icd::Result<Measures> {
+impl Trainer for Words {
+    fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let mut dice = dice(self.seed ^ 0x0DD5, step as u64);
         let scenes: Vec<_> = (0..BATCH).map(|_| dice.random_range(0..COUNT)).collect();
         let captions = scenes.iter().map(|&i| self.scenes.caption(i, &mut dice));
         let captions: Vec<_> = captions.collect();
         let truth = self.scenes.latents(&scenes)?;
-        let ([error], gradients) = self.parts.learn(&self.optimiser, |part| {
+        let ([error], gradients) = self.accumulation.learn(&self.optimiser, |part| {
             let text = read(&self.clip, &self.tokenizer, &captions[part.clone()])?;
-            let painted = self.painter.paint(&text.tokens)?;
+            let painted = self.painter.paint(&text.hidden_states)?;
             let truth = truth.narrow(0, part.start, part.len())?;
             Ok([(painted - truth)?.sqr()?.mean_all()?])
         })?;

@@ -4,13 +4,17 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    edit::{ControlPlan, Denoiser, Rows, Stage, Steer, walk},
+    control::{Chain, ControlPlan, WalkInfo},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Walk, WalkControl},
     guidance::Guidance,
-    model::{Model, ModelChoice, Text, TextReader, attention::Untouched, unet::Unet, vae::Vae},
-    nn::Storage,
+    model::{
+        Direction, EncodedPrompts, Model, ModelChoice, TextEncoders, attention::NoControl,
+        unet::Unet, vae::Vae,
+    },
+    nn::Placement,
     noise::Noise,
     picture::Picture,
-    schedule::Path,
+    schedule::Timesteps,
 };
 
 /// The seed of the noise that scene `index` starts from.
@@ -22,7 +26,7 @@ pub(crate) fn noise_seed(index: u64) -> u64 {
 pub(crate) struct Bench {
     pub(crate) model: Model,
     vae: Vae,
-    text: TextReader,
+    text: TextEncoders,
     /// The consistency models.
     pub(crate) few: Way,
     /// Their teacher, in fifty steps of DDIM either way, from the clean latent.
@@ -33,8 +37,8 @@ pub(crate) struct Bench {
 
 /// Two networks, one for each direction, and their paths.
 pub(crate) struct Way {
-    forward: (Unet, Path),
-    reverse: (Unet, Path),
+    forward: (Unet, Timesteps),
+    reverse: (Unet, Timesteps),
 }
 
 /// The timesteps of the teacher, downwards.
@@ -68,8 +72,8 @@ impl Bench {
         Ok(Picture::from_tensor(&self.vae.decode(latent)?)?)
     }
 
-    pub(crate) fn read(&self, prompts: &[&str]) -> Result<Text> {
-        Ok(self.text.read(prompts)?)
+    pub(crate) fn read(&self, prompts: &[&str]) -> Result<EncodedPrompts> {
+        Ok(self.text.encode(prompts)?)
     }
 
     /// Carries a picture into noise under its caption.
@@ -80,15 +84,15 @@ impl Bench {
         caption: &str,
         seed: u64,
     ) -> Result<Tensor> {
-        let (unet, path) = &way.forward;
+        let (unet, timesteps) = &way.forward;
         let latent = self.encode(picture)?;
         let noise = Noise::new(seed).normal(latent.shape(), &Device::Cpu)?;
         let start = self
             .model
             .schedule()
-            .add_noise(&latent, &noise, path.start())?;
-        let rows = Rows::one(self.read(&[caption])?.states, Guidance::NONE);
-        self.go(unet, path, &rows, start, &mut Untouched)
+            .add_noise(&latent, &noise, timesteps.start())?;
+        let rows = BatchConditioning::one(self.read(&[caption])?.states, Guidance::NONE);
+        self.walk((unet, timesteps, start), &rows, &mut NoControl)
     }
 
     /// Carries noise back under one caption.
@@ -99,9 +103,9 @@ impl Bench {
         caption: &str,
         guidance: Guidance,
     ) -> Result<Picture> {
-        let (unet, path) = &way.reverse;
-        let rows = Rows::one(self.read(&[caption])?.states, guidance);
-        self.decode(&self.go(unet, path, &rows, noise.clone(), &mut Untouched)?)
+        let (unet, timesteps) = &way.reverse;
+        let rows = BatchConditioning::one(self.read(&[caption])?.states, guidance);
+        self.decode(&self.walk((unet, timesteps, noise.clone()), &rows, &mut NoControl)?)
     }
 
     /// Carries noise back under a second caption while attention follows the
@@ -113,39 +117,42 @@ impl Bench {
         captions: [&str; 2],
         (plan, guidance): (&ControlPlan, Guidance),
     ) -> Result<Picture> {
-        let (unet, path) = &way.reverse;
+        let (unet, timesteps) = &way.reverse;
         let text = self.read(&captions)?;
-        let stage = Stage {
-            steps: path.jumps(),
-            early_steps: 0,
+        let info = WalkInfo {
+            steps: timesteps.count(),
             attentive_levels: self.model.unet_config().attentive_levels(),
             device: self.model.device().clone(),
         };
-        let control = plan.control(&text.prompts, &stage)?;
-        let (first, mut steer): (usize, Box<dyn Steer>) = match control {
-            Some(control) => (0, Box::new(control)),
-            None => (1, Box::new(Untouched)), // nothing reads the source
-        };
-        let rows = Rows {
+        let mut controls = plan.controls(&text.prompts, &info)?;
+        let attention = controls.prompt_to_prompt.iter_mut();
+        let attention = attention.map(|control| control as &mut dyn WalkControl);
+        let blend = controls.blend.iter_mut();
+        let blend = blend.map(|control| control as &mut dyn WalkControl);
+        let mut chain = Chain(attention.chain(blend).collect());
+        let first = usize::from(!chain.reads_source());
+        let rows = BatchConditioning {
             text: text.states.rows(first..2)?,
             early: None,
             guidance: [Guidance::NONE, guidance][first..].to_vec(),
         };
         let x = noise.repeat((rows.count(), 1, 1, 1))?;
-        let x = self.go(unet, path, &rows, x, steer.as_mut())?;
+        let x = self.walk((unet, timesteps, x), &rows, &mut chain)?;
         self.decode(&x.narrow(0, rows.count() - 1, 1)?)
     }
 
-    fn go(
+    fn walk(
         &self,
-        unet: &Unet,
-        path: &Path,
-        rows: &Rows,
-        x: Tensor,
-        steer: &mut dyn Steer,
+        (unet, timesteps, x): (&Unet, &Timesteps, Tensor),
+        rows: &BatchConditioning,
+        control: &mut dyn WalkControl,
     ) -> Result<Tensor> {
-        let net = Denoiser::new(unet, self.model.schedule(), rows)?;
-        Ok(walk(&net, path, x, steer, &mut |_| {})?)
+        let walk = Walk {
+            predictor: &EmbeddedGuidance::new(unet, rows)?,
+            schedule: self.model.schedule(),
+            timesteps,
+        };
+        Ok(walk.run(x, control, &mut Silent)?)
     }
 }
 
@@ -153,8 +160,8 @@ impl Way {
     /// The consistency models of a model.
     pub(crate) fn of(model: &Model) -> Result<Self> {
         Ok(Self {
-            forward: (model.forward_unet()?, model.forward_path()?),
-            reverse: (model.reverse_unet()?, model.reverse_path()?),
+            forward: (model.unet(Direction::Forward)?, model.forward_timesteps()?),
+            reverse: (model.unet(Direction::Reverse)?, model.reverse_timesteps()?),
         })
     }
 
@@ -163,23 +170,23 @@ impl Way {
         let up: Vec<_> = start.iter().copied().chain(teacher_steps().rev()).collect();
         let down: Vec<_> = teacher_steps().chain([0]).collect();
         Ok(Self {
-            forward: (model.plain_unet()?, Path::forward(&up)?),
-            reverse: (model.plain_unet()?, Path::reverse(&down)?),
+            forward: (model.plain_unet()?, Timesteps::forward(&up)?),
+            reverse: (model.plain_unet()?, Timesteps::reverse(&down)?),
         })
     }
 
     /// Steps there and back.
     pub(crate) fn steps(&self) -> String {
-        format!("{} + {}", self.forward.1.jumps(), self.reverse.1.jumps())
+        format!("{} + {}", self.forward.1.count(), self.reverse.1.count())
     }
 
     /// The path from noise to a picture.
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Timesteps {
         &self.reverse.1
     }
 }
 
 pub(crate) fn open(choice: ModelChoice) -> Result<Model> {
-    let storage = Storage::plain();
+    let storage = Placement::cpu_f32();
     Ok(Model::open(&choice, storage)?)
 }

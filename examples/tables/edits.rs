@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use icd::{
-    edit::{Amplify, Blend, ControlPlan, Mode},
+    control::{Amplify, Blend, ControlPlan, CrossControl},
     guidance::Guidance,
     picture::Picture,
 };
@@ -50,9 +50,9 @@ pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> 
         .collect::<Result<_>>()?;
     page.section("Edits");
     page.line(&format!(
-        "{pairs} pairs, guidance {}; the share of edits whose changed attribute is right (of a \
-         thing that is added: that it is there, its colour and its shape), whose thing kept its \
-         place, and the PSNR of what should not change.",
+        "{pairs} pairs, guidance {}; the share of edits whose changed attribute is correct (for \
+         an added object: its presence, colour and shape), whose object kept its place, and the \
+         PSNR of the area that should not change.",
         bench.strength()
     ));
     let columns: Vec<_> = outcomes.iter().map(|outcomes| column(outcomes)).collect();
@@ -105,7 +105,7 @@ pub(super) fn usual(bench: &Bench, pair: &Pair, index: u64) -> Result<Picture> {
 
 fn uncontrolled() -> ControlPlan {
     ControlPlan {
-        mode: Mode::None,
+        mode: CrossControl::None,
         amplify: Amplify::Words(Vec::new()),
         blend: Blend::Words(Vec::new()),
         ..ControlPlan::default()
@@ -173,7 +173,7 @@ fn column(outcomes: &[Outcome]) -> Vec<(&'static str, String)> {
     let kept: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.kept).collect();
     let kept = kept.iter().sum::<f64>() / kept.len() as f64;
     let whole = [
-        ("all of these", percent(all)),
+        ("all", percent(all)),
         ("place kept", percent(places)),
         ("unchanged area", format!("{kept:.1} dB")),
     ];

@@ -9,7 +9,7 @@ pub(crate) struct Point {
     pub(crate) tau: f64,
     /// Of the picture guided by its own caption, in dB.
     pub(crate) psnr: f64,
-    /// The share of edits that are right.
+    /// The share of correct edits.
     pub(crate) strength: f64,
 }
 
@@ -17,7 +17,7 @@ pub(crate) struct Point {
 const PLOT: (f64, f64) = (420.0, 240.0);
 const MARGIN: f64 = 48.0;
 
-/// Writes the curve as an SVG: edits that are right to the right, PSNR upwards.
+/// Writes the curve as an SVG: correct edits to the right, PSNR upwards.
 pub(crate) fn draw(points: &[Point], file: &Path) -> Result<()> {
     let psnrs = points.iter().map(|point| point.psnr);
     let low = psnrs.clone().fold(f64::INFINITY, f64::min).floor();
@@ -63,7 +63,7 @@ pub(crate) fn draw(points: &[Point], file: &Path) -> Result<()> {
     let bottom = MARGIN + PLOT.1;
     text(MARGIN, bottom + 18.0, "middle", "0 %");
     text(MARGIN + PLOT.0, bottom + 18.0, "middle", "100 %");
-    text(width / 2.0, bottom + 36.0, "middle", "edits that are right");
+    text(width / 2.0, bottom + 36.0, "middle", "correct edits");
     text(MARGIN - 6.0, MARGIN + 4.0, "end", &format!("{high}"));
     text(MARGIN - 6.0, bottom, "end", &format!("{low}"));
     text(

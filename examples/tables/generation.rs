@@ -1,4 +1,4 @@
-//! New pictures from captions: whether each thing that is told is drawn.
+//! Generation from captions: whether each thing that is told is drawn.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -29,9 +29,9 @@ pub(super) fn measure(bench: &Bench, count: u64, page: &mut Page) -> Result<()> 
         .iter()
         .map(|way| verdicts(bench, way, count))
         .collect::<Result<_>>()?;
-    page.section("New pictures");
+    page.section("Generation");
     page.line(&format!(
-        "{count} captions, guidance {} at every step; the share of attributes that are right.",
+        "{count} captions, guidance {} at every step; the share of correct attributes.",
         bench.strength()
     ));
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
@@ -51,8 +51,8 @@ pub(super) fn measure(bench: &Bench, count: u64, page: &mut Page) -> Result<()> 
             .map(|verdict| verdict.iter().all(|told| told.1));
         percent(share(whole))
     });
-    rows.push(Row::new("all of a caption", all));
-    let names = ways.map(|way| format!("{} steps", way.path().jumps()));
+    rows.push(Row::new("whole caption", all));
+    let names = ways.map(|way| format!("{} steps", way.path().count()));
     let names = ["attribute"]
         .into_iter()
         .chain(names.iter().map(String::as_str));
@@ -69,7 +69,7 @@ fn verdicts(bench: &Bench, way: &Way, count: u64) -> Result<Vec<Verdict>> {
     let one = |index| {
         let scene = Scene::any(&mut dice(SEED, index)).usual();
         let caption = Wording::PLAIN.caption(&scene);
-        let side = bench.model.unet_config().side;
+        let side = bench.model.unet_config().sample_size;
         let noise = Noise::new(noise_seed(index)).normal((1, 4, side, side), &Device::Cpu)?;
         let picture = bench.back(way, &noise, &caption, guidance)?;
         Ok(verdict(&picture, &scene))

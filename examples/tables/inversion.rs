@@ -46,7 +46,7 @@ fn autoencoder(bench: &Bench, samples: &[Sample], page: &mut Page) -> Result<()>
     })?;
     page.section("The autoencoder");
     page.line(&format!(
-        "{} scenes are reconstructed at {mean:.1} dB.",
+        "{} scenes are reconstructed with a PSNR of {mean:.1} dB.",
         samples.len()
     ));
     Ok(())
@@ -65,7 +65,7 @@ fn unguided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Pag
     };
     let mut rows = vec![
         row("DDIM, the teacher", &bench.many)?,
-        row("DDIM from the noise that icd starts from", &bench.noisy)?,
+        row("DDIM from icd's start noise level", &bench.noisy)?,
     ];
     if let Some(folder) = &options.ablations {
         for (name, way) in ablations::ways(&options.model, folder)? {
@@ -73,12 +73,12 @@ fn unguided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Pag
         }
     }
     rows.push(row(&format!("icd, `{}`", options.model), &bench.few)?);
-    page.section("Into noise and back, unguided");
-    page.table(["way", "PSNR in dB"], &rows);
+    page.section("Reconstruction, unguided");
+    page.table(["method", "PSNR in dB"], &rows);
     Ok(())
 }
 
-/// Guided by the caption of what is there, and the edits that the same
+/// Reconstruction, guided by its own caption, and the edits that the same
 /// settings are strong enough for.
 fn guided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Page) -> Result<()> {
     let noises: Vec<_> = samples
@@ -99,7 +99,7 @@ fn guided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Page)
             strength,
         });
     }
-    page.section("Guided by the caption of what is there");
+    page.section("Reconstruction, guided by its own caption");
     page.line(&format!(
         "Guidance {}, off where t > 1000 tau; edits without attention control.",
         bench.strength()
@@ -112,7 +112,7 @@ fn guided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Page)
         Row::new(&format!("{:.1}", point.tau), values)
     };
     let rows: Vec<_> = points.iter().map(row).collect();
-    page.table(["tau", "PSNR in dB", "edits that are right"], &rows);
+    page.table(["tau", "PSNR in dB", "correct edits"], &rows);
     figure::draw(&points, &options.out.join("tau.svg"))
 }
 
@@ -120,7 +120,7 @@ fn guided(bench: &Bench, options: &Options, samples: &[Sample], page: &mut Page)
 fn taus(way: &Way) -> Vec<f64> {
     let mut starts: Vec<_> = way
         .path()
-        .segments()
+        .jumps()
         .map(|jump| jump.from.fraction())
         .collect();
     starts.reverse();

@@ -21,8 +21,8 @@ impl Row {
 impl Page {
     pub(crate) fn new(model: &str, scenes: u64, pairs: u64) -> Self {
         Self(format!(
-            "# What `{model}` can do\n\nHeld-out scenes: {scenes} of seed {:#x} for inversion, \
-             {pairs} pairs of seed {:#x} for edits, {pairs} captions of seed {:#x} for new pictures.\n",
+            "# Evaluation of `{model}`\n\nHeld-out scenes: {scenes} of seed {:#x} for inversion, \
+             {pairs} pairs of seed {:#x} for edits, {pairs} captions of seed {:#x} for generation.\n",
             HELD_OUT,
             edits::SEED,
             generation::SEED

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use icd::{
-    edit::{Amplify, Blend, ControlPlan, Mode, Reach, Span},
+    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
     guidance::{Guidance, Tau},
     picture::{Picture, label::gallery},
 };
@@ -68,16 +68,16 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         ));
     }
     for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-        let itself = Span::until(share)?;
+        let self_replace = StepRange::until(share)?;
         let plan = ControlPlan {
-            itself,
+            self_replace,
             ..ControlPlan::default()
         };
         all.push(with(format!("--self-replace {share}"), plan, usual));
     }
     for share in [0.0, 0.2, 0.4, 0.6, 1.0] {
-        let cross = Reach {
-            default: Span::until(share)?,
+        let cross = CrossReplaceSteps {
+            default: StepRange::until(share)?,
             words: Vec::new(),
         };
         let plan = ControlPlan {
@@ -101,7 +101,7 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
     };
     all.push(with("--blend star:circle".into(), plan, usual));
     let plan = ControlPlan {
-        mode: Mode::None,
+        mode: CrossControl::None,
         ..ControlPlan::default()
     };
     all.push(with("--control none".into(), plan, usual));

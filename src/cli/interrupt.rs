@@ -3,9 +3,9 @@
 use std::process;
 
 use anyhow::{Context, Result};
-use icd::file::hold_writing;
+use icd::io::hold_writing;
 
-use super::console::say;
+use super::ui::console::log_line;
 
 /// The exit code of a program that SIGINT ended, as shells count: 128 + 2.
 const INTERRUPTED: i32 = 130;
@@ -16,11 +16,11 @@ const INTERRUPTED: i32 = 130;
     clippy::exit,
     reason = "the other threads are to end wherever they are"
 )]
-pub(super) fn end_at_ctrl_c() -> Result<()> {
+pub(crate) fn end_at_ctrl_c() -> Result<()> {
     let end = || {
         let mut writing = hold_writing();
         writing.abandon();
-        say("interrupted");
+        log_line("interrupted");
         process::exit(INTERRUPTED);
     };
     ctrlc::set_handler(end).context("listening for Ctrl-C")

@@ -1,47 +1,44 @@
-//! A photo on its way into noise: the same for `icd invert` and `icd edit`.
+//! The inversion of a photo, for `icd invert` and `icd edit`.
 
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
 use icd::{
-    edit::invert,
-    latents::{Cache, Latents},
-    model::Model,
     picture::{Picture, fit::Canvas},
+    pipeline::{Cache, Latents, Method, Pipeline},
 };
 
-use super::{Console, output::check_folder};
+use super::{Console, args::output::check_folder};
 
 /// What is inverted, and how.
-pub(super) struct Inversion<'a> {
-    pub(super) model: &'a Model,
-    pub(super) photo: &'a Picture,
+pub(crate) struct Inversion<'a> {
+    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) photo: &'a Picture,
     /// The photo as it is worked on.
-    pub(super) placed: Picture,
-    pub(super) canvas: Canvas,
-    pub(super) prompt: &'a str,
-    pub(super) seed: u64,
+    pub(crate) placed: Picture,
+    pub(crate) canvas: Canvas,
+    pub(crate) prompt: &'a str,
+    pub(crate) seed: u64,
 }
 
 impl Inversion<'_> {
-    /// Carries the photo into noise.
-    pub(super) fn run(&self, console: &mut Console) -> Result<Latents> {
-        let (model, prompt) = (self.model, self.prompt.to_owned());
+    /// Inverts the photo.
+    pub(crate) fn run(&self, console: &mut Console) -> Result<Latents> {
+        let model = self.pipeline.model();
         let picture = self.placed.to_tensor(model.device())?;
-        let latent = invert(model, &picture, self.prompt, self.seed, &mut |moment| {
-            console.see(moment);
-        })?;
+        let (prompt, seed) = (self.prompt, self.seed);
         Ok(Latents {
-            latent,
-            prompt,
-            model: model.identity()?,
+            method: Method::Icd,
+            latent: self.pipeline.invert(&picture, prompt, seed, console)?,
+            prompt: prompt.into(),
+            model: model.fingerprint()?,
             notes: self.notes()?,
         })
     }
 
     /// The same from a folder of earlier inversions, if it has this one, and
     /// else kept there. A run that dumps every value takes none from there.
-    pub(super) fn cached(
+    pub(crate) fn cached(
         &self,
         folder: Option<&PathBuf>,
         console: &mut Console,
@@ -50,7 +47,8 @@ impl Inversion<'_> {
             return self.run(console);
         };
         let cache = Cache::new(folder);
-        let file = cache.file(self.model, &self.placed, self.prompt, self.seed)?;
+        let model = self.pipeline.model();
+        let file = cache.file(model, &self.placed, self.prompt, self.seed)?;
         if !console.dumps()
             && let Some(found) = cache.get(&file)
         {
@@ -66,9 +64,10 @@ impl Inversion<'_> {
     }
 
     fn notes(&self) -> Result<HashMap<String, String>> {
+        let timesteps = self.pipeline.model().forward_timesteps()?;
         let notes = [
             ("seed", self.seed.to_string()),
-            ("forward_path", self.model.forward_path()?.to_string()),
+            ("forward_timesteps", timesteps.to_string()),
             ("version", env!("CARGO_PKG_VERSION").to_string()),
         ];
         let notes = notes.map(|(key, value)| (key.to_owned(), value));

@@ -1,5 +1,5 @@
-//! What was asked of a verb, as PNGs carry it: a JSON object whose keys are the
-//! verb's flags with underscores. `icd edit --from` reads it back.
+//! The settings in a PNG: a JSON object whose keys are the command's flags with
+//! underscores. `icd edit --from` reads it back.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,11 +12,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::picture::note;
 use serde_json::{Map, Value, json};
 
-/// Flags that do not change the picture, or only where and how it is made.
+/// Flags that do not change the picture, or only where and how it is computed.
 const ASIDE: &[&str] = &[
     "output",
     "comparison",
     "attention",
+    "attention_maps",
     "cache",
     "dry_run",
     "json",
@@ -28,6 +29,7 @@ const ASIDE: &[&str] = &[
     "dtype",
     "vae_tiling",
     "low_memory",
+    "residency",
     "threads",
     "yes",
     "force",
@@ -37,16 +39,22 @@ const ASIDE: &[&str] = &[
     "version",
 ];
 
-/// Flags of which one stands in for the other.
+/// Keys of older files by what they are called now.
+const RENAMED: [(&str, &str); 2] = [
+    ("forward_path", "forward_timesteps"),
+    ("reverse_path", "reverse_timesteps"),
+];
+
+/// Flags that replace each other.
 const EITHER: [[&str; 2]; 1] = [["image", "latents"]];
 
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings(Map<String, Value>);
+pub(crate) struct Settings(Map<String, Value>);
 
 impl Settings {
     /// Those of the parsed arguments of a verb.
-    pub(super) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
+    pub(crate) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
         let mut settings = Map::new();
         settings.insert("verb".into(), verb.into());
         settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
@@ -62,41 +70,48 @@ impl Settings {
     }
 
     /// The same with another value.
-    pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.insert(key.into(), value.into());
         self
     }
 
     /// Those that a PNG carries.
-    pub(super) fn read(file: &Path) -> Result<Self> {
+    pub(crate) fn read(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
             format!(
-                "{}: it carries no settings: it is not a PNG that icd wrote, or was written with \
-                 --no-metadata, or by another program since",
+                "{}: no icd settings found: it was not written by icd, was written with \
+                 --no-metadata, or was saved again by another program",
                 file.display()
             )
         })?;
         match serde_json::from_str(&note) {
-            Ok(Value::Object(settings)) => Ok(Self(settings)),
+            Ok(Value::Object(mut settings)) => {
+                for (former, key) in RENAMED {
+                    if let Some(value) = settings.remove(former) {
+                        settings.insert(key.into(), value);
+                    }
+                }
+                Ok(Self(settings))
+            }
             _ => bail!("{}: its settings cannot be read: {note}", file.display()),
         }
     }
 
     /// As text, on one line.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         Value::Object(self.0.clone()).to_string()
     }
 
     /// As a JSON object.
-    pub(super) fn facts(self) -> Map<String, Value> {
+    pub(crate) fn facts(self) -> Map<String, Value> {
         self.0
     }
 
-    /// Arguments that ask for the same again, but for those that were typed.
-    pub(super) fn arguments(&self, verb: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
+    /// Arguments that repeat the settings, except those that were typed.
+    pub(crate) fn arguments(&self, verb: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
         if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
-            bail!("it was not made by `icd {verb}`");
+            bail!("its settings are not those of `icd {verb}`");
         }
         let is_typed = |id: &str| {
             typed.try_contains_id(id).unwrap_or(false)
@@ -109,8 +124,7 @@ impl Settings {
                     .any(|pair| pair.contains(&id) && pair.iter().any(|id| is_typed(id)))
         };
         let mut arguments = Vec::new();
-        // A stranger's file may hold anything: where files are written, and whether
-        // they may be, is asked for by those who type.
+        // The file may come from anyone: it never decides which files are written.
         let own = |key: &String| {
             let key = key.as_str();
             !["verb", "version"].contains(&key) && !ASIDE.contains(&key)
@@ -137,7 +151,7 @@ impl Settings {
     }
 }
 
-/// What a flag was given, or is by default.
+/// The value of a flag, typed or default.
 fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let id = arg.get_id().as_str();
     let values = matches.try_get_raw(id).ok().flatten()?;
@@ -149,9 +163,9 @@ fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     }
 }
 
-/// What was typed, with the settings of the file that `--from` names put
-/// behind it where they are not typed themselves.
-pub(super) fn completed(
+/// The typed arguments, then the settings of the file that `--from` names that were
+/// not typed.
+pub(crate) fn completed(
     typed: Vec<OsString>,
     verb: &str,
     matches: &ArgMatches,
@@ -167,7 +181,7 @@ pub(super) fn completed(
     Ok(typed)
 }
 
-/// The arguments but for `--from FILE`, which has been followed.
+/// The arguments without `--from FILE`.
 fn without_from(typed: Vec<OsString>) -> Vec<OsString> {
     let mut rest = Vec::with_capacity(typed.len());
     let mut typed = typed.into_iter();

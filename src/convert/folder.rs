@@ -8,7 +8,7 @@ use std::{
 use super::{Conversion, Input, Kind, input::CONFIG};
 use crate::{
     error::{Error, Result},
-    file::write_beside,
+    io::write_beside,
 };
 
 /// The weights in a UNet's folder in the layout of diffusers.

@@ -4,11 +4,10 @@ use std::{fmt, path::Path};
 
 use crate::{
     error::Result,
-    hub::{Home, Need, Reference},
+    hub::{Cache, FileTree, Location, RequiredFile},
+    io::{Checkpoint, Source},
     lora::is_adapter,
     model::{ADAPTER_FILES, NETWORK_FILES},
-    nn::Checkpoint,
-    source::Source,
 };
 
 /// The configuration of a network in the layout of diffusers.
@@ -55,34 +54,37 @@ impl fmt::Display for Kind {
 pub struct Input {
     pub(super) source: Source,
     pub(super) checkpoint: Checkpoint,
-    home: Home,
-    /// The name of its config.json in there.
-    config: String,
+    folder: FileTree,
+    /// Where adapters to merge are looked for that are on the hub.
+    pub(super) cache: Cache,
     kind: Kind,
 }
 
 impl Input {
     /// What of the hub a file or folder of weights is, and its configuration.
-    pub fn needs(text: &str) -> Result<Vec<Need>> {
-        let reference = Reference::parse(text, Path::new(""))?;
-        let config = Reference::File(reference.home().clone(), config_beside(&reference));
-        let needs = [reference.need(&names(), false), config.need(&[], true)];
+    pub fn needs(text: &str, cache: &Cache) -> Result<Vec<RequiredFile>> {
+        let reference = Location::parse(text, Path::new(""), cache)?;
+        let folder = Location::Folder(reference.folder());
+        let needs = [
+            reference.need(&names(), false),
+            folder.need(&[CONFIG], true),
+        ];
         Ok(needs.into_iter().flatten().collect())
     }
 
     /// Opens a file, the weights in a folder (or of the UNet in a folder of a
     /// model), or `hub:owner/name[/file]`.
-    pub fn open(text: &str) -> Result<Self> {
-        let reference = match Reference::parse(text, Path::new(""))? {
-            Reference::Folder(home) if home.has("unet") => Reference::Folder(home.within("unet")),
+    pub fn open(text: &str, cache: &Cache) -> Result<Self> {
+        let reference = match Location::parse(text, Path::new(""), cache)? {
+            Location::Folder(home) if home.has("unet") => Location::Folder(home.within("unet")),
             other => other,
         };
         let source = reference.file(&names())?;
         let checkpoint = Checkpoint::open(&source)?;
         Ok(Self {
             kind: Kind::of(&checkpoint),
-            config: config_beside(&reference),
-            home: reference.home().clone(),
+            folder: reference.folder(),
+            cache: cache.clone(),
             source,
             checkpoint,
         })
@@ -95,23 +97,11 @@ impl Input {
 
     /// The configuration beside it.
     pub(super) fn config(&self) -> Result<Source> {
-        self.home.file(&self.config)
+        self.folder.file(CONFIG)
     }
 }
 
 /// What the weights in a folder are called.
 fn names() -> Vec<&'static str> {
     NETWORK_FILES.into_iter().chain(ADAPTER_FILES).collect()
-}
-
-/// The name of the configuration beside a file, in the same home.
-fn config_beside(reference: &Reference) -> String {
-    let name = match reference {
-        Reference::File(_, name) => name.rsplit_once('/'),
-        Reference::Folder(_) => None,
-    };
-    match name {
-        Some((folder, _)) => format!("{folder}/{CONFIG}"),
-        None => CONFIG.into(),
-    }
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::View;
 
 use super::narrow;
-use crate::{error::Result, nn::Checkpoint};
+use crate::{error::Result, io::Checkpoint};
 
 /// A tensor that is made when it is written, from those of a checkpoint.
 pub(super) struct Lazy<'a> {
@@ -74,11 +74,9 @@ impl<'a> Lazy<'a> {
         let made = (self.make)()?;
         let tensor = made.to_dtype(self.dtype)?;
         if let Some(value) = narrow::lost(&made, &tensor)? {
-            return Err(self.checkpoint.fault(format!(
-                "tensor {:?}: its value {value} is too large for {}: choose a wider type",
-                self.name,
-                self.dtype.as_str()
-            )));
+            let dtype = self.dtype.as_str();
+            let reason = format!("its value {value} is too large for {dtype}: choose a wider type");
+            return Err(self.checkpoint.tensor_fault(&self.name, &reason));
         }
         Ok(tensor.data().into_owned())
     }

@@ -7,10 +7,12 @@ use candle_core::{DType, Tensor};
 use super::{Conversion, Input, Lazy};
 use crate::{
     error::{Error, Result},
-    hub::Reference,
-    lora::{Adapter, Network, Reading, usual_alpha},
+    hub::Location,
+    io::Checkpoint,
+    layout::Network,
+    lora::{Adapter, AdapterOptions, usual_alpha},
     model::ADAPTER_FILES,
-    nn::{Checkpoint, LowRank, LowRanks, stacked},
+    nn::{LoraDelta, LoraDeltas, ops::Packed, sum_of},
 };
 
 /// Where merged adapters are noted.
@@ -25,14 +27,13 @@ impl<'a> Conversion<'a> {
         alpha: Option<f64>,
     ) -> Result<Self> {
         let layers = adapters.iter();
-        let layers =
-            layers.map(|(text, share)| Ok((read(text, &input.checkpoint, alpha)?, *share)));
-        let mut changes = stacked(&layers.collect::<Result<Vec<_>>>()?)?;
+        let layers = layers.map(|(text, share)| Ok((read(text, input, alpha)?, *share)));
+        let mut changes = sum_of(&layers.collect::<Result<Vec<_>>>()?)?;
         let stored = Self::stored(input)?;
         let merged = |tensor: Lazy<'a>| {
             let module = tensor.name.strip_suffix(".weight");
             match module.and_then(|module| changes.remove(module)) {
-                Some(change) => with_change(&input.checkpoint, tensor, change),
+                Some(change) => with_lora(&input.checkpoint, tensor, change),
                 None => tensor,
             }
         };
@@ -47,35 +48,25 @@ impl<'a> Conversion<'a> {
 }
 
 /// The changes of the UNet in an adapter's file.
-fn read(text: &str, unet: &Checkpoint, alpha: Option<f64>) -> Result<LowRanks> {
-    let source = Reference::parse(text, Path::new(""))?.file(&ADAPTER_FILES)?;
-    let alpha = match alpha {
-        Some(alpha) => Some(alpha),
-        None => usual_alpha(&source, &Checkpoint::open(&source)?)?,
-    };
-    let reading = Reading {
-        alpha,
+fn read(text: &str, input: &Input, alpha: Option<f64>) -> Result<LoraDeltas> {
+    let (unet, cache) = (&input.checkpoint, &input.cache);
+    let source = Location::parse(text, Path::new(""), cache)?.file(&ADAPTER_FILES)?;
+    let options = AdapterOptions {
+        alpha: usual_alpha(alpha, &source, &Checkpoint::open(&source)?)?,
         rounding: DType::F32,
     };
-    let adapter = Adapter::read_part(&source, Network::Unet, unet, reading)?;
-    match adapter.changes().is_empty() {
-        true => Err(Error::adapter(source, "it changes nothing in a UNet")),
-        false => Ok(adapter.changes().clone()),
+    let adapter = Adapter::read_part(&source, Network::Unet, unet, options)?;
+    match adapter.deltas().is_empty() {
+        true => Err(Error::adapter(source, "it has no layers of a UNet")),
+        false => Ok(adapter.deltas().clone()),
     }
 }
 
-fn with_change<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LowRank) -> Lazy<'a> {
+fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> Lazy<'a> {
     let name = weight.name.clone();
     let merged = move |stored: &Tensor| {
-        change.merged_into(stored)?.ok_or_else(|| {
-            unet.fault(format!(
-                "tensor {name:?}: its shape is {:?}, but the adapter's factors are {:?} and {:?}: \
-                 the adapter belongs to another model",
-                stored.dims(),
-                change.down.dims(),
-                change.up.dims()
-            ))
-        })
+        let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored));
+        change.merged_into(&Packed, stored)?.ok_or_else(mismatch)
     };
     weight.changed(merged)
 }

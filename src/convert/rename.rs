@@ -8,14 +8,10 @@ use serde_json::{Map, Value, json};
 use super::{Conversion, Input, Lazy, notes};
 use crate::{
     error::Result,
-    latents::Notes,
-    lora::{Factor, Layer, Naming, Network, layers, prefix},
+    io::Metadata,
+    layout::Network,
+    lora::{ALPHA, DIFFUSERS_METADATA, Factor, Layer, Naming, layers},
 };
-
-/// Where diffusers notes how an adapter was made.
-const DIFFUSERS: &str = "lora_adapter_metadata";
-/// Where we note alpha.
-const ALPHA: &str = "icd.alpha";
 
 impl<'a> Conversion<'a> {
     /// The adapter with its tensors named otherwise, its changes the same.
@@ -25,8 +21,8 @@ impl<'a> Conversion<'a> {
     pub(super) fn renamed(input: &'a Input, naming: Naming, alpha: Option<f64>) -> Result<Self> {
         let layers = layers(&input.source, &input.checkpoint, alpha)?;
         let texts = layers.iter().map(|layer| match layer.network {
-            Network::Text(index) => index + 1,
-            Network::Unet => 0,
+            Network::TextEncoder(index) => index + 1,
+            _ => 0,
         });
         let encoders = texts.max().unwrap_or(0);
         let alphas = layers.iter().map(|layer| layer.alpha);
@@ -94,14 +90,17 @@ fn times(tensor: Lazy<'_>, share: f64) -> Lazy<'_> {
 }
 
 /// What the file is to note of alpha.
-fn renamed_notes(mut notes: Notes, naming: Naming, layers: &[Layer], alpha: f64) -> Notes {
+fn renamed_notes(mut notes: Metadata, naming: Naming, layers: &[Layer], alpha: f64) -> Metadata {
     notes.remove(ALPHA);
-    notes.remove(DIFFUSERS);
+    notes.remove(DIFFUSERS_METADATA);
     if naming != Naming::Kohya {
         notes.insert(ALPHA.into(), alpha.to_string());
     }
     if naming == Naming::Diffusers {
-        notes.insert(DIFFUSERS.into(), configuration(layers, alpha).to_string());
+        notes.insert(
+            DIFFUSERS_METADATA.into(),
+            configuration(layers, alpha).to_string(),
+        );
     }
     notes
 }
@@ -119,7 +118,7 @@ fn configuration(layers: &[Layer], alpha: f64) -> Value {
         let others = others.map(|layer| (layer.module.clone(), json!(layer.rank)));
         let modules: Vec<_> = layers.iter().map(|layer| &layer.module).collect();
         let mut set = |name: &str, value: Value| {
-            fields.insert(format!("{}.{name}", prefix(network)), value);
+            fields.insert(format!("{}.{name}", network.folder()), value);
         };
         set("r", json!(rank));
         set("lora_alpha", json!(alpha));

@@ -6,14 +6,17 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::Lazy;
-use crate::{error::Result, file::Growing, latents::Notes};
+use crate::{
+    error::Result,
+    io::{Growing, Metadata},
+};
 
 /// Writes a safetensors file, one tensor in memory at a time, and gives its
 /// length. The same tensors make the same file.
 pub(super) fn write(
     file: &Path,
     tensors: &[Lazy],
-    notes: &Notes,
+    notes: &Metadata,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let mut tensors: Vec<_> = tensors.iter().collect();
@@ -35,7 +38,7 @@ pub(super) fn write(
 }
 
 /// The length of the table of contents, and the table.
-fn header(tensors: &[&Lazy], notes: &Notes) -> Vec<u8> {
+fn header(tensors: &[&Lazy], notes: &Metadata) -> Vec<u8> {
     let notes: BTreeMap<_, _> = notes.iter().collect();
     let mut table = Map::from_iter([("__metadata__".to_owned(), json!(notes))]);
     let mut begin = 0;

@@ -1,5 +1,4 @@
-//! Archives of weights (`.tar.gz`), unpacked so that nothing outside a folder is
-//! touched.
+//! Archives of weights (`.tar.gz`), unpacked safely into a folder.
 
 use std::{
     fs::{self, File},
@@ -16,12 +15,11 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Unpacks the files of an archive into a folder and names them.
+/// Unpacks the files of an archive into a folder and returns their paths.
 ///
-/// A path that leads out of the folder, a link or a device is an error, and so
-/// is a file that is there already.
+/// Paths that lead out of the folder, links, devices and existing files are errors.
 pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
-    walk(archive, &mut |_, _| Ok(()))?; // first all names, so that nothing is unpacked in vain
+    walk(archive, &mut |_, _| Ok(()))?; // checks all names before anything is unpacked
     let mut files = Vec::new();
     walk(archive, &mut |name, bytes| {
         let file = into.join(name);
@@ -32,7 +30,6 @@ pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What is done with a file of an archive.
 type Visit<'a> = &'a mut dyn FnMut(&Path, &mut dyn io::Read) -> Result<()>;
 
 fn walk(archive: &Path, visit: Visit) -> Result<()> {
@@ -48,32 +45,28 @@ fn walk(archive: &Path, visit: Visit) -> Result<()> {
 }
 
 impl Hub {
-    /// Fetches an archive (`.tar.gz` or `.tgz`) from anywhere and unpacks it into
-    /// a folder, which keeps its files alone.
+    /// Downloads an archive (`.tar.gz` or `.tgz`) from any host, unpacks it into a folder
+    /// and deletes it.
     pub fn fetch_archive(
         &self,
         url: &str,
         into: &Path,
-        tell: &mut dyn FnMut(Progress),
+        report: &mut dyn FnMut(Progress),
     ) -> Result<Vec<PathBuf>> {
         let archive = into.join(archive_name(url)?);
         if self.is_offline() {
-            return Err(Error::Hub {
-                what: url.into(),
-                reason: "HF_HUB_OFFLINE forbids to fetch it".into(),
-            });
+            return Err(Error::hub(url, "HF_HUB_OFFLINE forbids fetching it"));
         }
         check_new(&archive)?;
         fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
-        fetch_url(self, url, &archive, tell)?;
-        tell(Progress::Checking);
+        fetch_url(self, url, &archive, report)?;
+        report(Progress::Checking);
         let files = unpack(&archive, into)?;
         fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
         Ok(files)
     }
 }
 
-/// The name of the archive at an address.
 fn archive_name(url: &str) -> Result<&str> {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -81,31 +74,31 @@ fn archive_name(url: &str) -> Result<&str> {
     match stem.is_some_and(|stem| !stem.is_empty()) {
         true => Ok(name),
         false => Err(Error::setting(format!(
-            "{url}: only archives are fetched from an address, and this one does not end in \
-             .tar.gz"
+            "{url}: only archives can be fetched from a URL, and this one does not end in .tar.gz"
         ))),
     }
 }
 
-/// Fails where there is such a file.
+/// Returns an error if the file exists.
 fn check_new(file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let reason = "it is there already: move it away, or choose another folder";
+    let reason = "it is there already: move it, or choose another folder";
     let taken = io::Error::new(io::ErrorKind::AlreadyExists, reason);
     Err(Error::io(file, taken))
 }
 
-/// The name of a file that may be written; folders come with their files.
+/// The path of a file that may be written; `None` for folders.
 fn checked(archive: &Path, entry: &Entry<impl io::Read>) -> Result<Option<PathBuf>> {
     let name = entry.path().map_err(|error| Error::io(archive, error))?;
     let refused = |what: &str| {
-        let reason = format!("it holds {}, {what}; nothing of it is used", name.display());
-        Err(Error::io(
-            archive,
-            io::Error::new(io::ErrorKind::InvalidData, reason),
-        ))
+        let reason = format!(
+            "it contains {}, {what}; no file was unpacked",
+            name.display()
+        );
+        let invalid = io::Error::new(io::ErrorKind::InvalidData, reason);
+        Err(Error::io(archive, invalid))
     };
     let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     match entry.header().entry_type() {
@@ -116,7 +109,7 @@ fn checked(archive: &Path, entry: &Entry<impl io::Read>) -> Result<Option<PathBu
     }
 }
 
-/// Writes a file that is then whole or not there.
+/// Writes a file atomically.
 fn write(bytes: &mut dyn io::Read, file: &Path) -> Result<()> {
     let fault = |error| Error::io(file, error);
     check_new(file)?;
@@ -124,7 +117,7 @@ fn write(bytes: &mut dyn io::Read, file: &Path) -> Result<()> {
     let part = with_ending(file, "part");
     let written = File::create(&part).and_then(|mut out| io::copy(bytes, &mut out));
     if let Err(error) = written {
-        let _ = fs::remove_file(&part); // the first failure is the one to tell
+        let _ = fs::remove_file(&part); // only the first error is reported
         return Err(fault(error));
     }
     fs::rename(&part, file).map_err(fault)
@@ -176,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_out_is_refused_and_nothing_is_written() {
+    fn paths_that_lead_out_are_errors_and_nothing_is_written() {
         for (name, kind) in [
             ("../evil", EntryType::Regular),
             ("/tmp/evil", EntryType::Regular),

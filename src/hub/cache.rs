@@ -1,6 +1,6 @@
-//! The cache on this machine, in the layout that all programs of the hub share:
-//! contents named by their digests, and snapshots of repositories that point to
-//! them (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
+//! The local cache, in the layout shared by all programs that use the hub: blobs named
+//! by their digests, and snapshots of repositories that link to them
+//! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
 
 use std::{
     env, fs, io,
@@ -12,7 +12,7 @@ use hf_hub::{CacheRepo, Repo, RepoType};
 use super::{Digest, Repository};
 use crate::error::{Error, Result};
 
-/// The cache's folder.
+/// A local cache of repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     root: PathBuf,
@@ -24,26 +24,24 @@ impl Cache {
         Self { root: root.into() }
     }
 
-    /// The cache that `HF_HUB_CACHE`, else `HF_HOME`, else `XDG_CACHE_HOME` name,
-    /// else the usual one in the home folder.
+    /// The cache named by `HF_HUB_CACHE`, else by `HF_HOME`, else by `XDG_CACHE_HOME`,
+    /// else the default one in the home folder.
     pub fn from_env() -> Self {
-        let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let root = named("HF_HUB_CACHE").map(PathBuf::from);
-        Self::new(root.unwrap_or_else(|| home().join("hub")))
+        Self::new(path_in_env("HF_HUB_CACHE").unwrap_or_else(|| home().join("hub")))
     }
 
-    /// Its folder.
+    /// The folder of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A file of a repository, where the cache has it.
+    /// The file of a repository, if it is in the cache.
     pub fn file(&self, repository: &Repository, name: &str) -> Option<PathBuf> {
         let file = self.snapshot(repository)?.join(name);
         file.exists().then_some(file)
     }
 
-    /// The folder of a repository's files, where the cache knows its state.
+    /// The folder of a repository's files, if its commit is known.
     pub fn snapshot(&self, repository: &Repository) -> Option<PathBuf> {
         let commit = match repository.is_pinned() {
             true => repository.revision.clone(),
@@ -52,14 +50,13 @@ impl Cache {
         Some(self.layout(repository).pointer_path(&commit))
     }
 
-    /// The commit that a branch or tag was when it was last fetched.
+    /// The commit of a branch or tag when it was last fetched.
     fn commit(&self, repository: &Repository) -> Option<String> {
         let refs = self.folder(repository).join("refs");
         let commit = fs::read_to_string(refs.join(&repository.revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| !commit.is_empty())
     }
 
-    /// All that belongs to a repository.
     fn folder(&self, repository: &Repository) -> PathBuf {
         self.root.join(repo(repository).folder_name())
     }
@@ -68,22 +65,20 @@ impl Cache {
         hf_hub::Cache::new(self.root.clone()).repo(repo(repository))
     }
 
-    /// Where a content lies.
-    pub(super) fn content(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+    /// The path of a blob.
+    pub(super) fn blob(&self, repository: &Repository, digest: &Digest) -> PathBuf {
         self.folder(repository).join("blobs").join(digest.name())
     }
 
-    /// The file whose lock keeps others from fetching the same content.
+    /// The lock file that keeps other processes from fetching the same blob.
     pub(super) fn lock_file(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        let folder = self
-            .root
-            .join(".locks")
-            .join(repo(repository).folder_name());
+        let name = repo(repository).folder_name();
+        let folder = self.root.join(".locks").join(name);
         folder.join(format!("{digest}.lock"))
     }
 
-    /// Names a content as a file of a commit.
-    pub(super) fn point(
+    /// Links a file of a commit to its blob.
+    pub(super) fn link(
         &self,
         repository: &Repository,
         commit: &str,
@@ -91,7 +86,7 @@ impl Cache {
         digest: &Digest,
     ) -> Result<PathBuf> {
         let file = self.layout(repository).pointer_path(commit).join(name);
-        let content = self.content(repository, digest);
+        let content = self.blob(repository, digest);
         let depth = Path::new(name).components().count();
         let up = PathBuf::from_iter(vec![".."; depth + 1]); // out of the snapshot's folders
         let target = up.join("blobs").join(digest.name());
@@ -107,8 +102,8 @@ impl Cache {
         Ok(file)
     }
 
-    /// Remembers which commit a branch or tag is.
-    pub(super) fn remember(&self, repository: &Repository, commit: &str) -> Result<()> {
+    /// Stores the commit of a branch or tag.
+    pub(super) fn write_ref(&self, repository: &Repository, commit: &str) -> Result<()> {
         match repository.is_pinned() {
             true => Ok(()),
             false => self
@@ -124,12 +119,17 @@ fn repo(repository: &Repository) -> Repo {
     Repo::with_revision(id, RepoType::Model, revision)
 }
 
-/// The folder of everything of the hub: cache and token.
+/// The path in an environment variable, unless it is empty.
+pub(super) fn path_in_env(name: &str) -> Option<PathBuf> {
+    let value = env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+/// The folder of the hub's cache and token.
 pub(super) fn home() -> PathBuf {
-    let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let usual = || dirs::home_dir().unwrap_or_default().join(".cache");
-    let caches = || named("XDG_CACHE_HOME").map_or_else(usual, PathBuf::from);
-    named("HF_HOME").map_or_else(|| caches().join("huggingface"), PathBuf::from)
+    let default = || dirs::home_dir().unwrap_or_default().join(".cache");
+    let caches = || path_in_env("XDG_CACHE_HOME").unwrap_or_else(default);
+    path_in_env("HF_HOME").unwrap_or_else(|| caches().join("huggingface"))
 }
 
 fn same_content(file: &Path, content: &Path) -> bool {
@@ -142,8 +142,7 @@ fn link(target: &Path, _content: &Path, file: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, file)
 }
 
-/// Links take a privilege that not everybody has: else the file is a second
-/// name of the content, or a copy.
+/// Symbolic links may need a privilege: without it, creates a hard link or a copy.
 #[cfg(not(unix))]
 fn link(target: &Path, content: &Path, file: &Path) -> io::Result<()> {
     #[cfg(windows)]
@@ -163,15 +162,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let (branch, commit) = (Repository::new("a/b"), "0123456789".repeat(4));
-        let digest = Digest::of_name(&"c".repeat(64)).unwrap();
-        let content = cache.content(&branch, &digest);
+        let digest = Digest::parse(&"c".repeat(64)).unwrap();
+        let content = cache.blob(&branch, &digest);
         fs::create_dir_all(content.parent().unwrap()).unwrap();
         fs::write(&content, "weights").unwrap();
 
         assert_eq!(cache.file(&branch, "unet/x"), None);
         for _ in 0..2 {
-            let made = cache.point(&branch, &commit, "unet/x", &digest).unwrap();
-            cache.remember(&branch, &commit).unwrap();
+            let made = cache.link(&branch, &commit, "unet/x", &digest).unwrap();
+            cache.write_ref(&branch, &commit).unwrap();
             assert_eq!(cache.file(&branch, "unet/x"), Some(made));
         }
         let pinned = format!("a/b@{commit}").parse().unwrap();

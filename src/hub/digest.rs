@@ -1,4 +1,4 @@
-//! What the hub says a file's content is, and whether it is that.
+//! Hashes of files, as listed by the hub.
 
 use std::{
     fmt,
@@ -15,14 +15,14 @@ use sha2::{Digest as _, Sha256};
 pub enum Digest {
     /// SHA-256 of the content, in hexadecimal: large files.
     Sha256(String),
-    /// Git's name of the content (SHA-1 of a header and the content), in
-    /// hexadecimal: small files.
+    /// Git blob id of the content (SHA-1 of a header and the content), in hexadecimal:
+    /// small files.
     Blob(String),
 }
 
 impl Digest {
-    /// The digest that a file of the cache is named by, if it is one.
-    pub fn of_name(name: &str) -> Option<Self> {
+    /// Parses the name of a blob in the cache.
+    pub fn parse(name: &str) -> Option<Self> {
         let is_hex = name
             .bytes()
             .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
@@ -33,16 +33,16 @@ impl Digest {
         }
     }
 
-    /// Its letters.
+    /// The hexadecimal digits.
     pub fn name(&self) -> &str {
         match self {
             Self::Sha256(name) | Self::Blob(name) => name,
         }
     }
 
-    /// Whether the file's content has this digest. `seen` is told how many
-    /// bytes were read each time.
-    pub fn fits(&self, file: &Path, seen: &mut dyn FnMut(u64)) -> io::Result<bool> {
+    /// Whether the content of `file` has this digest. `seen` is called with the number of
+    /// bytes of each read.
+    pub fn matches(&self, file: &Path, seen: &mut dyn FnMut(u64)) -> io::Result<bool> {
         let file = File::open(file)?;
         let length = file.metadata()?.len();
         let found = match self {
@@ -79,11 +79,11 @@ fn hash(
             Err(error) => return Err(error),
         }
     }
-    let letters = hasher
+    let digits = hasher
         .finalize()
         .into_iter()
         .map(|byte| format!("{byte:02x}"));
-    Ok(letters.collect::<Vec<_>>().concat())
+    Ok(digits.collect::<Vec<_>>().concat())
 }
 
 #[cfg(test)]
@@ -98,9 +98,9 @@ mod tests {
         std::fs::write(&file, "hello\n").unwrap();
         let fits = |name: &str| {
             let mut read = 0;
-            let fits = Digest::of_name(name)
+            let fits = Digest::parse(name)
                 .unwrap()
-                .fits(&file, &mut |n| read += n);
+                .matches(&file, &mut |n| read += n);
             assert_eq!(read, 6);
             fits.unwrap()
         };
@@ -109,7 +109,7 @@ mod tests {
         ));
         assert!(fits("ce013625030ba8dba906f756967f9e9ca394464a"));
         assert!(!fits("ce013625030ba8dba906f756967f9e9ca394464b"));
-        assert_eq!(Digest::of_name("ce01"), None);
-        assert_eq!(Digest::of_name(&"x".repeat(40)), None);
+        assert_eq!(Digest::parse("ce01"), None);
+        assert_eq!(Digest::parse(&"x".repeat(40)), None);
     }
 }

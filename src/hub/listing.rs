@@ -1,16 +1,16 @@
-//! What a repository holds, as the hub tells it.
+//! The listing of a repository.
 
 use serde::Deserialize;
 
-use super::{Digest, Repository, remote::hub_error, repository::is_inside};
-use crate::error::Result;
+use super::{Digest, Repository, repository::is_inside};
+use crate::error::{Error, Result};
 
-/// What a repository holds.
+/// The contents of a repository.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
-    /// The commit that its branch or tag is now.
+    /// The current commit of the branch or tag.
     pub(super) commit: String,
-    /// The licence as its page names it.
+    /// The licence named on the page of the repository.
     pub(super) licence: Option<String>,
     pub(super) files: Vec<RemoteFile>,
 }
@@ -18,19 +18,19 @@ pub(super) struct Listing {
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Its path in the repository.
+    /// Path in the repository.
     pub name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// What its content must be.
+    /// Hash of the content.
     pub digest: Digest,
 }
 
-/// What the hub tells of a repository: <https://huggingface.co/docs/hub/api>,
-/// `/api/models/{id}/revision/{revision}` with `blobs=true`.
+/// The response of `/api/models/{id}/revision/{revision}` with `blobs=true`
+/// (<https://huggingface.co/docs/hub/api>).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Told {
+pub(super) struct RepoInfo {
     sha: String,
     #[serde(default)]
     siblings: Vec<Sibling>,
@@ -57,28 +57,24 @@ struct Large {
     size: u64,
 }
 
-impl Told {
+impl RepoInfo {
     pub(super) fn listing(self, repository: &Repository) -> Result<Listing> {
-        let is_commit = self.sha.len() == 40 && Digest::of_name(&self.sha).is_some();
-        if !is_commit {
-            let reason = format!("the hub names no commit, but {:?}", self.sha);
-            return Err(hub_error(repository, reason));
+        if !matches!(Digest::parse(&self.sha), Some(Digest::Blob(_))) {
+            let reason = format!("the hub returns {:?} instead of a commit", self.sha);
+            return Err(Error::hub(repository, reason));
         }
         let licence = self.card_data.and_then(|card| card.license);
+        let files = self.siblings.into_iter().filter_map(Sibling::file);
         Ok(Listing {
             commit: self.sha,
             licence: licence.and_then(|licence| Some(licence.as_str()?.to_owned())),
-            files: self
-                .siblings
-                .into_iter()
-                .filter_map(Sibling::file)
-                .collect(),
+            files: files.collect(),
         })
     }
 }
 
 impl Sibling {
-    /// The file, unless its content is not told or its name could leave a folder.
+    /// The file, if its hash is given and its path stays inside the folder.
     fn file(self) -> Option<RemoteFile> {
         let (size, digest) = match self.lfs {
             Some(large) => (large.size, large.sha256),
@@ -87,7 +83,7 @@ impl Sibling {
         is_inside(&self.rfilename).then_some(RemoteFile {
             name: self.rfilename,
             size,
-            digest: Digest::of_name(&digest)?,
+            digest: Digest::parse(&digest)?,
         })
     }
 }
@@ -97,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repository_is_read_as_the_hub_tells_it() {
+    fn the_listing_of_the_hub_is_parsed() {
         let text = format!(
             r#"{{"sha": "{}", "id": "a/b", "cardData": {{"license": "mit"}}, "siblings": [
                 {{"rfilename": "x.json", "size": 3, "blobId": "{}"}},
@@ -111,8 +107,8 @@ mod tests {
             "d".repeat(64),
             "e".repeat(40),
         );
-        let told: Told = serde_json::from_str(&text).unwrap();
-        let listing = told.listing(&Repository::new("a/b")).unwrap();
+        let info: RepoInfo = serde_json::from_str(&text).unwrap();
+        let listing = info.listing(&Repository::new("a/b")).unwrap();
         assert_eq!(listing.commit, "a".repeat(40));
         assert_eq!(listing.licence.as_deref(), Some("mit"));
         let files: Vec<_> = listing

@@ -1,4 +1,4 @@
-//! Two programs that want the same file: one fetches, the other waits.
+//! Locks between processes that fetch the same file.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -9,19 +9,19 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// How often a waiting program looks again.
-const LOOK: Duration = Duration::from_millis(200);
+/// Polling interval of a waiting process.
+const INTERVAL: Duration = Duration::from_millis(200);
 
-/// A lock that ends with this value, and with the program in any case. Other
-/// programs of the hub take the same one.
+/// A lock that is released on drop or when the process ends, shared with other programs
+/// that use the hub.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock of a file; `wait` is called when it is another's, and may
-    /// say that there is no need any more.
+    /// Acquires the lock; `wait` is called while another process holds it, and returns
+    /// false to give up.
     pub(super) fn take(file: &Path, wait: &mut dyn FnMut() -> bool) -> Result<Option<Self>> {
         let fault = |error| Error::io(file, error);
         let folder = file.parent().unwrap_or(file);
@@ -31,7 +31,7 @@ impl Lock {
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(Some(Self { _file: lock })),
-                Err(TryLockError::WouldBlock) if wait() => thread::sleep(LOOK),
+                Err(TryLockError::WouldBlock) if wait() => thread::sleep(INTERVAL),
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(fault(error)),
             }

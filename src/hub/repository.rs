@@ -1,42 +1,41 @@
-//! A repository of the hub and which of its states.
+//! Repositories of the hub.
 
 use std::{fmt, str::FromStr};
 
 use crate::error::{Error, Result};
 
-/// The state of a repository that is taken where none is named.
-const USUAL: &str = "main";
+const DEFAULT_REVISION: &str = "main";
 
 /// A repository `owner/name` of models, at a branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Repository {
     /// `owner/name`.
     pub id: String,
-    /// A branch, a tag or the full name of a commit.
+    /// A branch, a tag or the full hash of a commit.
     pub revision: String,
 }
 
 impl Repository {
-    /// The usual state of the repository `owner/name`.
+    /// The main branch of the repository `owner/name`.
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
-            revision: USUAL.into(),
+            revision: DEFAULT_REVISION.into(),
         }
     }
 
-    /// Whether its revision is one commit for good.
+    /// Whether its revision is a commit.
     pub fn is_pinned(&self) -> bool {
         self.revision.len() == 40 && self.revision.bytes().all(|c| c.is_ascii_hexdigit())
     }
 }
 
-/// `owner/name`, or `owner/name@revision`.
 impl FromStr for Repository {
     type Err = Error;
 
+    /// Parses `owner/name` or `owner/name@revision`.
     fn from_str(text: &str) -> Result<Self> {
-        let (id, revision) = text.split_once('@').unwrap_or((text, USUAL));
+        let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
         let parts: Vec<_> = id.split('/').collect();
         match parts.len() == 2 && parts.iter().all(|part| is_name(part)) && is_name(revision) {
             true => Ok(Self {
@@ -44,20 +43,20 @@ impl FromStr for Repository {
                 revision: revision.into(),
             }),
             false => Err(Error::setting(format!(
-                "{text:?} names no repository of the hub: write owner/name or owner/name@revision"
+                "{text:?} is not a repository of the hub: write owner/name or owner/name@revision"
             ))),
         }
     }
 }
 
-/// Whether a word can stand in a path of the hub and of the cache. A branch
-/// with a slash has to be named by its commit.
+/// Whether a name is valid in paths of the hub and of the cache. A branch with a slash
+/// is not and must be referred to by its commit.
 fn is_name(word: &str) -> bool {
     let fits = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
     !word.is_empty() && !word.starts_with('.') && word.bytes().all(fits)
 }
 
-/// Whether a path of a repository stays in its folder.
+/// Whether a path in a repository stays inside its folder.
 pub(super) fn is_inside(path: &str) -> bool {
     let fits = |part| !matches!(part, "" | "." | "..");
     !path.contains('\\') && path.split('/').all(fits)
@@ -66,7 +65,7 @@ pub(super) fn is_inside(path: &str) -> bool {
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)?;
-        match self.revision == USUAL {
+        match self.revision == DEFAULT_REVISION {
             true => Ok(()),
             false => write!(f, "@{}", self.revision),
         }
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_lead_out_are_told() {
+    fn paths_that_lead_out_are_found() {
         for inside in ["a", "a/b.json", ".gitattributes", "a/..b"] {
             assert!(is_inside(inside), "{inside}");
         }
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_leave_the_cache_is_no_name() {
+    fn names_that_could_leave_the_cache_are_errors() {
         for text in [
             "a", "a/", "/b", "a/b/c", "../b", "a/..", "a/b@", "a/b@../x", "a b/c", "a/b@x/y",
         ] {

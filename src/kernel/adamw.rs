@@ -1,27 +1,27 @@
-//! A step of AdamW (arXiv 1711.05101) in place: a pass for each moment and one
-//! for the weights, and nothing is allocated.
+//! AdamW steps (arXiv 1711.05101) in place: one pass for each moment and one for the
+//! weights, without allocations.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
-/// The numbers of a step, in the names of the paper.
+/// The parameters of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
-    /// How slowly the first and the second moment follow.
+    /// Decay rates of the first and second moment.
     pub betas: (f32, f32),
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// What gradients are multiplied with.
+    /// Factor of the gradient, for gradient clipping.
     pub shrink: f32,
-    /// What the moments are divided by, because they began at zero.
+    /// Bias corrections of the moments, `1 - beta^t`.
     pub missing: (f32, f32),
-    /// How far to go.
+    /// Learning rate.
     pub rate: f32,
-    /// What is left of a weight before the step.
+    /// Factor of the weight, `1 - rate * weight_decay`.
     pub left: f32,
 }
 
-/// Takes the step: `first` and `second` follow the gradient, `weight` follows
-/// them. All four have one shape, contiguous, f32 and on a CPU.
+/// Updates the moments `first` and `second` by the gradient, then the weight. All four
+/// have the same shape and are contiguous, f32 and on a CPU.
 pub fn adamw(
     [weight, first, second]: [&Tensor; 3],
     gradient: &Tensor,
@@ -38,8 +38,8 @@ pub fn adamw(
     weight.inplace_op3(first, second, &step)
 }
 
-/// `mean` becomes beta mean + (1 - beta) x. Both have one shape, contiguous, f32
-/// and on a CPU.
+/// Updates a moving average: `mean` becomes beta mean + (1 - beta) x. Both have the same
+/// shape and are contiguous, f32 and on a CPU.
 pub fn follow(mean: &Tensor, x: &Tensor, beta: f32) -> Result<()> {
     let follow = Follow {
         beta,
@@ -49,7 +49,7 @@ pub fn follow(mean: &Tensor, x: &Tensor, beta: f32) -> Result<()> {
     mean.inplace_op2(x, &follow)
 }
 
-/// A running mean of x times a factor, or of its square.
+/// A moving average of x times a factor, or of its square.
 struct Follow {
     beta: f32,
     shrink: f32,
@@ -70,7 +70,7 @@ impl InplaceOp2 for Follow {
     ) -> Result<()> {
         let (mean, x) = (values_mut(mean, mean_layout)?, values(x, x_layout)?);
         if mean.len() != x.len() {
-            bail!("{} values cannot follow {}", mean.len(), x.len());
+            bail!("a moving average of {} values of {}", mean.len(), x.len());
         }
         let (beta, gain) = (self.beta, 1.0 - self.beta);
         for (mean, x) in mean.iter_mut().zip(x) {
@@ -100,7 +100,7 @@ impl InplaceOp3 for AdamWStep {
         let first = values(first, first_layout)?;
         let second = values(second, second_layout)?;
         if first.len() != weight.len() || second.len() != weight.len() {
-            bail!("{} weights have as many moments", weight.len());
+            bail!("{} weights need equally many moments", weight.len());
         }
         let (rate, missing) = (self.rate / self.missing.0, 1.0 / self.missing.1);
         for ((weight, first), second) in weight.iter_mut().zip(first).zip(second) {
@@ -114,14 +114,14 @@ impl InplaceOp3 for AdamWStep {
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("a step wants contiguous values"),
+        None => bail!("a step requires contiguous values"),
     }
 }
 
 fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
-        _ => bail!("a step wants contiguous f32 values"),
+        _ => bail!("a step requires contiguous f32 values"),
     }
 }
 

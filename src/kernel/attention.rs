@@ -1,9 +1,9 @@
-//! Attention with many heads, in blocks, so that no score matrix exists as a
-//! whole (T. Dao et al., FlashAttention, arXiv 2205.14135).
+//! Multi-head attention in blocks, without a complete score matrix (T. Dao et al.,
+//! FlashAttention, arXiv 2205.14135).
 //!
 //! Queries (b, n, heads * d), keys (b, m, heads * d) and values (b, m, heads * e)
-//! are what linear layers make: the heads lie side by side, and nothing is
-//! transposed. All are f32, contiguous and on a CPU.
+//! are in the layout of linear layers: the heads are concatenated, without
+//! transposition. All are f32, contiguous and on a CPU.
 
 mod backward;
 mod forward;
@@ -14,38 +14,34 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{op, packed::panels, product::Matrix, simd::lanes};
+use super::{
+    gemm::{Matrix, packed::panels},
+    op,
+    simd::lanes,
+};
 
 pub use maps::{attention_maps, read_maps};
 
-/// softmax(q k^T / sqrt(d)) v for each head: (b, n, heads * e). Every tracked
-/// argument gets its gradient.
+/// softmax(q k^T / sqrt(d)) v for each head: (b, n, heads * e). Differentiable in all
+/// arguments.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     tracked([q, k, v], Sizes::of([q, k, v], heads)?)
 }
 
-/// The same where each query sees its own and the earlier keys only, n = m.
+/// The same with causal masking, n = m.
 pub fn attend_causally(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of([q, k, v], heads)?;
-    if sizes.n != sizes.m {
-        bail!(
-            "causal attention of {} queries to {} keys",
-            sizes.n,
-            sizes.m
-        );
+    let Sizes { n, m, .. } = sizes;
+    if n != m {
+        bail!("causal attention of {n} queries to {m} keys");
     }
-    tracked(
-        [q, k, v],
-        Sizes {
-            causal: true,
-            ..sizes
-        },
-    )
+    let causal = true;
+    tracked([q, k, v], Sizes { causal, ..sizes })
 }
 
-/// Every image's values, read through the first image's maps, whose softmax is
-/// computed once (A. Hertz et al., Prompt-to-Prompt, arXiv 2208.01626). There
-/// is no backward pass: tracked arguments are an error.
+/// The first image's maps, computed once, applied to every image's values (A. Hertz et
+/// al., Prompt-to-Prompt, arXiv 2208.01626). Not differentiable: tracked arguments are an
+/// error.
 pub fn attend_through_first(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of([q, k, v], heads)?;
     untracked("attention through the first maps", &[q, k, v])?;
@@ -69,26 +65,25 @@ fn tracked(arguments: [&Tensor; 3], sizes: Sizes) -> Result<Tensor> {
 
 fn untracked(name: &str, arguments: &[&Tensor]) -> Result<()> {
     if arguments.iter().any(|argument| argument.track_op()) {
-        bail!("{name} has no gradient: detach its arguments");
+        bail!("{name} is not differentiable: detach its arguments");
     }
     Ok(())
 }
 
-/// The sizes of an attention.
+/// The sizes of an attention operation.
 #[derive(Clone, Copy)]
 struct Sizes {
-    /// Images.
+    /// Number of images.
     b: usize,
     heads: usize,
-    /// Queries.
+    /// Number of queries.
     n: usize,
-    /// Keys.
+    /// Number of keys.
     m: usize,
     /// Width of a head's queries and keys.
     d: usize,
     /// Width of a head's values.
     e: usize,
-    /// Whether queries see only keys that do not come later.
     causal: bool,
 }
 
@@ -136,27 +131,26 @@ impl Sizes {
         }
     }
 
-    /// What scores are multiplied by, times log2 e, for powers of two.
+    /// The factor of the scores, times log2 e because powers of two are used.
     fn scale(self) -> f32 {
         (std::f64::consts::LOG2_E / (self.d as f64).sqrt()) as f32
     }
 
-    /// How many keys some of the queries see.
+    /// Number of keys that are visible to some of the queries.
     fn seen(self, queries: &Range<usize>) -> usize {
         if self.causal { queries.end } else { self.m }
     }
 
     /// The queries of each panel.
     fn panels(self) -> Vec<Range<usize>> {
-        let panels = panels(self.n, lanes());
-        let range = |panel: super::packed::Panel| {
-            panel.column..(panel.column + panel.vectors * lanes()).min(self.n)
-        };
-        panels.into_iter().map(range).collect()
+        panels(self.n, lanes())
+            .into_iter()
+            .map(|panel| panel.column..(panel.column + panel.vectors * lanes()).min(self.n))
+            .collect()
     }
 }
 
-/// The rows of a matrix from one on.
+/// The rows of a matrix from `row` on.
 fn from(matrix: Matrix<'_>, row: usize) -> Matrix<'_> {
     Matrix {
         values: &matrix.values[row * matrix.stride..],
@@ -164,8 +158,8 @@ fn from(matrix: Matrix<'_>, row: usize) -> Matrix<'_> {
     }
 }
 
-/// Shares out the heads' rows of x (b, n, heads * width): each goes, in order,
-/// to the share that `place(image, query, head)` tells.
+/// Distributes the heads' rows of x (b, n, heads * width), in order, to the shares
+/// returned by `place(image, query, head)`.
 fn shares(
     x: &mut [f32],
     width: usize,

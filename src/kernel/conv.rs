@@ -1,7 +1,9 @@
-//! Convolution of pictures whose channels lie side by side, (b, h, w, c).
+//! Convolution of pictures (b, h, w, c).
 
+pub(super) mod patches;
 #[cfg(test)]
 mod tests;
+pub(super) mod winograd;
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,32 +11,35 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
+    elementwise::total::sum_rows,
+    epilogue::Epilogue,
+    gemm::{
+        Matrix,
+        outer::{Listed, Samples, outer},
+        packed::Packed,
+        product,
+    },
     op::{self, Gradients},
-    outer::{Listed, Samples, outer},
-    packed::Packed,
-    patches::{Patches, Window},
-    product::{Matrix, Plus, product},
-    total::sum_rows,
-    winograd,
 };
+use patches::{ConvGeometry, Patches};
 
-/// With fewer channels than these, the terms of a row are gathered first.
+/// With fewer channels, patches are unfolded in memory.
 const FEW: usize = 16;
 
-/// Output pixels whose terms are gathered at once.
+/// Output pixels whose patches are unfolded at once.
 const GATHERED: usize = 1 << 14;
 
-/// The weights of a convolution, packed.
+/// The packed weights of a convolution.
 #[derive(Debug)]
-pub struct Filters {
+pub struct PackedConv {
     packed: Packed,
     inputs: usize,
     side: usize,
-    adjoint: OnceLock<Box<Filters>>,
+    adjoint: OnceLock<Box<PackedConv>>,
 }
 
-impl Filters {
-    /// Packs weights (outputs, inputs, k, k), on a CPU.
+impl PackedConv {
+    /// Packs weights (outputs, inputs, k, k) on a CPU.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let (outputs, inputs, side, _) = weight.dims4()?;
         let taps = side * side;
@@ -52,8 +57,7 @@ impl Filters {
         }
     }
 
-    /// The weights through which gradients walk back, their taps from the last to
-    /// the first, packed when first needed.
+    /// The weights of the backward pass, with reversed taps, packed on first use.
     fn adjoint(&self) -> &Self {
         self.adjoint.get_or_init(|| {
             let (inputs, outputs, taps) = (self.inputs, self.outputs(), self.side * self.side);
@@ -66,21 +70,21 @@ impl Filters {
         })
     }
 
-    /// Output channels.
+    /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.packed.columns()
     }
 
-    /// Overwrites `out` (b, height, width, outputs) with what a window sees.
-    fn convolve(&self, patches: &Patches, plus: Plus, out: &mut [f32]) {
+    /// Overwrites `out` (b, height, width, outputs).
+    fn convolve(&self, patches: &Patches, epilogue: Epilogue<[f32]>, out: &mut [f32]) {
         let (height, width) = patches.size();
         let pictures = out.len() / (height * width * self.outputs()).max(1);
         let pays = || winograd::pays(self.inputs, self.outputs(), pictures, (height, width));
         if patches.is_3x3() && pays() {
-            return winograd::convolve(patches, &self.packed, plus, out);
+            return winograd::convolve(patches, &self.packed, epilogue, out);
         }
         if self.inputs >= FEW {
-            return product(patches, &self.packed, plus, out);
+            return product(patches, &self.packed, epilogue, out);
         }
         let (columns, terms) = (self.outputs(), self.packed.terms());
         for (i, part) in out.chunks_mut(GATHERED * columns).enumerate() {
@@ -91,12 +95,12 @@ impl Filters {
                 stride: terms,
                 terms,
             };
-            product(&rows, &self.packed, Plus::default(), part);
+            product(&rows, &self.packed, Epilogue::default(), part);
         }
-        plus.add_to(out, columns);
+        epilogue.add_to(out, columns);
     }
 
-    fn check(&self, inputs: usize, window: Window) -> Result<()> {
+    fn check(&self, inputs: usize, window: ConvGeometry) -> Result<()> {
         if self.inputs != inputs || self.side != window.side {
             bail!(
                 "conv2d: {inputs} channels for filters of {} channels and side {}",
@@ -108,76 +112,58 @@ impl Filters {
     }
 }
 
-/// What surrounds a convolution.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Around<'a> {
-    /// A bias per output channel (outputs), or one for each picture (b, outputs).
-    pub bias: Option<&'a Tensor>,
-    /// Values of the output's shape, added to it.
-    pub residual: Option<&'a Tensor>,
-    /// The size that the input is enlarged to before, by repeating the nearest value.
-    pub enlarged: Option<(usize, usize)>,
-}
-
 /// Convolves x (b, h, w, inputs) with packed weights: (b, height, width,
-/// outputs). All f32, contiguous and on a CPU. A tracked x gets its gradient
-/// where nothing surrounds the convolution but a bias.
+/// outputs). All f32, contiguous and on a CPU. Differentiable in x without residual and
+/// upsampling.
 pub fn conv2d(
     x: &Tensor,
-    filters: &Arc<Filters>,
-    window: Window,
-    around: Around,
+    filters: &Arc<PackedConv>,
+    window: ConvGeometry,
+    epilogue: Epilogue,
 ) -> Result<Tensor> {
     let (b, h, w, inputs) = x.dims4()?;
     filters.check(inputs, window)?;
     let (out, shape) = op::with([x], |[values]| {
-        let patches = match around.enlarged {
+        let patches = match epilogue.upsample {
             None => Patches::new(values, (h, w), inputs, window),
             Some(size) => Patches::enlarged(values, (h, w), size, inputs, window),
         };
         let ((height, width), outputs) = (patches.size(), filters.outputs());
         let shape = (b, height, width, outputs);
         let mut out = vec![0f32; b * height * width * outputs];
-        Plus::with(around.bias, around.residual, &shape.into(), |plus| {
-            filters.convolve(&patches, plus, &mut out);
+        epilogue.with(&shape.into(), |epilogue| {
+            filters.convolve(&patches, epilogue, &mut out);
         })?;
         Ok((out, shape))
     })?;
-    if x.track_op() && (around.residual.is_some() || around.enlarged.is_some()) {
-        bail!("conv2d: no gradient flows through a residual or an enlarged input");
+    if x.track_op() && (epilogue.residual.is_some() || epilogue.upsample.is_some()) {
+        bail!("conv2d is not differentiable with a residual or upsampling");
     }
     let filters = filters.clone();
     op::tracked("conv2d", [x], out, shape, move |[x], gradient| {
-        Ok([Some(input_gradient(
-            gradient,
-            filters.adjoint(),
-            x,
-            window,
-        )?)])
+        let dx = input_gradient(gradient, filters.adjoint(), x, window);
+        Ok([Some(dx?)])
     })
 }
 
 /// Convolves x (b, h, w, inputs) with `weight` (outputs, inputs, k, k) and adds
 /// `bias` (outputs): (b, height, width, outputs). All f32, contiguous and on a
-/// CPU; every tracked one gets its gradient.
+/// CPU; differentiable in all arguments.
 pub fn conv2d_tracked(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
-    window: Window,
+    window: ConvGeometry,
 ) -> Result<Tensor> {
     let (b, h, w, inputs) = x.dims4()?;
-    let filters = Filters::new(weight)?;
+    let filters = PackedConv::new(weight)?;
     filters.check(inputs, window)?;
     let outputs = filters.outputs();
     let shape = (b, window.output(h), window.output(w), outputs);
     let mut out = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
     op::with([x, bias], |[x, bias]| {
-        let plus = Plus {
-            bias: Some(bias),
-            residual: None,
-        };
-        filters.convolve(&Patches::new(x, (h, w), inputs, window), plus, &mut out);
+        let patches = Patches::new(x, (h, w), inputs, window);
+        filters.convolve(&patches, Epilogue::bias(Some(bias)), &mut out);
         Ok(())
     })?;
     op::tracked(
@@ -192,8 +178,8 @@ pub fn conv2d_tracked(
 fn backward(
     [x, weight, bias]: [&Tensor; 3],
     gradient: &Tensor,
-    filters: &Filters,
-    window: Window,
+    filters: &PackedConv,
+    window: ConvGeometry,
 ) -> Result<Gradients<3>> {
     let for_x = || input_gradient(gradient, filters.adjoint(), x, window);
     let for_weight = || weight_gradient(x, gradient, window);
@@ -204,25 +190,24 @@ fn backward(
     ])
 }
 
-/// What a gradient (b, height, width, outputs) means for the input, which had
-/// the shape of `x`.
+/// The gradient of the input x from that of the output (b, height, width, outputs).
 fn input_gradient(
     gradient: &Tensor,
-    adjoint: &Filters,
+    adjoint: &PackedConv,
     x: &Tensor,
-    window: Window,
+    window: ConvGeometry,
 ) -> Result<Tensor> {
     let (_, h, w, _) = x.dims4()?;
     let mut out = vec![0f32; x.elem_count()];
     op::with([gradient], |[gradient]| {
         let patches = Patches::adjoint(gradient, (h, w), adjoint.inputs, window);
-        adjoint.convolve(&patches, Plus::default(), &mut out);
+        adjoint.convolve(&patches, Epilogue::default(), &mut out);
         op::tensor(out, x.shape())
     })
 }
 
-/// What it means for the weights: (outputs, inputs, k, k).
-fn weight_gradient(x: &Tensor, gradient: &Tensor, window: Window) -> Result<Tensor> {
+/// The gradient of the weights (outputs, inputs, k, k).
+fn weight_gradient(x: &Tensor, gradient: &Tensor, window: ConvGeometry) -> Result<Tensor> {
     let (_, h, w, inputs) = x.dims4()?;
     let (b, height, width, outputs) = gradient.dims4()?;
     let side = window.side;
@@ -231,12 +216,10 @@ fn weight_gradient(x: &Tensor, gradient: &Tensor, window: Window) -> Result<Tens
         let patches = Patches::new(x, (h, w), inputs, window);
         let taps = out.par_chunks_mut(inputs * outputs).enumerate();
         taps.for_each(|(tap, out)| {
-            let seen = Tap {
-                patches: &patches,
-                tap,
-            };
+            let patches = &patches;
+            let inputs = Tap { patches, tap };
             let samples = b * height * width;
-            outer(&seen, &Listed(gradient, outputs), samples, outputs, out);
+            outer(&inputs, &Listed(gradient, outputs), samples, outputs, out);
         });
         Ok(())
     })?;
@@ -245,7 +228,7 @@ fn weight_gradient(x: &Tensor, gradient: &Tensor, window: Window) -> Result<Tens
         .contiguous()
 }
 
-/// What one tap sees.
+/// The inputs of one tap.
 struct Tap<'a> {
     patches: &'a Patches<'a>,
     tap: usize,

@@ -1,4 +1,4 @@
-//! Affine maps of rows.
+//! Linear layers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,23 +6,26 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
+    elementwise::{gate, total::sum_rows},
+    epilogue::Epilogue,
+    gemm::{
+        Matrix, multiply,
+        outer::{Listed, outer},
+        packed::Packed,
+        product,
+    },
     op::{self, Gradients},
-    outer::{Listed, outer},
-    packed::Packed,
-    pointwise::gate,
-    product::{Matrix, Plus, multiply, product},
     scratch::Scratch,
-    total::sum_rows,
 };
 
-/// The frozen weights of an affine map, packed.
+/// The packed weights of a linear layer.
 #[derive(Debug)]
-pub struct Dense {
+pub struct PackedLinear {
     packed: Packed,
     adjoint: OnceLock<Packed>,
 }
 
-impl Dense {
+impl PackedLinear {
     /// Packs weights (outputs, inputs) on a CPU.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
@@ -43,31 +46,24 @@ impl Dense {
         self.packed.columns()
     }
 
-    /// The weights through which gradients walk back, packed when first needed.
+    /// The weights of the backward pass, packed on first use.
     fn adjoint(&self) -> &Packed {
         let shape = (self.outputs(), self.inputs());
-        self.adjoint.get_or_init(|| {
-            self.packed
-                .rearranged(shape, |output, input| (input, output))
-        })
+        let from = |output, input| (input, output);
+        self.adjoint
+            .get_or_init(|| self.packed.rearranged(shape, from))
     }
 }
 
-/// Maps x (.., inputs) to (.., outputs) and adds a bias (outputs) and a
-/// residual of the output's shape. All f32, contiguous and on a CPU; a tracked
-/// x gets its gradient, as does a tracked residual.
-pub fn linear(
-    x: &Tensor,
-    dense: &Arc<Dense>,
-    bias: Option<&Tensor>,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
+/// Maps x (.., inputs) to (.., outputs) and adds bias and residual. All f32, contiguous
+/// and on a CPU; differentiable in x and the residual.
+pub fn linear(x: &Tensor, dense: &Arc<PackedLinear>, epilogue: Epilogue) -> Result<Tensor> {
     let shape = mapped(x, dense.inputs(), dense.outputs())?;
     let mut out = vec![0f32; shape.iter().product()];
     op::with([x], |[x]| {
-        Plus::with(bias, residual, &shape.clone().into(), |plus| {
+        epilogue.with(&shape.clone().into(), |epilogue| {
             let rows = rows(x, dense.inputs());
-            product(&rows, &dense.packed, plus, &mut out);
+            product(&rows, &dense.packed, epilogue, &mut out);
         })
     })?;
     let dense = dense.clone();
@@ -75,7 +71,7 @@ pub fn linear(
         let back = || multiplied(gradient, dense.adjoint(), x);
         x.track_op().then(back).transpose()
     };
-    match residual {
+    match epilogue.residual {
         None => op::tracked("linear", [x], out, shape, move |[x], gradient| {
             Ok([backward(gradient, x)?])
         }),
@@ -90,31 +86,30 @@ pub fn linear(
 }
 
 /// Maps x (.., inputs) to two halves (.., 2 d) and multiplies the first by the
-/// GELU of the second: (.., d). The halves exist for a few rows at a time only.
-/// All f32, contiguous and on a CPU; a tracked x is an error.
-pub fn linear_geglu(x: &Tensor, dense: &Arc<Dense>, bias: Option<&Tensor>) -> Result<Tensor> {
+/// GELU of the second: (.., d). The halves are computed for a few rows at a time.
+/// All f32, contiguous and on a CPU. Not differentiable: a tracked x is an error.
+pub fn linear_geglu(
+    x: &Tensor,
+    dense: &Arc<PackedLinear>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     let (inputs, both) = (dense.inputs(), dense.outputs());
     let (shape, d) = (mapped(x, inputs, both / 2)?, both / 2);
     if x.track_op() || !both.is_multiple_of(2) {
-        bail!("linear_geglu: an input without gradients and an even width are wanted");
+        bail!("linear_geglu requires an untracked input and an even width");
     }
     let mut out = vec![0f32; shape.iter().product()];
     let count = out.len() / d;
     op::with([x], |[x]| {
-        Plus::with(bias, None, &(count, both).into(), |plus| {
+        Epilogue::bias(bias).with(&(count, both).into(), |epilogue| {
             let block = |(i, out): (usize, &mut [f32])| {
                 let range = i * HALVES..i * HALVES + out.len() / d;
                 let mut halves = Scratch::new(range.len() * both);
                 let mut slots: Vec<_> = halves.chunks_mut(both).collect();
-                let panels = 0..dense.packed.panels().len();
-                multiply(
-                    &rows(x, inputs),
-                    range.clone(),
-                    &dense.packed,
-                    panels,
-                    &mut slots,
-                );
-                plus.add_to_rows(&mut halves, both, range.start, count);
+                let (x, weights) = (rows(x, inputs), &dense.packed);
+                let panels = 0..weights.panels().len();
+                multiply(&x, range.clone(), weights, panels, &mut slots);
+                epilogue.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
             };
             let blocks = out.par_chunks_mut(HALVES * d).enumerate();
@@ -124,11 +119,11 @@ pub fn linear_geglu(x: &Tensor, dense: &Arc<Dense>, bias: Option<&Tensor>) -> Re
     op::tensor(out, shape)
 }
 
-/// Rows whose two halves exist at once.
+/// Rows whose two halves are computed at once.
 const HALVES: usize = 48;
 
-/// `onto` (m, ..) plus the product of a (m, k) and b (k, n), where `onto` has
-/// m n values. All f32, contiguous and on a CPU; no gradient flows back.
+/// Adds the product of a (m, k) and b (k, n) to `onto` (m, ..), which has m n values. All
+/// f32, contiguous and on a CPU. Not differentiable.
 pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let ((m, k), (terms, n)) = (a.dims2()?, b.dims2()?);
     if k != terms || onto.elem_count() != m * n {
@@ -137,17 +132,17 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (mut out, shape) = (vec![0f32; m * n], onto.shape());
     op::with([onto, a, b], |[onto, a, b]| {
         let packed = Packed::from_values(b, (k, n), |term, column| term * n + column);
-        let plus = Plus {
-            bias: None,
+        let epilogue = Epilogue {
             residual: Some(onto),
+            ..Epilogue::default()
         };
-        product(&rows(a, k), &packed, plus, &mut out);
+        product(&rows(a, k), &packed, epilogue, &mut out);
         op::tensor(out, shape)
     })
 }
 
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
-/// All f32, contiguous and on a CPU; every tracked one gets its gradient.
+/// All f32, contiguous and on a CPU; differentiable in all arguments.
 pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let shape = mapped(x, inputs, outputs)?;
@@ -155,11 +150,8 @@ pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tens
     op::with([x, weight, bias], |[x, weight, bias]| {
         let place = |input, output| output * inputs + input;
         let packed = Packed::from_values(weight, (inputs, outputs), place);
-        let plus = Plus {
-            bias: Some(bias),
-            residual: None,
-        };
-        product(&rows(x, inputs), &packed, plus, &mut out);
+        let epilogue = Epilogue::bias(Some(bias));
+        product(&rows(x, inputs), &packed, epilogue, &mut out);
         Ok(())
     })?;
     op::tracked("linear", [x, weight, bias], out, shape, backward)
@@ -195,12 +187,8 @@ fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor) -> Result<Gradie
 fn multiplied(left: &Tensor, packed: &Packed, like: &Tensor) -> Result<Tensor> {
     let mut out = vec![0f32; like.elem_count()];
     op::with([left], |[left]| {
-        product(
-            &rows(left, packed.terms()),
-            packed,
-            Plus::default(),
-            &mut out,
-        );
+        let left = rows(left, packed.terms());
+        product(&left, packed, Epilogue::default(), &mut out);
         op::tensor(out, like.shape())
     })
 }
@@ -288,8 +276,17 @@ mod tests {
             let var = |shape: &[usize], phase| Var::from_tensor(&waves(shape, phase)).unwrap();
             let (x, residual) = (var(&[b, n, inputs], 0.1), var(&[b, n, outputs], 0.3));
             let (weight, bias) = (waves(&[outputs, inputs], 0.5), waves(&[outputs], 0.9));
-            let dense = Arc::new(Dense::new(&weight).unwrap());
-            let y = linear(&x, &dense, Some(&bias), Some(&residual)).unwrap();
+            let dense = Arc::new(PackedLinear::new(&weight).unwrap());
+            let y = linear(
+                &x,
+                &dense,
+                Epilogue {
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                    ..Epilogue::default()
+                },
+            )
+            .unwrap();
             let expected = (plain(&x, &weight, &bias) + to_f64(&residual)).unwrap();
             assert!(gap(&y, &expected) < 1e-5 * inputs as f64);
             let gradients = |y: Tensor| {

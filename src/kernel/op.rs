@@ -1,4 +1,4 @@
-//! Between candle's tensors and the slices that kernels work on.
+//! Conversion between candle's tensors and the slices of kernels.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,10 +7,10 @@ use candle_core::{
     bail,
 };
 
-/// Gradients for the N arguments of a kernel; none where it is not wanted.
+/// Gradients of the N arguments of a kernel, if needed.
 pub(super) type Gradients<const N: usize> = [Option<Tensor>; N];
 
-/// Lends the values of tensors that are f32, contiguous and on a CPU.
+/// Calls `work` with the values of tensors that are f32, contiguous and on a CPU.
 pub(super) fn with<const N: usize, R>(
     tensors: [&Tensor; N],
     work: impl FnOnce([&[f32]; N]) -> Result<R>,
@@ -26,17 +26,16 @@ pub(super) fn with<const N: usize, R>(
 fn slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        _ => bail!("a kernel wants contiguous f32 values on a CPU"),
+        _ => bail!("a kernel requires contiguous f32 values on a CPU"),
     }
 }
 
-/// A tensor of computed values.
 pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// A tensor of values that were computed from `arguments`. `backward` makes
-/// their gradients from the gradient of the values, both contiguous.
+/// A tensor of values that were computed from `arguments`. `backward` computes their
+/// gradients from that of the values, all contiguous.
 pub(super) fn tracked<const N: usize, B>(
     name: &'static str,
     arguments: [&Tensor; N],
@@ -60,7 +59,7 @@ where
     node.apply(arguments)
 }
 
-/// A value that is known, and the way back from it.
+/// A computed value and its backward pass.
 pub(super) struct Node<B, const N: usize> {
     name: &'static str,
     value: Mutex<Option<(CpuStorage, Shape)>>,
@@ -68,17 +67,17 @@ pub(super) struct Node<B, const N: usize> {
 }
 
 impl<B, const N: usize> Node<B, N> {
-    /// The value; candle asks for it once.
+    /// Takes the value, which candle requests once.
     fn value(&self) -> Result<(CpuStorage, Shape)> {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         match value.take() {
             Some(value) => Ok(value),
-            None => bail!("{} was asked twice for its value", self.name),
+            None => bail!("the value of {} was requested twice", self.name),
         }
     }
 }
 
-/// How candle takes a node of so many arguments.
+/// Candle's custom operation of N arguments.
 pub(super) trait Apply<const N: usize> {
     fn apply(self, arguments: [&Tensor; N]) -> Result<Tensor>;
 }

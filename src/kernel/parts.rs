@@ -1,16 +1,16 @@
-//! Shares work out to the threads, in parts whose size does not depend on how
-//! many threads there are, so that neither do the results.
+//! Distribution of work to threads, in parts whose size does not depend on the number of
+//! threads, so that the results do not either.
 
 use rayon::prelude::*;
 
-/// Values of one part: 128 KB.
+/// Values per part: 128 KiB.
 pub(super) const PART: usize = 1 << 15;
 
-/// With fewer values than these, waking another thread takes longer than the work.
+/// Up to this number of values, waking another thread takes longer than the work.
 const ALONE: usize = 1 << 13;
 
-/// Calls `work` with the number and the values of each part of `out`, which
-/// are `part` values long but for the last.
+/// Calls `work` with the index and the values of each part of `out`, of `part` values
+/// except the last.
 pub(super) fn share(out: &mut [f32], part: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let part = part.max(1);
     if out.len() <= ALONE {
@@ -21,7 +21,7 @@ pub(super) fn share(out: &mut [f32], part: usize, work: impl Fn(usize, &mut [f32
     parts.for_each(|(i, out)| work(i, out));
 }
 
-/// What `work` finds in each of some parts, which have `values` values together.
+/// The results of `work` for each part, of `values` values in total.
 pub(super) fn gather<T: Send>(
     parts: usize,
     values: usize,
@@ -33,7 +33,7 @@ pub(super) fn gather<T: Send>(
     }
 }
 
-/// About [`PART`] values in whole rows of `columns`, in values.
+/// The number of values, about [`PART`], of complete rows of `columns`.
 pub(super) fn whole_rows(columns: usize) -> usize {
     PART.next_multiple_of(columns.max(1))
 }

@@ -1,4 +1,4 @@
-//! Where the time goes: a table by operation, kept while it is switched on.
+//! A profile by operation.
 
 use std::{
     collections::BTreeMap,
@@ -14,31 +14,31 @@ use candle_core::{Result, Tensor};
 static ON: AtomicBool = AtomicBool::new(false);
 static TABLE: Mutex<BTreeMap<String, Spent>> = Mutex::new(BTreeMap::new());
 
-/// What an operation took.
+/// The cost of an operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
-    /// How often it ran.
+    /// Number of calls.
     pub calls: usize,
-    /// Seconds in all.
+    /// Total time in seconds.
     pub seconds: f64,
-    /// Multiplications and additions of the plain algorithm.
+    /// Number of multiplications and additions of the plain algorithm.
     pub flops: f64,
 }
 
-/// Begins a new table.
+/// Starts a new profile.
 pub fn start() {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner).clear();
     ON.store(true, Ordering::Relaxed);
 }
 
-/// Ends the table: operations by name.
+/// Ends the profile and returns the operations by name.
 pub fn finish() -> BTreeMap<String, Spent> {
     ON.store(false, Ordering::Relaxed);
     std::mem::take(&mut TABLE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Runs `work`, and books its time where a table is kept. `about` tells from
-/// the output the name and the number of floating point operations.
+/// Runs `work` and records its time if profiling is on. `about` returns the name and the
+/// number of floating point operations for the output.
 pub(crate) fn of(
     about: impl FnOnce(&Tensor) -> (String, f64),
     work: impl FnOnce() -> Result<Tensor>,

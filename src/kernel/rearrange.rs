@@ -1,27 +1,24 @@
-//! Values that are put elsewhere, unchanged.
+//! Operations that move values: concatenation and upsampling.
 
 use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
 use super::{
+    conv::patches::nearest,
     op::{self, Gradients},
     parts::{share, whole_rows},
-    patches::nearest,
 };
 
-/// Joins a (.., c1) and b (.., c2) along the last axis: (.., c1 + c2). Both f32,
-/// contiguous and on a CPU; each one that is tracked gets its gradient.
+/// Concatenates a (.., c1) and b (.., c2) along the last axis: (.., c1 + c2). Both f32,
+/// contiguous and on a CPU. Differentiable.
 pub fn concat(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let ([rows @ .., c1], [b_rows @ .., c2]) = (a.dims(), b.dims()) else {
-        bail!("concat wants channels");
+        bail!("concat requires channels");
     };
     if rows != b_rows {
-        bail!(
-            "concat: {:?} and {:?} differ in more than channels",
-            a.dims(),
-            b.dims()
-        );
+        let (a, b) = (a.dims(), b.dims());
+        bail!("concat: {a:?} and {b:?} differ in more than channels");
     }
     let (c1, c) = (*c1, c1 + c2);
     let joined = op::with([a, b], |[a, b]| Ok(join([a, b], [c1, c - c1])))?;
@@ -50,7 +47,7 @@ fn join([a, b]: [&[f32]; 2], [c1, c2]: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// Some columns of `x` (.., c), in the shape of `like`.
+/// Columns of `x` (.., c), in the shape of `like`.
 fn columns(x: &Tensor, columns: Range<usize>, like: &Tensor) -> Result<Tensor> {
     let c = x.dim(candle_core::D::Minus1)?;
     let mut out = vec![0f32; like.elem_count()];
@@ -66,12 +63,12 @@ fn columns(x: &Tensor, columns: Range<usize>, like: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Enlarges pictures (b, h, w, c) to (b, height, width, c) by repeating the
-/// nearest pixel. x is f32, contiguous and on a CPU, and gets its gradient.
+/// Nearest-neighbour upsampling of pictures (b, h, w, c) to (b, height, width, c). x is
+/// f32, contiguous and on a CPU. Differentiable.
 pub fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     if h * w * c == 0 {
-        bail!("enlarge wants pixels, not {:?}", x.dims());
+        bail!("enlarge requires pixels, not {:?}", x.dims());
     }
     let (ys, xs) = (nearest(h, height), nearest(w, width));
     let y = op::with([x], |[x]| {
@@ -91,7 +88,7 @@ pub fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     })
 }
 
-/// Sums the gradient over the pixels that each one of `x` was repeated to.
+/// Sums the gradient over the copies of each pixel of `x`.
 fn shrink(x: &Tensor, gradient: &Tensor) -> Result<Gradients<1>> {
     let (_, h, w, c) = x.dims4()?;
     let (_, height, width, _) = gradient.dims4()?;
@@ -112,7 +109,7 @@ fn shrink(x: &Tensor, gradient: &Tensor) -> Result<Gradients<1>> {
     })
 }
 
-/// Where a value was repeated to.
+/// The range of the copies of a value.
 fn repeated(nearest: &[usize], from: usize) -> Range<usize> {
     let start = nearest.partition_point(|&at| at < from);
     start..nearest.partition_point(|&at| at <= from)
@@ -120,10 +117,8 @@ fn repeated(nearest: &[usize], from: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::oracle::{check, waves},
-        *,
-    };
+    use super::*;
+    use crate::kernel::oracle::{check, waves};
 
     #[test]
     fn joined_rows_lie_side_by_side() {

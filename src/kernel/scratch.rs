@@ -1,28 +1,28 @@
-//! Working memory that threads keep from one kernel to the next.
+//! Buffers that threads reuse from one kernel to the next.
 
 use std::{
     cell::RefCell,
     ops::{Deref, DerefMut},
 };
 
-/// Buffers that a thread keeps at most.
+/// Maximum number of buffers kept per thread.
 const KEPT: usize = 6;
 
-/// Values of a buffer that is worth keeping at most, 16 MiB.
+/// Maximum number of values of a buffer that is kept, 16 MiB.
 const LARGEST: usize = 1 << 22;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Some values that were left behind by whoever used them last.
+/// A buffer with undefined values.
 pub(super) struct Scratch {
     buffer: Vec<f32>,
     length: usize,
 }
 
 impl Scratch {
-    /// So many values, whatever they are.
+    /// Creates a buffer of `length` values.
     pub(super) fn new(length: usize) -> Self {
         let kept = FREE.with_borrow_mut(|free| {
             let fits = free.iter().position(|buffer| buffer.len() >= length);

@@ -1,15 +1,14 @@
-//! The widest vectors of this processor.
+//! Dispatch to the widest vector instructions of the processor.
 //!
-//! Kernels are written once, generic over [`pulp::Simd`], and compiled for
-//! every instruction set; which one runs is decided when the program starts:
-//! AVX-512, AVX2 with FMA, NEON, or plain arithmetic.
+//! Kernels are generic over [`pulp::Simd`] and compiled for every instruction set, which
+//! is selected at run time: AVX-512, AVX2 with FMA, NEON, or scalar.
 
 use std::sync::LazyLock;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// The instruction set in use. The environment variable `ICD_SIMD` limits it,
-/// to `avx2` or `plain`, for tests and for a second opinion on an odd result.
+/// The instruction set in use. The environment variable `ICD_SIMD` limits it to `avx2` or
+/// `plain`, for tests and comparisons.
 static ARCH: LazyLock<Arch> = LazyLock::new(|| {
     let limit = std::env::var("ICD_SIMD").unwrap_or_default();
     match limit.as_str() {
@@ -19,6 +18,11 @@ static ARCH: LazyLock<Arch> = LazyLock::new(|| {
         _ => Arch::new(),
     }
 });
+
+/// The name of the instruction set in use, on which results depend.
+pub fn instruction_set() -> String {
+    format!("{:?}", *ARCH)
+}
 
 /// Runs `work` with the widest vectors.
 pub(super) fn vectorised<W: WithSimd>(work: W) -> W::Output {
@@ -39,8 +43,8 @@ pub(super) fn lanes() -> usize {
     vectorised(Lanes)
 }
 
-/// Stores `values` over `out`, or adds them to it; `out` may hold fewer values
-/// than the vectors, at the edge of a matrix.
+/// Stores `values` to `out`, or adds them; `out` may be shorter than the vectors, at the
+/// edge of a matrix.
 #[inline(always)]
 pub(super) fn put<S: Simd, const V: usize>(
     s: S,
@@ -66,8 +70,7 @@ pub(super) fn put<S: Simd, const V: usize>(
     }
 }
 
-/// e to the x, within 2 units in the last place; 0 below -87.3, and finite
-/// (2e38) where the true value is too large.
+/// e to the x, within 2 units in the last place; 0 below -87.3, and at most 2e38.
 ///
 /// Cephes' reduction and polynomial (S. L. Moshier, `expf`): x = n ln 2 + r
 /// with ln 2 in two parts, and a polynomial of degree 6 for e^r.

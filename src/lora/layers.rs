@@ -1,18 +1,17 @@
-//! The layers of an adapter file by themselves, without a network to fit.
+//! The layers of an adapter file.
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use super::{
-    list, names,
-    names::{Factor, Network},
-    scalar, stated_alpha, stated_path, words,
+    names::{self, Factor, Modules},
+    stated_alpha, timesteps, words,
 };
 use crate::{
     error::{Error, Result},
-    nn::Checkpoint,
-    source::Source,
+    io::{Checkpoint, Source},
+    layout::Network,
 };
 
 /// Alpha of the released adapters, which do not state it: PEFT's default.
@@ -44,12 +43,19 @@ pub(crate) fn is_adapter(checkpoint: &Checkpoint) -> bool {
     names.iter().any(|name| factor(name) == Some(Factor::Down))
 }
 
-/// Alpha where the adapter `file` states none: that of the released adapters
-/// for those that PEFT named or that tell a path; of others, which mean their
-/// rank, there is none.
-pub(crate) fn usual_alpha(file: &Source, checkpoint: &Checkpoint) -> Result<Option<f64>> {
+/// `alpha`, or if there is none, what is usual for an adapter that states none:
+/// that of the released adapters for those that PEFT named or that tell a path;
+/// none for others, which mean their rank.
+pub(crate) fn usual_alpha(
+    alpha: Option<f64>,
+    file: &Source,
+    checkpoint: &Checkpoint,
+) -> Result<Option<f64>> {
+    if alpha.is_some() {
+        return Ok(alpha);
+    }
     let is_peft = checkpoint.names().iter().any(|name| name.contains(PEFT));
-    let is_released = is_peft || stated_path(file)?.is_some();
+    let is_released = is_peft || timesteps(file)?.is_some();
     Ok(is_released.then_some(RELEASED_ALPHA))
 }
 
@@ -60,12 +66,29 @@ pub(crate) fn layers(
     checkpoint: &Checkpoint,
     alpha: Option<f64>,
 ) -> Result<Vec<Layer>> {
-    let usual = alpha.map_or_else(|| usual_alpha(file, checkpoint), |alpha| Ok(Some(alpha)))?;
-    let alpha = stated_alpha(file)?.or(usual);
-    let sorted = sorted(checkpoint)?.into_iter();
-    sorted
-        .map(|(place, found)| found.layer(checkpoint, place, alpha))
-        .collect()
+    let alpha = stated_alpha(file)?.or(usual_alpha(alpha, file, checkpoint)?);
+    let reason = "have names that are neither PEFT's nor those of diffusers or kohya for Stable \
+                  Diffusion";
+    read(checkpoint, checkpoint.names(), &place, reason, alpha)
+}
+
+/// The layers of an adapter, or of its part for `network`, in the network whose
+/// tensors are in `base`.
+pub(super) fn layers_of(
+    checkpoint: &Checkpoint,
+    network: Option<Network>,
+    base: &Checkpoint,
+    alpha: Option<f64>,
+) -> Result<Vec<Layer>> {
+    let modules = Modules::of(base);
+    let place = |name: &str| {
+        let (module, factor) = modules.place(name)?;
+        Some(((names::network(name), module), factor))
+    };
+    let mut names = checkpoint.names();
+    names.retain(|name| network.is_none_or(|network| names::network(name) == network));
+    let reason = "fit no layer of the network, so it belongs to another model";
+    read(checkpoint, names, &place, reason, alpha)
 }
 
 /// A layer of a network.
@@ -115,12 +138,20 @@ impl Found {
     }
 }
 
-fn sorted(checkpoint: &Checkpoint) -> Result<BTreeMap<Place, Found>> {
+/// The layers that tensors belong to; `reason` says what is wrong with tensors
+/// that `place` does not know.
+fn read(
+    checkpoint: &Checkpoint,
+    names: Vec<String>,
+    place: &dyn Fn(&str) -> Option<(Place, Factor)>,
+    reason: &str,
+    alpha: Option<f64>,
+) -> Result<Vec<Layer>> {
     let mut sorted: BTreeMap<Place, Found> = BTreeMap::new();
-    let mut strangers = Vec::new();
-    for name in checkpoint.names() {
+    let mut unknown = Vec::new();
+    for name in names {
         let Some((place, factor)) = place(&name) else {
-            strangers.push(name);
+            unknown.push(name);
             continue;
         };
         let found = sorted.entry(place).or_default();
@@ -130,14 +161,25 @@ fn sorted(checkpoint: &Checkpoint) -> Result<BTreeMap<Place, Found>> {
             Factor::Alpha => &mut found.alpha,
         };
         if let Some(other) = slot.replace(name.clone()) {
-            let reason = format!("tensors {other:?} and {name:?} are the same of one layer");
+            let reason =
+                format!("tensors {other:?} and {name:?} name the same factor of one layer");
             return Err(Error::adapter(checkpoint.file(), reason));
         }
     }
-    match strangers.is_empty() {
-        true => Ok(sorted),
-        false => Err(Error::adapter(checkpoint.file(), unknown(strangers))),
+    if !unknown.is_empty() {
+        let count = unknown.len();
+        let dots = if count > 8 { ", .." } else { "" };
+        unknown.truncate(8);
+        let reason = format!(
+            "{count} of its tensors {reason}: {}{dots}",
+            unknown.join(", ")
+        );
+        return Err(Error::adapter(checkpoint.file(), reason));
     }
+    let layers = sorted.into_iter();
+    layers
+        .map(|(place, found)| found.layer(checkpoint, place, alpha))
+        .collect()
 }
 
 /// The layer and the role of the tensor `name`.
@@ -148,13 +190,13 @@ fn place(name: &str) -> Option<(Place, Factor)> {
         true => words::dotted(&path)?,
         false => path,
     };
-    Some(((Network::of(name), path), factor))
+    Some(((names::network(name), path), factor))
 }
 
-fn unknown(strangers: Vec<String>) -> String {
-    let (count, names) = list(strangers);
-    format!(
-        "{count} of its tensors have names that are neither PEFT's nor those of diffusers or \
-         kohya for Stable Diffusion: {names}"
-    )
+fn scalar(tensor: &Tensor) -> Result<f64> {
+    let value = tensor
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1::<f64>()?;
+    Ok(value.first().copied().unwrap_or(f64::NAN))
 }

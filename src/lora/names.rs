@@ -2,8 +2,10 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::original::Originals;
-use crate::{nn::Checkpoint, schedule::Steps};
+use crate::{
+    io::Checkpoint,
+    layout::{Layout, Network},
+};
 
 /// What a tensor of an adapter file is to its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,23 +23,11 @@ impl Factor {
     }
 }
 
-/// A network that tensors of an adapter file change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Network {
-    /// The UNet.
-    Unet,
-    /// The text encoder of this index.
-    Text(usize),
-}
-
-impl Network {
-    /// The network that the tensor `name` is for.
-    pub(super) fn of(name: &str) -> Self {
-        let text = TEXT_PREFIXES
-            .iter()
-            .find(|(prefix, _)| name.starts_with(prefix));
-        text.map_or(Self::Unet, |&(_, index)| Self::Text(index))
-    }
+/// The network that the adapter tensor `name` is for.
+pub(super) fn network(name: &str) -> Network {
+    let is_for = |(prefix, _): &&(&str, _)| name.starts_with(prefix);
+    let text = TEXT_PREFIXES.iter().find(is_for);
+    text.map_or(Network::Unet, |&(_, index)| Network::TextEncoder(index))
 }
 
 /// How the names of text encoders' tensors begin, as kohya and diffusers write
@@ -79,18 +69,17 @@ impl Modules {
     pub(super) fn of(base: &Checkpoint) -> Self {
         let names = base.names();
         let modules = names.iter().filter_map(|name| name.strip_suffix(".weight"));
-        let originals = Originals::of(modules.clone());
-        let all = modules.flat_map(|path| {
-            let original = originals.name(path);
-            let written = original.iter().map(|name| name.replace('.', "_"));
-            let written = written.chain([path.into(), path.replace('.', "_")]);
-            written
-                .map(|name| (name, path.to_owned()))
-                .collect::<Vec<_>>()
-        });
-        Self {
-            paths: all.collect(),
+        let modules: Vec<_> = modules.collect();
+        let layout = Layout::of_diffusers_unet(&modules);
+        let mut paths = HashMap::new();
+        for path in modules {
+            let names = [path.to_owned()]
+                .into_iter()
+                .chain(layout.to_original(path));
+            paths.extend(names.map(|name| (name.replace('.', "_"), path.to_owned())));
+            paths.insert(path.into(), path.into());
         }
+        Self { paths }
     }
 
     /// The module and the role of the adapter tensor `name`.
@@ -126,14 +115,14 @@ pub(super) fn modern(module: &str) -> String {
 /// The timesteps in the name of a released adapter file:
 /// `forward-19-259-519-779.safetensors`,
 /// `iCD-SD15-reverse_259_519_779_999.safetensors`.
-pub(super) fn steps_of(file: &Path) -> Option<Steps> {
+pub(super) fn timesteps_of(file: &Path) -> Option<Vec<u16>> {
     let stem = file.file_stem()?.to_str()?;
     let (_, tail) = stem
         .split_once("forward")
         .or_else(|| stem.split_once("reverse"))?;
     let parts = tail.trim_start_matches(['-', '_']).split(['-', '_']);
     let steps: Vec<u16> = parts.map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    (steps.len() > 1).then_some(Steps(steps))
+    (steps.len() > 1).then_some(steps)
 }
 
 #[cfg(test)]
@@ -180,18 +169,27 @@ mod tests {
 
     #[test]
     fn tensors_tell_their_network() {
-        for (name, network) in [
+        for (name, expected) in [
             ("lora_unet_conv_in.lora_down.weight", Network::Unet),
             ("conv_in.lora_A.weight", Network::Unet),
-            ("lora_te_text_model_x.lora_down.weight", Network::Text(0)),
-            ("lora_te2_text_model_x.lora_down.weight", Network::Text(1)),
-            ("text_encoder.text_model.x.lora_A.weight", Network::Text(0)),
+            (
+                "lora_te_text_model_x.lora_down.weight",
+                Network::TextEncoder(0),
+            ),
+            (
+                "lora_te2_text_model_x.lora_down.weight",
+                Network::TextEncoder(1),
+            ),
+            (
+                "text_encoder.text_model.x.lora_A.weight",
+                Network::TextEncoder(0),
+            ),
             (
                 "text_encoder_2.text_model.x.lora_A.weight",
-                Network::Text(1),
+                Network::TextEncoder(1),
             ),
         ] {
-            assert_eq!(Network::of(name), network, "{name}");
+            assert_eq!(network(name), expected, "{name}");
         }
     }
 
@@ -209,7 +207,7 @@ mod tests {
 
     #[test]
     fn released_names_tell_their_steps() {
-        let steps = |name: &str| steps_of(Path::new(name)).map(|Steps(steps)| steps);
+        let steps = |name: &str| timesteps_of(Path::new(name));
         assert_eq!(
             steps("forward-19-259-519-779.safetensors"),
             Some(vec![19, 259, 519, 779])

@@ -1,6 +1,7 @@
 //! How tensors of adapter files are named.
 
-use super::names::{Factor, Network};
+use super::names::Factor;
+use crate::layout::Network;
 
 /// Whose names the tensors of an adapter file have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +24,8 @@ impl Naming {
         encoders: usize,
     ) -> String {
         let module = match self {
-            Self::Peft => format!("{}.base_model.model.{module}", prefix(network)),
-            Self::Diffusers => format!("{}.{module}", prefix(network)),
+            Self::Peft => format!("{}.base_model.model.{module}", network.folder()),
+            Self::Diffusers => format!("{}.{module}", network.folder()),
             Self::Kohya => format!("{}_{}", short(network, encoders), module.replace('.', "_")),
         };
         let factor = match (self, factor) {
@@ -38,21 +39,13 @@ impl Naming {
     }
 }
 
-/// What diffusers calls a network.
-pub(crate) fn prefix(network: Network) -> &'static str {
-    match network {
-        Network::Unet => "unet",
-        Network::Text(0) => "text_encoder",
-        Network::Text(_) => "text_encoder_2",
-    }
-}
-
 /// What kohya's scripts call it; they number text encoders where there are two.
 fn short(network: Network, encoders: usize) -> &'static str {
     match (network, encoders) {
         (Network::Unet, _) => "lora_unet",
-        (Network::Text(0), 0 | 1) => "lora_te",
-        (Network::Text(0), _) => "lora_te1",
-        (Network::Text(_), _) => "lora_te2",
+        (Network::Vae, _) => "lora_vae",
+        (Network::TextEncoder(0), 0 | 1) => "lora_te",
+        (Network::TextEncoder(0), _) => "lora_te1",
+        (Network::TextEncoder(_), _) => "lora_te2",
     }
 }

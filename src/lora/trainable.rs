@@ -2,22 +2,24 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path as File,
+    path::Path,
 };
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::{Factor, Naming, RELEASED_ALPHA};
 use crate::{
     error::Result,
-    latents::{Tensors, write_tensors},
-    nn::{Checkpoint, LowRank, LowRanks},
+    io::{Checkpoint, Tensors, write_tensors},
+    layout::Network,
+    nn::{LoraDelta, LoraDeltas},
     noise::Noise,
-    schedule::Path,
+    schedule::Timesteps,
 };
 
 /// The layers of a UNet that get a low-rank change, by the ends of their
 /// paths: those of the released adapters.
-pub const ADAPTED: [&str; 14] = [
+pub const TARGET_MODULES: [&str; 14] = [
     "to_q",
     "to_k",
     "to_v",
@@ -34,24 +36,21 @@ pub const ADAPTED: [&str; 14] = [
     "time_emb_proj",
 ];
 
-/// What PEFT writes before the path of a module.
-const PREFIX: &str = "unet.base_model.model.";
-
 /// Rank and strength of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rank {
+pub struct LoraConfig {
     /// Channels between the factors.
     pub rank: usize,
     /// The change is multiplied by alpha / rank.
     pub alpha: f64,
 }
 
-impl Default for Rank {
+impl Default for LoraConfig {
     /// That of the released adapters.
     fn default() -> Self {
         Self {
             rank: 64,
-            alpha: 8.0,
+            alpha: RELEASED_ALPHA,
         }
     }
 }
@@ -61,18 +60,17 @@ impl Default for Rank {
 pub struct TrainableAdapter {
     /// By module path: the factors down and up.
     factors: BTreeMap<String, [Var; 2]>,
-    rank: Rank,
+    rank: LoraConfig,
 }
 
 impl TrainableAdapter {
     /// An adapter of the UNet whose tensors are in `base`, which changes
     /// nothing yet: down is drawn evenly from within 1 / sqrt(inputs), as PEFT
     /// begins, up is zero.
-    pub fn new(base: &Checkpoint, rank: Rank, seed: u64, device: &Device) -> Result<Self> {
-        let mut modules: Vec<_> = base.names().into_iter().filter_map(adapted).collect();
-        modules.sort_unstable();
+    pub fn new(base: &Checkpoint, rank: LoraConfig, seed: u64, device: &Device) -> Result<Self> {
+        let modules = base.names().into_iter().filter_map(adapted);
         let mut noise = Noise::new(seed);
-        let factors = modules.into_iter().map(|module| {
+        let factors = modules.map(|module| {
             let shape = base.shape(&format!("{module}.weight")).unwrap_or_default();
             let (down, up) = shapes(&shape, rank.rank);
             let inputs: usize = down[1..].iter().product();
@@ -84,16 +82,16 @@ impl TrainableAdapter {
         });
         let factors: BTreeMap<_, _> = factors.collect::<Result<_>>()?;
         match factors.is_empty() {
-            true => Err(base.fault("none of its layers can be adapted: it is no UNet")),
+            true => Err(base.fault("none of its layers can be adapted: it is not a UNet")),
             false => Ok(Self { factors, rank }),
         }
     }
 
     /// The changes by module path; they follow the variables.
-    pub fn changes(&self) -> LowRanks {
+    pub fn deltas(&self) -> LoraDeltas {
         let scale = self.rank.alpha / self.rank.rank as f64;
         let change = |(module, [down, up]): (&String, &[Var; 2])| {
-            let change = LowRank {
+            let change = LoraDelta {
                 down: down.as_tensor().clone(),
                 up: up.as_tensor().clone(),
                 scale,
@@ -106,20 +104,27 @@ impl TrainableAdapter {
     /// The variables, under the names that the file gives them.
     pub fn vars(&self) -> BTreeMap<String, Var> {
         let named = |(module, [down, up]): (&String, &[Var; 2])| {
-            let name = |factor| format!("{PREFIX}{module}.{factor}.weight");
-            [(name("lora_A"), down.clone()), (name("lora_B"), up.clone())]
+            let name = |factor| Naming::Peft.tensor((Network::Unet, module), factor, 0);
+            let [a, b] = [Factor::Down, Factor::Up].map(name);
+            [(a, down.clone()), (b, up.clone())]
         };
         self.factors.iter().flat_map(named).collect()
     }
 
     /// Writes tensors named as [`vars`](Self::vars) names them, in `dtype`,
     /// with the path and alpha in the file's metadata.
-    pub fn write(&self, file: &File, tensors: Tensors, path: &Path, dtype: DType) -> Result<()> {
+    pub fn write(
+        &self,
+        file: &Path,
+        tensors: Tensors,
+        path: &Timesteps,
+        dtype: DType,
+    ) -> Result<()> {
         let narrow = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(dtype)?));
         let tensors = tensors.into_iter().map(narrow).collect::<Result<_>>()?;
         let notes = HashMap::from([
-            ("icd.path".to_owned(), path.to_string()),
-            ("icd.alpha".to_owned(), self.rank.alpha.to_string()),
+            (super::TIMESTEPS.to_owned(), path.to_string()),
+            (super::ALPHA.to_owned(), self.rank.alpha.to_string()),
             ("format".to_owned(), "pt".to_owned()),
         ]);
         write_tensors(file, &tensors, notes)
@@ -133,7 +138,7 @@ fn adapted(name: String) -> Option<String> {
         let before = module.strip_suffix(*end);
         before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
     };
-    ADAPTED.iter().any(ends).then(|| module.into())
+    TARGET_MODULES.iter().any(ends).then(|| module.into())
 }
 
 /// The shapes of the factors of a weight (outputs, inputs, ..).

@@ -5,38 +5,40 @@ use candle_core::Tensor;
 use crate::{
     error::Result,
     nn::{
-        GroupNorm, LayerNorm, Linear, Weights, attend, attend_through_first, attention_maps,
-        read_maps,
+        GroupNorm, LayerNorm, Linear, Weights,
+        ops::{AttentionMode, Ops},
     },
 };
 
 /// The part of the UNet that a site lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum BlockPlace {
     /// From the latent towards the middle.
     Down,
     /// The coarsest part.
-    Middle,
+    Mid,
     /// From the middle back to the latent.
     Up,
 }
 
 /// What the queries of a site attend to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum AttentionKind {
     /// The picture itself.
-    Itself,
+    SelfAttention,
     /// The text.
-    Text,
+    CrossAttention,
 }
 
 /// Where in the UNet an attention map arises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
+    /// The transformer block, counted in the order of the evaluation from 0.
+    pub index: usize,
     /// The part of the network.
-    pub place: Place,
+    pub place: BlockPlace,
     /// What is attended to.
-    pub kind: Kind,
+    pub kind: AttentionKind,
     /// How often the latent was halved to get here.
     pub level: usize,
     /// Rows of the grid that the queries form.
@@ -45,22 +47,37 @@ pub struct Site {
     pub width: usize,
 }
 
+impl Site {
+    /// The self-attention of a block whose latent was halved `level` times; the grid
+    /// and the index are filled in on the way there.
+    pub(super) fn at(place: BlockPlace, level: usize) -> Self {
+        Self {
+            index: 0,
+            place,
+            kind: AttentionKind::SelfAttention,
+            level,
+            height: 0,
+            width: 0,
+        }
+    }
+}
+
 /// What a control wants of the attention at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Intervention {
     /// Nothing: the maps are never materialised.
-    Untouched,
+    None,
     /// Every row reads its own values through the first row's maps, which
     /// takes the first row's queries and keys and no materialised map.
     FirstRowsMaps,
-    /// To see and rewrite the maps.
+    /// The maps are computed and passed to `rewrite`.
     Maps,
 }
 
 /// Sees and may rewrite attention maps while the UNet runs.
 pub trait AttentionControl {
     /// What is wanted at `site`.
-    fn wish(&self, site: &Site) -> Wish;
+    fn intervention(&self, site: &Site) -> Intervention;
 
     /// Rewrites maps (rows, heads, queries, keys) that were wished for; each
     /// row of keys sums to one on the way in.
@@ -69,11 +86,11 @@ pub trait AttentionControl {
 
 /// The control that leaves every map alone.
 #[derive(Clone, Copy, Debug)]
-pub struct Untouched;
+pub struct NoControl;
 
-impl AttentionControl for Untouched {
-    fn wish(&self, _: &Site) -> Wish {
-        Wish::Untouched
+impl AttentionControl for NoControl {
+    fn intervention(&self, _: &Site) -> Intervention {
+        Intervention::None
     }
 
     fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
@@ -83,23 +100,23 @@ impl AttentionControl for Untouched {
 
 /// What one site attends to: computed once for a text that stays the same.
 #[derive(Clone, Debug)]
-pub struct Context {
+pub struct KeyValues {
     /// (b, m, c)
     keys: Tensor,
     /// (b, m, c)
     values: Tensor,
 }
 
-impl Context {
+impl KeyValues {
     /// The tensors of contexts in a row.
-    pub(super) fn listed(contexts: &[Self]) -> impl Iterator<Item = &Tensor> {
+    pub(super) fn to_tensors(contexts: &[Self]) -> impl Iterator<Item = &Tensor> {
         contexts
             .iter()
             .flat_map(|context| [&context.keys, &context.values])
     }
 
-    /// Contexts of tensors in a row, as [`listed`](Self::listed) lists them.
-    pub(super) fn unlisted(tensors: &[Tensor]) -> Vec<Self> {
+    /// Contexts of tensors in a row, as [`to_tensors`](Self::to_tensors) lists them.
+    pub(super) fn from_tensors(tensors: &[Tensor]) -> Vec<Self> {
         let pairs = tensors.chunks_exact(2);
         let context = |pair: &[Tensor]| Self {
             keys: pair[0].clone(),
@@ -112,6 +129,7 @@ impl Context {
 /// Multi-head attention.
 #[derive(Debug)]
 pub struct Attention {
+    ops: &'static dyn Ops,
     query: Linear,
     key: Linear,
     value: Linear,
@@ -123,6 +141,7 @@ impl Attention {
     /// Attention of (.., channels) to (.., context).
     pub fn new(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
         Ok(Self {
+            ops: w.ops(),
             query: w.at_any(&["to_q", "query"]).linear(channels, channels)?,
             key: w.at_any(&["to_k", "key"]).linear(context, channels)?,
             value: w.at_any(&["to_v", "value"]).linear(context, channels)?,
@@ -134,8 +153,8 @@ impl Attention {
     }
 
     /// What `context` (b, m, d) offers to queries.
-    pub fn read(&self, context: &Tensor) -> Result<Context> {
-        Ok(Context {
+    pub fn keys_values(&self, context: &Tensor) -> Result<KeyValues> {
+        Ok(KeyValues {
             keys: self.key.forward(context)?,
             values: self.value.forward(context)?,
         })
@@ -146,18 +165,24 @@ impl Attention {
         &self,
         residual: &Tensor,
         x: &Tensor,
-        context: &Context,
+        context: &KeyValues,
         site: &Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let q = self.query.forward(x)?; // (b, n, c)
-        let Context { keys: k, values: v } = context;
-        let y = match control.wish(site) {
-            Wish::Untouched => attend(&q, k, v, self.heads)?,
-            Wish::FirstRowsMaps => attend_through_first(&q, k, v, self.heads)?,
-            Wish::Maps => {
-                let maps = attention_maps(&q, k, self.heads)?; // (b, heads, n, m)
-                read_maps(&control.rewrite(site, maps)?, v)?
+        let KeyValues { keys: k, values: v } = context;
+        let y = match control.intervention(site) {
+            Intervention::None => {
+                self.ops
+                    .attention([&q, k, v], self.heads, AttentionMode::Full)?
+            }
+            Intervention::FirstRowsMaps => {
+                self.ops
+                    .attention([&q, k, v], self.heads, AttentionMode::FirstRowsMaps)?
+            }
+            Intervention::Maps => {
+                let maps = self.ops.attention_maps(&q, k, self.heads)?; // (b, heads, n, m)
+                self.ops.read_maps(&control.rewrite(site, maps)?, v)?
             }
         };
         Ok(self.out.forward_onto(&y, Some(residual))?)
@@ -166,55 +191,53 @@ impl Attention {
 
 /// Self-attention, attention to the text, and a gated feed-forward network.
 #[derive(Debug)]
-struct Block {
-    norm_itself: LayerNorm,
-    itself: Attention,
-    norm_text: LayerNorm,
-    text: Attention,
-    norm_gate: LayerNorm,
-    gate: Linear,
-    shrink: Linear,
+struct TransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
 }
 
-impl Block {
-    fn new(w: &Weights, c: usize, text_width: usize, heads: usize) -> Result<Self> {
+impl TransformerBlock {
+    fn new(w: &Weights, c: usize, cross_attention_dim: usize, heads: usize) -> Result<Self> {
         const EPS: f64 = 1e-5;
         let inner = 4 * c;
         Ok(Self {
-            norm_itself: w.at("norm1").layer_norm(c, EPS)?,
-            itself: Attention::new(&w.at("attn1"), c, c, heads)?,
-            norm_text: w.at("norm2").layer_norm(c, EPS)?,
-            text: Attention::new(&w.at("attn2"), c, text_width, heads)?,
-            norm_gate: w.at("norm3").layer_norm(c, EPS)?,
-            gate: w.at("ff.net.0.proj").linear(c, 2 * inner)?,
-            shrink: w.at("ff.net.2").linear(inner, c)?,
+            norm1: w.at("norm1").layer_norm(c, EPS)?,
+            attn1: Attention::new(&w.at("attn1"), c, c, heads)?,
+            norm2: w.at("norm2").layer_norm(c, EPS)?,
+            attn2: Attention::new(&w.at("attn2"), c, cross_attention_dim, heads)?,
+            norm3: w.at("norm3").layer_norm(c, EPS)?,
+            ff_in: w.at("ff.net.0.proj").linear(c, 2 * inner)?,
+            ff_out: w.at("ff.net.2").linear(inner, c)?,
         })
     }
 
     fn forward(
         &self,
         x: &Tensor,
-        text: &Context,
+        text: &KeyValues,
         site: Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let normed = self.norm_itself.forward(x)?;
+        let normed = self.norm1.forward(x)?;
         let here = Site {
-            kind: Kind::Itself,
+            kind: AttentionKind::SelfAttention,
             ..site
         };
-        let seen = self.itself.read(&normed)?;
-        let x = &self
-            .itself
-            .forward_onto(x, &normed, &seen, &here, control)?;
-        let normed = self.norm_text.forward(x)?;
+        let seen = self.attn1.keys_values(&normed)?;
+        let x = &self.attn1.forward_onto(x, &normed, &seen, &here, control)?;
+        let normed = self.norm2.forward(x)?;
         let here = Site {
-            kind: Kind::Text,
+            kind: AttentionKind::CrossAttention,
             ..site
         };
-        let x = &self.text.forward_onto(x, &normed, text, &here, control)?;
-        let gated = self.gate.forward_geglu(&self.norm_gate.forward(x)?)?; // (b, n, inner)
-        Ok(self.shrink.forward_onto(&gated, Some(x))?)
+        let x = &self.attn2.forward_onto(x, &normed, text, &here, control)?;
+        let gated = self.ff_in.forward_geglu(&self.norm3.forward(x)?)?; // (b, n, inner)
+        Ok(self.ff_out.forward_onto(&gated, Some(x))?)
     }
 }
 
@@ -222,12 +245,12 @@ impl Block {
 #[derive(Debug)]
 pub struct Transformer {
     norm: GroupNorm,
-    enter: Linear,
-    blocks: Vec<Block>,
-    leave: Linear,
+    proj_in: Linear,
+    blocks: Vec<TransformerBlock>,
+    proj_out: Linear,
 }
 
-/// The measures of a [`Transformer`].
+/// The configuration of a [`Transformer`].
 #[derive(Clone, Copy, Debug)]
 pub struct TransformerShape {
     /// Channels of the picture.
@@ -235,9 +258,9 @@ pub struct TransformerShape {
     /// Attention heads.
     pub heads: usize,
     /// Number of blocks.
-    pub depth: usize,
+    pub transformer_layers: usize,
     /// Width of the text states.
-    pub text_width: usize,
+    pub cross_attention_dim: usize,
     /// Groups of the norm.
     pub groups: usize,
 }
@@ -249,52 +272,57 @@ impl Transformer {
         let TransformerShape {
             channels: c,
             heads,
-            depth,
-            text_width,
+            transformer_layers,
+            cross_attention_dim,
             groups,
         } = shape;
         let blocks = w.at("transformer_blocks");
         Ok(Self {
             norm: w.at("norm").group_norm(c, groups, 1e-6)?,
-            enter: w.at("proj_in").linear(c, c)?,
-            blocks: (0..depth)
-                .map(|i| Block::new(&blocks.at(i), c, text_width, heads))
+            proj_in: w.at("proj_in").linear(c, c)?,
+            blocks: (0..transformer_layers)
+                .map(|i| TransformerBlock::new(&blocks.at(i), c, cross_attention_dim, heads))
                 .collect::<Result<_>>()?,
-            leave: w.at("proj_out").linear(c, c)?,
+            proj_out: w.at("proj_out").linear(c, c)?,
         })
     }
 
     /// What text states (b, m, text width) offer to each block.
-    pub fn read(&self, text: &Tensor) -> Result<Vec<Context>> {
+    pub fn keys_values(&self, text: &Tensor) -> Result<Vec<KeyValues>> {
         self.blocks
             .iter()
-            .map(|block| block.text.read(text))
+            .map(|block| block.attn2.keys_values(text))
             .collect()
     }
 
-    /// Transforms x (b, h, w, c) under a text that was read by each block.
+    /// Number of its blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Transforms x (b, h, w, c) under a text that each block has prepared; `site` is
+    /// that of the first block.
     pub fn forward(
         &self,
         x: &Tensor,
-        text: &[Context],
-        (place, level): (Place, usize),
+        text: &[KeyValues],
+        site: Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let shape = x.dims4()?;
         let (_, height, width, _) = shape;
-        let site = Site {
-            place,
-            kind: Kind::Itself,
-            level,
-            height,
-            width,
-        };
         let x = x.flatten(1, 2)?; // (b, h * w, c)
-        let mut y = self.enter.forward(&self.norm.forward(&x)?)?;
-        for (block, text) in self.blocks.iter().zip(text) {
+        let mut y = self.proj_in.forward(&self.norm.forward(&x)?)?;
+        for (i, (block, text)) in self.blocks.iter().zip(text).enumerate() {
+            let site = Site {
+                index: site.index + i,
+                height,
+                width,
+                ..site
+            };
             y = block.forward(&y, text, site, control)?;
         }
-        let y = self.leave.forward_onto(&y, Some(&x))?;
+        let y = self.proj_out.forward_onto(&y, Some(&x))?;
         Ok(y.reshape(shape)?) // (b, h, w, c)
     }
 }

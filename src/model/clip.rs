@@ -1,78 +1,86 @@
 //! CLIP's text encoder (arXiv 2103.00020).
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     error::{Error, Result},
-    nn::{LayerNorm, Linear, Weights, attend_causally, gelu, quick_gelu},
+    nn::{
+        Activation, LayerNorm, Linear, Weights,
+        ops::{AttentionMode, Ops},
+    },
 };
 
-/// The non-linearity inside the encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x sigmoid(1.702 x).
-    QuickGelu,
-    /// The exact Gaussian error linear unit.
-    Gelu,
+/// The configuration of a text encoder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ClipConfig {
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Tokens per prompt.
+    pub max_position_embeddings: usize,
+    /// Width of the states.
+    pub hidden_size: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// The non-linearity.
+    #[serde(deserialize_with = "activation")]
+    pub hidden_act: Activation,
+    /// What the norms add to the variance.
+    #[serde(default = "vit_l_eps")]
+    pub layer_norm_eps: f64,
+    /// Width of the pooled projection, where the encoder has one.
+    #[serde(default = "vit_l_projection")]
+    pub projection_dim: Option<usize>,
 }
 
-impl Activation {
-    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::QuickGelu => quick_gelu(x),
-            Self::Gelu => gelu(x),
-        }
+fn activation<'de, D: Deserializer<'de>>(name: D) -> Result<Activation, D::Error> {
+    match &String::deserialize(name)?[..] {
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        other => Err(D::Error::custom(format!(
+            "hidden_act {other:?}: only quick_gelu and gelu"
+        ))),
     }
 }
 
-/// The measures of a text encoder.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClipConfig {
-    /// Number of token ids.
-    pub vocabulary: usize,
-    /// Tokens per prompt.
-    pub context: usize,
-    /// Width of the states.
-    pub width: usize,
-    /// Width of the feed-forward network.
-    pub inner: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// The non-linearity.
-    pub activation: Activation,
-    /// What the norms add to the variance.
-    pub eps: f64,
-    /// Width of the pooled projection, where the encoder has one.
-    pub projection: Option<usize>,
+fn vit_l_eps() -> f64 {
+    ClipConfig::vit_l().layer_norm_eps
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the type of the field")]
+fn vit_l_projection() -> Option<usize> {
+    Some(512)
 }
 
 impl ClipConfig {
     /// The encoder of SD1.5 (CLIP ViT-L/14), also SDXL's first.
     pub fn vit_l() -> Self {
         Self {
-            vocabulary: 49408,
-            context: 77,
-            width: 768,
-            inner: 3072,
-            layers: 12,
-            heads: 12,
-            activation: Activation::QuickGelu,
-            eps: 1e-5,
-            projection: None,
+            vocab_size: 49408,
+            max_position_embeddings: 77,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            projection_dim: None,
         }
     }
 
     /// SDXL's second encoder (OpenCLIP ViT-bigG/14).
     pub fn vit_big_g() -> Self {
         Self {
-            width: 1280,
-            inner: 5120,
-            layers: 32,
-            heads: 20,
-            activation: Activation::Gelu,
-            projection: Some(1280),
+            hidden_size: 1280,
+            intermediate_size: 5120,
+            num_hidden_layers: 32,
+            num_attention_heads: 20,
+            hidden_act: Activation::Gelu,
+            projection_dim: Some(1280),
             ..Self::vit_l()
         }
     }
@@ -102,7 +110,7 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Reads a text encoder of these measures.
+    /// Reads a text encoder of this configuration.
     pub fn new(w: &Weights, config: ClipConfig) -> Result<Self> {
         // Files of the bare text model leave the first name out.
         let text = if w.at("text_model").exists() {
@@ -112,26 +120,26 @@ impl Clip {
         };
         let tables = text.at("embeddings");
         let layers = text.at("encoder.layers");
-        let project = |width| w.at("text_projection").linear(config.width, width);
+        let project = |width| w.at("text_projection").linear(config.hidden_size, width);
         Ok(Self {
-            tokens: tables.tensor("token_embedding.weight", (config.vocabulary, config.width))?,
-            positions: tables
-                .tensor("position_embedding.weight", (config.context, config.width))?,
-            layers: (0..config.layers)
+            tokens: tables.tensor(
+                "token_embedding.weight",
+                (config.vocab_size, config.hidden_size),
+            )?,
+            positions: tables.tensor(
+                "position_embedding.weight",
+                (config.max_position_embeddings, config.hidden_size),
+            )?,
+            layers: (0..config.num_hidden_layers)
                 .map(|i| Layer::new(&layers.at(i), &config))
                 .collect::<Result<_>>()?,
             norm: text
                 .at("final_layer_norm")
-                .layer_norm(config.width, config.eps)?,
-            projection: config.projection.map(project).transpose()?,
-            compute: w.storage().compute(),
+                .layer_norm(config.hidden_size, config.layer_norm_eps)?,
+            projection: config.projection_dim.map(project).transpose()?,
+            compute: w.placement().compute_dtype(),
             config,
         })
-    }
-
-    /// Its measures.
-    pub fn config(&self) -> &ClipConfig {
-        &self.config
     }
 
     /// Encodes prompts of `context` ids each; `ends` are the positions of
@@ -158,9 +166,9 @@ impl Clip {
     /// Token and position embeddings (b, context, width).
     fn embed(&self, ids: &[&[u32]]) -> Result<Tensor> {
         let ClipConfig {
-            vocabulary,
-            context,
-            width,
+            vocab_size: vocabulary,
+            max_position_embeddings: context,
+            hidden_size: width,
             ..
         } = self.config;
         if let Some(id) = ids
@@ -192,33 +200,35 @@ fn at_ends(states: &Tensor, ends: &[u32]) -> candle_core::Result<Tensor> {
 
 #[derive(Debug)]
 struct Layer {
+    ops: &'static dyn Ops,
     norm1: LayerNorm,
     query: Linear,
     key: Linear,
     value: Linear,
     out: Linear,
     norm2: LayerNorm,
-    grow: Linear,
-    shrink: Linear,
+    fc1: Linear,
+    fc2: Linear,
     heads: usize,
     activation: Activation,
 }
 
 impl Layer {
     fn new(w: &Weights, config: &ClipConfig) -> Result<Self> {
-        let c = config.width;
+        let c = config.hidden_size;
         let attention = w.at("self_attn");
         Ok(Self {
-            norm1: w.at("layer_norm1").layer_norm(c, config.eps)?,
+            ops: w.ops(),
+            norm1: w.at("layer_norm1").layer_norm(c, config.layer_norm_eps)?,
             query: attention.at("q_proj").linear(c, c)?,
             key: attention.at("k_proj").linear(c, c)?,
             value: attention.at("v_proj").linear(c, c)?,
             out: attention.at("out_proj").linear(c, c)?,
-            norm2: w.at("layer_norm2").layer_norm(c, config.eps)?,
-            grow: w.at("mlp.fc1").linear(c, config.inner)?,
-            shrink: w.at("mlp.fc2").linear(config.inner, c)?,
-            heads: config.heads,
-            activation: config.activation,
+            norm2: w.at("layer_norm2").layer_norm(c, config.layer_norm_eps)?,
+            fc1: w.at("mlp.fc1").linear(c, config.intermediate_size)?,
+            fc2: w.at("mlp.fc2").linear(config.intermediate_size, c)?,
+            heads: config.num_attention_heads,
+            activation: config.hidden_act,
         })
     }
 
@@ -227,10 +237,12 @@ impl Layer {
         let q = self.query.forward(&normed)?; // (b, n, c)
         let k = self.key.forward(&normed)?;
         let v = self.value.forward(&normed)?;
-        let read = attend_causally(&q, &k, &v, self.heads)?;
+        let read = self
+            .ops
+            .attention([&q, &k, &v], self.heads, AttentionMode::Causal)?;
         let x = self.out.forward_onto(&read, Some(x))?;
-        let y = self.grow.forward(&self.norm2.forward(&x)?)?;
-        let y = self.activation.apply(&y)?;
-        self.shrink.forward_onto(&y, Some(&x))
+        let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
+        let y = self.ops.activate(&y, self.activation)?;
+        self.fc2.forward_onto(&y, Some(&x))
     }
 }

@@ -18,11 +18,22 @@ pub enum Family {
 
 /// How a picture's latent is drawn from the encoder's distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Draw {
+pub enum LatentSampling {
     /// Its mean.
-    Mean,
+    Mode,
     /// A sample, made with the first draw of the seed.
     Sample,
+}
+
+/// Where a text encoder is in a model folder.
+#[derive(Clone, Debug)]
+pub(super) struct TextEncoder {
+    /// The folder of its tokenizer.
+    pub(super) tokenizer: &'static str,
+    /// The folder of its weights.
+    pub(super) folder: &'static str,
+    /// Its configuration where no config.json says otherwise.
+    pub(super) config: ClipConfig,
 }
 
 impl Family {
@@ -42,10 +53,10 @@ impl Family {
     }
 
     /// How the reference inverts pictures of this family.
-    pub fn draw(self) -> Draw {
+    pub fn latent_sampling(self) -> LatentSampling {
         match self {
-            Self::Sd15 => Draw::Mean,
-            Self::Sdxl => Draw::Sample,
+            Self::Sd15 => LatentSampling::Mode,
+            Self::Sdxl => LatentSampling::Sample,
         }
     }
 
@@ -57,7 +68,7 @@ impl Family {
         }
     }
 
-    /// The UNet's measures where no config.json tells them.
+    /// The configuration of the UNet where there is no config.json.
     pub(super) fn unet_config(self) -> UnetConfig {
         match self {
             Self::Sd15 => UnetConfig::sd15(),
@@ -65,16 +76,21 @@ impl Family {
         }
     }
 
-    /// The text encoders: tokenizer folder, encoder folder, measures where no
-    /// config.json tells them.
-    pub(super) fn text_encoders(self) -> Vec<(&'static str, &'static str, ClipConfig)> {
-        let first = ("tokenizer", "text_encoder", ClipConfig::vit_l());
+    /// The text encoders, in their order.
+    pub(super) fn text_encoders(self) -> Vec<TextEncoder> {
+        let first = TextEncoder {
+            tokenizer: "tokenizer",
+            folder: "text_encoder",
+            config: ClipConfig::vit_l(),
+        };
+        let second = TextEncoder {
+            tokenizer: "tokenizer_2",
+            folder: "text_encoder_2",
+            config: ClipConfig::vit_big_g(),
+        };
         match self {
             Self::Sd15 => vec![first],
-            Self::Sdxl => vec![
-                first,
-                ("tokenizer_2", "text_encoder_2", ClipConfig::vit_big_g()),
-            ],
+            Self::Sdxl => vec![first, second],
         }
     }
 

@@ -2,7 +2,7 @@
 //! (<https://github.com/yandex-research/invertible-cd>).
 
 use super::{Family, shapes};
-use crate::hub::{Home, Reference, Repository};
+use crate::hub::{Cache, FileTree, Location, Repository};
 
 /// The models that have a name; any other word is a folder.
 pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
@@ -68,10 +68,10 @@ impl Preset {
     }
 
     /// The adapters of a variant: into noise and back.
-    pub(super) fn adapters(&self, variant: Option<Variant>) -> [Reference; 2] {
+    pub(super) fn adapters(&self, variant: Option<Variant>, cache: &Cache) -> [Location; 2] {
         variant.unwrap_or(self.usual).adapters().map(|name| {
-            let home = Home::hub(Repository::new(self.adapters));
-            Reference::File(home, format!("{name}.safetensors"))
+            let home = FileTree::hub(cache, Repository::new(self.adapters));
+            Location::File(home, format!("{name}.safetensors"))
         })
     }
 }

@@ -3,14 +3,14 @@
 //! `examples/` (its files tell their making in `ORIGIN.md`). It shows what an
 //! edit is on a machine without a network; it knows nothing of real pictures.
 
-use crate::hub::{BuiltInFile, Home};
+use crate::hub::{BuiltInFile, FileTree};
 
 /// What `--model` calls it.
 pub(super) const NAME: &str = "shapes";
 
 /// Its folder, in the diffusers layout.
-pub(super) fn home() -> Home {
-    Home::BuiltIn(NAME.into(), FILES.to_vec())
+pub(super) fn home() -> FileTree {
+    FileTree::BuiltIn(NAME.into(), FILES.to_vec())
 }
 
 /// The files below `src/model/shapes`, by their paths there.

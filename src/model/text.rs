@@ -1,19 +1,20 @@
-//! From prompts to what the UNet is told of them: one or two text encoders.
+//! Text encoding: prompts to the UNet's conditioning: one or two text encoders.
 
 use candle_core::{DType, Tensor};
 
 use super::{
     clip::{Clip, ClipConfig, States},
-    diffusers,
-    family::Family,
-    parts::{Parts, Style},
-    single::Part,
+    config,
+    family::{Family, TextEncoder},
+    files::{Lora, ModelFiles},
 };
 use crate::{
     error::Result,
-    hub::Home,
-    lora::{Adapter, Network, Reading},
-    nn::{Checkpoint, LowRanks, Storage, Weights, stacked},
+    hub::FileTree,
+    io::{Checkpoint, Source},
+    layout::Network,
+    lora::{Adapter, AdapterOptions},
+    nn::{LoraDeltas, Placement, Weights, sum_of},
     prompt::{Prompt, Tokenizer},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Conditioning {
     /// The text states (rows, tokens, width).
-    pub tokens: Tensor,
+    pub hidden_states: Tensor,
     /// SDXL's pooled text (rows, width).
     pub pooled: Option<Tensor>,
 }
@@ -30,10 +31,10 @@ impl Conditioning {
     /// Picks rows, in any order and number.
     pub fn rows(&self, rows: impl Iterator<Item = usize>) -> Result<Self> {
         let rows: Vec<u32> = rows.map(|row| row as u32).collect();
-        let index = Tensor::new(rows, self.tokens.device())?;
+        let index = Tensor::new(rows, self.hidden_states.device())?;
         let pick = |x: &Tensor| x.index_select(&index, 0);
         Ok(Self {
-            tokens: pick(&self.tokens)?,
+            hidden_states: pick(&self.hidden_states)?,
             pooled: self.pooled.as_ref().map(pick).transpose()?,
         })
     }
@@ -47,9 +48,9 @@ impl Conditioning {
     }
 }
 
-/// Prompts, as a person wrote them and as the UNet is told of them.
+/// Prompts, with their tokens and text states.
 #[derive(Clone, Debug)]
-pub struct Text {
+pub struct EncodedPrompts {
     /// The prompts in the first encoder's tokens.
     pub prompts: Vec<Prompt>,
     /// One row per prompt.
@@ -62,20 +63,14 @@ pub struct Tokenizers(Vec<(Tokenizer, usize)>);
 
 impl Tokenizers {
     /// Opens the tokenizers of a model, with the length of their contexts.
-    pub fn open(home: &Home, family: Family) -> Result<Self> {
-        let open = |(folder, encoder, preset): (&str, &str, super::clip::ClipConfig)| -> Result<_> {
-            let context = match home.file(&format!("{encoder}/config.json")) {
-                Ok(file) => diffusers::clip_config(&file, false)?.context,
-                Err(_) => preset.context,
-            };
-            Ok((tokenizer(home, folder)?, context))
+    pub fn open(home: &FileTree, family: Family) -> Result<Self> {
+        let encoders = family.text_encoders().into_iter();
+        let open = |(encoder, config): (TextEncoder, ClipConfig)| -> Result<_> {
+            let tokenizer = tokenizer(home, encoder.tokenizer)?;
+            Ok((tokenizer, config.max_position_embeddings))
         };
-        family
-            .text_encoders()
-            .into_iter()
-            .map(open)
-            .collect::<Result<_>>()
-            .map(Self)
+        let all = encoders.zip(configs(home, family)?).map(open);
+        all.collect::<Result<_>>().map(Self)
     }
 
     /// How many tokens the first encoder reads, start and end included.
@@ -84,13 +79,13 @@ impl Tokenizers {
     }
 
     /// A prompt in the first encoder's tokens.
-    pub fn read(&self, prompt: &str) -> Result<Prompt> {
+    pub fn tokenize(&self, prompt: &str) -> Result<Prompt> {
         let (tokenizer, context) = &self.0[0];
         tokenizer.encode(prompt, *context)
     }
 }
 
-fn tokenizer(home: &Home, folder: &str) -> Result<Tokenizer> {
+fn tokenizer(home: &FileTree, folder: &str) -> Result<Tokenizer> {
     let config = home.file(&format!("{folder}/tokenizer_config.json")).ok();
     match home.file(&format!("{folder}/vocab.json")) {
         Ok(vocabulary) => {
@@ -104,64 +99,77 @@ fn tokenizer(home: &Home, folder: &str) -> Result<Tokenizer> {
     }
 }
 
-/// Tokenizer folder, encoder folder, measures.
-type Encoder = (&'static str, &'static str, ClipConfig);
+/// The files of a model's tokenizers that there are.
+pub(super) fn tokenizer_files(home: &FileTree, family: Family) -> Vec<Source> {
+    const NAMES: [&str; 4] = [
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let encoders = family.text_encoders().into_iter();
+    let files =
+        encoders.flat_map(|encoder| NAMES.map(|name| format!("{}/{name}", encoder.tokenizer)));
+    files.filter_map(|file| home.file(&file).ok()).collect()
+}
+
+/// The configurations of a model's text encoders, else the family's.
+pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>> {
+    let encoders = family.text_encoders().into_iter();
+    let config = |encoder: TextEncoder| match home.file(&format!("{}/config.json", encoder.folder))
+    {
+        Ok(file) => config::clip_config(&file, encoder.config.projection_dim.is_some()),
+        Err(_) => Ok(encoder.config),
+    };
+    encoders.map(config).collect()
+}
 
 /// What styles change in a network whose tensors are in `base`.
-pub(super) fn style_changes(
-    styles: &[Style],
+pub(super) fn lora_deltas(
+    loras: &[Lora],
     network: Network,
     base: &Checkpoint,
-) -> Result<LowRanks> {
-    let reading = Reading {
+) -> Result<LoraDeltas> {
+    let reading = AdapterOptions {
         alpha: None,
         rounding: DType::F32,
     };
-    let read = |(file, share): &Style| -> Result<_> {
+    let read = |(file, share): &Lora| -> Result<_> {
         let adapter = Adapter::read_part(file, network, base, reading)?;
-        Ok((adapter.changes().clone(), *share))
+        Ok((adapter.deltas().clone(), *share))
     };
-    let layers: Vec<_> = styles.iter().map(read).collect::<Result<_>>()?;
-    Ok(stacked(&layers)?)
+    let layers: Vec<_> = loras.iter().map(read).collect::<Result<_>>()?;
+    Ok(sum_of(&layers)?)
 }
 
 /// The text encoders of a model with their tokenizers.
 #[derive(Debug)]
-pub struct TextReader {
+pub struct TextEncoders {
     tokenizers: Tokenizers,
     encoders: Vec<Clip>,
 }
 
-impl TextReader {
+impl TextEncoders {
     /// Reads the text encoders of a model, changed by these styles.
-    pub(super) fn open(parts: &Parts, storage: &Storage, styles: &[Style]) -> Result<Self> {
+    pub(super) fn open(parts: &ModelFiles, placement: &Placement, loras: &[Lora]) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
-        let open = |(index, (_, folder, preset)): (usize, Encoder)| -> Result<Clip> {
-            let config = match home.file(&format!("{folder}/config.json")) {
-                Ok(file) => diffusers::clip_config(&file, preset.projection.is_some())?,
-                Err(_) => preset,
-            };
-            let checkpoint = parts.open(Part::Text(index))?;
-            let changes = style_changes(styles, Network::Text(index), &checkpoint)?;
-            let weights = Weights::new(&checkpoint, storage).merged_with(&changes);
+        let open = |(index, config)| -> Result<Clip> {
+            let checkpoint = parts.open(Network::TextEncoder(index))?;
+            let deltas = lora_deltas(loras, Network::TextEncoder(index), &checkpoint)?;
+            let weights = Weights::new(&checkpoint, placement).with_merged_lora(&deltas);
             Clip::new(&weights, config)
         };
-        let encoders = family
-            .text_encoders()
-            .into_iter()
-            .enumerate()
-            .map(open)
-            .collect::<Result<_>>()?;
+        let encoders = configs(home, family)?.into_iter().enumerate().map(open);
         Ok(Self {
             tokenizers: Tokenizers::open(home, family)?,
-            encoders,
+            encoders: encoders.collect::<Result<_>>()?,
         })
     }
 
     /// Reads prompts. A single encoder gives its final states; of two, the
     /// states before their last layers lie side by side, and the second gives
     /// the pooled text.
-    pub fn read(&self, prompts: &[&str]) -> Result<Text> {
+    pub fn encode(&self, prompts: &[&str]) -> Result<EncodedPrompts> {
         let states = self.states(prompts)?;
         let (tokens, pooled) = match &states[..] {
             [only] => (only.last.clone(), None),
@@ -177,14 +185,14 @@ impl TextReader {
             .map(|pooled| pooled.to_dtype(DType::F32))
             .transpose()?;
         let states = Conditioning {
-            tokens: tokens.to_dtype(DType::F32)?,
+            hidden_states: tokens.to_dtype(DType::F32)?,
             pooled,
         };
         let prompts = prompts
             .iter()
-            .map(|prompt| self.tokenizers.read(prompt))
+            .map(|prompt| self.tokenizers.tokenize(prompt))
             .collect::<Result<_>>()?;
-        Ok(Text { prompts, states })
+        Ok(EncodedPrompts { prompts, states })
     }
 
     fn states(&self, prompts: &[&str]) -> Result<Vec<States>> {

@@ -5,15 +5,16 @@ use candle_core::{DType, Tensor};
 
 use super::{
     Conditioning,
-    attention::{AttentionControl, Context, Place, Transformer, TransformerShape},
-    embedding::{Embedding, PooledText},
-    stage::{Conditions, Norm, Resnet, Stage},
+    attention::{AttentionControl, BlockPlace, KeyValues, Site, Transformer, TransformerShape},
+    resnet::{Norm, Resnet},
 };
 use crate::{
     error::{Error, Result},
-    nn::{Aside, Conv2d, GroupNorm, Stride, Weights, channels_first, channels_last},
+    nn::{Conv2d, GradientSink, GroupNorm, Stride, Weights, channels_first, channels_last},
     schedule::Timestep,
 };
+use blocks::{BlockInputs, UnetBlock};
+use embedding::{Embedding, PooledText};
 
 /// One resolution of the UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,84 +24,94 @@ pub struct Level {
     /// Attention heads.
     pub heads: usize,
     /// Transformer blocks behind each residual block on the way down; 0 is none.
-    pub depth: usize,
+    pub transformer_layers: usize,
     /// The same on the way up.
-    pub depth_up: usize,
+    pub transformer_layers_up: usize,
     /// Residual blocks on the way down; one more on the way up.
     pub blocks: usize,
 }
 
-/// The measures of a UNet.
+/// The configuration of a UNet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnetConfig {
     /// Channels of the latent.
-    pub latent_channels: usize,
+    pub in_channels: usize,
     /// The resolutions, finest first.
     pub levels: Vec<Level>,
     /// Transformer blocks in the middle; 0 is none.
-    pub middle_depth: usize,
+    pub mid_transformer_layers: usize,
     /// Width of the text states.
-    pub text_width: usize,
+    pub cross_attention_dim: usize,
     /// Groups of the norms.
-    pub groups: usize,
+    pub norm_num_groups: usize,
     /// What the norms add to the variance.
-    pub eps: f64,
+    pub norm_eps: f64,
     /// SDXL's added conditioning.
     pub pooled: Option<PooledText>,
     /// Side of the latent the network was trained on.
-    pub side: usize,
+    pub sample_size: usize,
 }
 
 impl UnetConfig {
     /// Stable Diffusion 1.5.
     pub fn sd15() -> Self {
-        let level = |channels, depth| Level {
+        let level = |channels, transformer_layers| Level {
             channels,
             heads: 8,
-            depth,
-            depth_up: depth,
+            transformer_layers,
+            transformer_layers_up: transformer_layers,
             blocks: 2,
         };
         Self {
-            latent_channels: 4,
+            in_channels: 4,
             levels: vec![level(320, 1), level(640, 1), level(1280, 1), level(1280, 0)],
-            middle_depth: 1,
-            text_width: 768,
-            groups: 32,
-            eps: 1e-5,
+            mid_transformer_layers: 1,
+            cross_attention_dim: 768,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
             pooled: None,
-            side: 64,
+            sample_size: 64,
         }
     }
 
     /// Stable Diffusion XL.
     pub fn sdxl() -> Self {
-        let level = |channels, heads, depth| Level {
+        let level = |channels, heads, transformer_layers| Level {
             channels,
             heads,
-            depth,
-            depth_up: depth,
+            transformer_layers,
+            transformer_layers_up: transformer_layers,
             blocks: 2,
         };
         Self {
             levels: vec![level(320, 5, 0), level(640, 10, 2), level(1280, 20, 10)],
-            middle_depth: 10,
-            text_width: 2048,
+            mid_transformer_layers: 10,
+            cross_attention_dim: 2048,
             pooled: Some(PooledText {
                 width: 1280,
                 size_width: 256,
             }),
-            side: 128,
+            sample_size: 128,
             ..Self::sd15()
         }
     }
 
     /// The levels that attend, as counts of halvings.
     pub fn attentive_levels(&self) -> Vec<usize> {
-        let attends = |level: &Level| level.depth > 0 || level.depth_up > 0;
+        let attends =
+            |level: &Level| level.transformer_layers > 0 || level.transformer_layers_up > 0;
         (0..self.levels.len())
             .filter(|&i| attends(&self.levels[i]))
             .collect()
+    }
+
+    /// Transformer blocks on the way down, from which those of the middle and of the
+    /// way up are counted on.
+    fn down_sites(&self) -> usize {
+        let levels = self.levels.iter();
+        levels
+            .map(|level| level.blocks * level.transformer_layers)
+            .sum()
     }
 
     /// The channels of every result kept on the way down, in their order.
@@ -113,68 +124,73 @@ impl UnetConfig {
         [self.levels[0].channels].into_iter().chain(kept).collect()
     }
 
-    fn norm(&self) -> Norm {
-        Norm {
-            groups: self.groups,
-            eps: self.eps,
-        }
+    /// Residual block `i` of the blocks at `w`.
+    fn resnet(&self, w: &Weights, i: usize, inputs: usize, outputs: usize) -> Result<Resnet> {
+        let norm = Norm {
+            groups: self.norm_num_groups,
+            eps: self.norm_eps,
+        };
+        let time = 4 * self.levels[0].channels;
+        Resnet::new(&w.at("resnets").at(i), inputs, outputs, norm, Some(time))
     }
 
-    fn time_width(&self) -> usize {
-        4 * self.levels[0].channels
-    }
-
-    fn transformer(&self, level: Level, depth: usize) -> TransformerShape {
-        let Level {
-            channels, heads, ..
-        } = level;
-        TransformerShape {
-            channels,
-            heads,
-            depth,
-            text_width: self.text_width,
-            groups: self.groups,
-        }
+    /// The transformers at `w`, `count` unless they have no layers.
+    fn transformers(
+        &self,
+        w: &Weights,
+        level: Level,
+        transformer_layers: usize,
+        count: usize,
+    ) -> Result<Vec<Transformer>> {
+        let shape = TransformerShape {
+            channels: level.channels,
+            heads: level.heads,
+            transformer_layers,
+            cross_attention_dim: self.cross_attention_dim,
+            groups: self.norm_num_groups,
+        };
+        let count = if transformer_layers == 0 { 0 } else { count };
+        let transformer = |i| Transformer::new(&w.at("attentions").at(i), shape);
+        (0..count).map(transformer).collect()
     }
 }
 
 /// What the network predicts the noise from.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
+pub struct UnetInput<'a> {
     /// The latents (rows, 4, h, w).
     pub latent: &'a Tensor,
     /// The timestep of each row.
     pub times: &'a [Timestep],
     /// The guidance strength of each row.
     pub guidance: &'a [f64],
-    /// The text of each row, as [`Unet::read`] read it.
-    pub text: &'a ReadText,
+    /// The text of each row, as [`Unet::prepare`] read it.
+    pub text: &'a PreparedText,
 }
 
 /// A text as every site of a network reads it.
 #[derive(Clone, Debug)]
-pub struct ReadText {
+pub struct PreparedText {
     /// Per stage, transformer and block, in the order of the evaluation.
-    stages: Vec<Vec<Vec<Context>>>,
+    stages: Vec<Vec<Vec<KeyValues>>>,
     pooled: Option<Tensor>,
 }
 
 /// A network that predicts the noise in a latent.
 #[derive(Debug)]
 pub struct Unet {
-    config: UnetConfig,
     embedding: Embedding,
-    enter: Conv2d,
-    down: Vec<Stage>,
-    middle: Stage,
-    up: Vec<Stage>,
+    conv_in: Conv2d,
+    down: Vec<UnetBlock>,
+    middle: UnetBlock,
+    up: Vec<UnetBlock>,
     norm: GroupNorm,
-    leave: Conv2d,
+    conv_out: Conv2d,
     compute: DType,
 }
 
 impl Unet {
-    /// Reads a UNet of these measures.
+    /// Reads a UNet of this configuration.
     pub fn new(w: &Weights, config: UnetConfig) -> Result<Self> {
         let first = config.levels[0].channels;
         // Reading files and packing weights keep a core each half busy: two halves together.
@@ -185,42 +201,40 @@ impl Unet {
         let (down, middle, up) = (down?, middle?, up?);
         Ok(Self {
             embedding: Embedding::new(w, first, config.pooled)?,
-            enter: w
+            conv_in: w
                 .at("conv_in")
-                .conv(config.latent_channels, first, 3, Stride::One)?,
+                .conv(config.in_channels, first, 3, Stride::One)?,
             down,
             middle,
             up,
-            norm: w
-                .at("conv_norm_out")
-                .group_norm(first, config.groups, config.eps)?,
-            leave: w
+            norm: w.at("conv_norm_out").group_norm(
+                first,
+                config.norm_num_groups,
+                config.norm_eps,
+            )?,
+            conv_out: w
                 .at("conv_out")
-                .conv(first, config.latent_channels, 3, Stride::One)?,
-            compute: w.storage().compute(),
-            config,
+                .conv(first, config.in_channels, 3, Stride::One)?,
+            compute: w.placement().compute_dtype(),
         })
     }
 
     /// The network for learning in a smaller memory: what its blocks compute is
     /// forgotten and computed again on the way back, which leaves the gradients
-    /// of the blocks' weights in `aside`. It takes no attention control.
-    pub fn recomputing(self, aside: &Aside) -> Self {
-        let all = |stages: Vec<Stage>| -> Vec<Stage> {
+    /// of the blocks' weights in `sink`. It takes no attention control.
+    pub fn with_gradient_checkpointing(self, sink: &GradientSink) -> Self {
+        let all = |stages: Vec<UnetBlock>| -> Vec<UnetBlock> {
             let stages = stages.into_iter();
-            stages.map(|stage| stage.recomputing(aside)).collect()
+            stages
+                .map(|stage| stage.with_gradient_checkpointing(sink))
+                .collect()
         };
         Self {
             down: all(self.down),
-            middle: self.middle.recomputing(aside),
+            middle: self.middle.with_gradient_checkpointing(sink),
             up: all(self.up),
             ..self
         }
-    }
-
-    /// Its measures.
-    pub fn config(&self) -> &UnetConfig {
-        &self.config
     }
 
     /// Whether it was distilled on guidance.
@@ -229,20 +243,20 @@ impl Unet {
     }
 
     /// Reads the text of some rows, once for as many evaluations as use it.
-    pub fn read(&self, text: &Conditioning) -> Result<ReadText> {
-        let tokens = text.tokens.to_dtype(self.compute)?;
+    pub fn prepare(&self, text: &Conditioning) -> Result<PreparedText> {
+        let tokens = text.hidden_states.to_dtype(self.compute)?;
         let stages = self.down.iter().chain([&self.middle]).chain(&self.up);
-        Ok(ReadText {
+        Ok(PreparedText {
             stages: stages
-                .map(|stage| stage.read(&tokens))
+                .map(|stage| stage.keys_values(&tokens))
                 .collect::<Result<_>>()?,
             pooled: text.pooled.clone(),
         })
     }
 
     /// The predicted noise (rows, 4, h, w), in f32.
-    pub fn forward(&self, input: Input, control: &mut dyn AttentionControl) -> Result<Tensor> {
-        let Input {
+    pub fn forward(&self, input: UnetInput, control: &mut dyn AttentionControl) -> Result<Tensor> {
+        let UnetInput {
             latent,
             times,
             guidance,
@@ -252,41 +266,34 @@ impl Unet {
             .embedding
             .forward(times, guidance, text.pooled.as_ref())?;
         let mut texts = text.stages.iter();
-        let mut seen = || Conditions {
+        let mut seen = || BlockInputs {
             time: &time,
             text: texts.next().map_or(&[], Vec::as_slice),
         };
 
         let latent = channels_last(&latent.to_dtype(self.compute)?)?;
-        let mut x = self.enter.forward(&latent)?;
+        let mut x = self.conv_in.forward(&latent)?;
         let mut skips = vec![x.clone()];
         for stage in &self.down {
             x = stage.down(x, seen(), &mut skips, control)?;
         }
-        x = self.middle.middle(x, seen(), control)?;
+        x = self.middle.down(x, seen(), &mut Vec::new(), control)?;
         for stage in &self.up {
             x = stage.up(x, seen(), &mut skips, control)?;
         }
-        let eps = self.leave.forward(&self.norm.forward_silu(&x)?)?;
+        let eps = self.conv_out.forward(&self.norm.forward_silu(&x)?)?;
         Ok(channels_first(&eps)?.to_dtype(DType::F32)?)
     }
 }
 
-fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
+fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
     let mut channels = config.levels[0].channels;
+    let mut index = 0;
     let stage = |(i, &level): (usize, &Level)| {
         let w = w.at("down_blocks").at(i);
         let inputs = |block| if block == 0 { channels } else { level.channels };
-        let resnets = (0..level.blocks).map(|block| {
-            let w = w.at("resnets").at(block);
-            Resnet::new(
-                &w,
-                inputs(block),
-                level.channels,
-                config.norm(),
-                Some(config.time_width()),
-            )
-        });
+        let resnet = |i| config.resnet(&w, i, inputs(i), level.channels);
+        let resnets = (0..level.blocks).map(resnet);
         let resnets = resnets.collect::<Result<_>>()?;
         channels = level.channels;
         let halves = i + 1 < config.levels.len();
@@ -294,31 +301,32 @@ fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
         let halve = halves
             .then(|| halve.conv(channels, channels, 3, Stride::Two))
             .transpose()?;
-        let transformers = transformers(&w, config.transformer(level, level.depth), level.blocks)?;
-        Ok(Stage::new((Place::Down, i), resnets, transformers, halve))
+        let layers = level.transformer_layers;
+        let transformers = config.transformers(&w, level, layers, level.blocks)?;
+        let site = Site {
+            index,
+            ..Site::at(BlockPlace::Down, i)
+        };
+        index += level.blocks * layers;
+        Ok(UnetBlock::new(w.ops(), site, resnets, transformers, halve))
     };
     config.levels.iter().enumerate().map(stage).collect()
 }
 
-fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<Stage> {
+fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<UnetBlock> {
     let w = w.at("mid_block");
     let level = *config
         .levels
         .last()
         .ok_or_else(|| Error::setting("a UNet needs at least one level"))?;
-    let c = level.channels;
-    let resnets = (0..2).map(|i| {
-        Resnet::new(
-            &w.at("resnets").at(i),
-            c,
-            c,
-            config.norm(),
-            Some(config.time_width()),
-        )
-    });
-    let transformers = transformers(&w, config.transformer(level, config.middle_depth), 1)?;
-    let site = (Place::Middle, config.levels.len() - 1);
-    Ok(Stage::new(
+    let resnets = (0..2).map(|i| config.resnet(&w, i, level.channels, level.channels));
+    let transformers = config.transformers(&w, level, config.mid_transformer_layers, 1)?;
+    let site = Site {
+        index: config.down_sites(),
+        ..Site::at(BlockPlace::Mid, config.levels.len() - 1)
+    };
+    Ok(UnetBlock::new(
+        w.ops(),
         site,
         resnets.collect::<Result<_>>()?,
         transformers,
@@ -326,31 +334,31 @@ fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<Stage> {
     ))
 }
 
-fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
+fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
     let mut channels = config.levels.last().map_or(0, |level| level.channels);
     let mut skips = config.skips();
-    let stage = |(i, (depth, &level)): (usize, (usize, &Level))| {
+    let mut index = config.down_sites() + config.mid_transformer_layers;
+    let stage = |(i, (halvings, &level)): (usize, (usize, &Level))| {
         let w = w.at("up_blocks").at(i);
         let blocks = level.blocks + 1;
-        let resnets = (0..blocks).map(|block| {
+        let resnets = (0..blocks).map(|i| {
             let inputs = channels + skips.pop().expect("the way up mirrors the way down");
             channels = level.channels;
-            let w = w.at("resnets").at(block);
-            Resnet::new(
-                &w,
-                inputs,
-                channels,
-                config.norm(),
-                Some(config.time_width()),
-            )
+            config.resnet(&w, i, inputs, channels)
         });
         let resnets = resnets.collect::<Result<_>>()?;
         let conv = w.at("upsamplers.0.conv");
-        let conv = (depth > 0)
+        let conv = (halvings > 0)
             .then(|| conv.conv(channels, channels, 3, Stride::One))
             .transpose()?;
-        let transformers = transformers(&w, config.transformer(level, level.depth_up), blocks)?;
-        Ok(Stage::new((Place::Up, depth), resnets, transformers, conv))
+        let layers = level.transformer_layers_up;
+        let transformers = config.transformers(&w, level, layers, blocks)?;
+        let site = Site {
+            index,
+            ..Site::at(BlockPlace::Up, halvings)
+        };
+        index += blocks * layers;
+        Ok(UnetBlock::new(w.ops(), site, resnets, transformers, conv))
     };
     config
         .levels
@@ -362,13 +370,7 @@ fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<Stage>> {
         .collect()
 }
 
-/// `count` transformers, or none where they would have no blocks.
-fn transformers(w: &Weights, shape: TransformerShape, count: usize) -> Result<Vec<Transformer>> {
-    let count = if shape.depth == 0 { 0 } else { count };
-    (0..count)
-        .map(|i| Transformer::new(&w.at("attentions").at(i), shape))
-        .collect()
-}
-
+pub mod blocks;
+pub mod embedding;
 #[cfg(test)]
 mod tests;

@@ -13,11 +13,11 @@ pub use posterior::Posterior;
 pub use tiling::Tiling;
 
 use strips::Strips;
-use tiling::Plan;
+use tiling::StripPlan;
 
 use super::{
-    attention::{Attention, Kind, Place, Site, Untouched},
-    stage::{Norm, Resnet},
+    attention::{Attention, BlockPlace, NoControl, Site},
+    resnet::{Norm, Resnet},
 };
 use crate::{
     error::Result,
@@ -27,10 +27,10 @@ use crate::{
 /// Encodes pictures to latents and decodes them.
 #[derive(Debug)]
 pub struct Vae {
-    encoder: Encoder,
-    decoder: Decoder,
-    quantise: Option<Conv2d>,
-    restore: Option<Conv2d>,
+    encoder: Coder,
+    decoder: Coder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
     config: VaeConfig,
     tiling: Tiling,
     compute: DType,
@@ -38,7 +38,7 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// Reads an autoencoder of these measures, which computes pictures whole.
+    /// Reads an autoencoder of this configuration, which computes pictures whole.
     pub fn new(w: &Weights, config: VaeConfig) -> Result<Self> {
         let z = config.latent_channels;
         let pointwise = |name, c| -> Result<Option<Conv2d>> {
@@ -48,12 +48,12 @@ impl Vae {
                 .transpose()
         };
         Ok(Self {
-            encoder: Encoder::new(&w.at("encoder"), &config)?,
-            decoder: Decoder::new(&w.at("decoder"), &config)?,
-            quantise: pointwise("quant_conv", 2 * z)?,
-            restore: pointwise("post_quant_conv", z)?,
-            compute: w.storage().compute(),
-            device: w.storage().device.clone(),
+            encoder: Coder::encoder(&w.at("encoder"), &config)?,
+            decoder: Coder::decoder(&w.at("decoder"), &config)?,
+            quant_conv: pointwise("quant_conv", 2 * z)?,
+            post_quant_conv: pointwise("post_quant_conv", z)?,
+            compute: w.placement().compute_dtype(),
+            device: w.placement().device.clone(),
             tiling: Tiling::Off,
             config,
         })
@@ -62,11 +62,6 @@ impl Vae {
     /// The same, computing large pictures or all of them in strips of rows.
     pub fn with_tiling(self, tiling: Tiling) -> Self {
         Self { tiling, ..self }
-    }
-
-    /// Its measures.
-    pub fn config(&self) -> &VaeConfig {
-        &self.config
     }
 
     /// Where it runs.
@@ -84,12 +79,12 @@ impl Vae {
         Ok(self.decoding(latent)?.cuts_any())
     }
 
-    fn encoding(&self, picture: &Tensor) -> Result<Plan> {
+    fn encoding(&self, picture: &Tensor) -> Result<StripPlan> {
         let [made, _] = self.finest(picture, 1)?;
         Ok(self.tiling.plan([made, made]))
     }
 
-    fn decoding(&self, latent: &Tensor) -> Result<Plan> {
+    fn decoding(&self, latent: &Tensor) -> Result<StripPlan> {
         let finest = self.finest(latent, self.config.factor())?;
         Ok(self.tiling.plan(finest))
     }
@@ -107,24 +102,24 @@ impl Vae {
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
         let plan = self.encoding(picture)?;
         let picture = channels_last(&picture.to_dtype(self.compute)?)?;
-        let x = self.encoder.forward(picture, plan)?;
-        let x = pass(self.quantise.as_ref(), x)?;
+        let x = self.encoder.encode(picture, plan)?;
+        let x = pass(self.quant_conv.as_ref(), x)?;
         let x = channels_first(&x)?.to_dtype(DType::F32)?;
         let halves = x.chunk(2, 1)?; // mean and logarithm of the variance, (b, 4, h, w) each
         let deviation = (halves[1].clamp(-30f64, 20f64)? * 0.5)?.exp()?;
         Ok(Posterior::encoded(
             halves[0].clone(),
             deviation,
-            self.config.scale,
+            self.config.scaling_factor,
         ))
     }
 
     /// The pictures (b, 3, h, w), about in [-1, 1], of scaled latents.
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
         let plan = self.decoding(latent)?;
-        let z = channels_last(&(latent / self.config.scale)?.to_dtype(self.compute)?)?;
-        let z = pass(self.restore.as_ref(), z)?;
-        Ok(channels_first(&self.decoder.forward(&z, plan)?)?.to_dtype(DType::F32)?)
+        let z = channels_last(&(latent / self.config.scaling_factor)?.to_dtype(self.compute)?)?;
+        let z = pass(self.post_quant_conv.as_ref(), z)?;
+        Ok(channels_first(&self.decoder.decode(&z, plan)?)?.to_dtype(DType::F32)?)
     }
 }
 
@@ -140,6 +135,27 @@ struct Scale {
 }
 
 impl Scale {
+    /// All scales of a coder, each with `blocks` residual blocks and all but the
+    /// last with a convolution that changes the size.
+    fn all(
+        w: &Weights,
+        channels: &[usize],
+        blocks: usize,
+        (resample, stride): (&str, Stride),
+        norm: Norm,
+    ) -> Result<Vec<Self>> {
+        let scale = |(i, &c): (usize, &usize)| {
+            let w = w.at(i);
+            let before = channels[i.saturating_sub(1)];
+            let resample = (i + 1 < channels.len()).then(|| w.at(resample).conv(c, c, 3, stride));
+            Ok(Self {
+                resample: resample.transpose()?,
+                ..Self::new(&w, &[vec![before], vec![c; blocks]].concat(), norm)?
+            })
+        };
+        channels.iter().enumerate().map(scale).collect()
+    }
+
     fn new(w: &Weights, channels: &[usize], norm: Norm) -> Result<Self> {
         let resnets = channels
             .windows(2)
@@ -170,12 +186,14 @@ impl Middle {
     fn new(w: &Weights, c: usize, config: &VaeConfig) -> Result<Self> {
         let at = w.at("attentions.0");
         let attention = || -> Result<_> {
-            let norm = at.at("group_norm").group_norm(c, config.groups, 1e-6)?;
+            let norm = at
+                .at("group_norm")
+                .group_norm(c, config.norm_num_groups, 1e-6)?;
             Ok((norm, Attention::new(&at, c, c, 1)?))
         };
         Ok(Self {
             resnets: Scale::new(w, &[c, c, c], config.norm())?,
-            attention: config.middle_attention.then(attention).transpose()?,
+            attention: config.mid_block_add_attention.then(attention).transpose()?,
         })
     }
 
@@ -195,65 +213,83 @@ impl Middle {
 fn attend_onto(residual: &Tensor, attention: &Attention, x: &Tensor) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
     let site = Site {
-        place: Place::Middle,
-        kind: Kind::Itself,
-        level: 0,
         height,
         width,
+        ..Site::at(BlockPlace::Mid, 0)
     };
     let (residual, flat) = (residual.flatten(1, 2)?, x.flatten(1, 2)?); // (b, h * w, c)
-    let seen = attention.read(&flat)?;
-    let y = attention.forward_onto(&residual, &flat, &seen, &site, &mut Untouched)?;
+    let seen = attention.keys_values(&flat)?;
+    let y = attention.forward_onto(&residual, &flat, &seen, &site, &mut NoControl)?;
     Ok(y.reshape(x.shape())?)
 }
 
+/// The encoder or the decoder.
 #[derive(Debug)]
-struct Encoder {
-    enter: Conv2d,
+struct Coder {
+    conv_in: Conv2d,
     scales: Vec<Scale>,
     middle: Middle,
     norm: GroupNorm,
-    leave: Conv2d,
+    conv_out: Conv2d,
 }
 
-impl Encoder {
-    fn new(w: &Weights, config: &VaeConfig) -> Result<Self> {
-        let (finest, coarsest) = ends(config);
-        let scale = |i: usize| -> Result<Scale> {
-            let w = w.at("down_blocks").at(i);
-            let c = config.channels[i];
-            let before = config.channels[i.saturating_sub(1)];
-            let mut scale = Scale::new(
-                &w,
-                &[vec![before], vec![c; config.blocks]].concat(),
-                config.norm(),
-            )?;
-            if i + 1 < config.channels.len() {
-                scale.resample =
-                    Some(
-                        w.at("downsamplers.0.conv")
-                            .conv(c, c, 3, Stride::TwoLopsided)?,
-                    );
-            }
-            Ok(scale)
-        };
+impl Coder {
+    fn encoder(w: &Weights, config: &VaeConfig) -> Result<Self> {
+        let resample = ("downsamplers.0.conv", Stride::TwoPadRightBottom);
+        let scales = Scale::all(
+            &w.at("down_blocks"),
+            &config.block_out_channels,
+            config.layers_per_block,
+            resample,
+            config.norm(),
+        )?;
+        let (finest, coarsest) = config.ends();
+        Self::new(
+            w,
+            config,
+            scales,
+            [3, finest, coarsest, 2 * config.latent_channels],
+        )
+    }
+
+    fn decoder(w: &Weights, config: &VaeConfig) -> Result<Self> {
+        let channels: Vec<_> = config.block_out_channels.iter().rev().copied().collect();
+        let scales = Scale::all(
+            &w.at("up_blocks"),
+            &channels,
+            config.layers_per_block + 1,
+            ("upsamplers.0.conv", Stride::One),
+            config.norm(),
+        )?;
+        let (finest, coarsest) = config.ends();
+        Self::new(
+            w,
+            config,
+            scales,
+            [config.latent_channels, coarsest, finest, 3],
+        )
+    }
+
+    /// `channels` are those before and after the first and the last convolution.
+    fn new(
+        w: &Weights,
+        config: &VaeConfig,
+        scales: Vec<Scale>,
+        channels: [usize; 4],
+    ) -> Result<Self> {
+        let [inputs, first, last, outputs] = channels;
+        let norm = w.at("conv_norm_out");
         Ok(Self {
-            enter: w.at("conv_in").conv(3, finest, 3, Stride::One)?,
-            scales: (0..config.channels.len())
-                .map(scale)
-                .collect::<Result<_>>()?,
-            middle: Middle::new(&w.at("mid_block"), coarsest, config)?,
-            norm: w
-                .at("conv_norm_out")
-                .group_norm(coarsest, config.groups, 1e-6)?,
-            leave: w
-                .at("conv_out")
-                .conv(coarsest, 2 * config.latent_channels, 3, Stride::One)?,
+            conv_in: w.at("conv_in").conv(inputs, first, 3, Stride::One)?,
+            scales,
+            middle: Middle::new(&w.at("mid_block"), config.ends().1, config)?,
+            norm: norm.group_norm(last, config.norm_num_groups, 1e-6)?,
+            conv_out: w.at("conv_out").conv(last, outputs, 3, Stride::One)?,
         })
     }
 
-    fn forward(&self, picture: Tensor, plan: Plan) -> Result<Tensor> {
-        let mut x = Strips::whole(picture, plan)?.convolved(&self.enter)?;
+    fn encode(&self, picture: Tensor, plan: StripPlan) -> Result<Tensor> {
+        let mut x = Strips::whole(picture, plan)?.convolved(&self.conv_in)?;
         for scale in &self.scales {
             x = scale.forward(x)?;
             if let Some(halve) = &scale.resample {
@@ -261,52 +297,11 @@ impl Encoder {
             }
         }
         let x = self.middle.forward(&x.joined()?)?;
-        Ok(self.leave.forward(&self.norm.forward_silu(&x)?)?)
-    }
-}
-
-#[derive(Debug)]
-struct Decoder {
-    enter: Conv2d,
-    middle: Middle,
-    scales: Vec<Scale>,
-    norm: GroupNorm,
-    leave: Conv2d,
-}
-
-impl Decoder {
-    fn new(w: &Weights, config: &VaeConfig) -> Result<Self> {
-        let (finest, coarsest) = ends(config);
-        let channels: Vec<_> = config.channels.iter().rev().copied().collect();
-        let scale = |i: usize| -> Result<Scale> {
-            let w = w.at("up_blocks").at(i);
-            let c = channels[i];
-            let before = channels[i.saturating_sub(1)];
-            let mut scale = Scale::new(
-                &w,
-                &[vec![before], vec![c; config.blocks + 1]].concat(),
-                config.norm(),
-            )?;
-            if i + 1 < channels.len() {
-                scale.resample = Some(w.at("upsamplers.0.conv").conv(c, c, 3, Stride::One)?);
-            }
-            Ok(scale)
-        };
-        Ok(Self {
-            enter: w
-                .at("conv_in")
-                .conv(config.latent_channels, coarsest, 3, Stride::One)?,
-            middle: Middle::new(&w.at("mid_block"), coarsest, config)?,
-            scales: (0..channels.len()).map(scale).collect::<Result<_>>()?,
-            norm: w
-                .at("conv_norm_out")
-                .group_norm(finest, config.groups, 1e-6)?,
-            leave: w.at("conv_out").conv(finest, 3, 3, Stride::One)?,
-        })
+        Ok(self.conv_out.forward(&self.norm.forward_silu(&x)?)?)
     }
 
-    fn forward(&self, latent: &Tensor, plan: Plan) -> Result<Tensor> {
-        let x = self.middle.forward(&self.enter.forward(latent)?)?;
+    fn decode(&self, latent: &Tensor, plan: StripPlan) -> Result<Tensor> {
+        let x = self.middle.forward(&self.conv_in.forward(latent)?)?;
         let mut x = Strips::whole(x, plan)?;
         for scale in &self.scales {
             x = scale.forward(x)?;
@@ -314,12 +309,6 @@ impl Decoder {
                 x = x.enlarged(conv)?;
             }
         }
-        x.left(&self.norm, &self.leave)
+        x.left(&self.norm, &self.conv_out)
     }
-}
-
-/// Channels of the finest and the coarsest level.
-fn ends(config: &VaeConfig) -> (usize, usize) {
-    let first = config.channels.first().copied().unwrap_or_default();
-    (first, config.channels.last().copied().unwrap_or_default())
 }

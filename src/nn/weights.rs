@@ -1,137 +1,99 @@
-//! The cursor from which every layer is read, and the only place where an
-//! adapter meets a layer.
+//! The cursor that reads layers from a checkpoint and applies adapters to them.
 
 use std::fmt::Display;
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{Shape, Tensor};
 
 use super::{
-    Checkpoint, Conv2d, Fresh, GroupNorm, LayerNorm, Linear, LowRank, LowRanks, Shelf, Stride,
+    Conv2d, GroupNorm, LayerNorm, Linear, LoraDelta, LoraDeltas, Placement, RandomInit,
+    SharedLayers, Stride, ops::Ops,
 };
-use crate::error::Result;
+use crate::{error::Result, io::Checkpoint};
 
-/// How a network's weights are kept in memory.
-#[derive(Clone, Debug)]
-pub struct Storage {
-    /// The type they are stored in: f32, f16 or bf16.
-    pub dtype: DType,
-    /// Where they are stored.
-    pub device: Device,
-}
-
-impl Storage {
-    /// f32 on the CPU.
-    pub fn plain() -> Self {
-        Self {
-            dtype: DType::F32,
-            device: Device::Cpu,
-        }
-    }
-
-    /// In f32 on the same device.
-    pub fn exact(&self) -> Self {
-        Self {
-            dtype: DType::F32,
-            ..self.clone()
-        }
-    }
-
-    /// The type of the activations: f32 on a CPU, where half precision has no
-    /// fast arithmetic, and the weights' own type elsewhere.
-    pub fn compute(&self) -> DType {
-        match self.device.is_cpu() {
-            true => DType::F32,
-            false => self.dtype,
-        }
-    }
-}
-
-/// A place among a network's weights: `weights.at("down_blocks").at(0)`.
+/// A position in the tree of a network's weights: `weights.at("down_blocks").at(0)`.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: Source<'a>,
-    storage: &'a Storage,
+    placement: &'a Placement,
     changes: Changes<'a>,
-    shelf: Option<&'a Shelf>,
+    shared: Option<&'a SharedLayers>,
     path: String,
 }
 
-/// The low-rank changes of the layers, and how they meet them.
+/// The LoRA deltas of the layers.
 #[derive(Clone, Copy)]
 enum Changes<'a> {
     None,
     /// Added to the weights.
-    Merged(&'a LowRanks),
-    /// Computed beside the layers.
-    Beside(&'a LowRanks),
+    Merged(&'a LoraDeltas),
+    /// Computed separately.
+    LoraBranch(&'a LoraDeltas),
 }
 
-/// Where weights come from.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     File(&'a Checkpoint),
-    Fresh(&'a Fresh),
+    RandomInit(&'a RandomInit),
 }
 
 impl<'a> Weights<'a> {
-    /// The top of a checkpoint.
-    pub fn new(checkpoint: &'a Checkpoint, storage: &'a Storage) -> Self {
-        Self::of(Source::File(checkpoint), storage)
+    /// The root of a checkpoint.
+    pub fn new(checkpoint: &'a Checkpoint, placement: &'a Placement) -> Self {
+        Self::of(Source::File(checkpoint), placement)
     }
 
-    /// The top of weights that no file holds, in f32.
-    pub fn fresh(fresh: &'a Fresh, storage: &'a Storage) -> Self {
-        Self::of(Source::Fresh(fresh), storage)
+    /// The root of initial weights in f32.
+    pub fn fresh(fresh: &'a RandomInit, placement: &'a Placement) -> Self {
+        Self::of(Source::RandomInit(fresh), placement)
     }
 
-    fn of(source: Source<'a>, storage: &'a Storage) -> Self {
+    fn of(source: Source<'a>, placement: &'a Placement) -> Self {
         Self {
             source,
-            storage,
+            placement,
             changes: Changes::None,
-            shelf: None,
+            shared: None,
             path: String::new(),
         }
     }
 
-    /// Adds the low-rank changes to every layer that is read from here on.
-    pub fn merged_with(self, changes: &'a LowRanks) -> Self {
+    /// Merges LoRA deltas into every layer that is read from now on.
+    pub fn with_merged_lora(self, changes: &'a LoraDeltas) -> Self {
         Self {
             changes: Changes::Merged(changes),
             ..self
         }
     }
 
-    /// Computes the low-rank changes beside every layer that is read from here
-    /// on, so that they can be trained.
-    pub fn changed_by(self, changes: &'a LowRanks) -> Self {
+    /// Adds LoRA branches to every layer that is read from now on; they may be trained.
+    pub fn with_lora(self, changes: &'a LoraDeltas) -> Self {
         Self {
-            changes: Changes::Beside(changes),
+            changes: Changes::LoraBranch(changes),
             ..self
         }
     }
 
-    /// Takes layers from a shelf and puts those there that are not, so that
-    /// networks of the same file share them.
-    pub fn shared_on(self, layers: &'a Shelf) -> Self {
+    /// Takes layers from `layers` and adds missing ones, to share them between networks of
+    /// the same file.
+    pub fn with_shared_layers(self, layers: &'a SharedLayers) -> Self {
         Self {
-            shelf: Some(layers),
+            shared: Some(layers),
             ..self
         }
     }
 
-    /// The same place, with everything below it kept in another way.
-    pub fn kept_as<'b>(&self, storage: &'b Storage) -> Weights<'b>
+    /// The same position with another placement of the layers below.
+    pub fn with_placement<'b>(&self, placement: &'b Placement) -> Weights<'b>
     where
         'a: 'b,
     {
         Weights {
-            storage,
+            placement,
             ..self.clone()
         }
     }
 
-    /// The place one name further down.
+    /// The child `name`.
     pub fn at(&self, name: impl Display) -> Self {
         let path = match self.path.is_empty() {
             true => name.to_string(),
@@ -143,21 +105,19 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// The first of several names that exists: files of different ages name
-    /// the same layer differently. The first one where none does.
+    /// The first of several children that exists, else the first: the names of some layers
+    /// differ between versions of the file format.
     pub fn at_any(&self, names: &[&str]) -> Self {
         let found = names.iter().map(|name| self.at(name)).find(Self::exists);
         found.unwrap_or_else(|| self.at(names[0]))
     }
 
-    /// Whether any tensor lies here or below.
+    /// Whether there is any tensor here or below.
     pub fn exists(&self) -> bool {
-        let below = format!("{}.", self.path);
-        let any_below =
-            |file: &Checkpoint| file.names().iter().any(|name| name.starts_with(&below));
+        let below = |file: &Checkpoint| file.has_prefix(&format!("{}.", self.path));
         self.here().is_some()
             || self.shape("weight").is_some()
-            || matches!(self.source, Source::File(file) if any_below(file))
+            || matches!(self.source, Source::File(file) if below(file))
     }
 
     /// The shape of the tensor `name` here, if there is one.
@@ -169,108 +129,112 @@ impl<'a> Weights<'a> {
     fn here(&self) -> Option<Vec<usize>> {
         match self.source {
             Source::File(file) => file.shape(&self.path),
-            Source::Fresh(fresh) => fresh.optional(&self.path),
+            Source::RandomInit(fresh) => fresh.optional(&self.path),
         }
     }
 
-    /// The storage of everything read from here.
-    pub fn storage(&self) -> &Storage {
-        self.storage
+    /// The placement of the layers read from here.
+    pub fn placement(&self) -> &Placement {
+        self.placement
     }
 
-    /// The tensor `name` here, of exactly this shape.
+    /// The backend of the layers read from here.
+    pub fn ops(&self) -> &'static dyn Ops {
+        self.placement.ops()
+    }
+
+    /// Reads the tensor `name` here, which must have this shape.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
         let place = self.at(name);
         let shape = shape.into();
         let file = match self.source {
             Source::File(file) => file,
-            Source::Fresh(fresh) => {
-                return fresh.load(&place.path, &shape, self.storage);
+            Source::RandomInit(fresh) => {
+                return fresh.load(&place.path, &shape, self.placement);
             }
         };
         match file.shape(&place.path) {
-            Some(found) if found == shape.dims() => place.read(file, shape),
+            Some(found) if found == shape.dims() => place.read(file),
             Some(found) => Err(place.fault(&format!("expected {shape:?}, found {found:?}"))),
             None => Err(place.fault("it is missing")),
         }
     }
 
-    /// A linear layer, with a bias where the file has one. A 1x1 convolution is
-    /// the same arithmetic and is taken too.
+    /// Reads a linear layer, with a bias if the file has one. The weight may be that of a
+    /// 1x1 convolution.
     pub fn linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
-        let read = || self.plain_linear(inputs, outputs);
-        let layer = match self.shelf() {
+        let read = || {
+            let pointwise = self.shape("weight").is_some_and(|shape| shape.len() == 4);
+            let weight = match pointwise {
+                true => self
+                    .tensor("weight", (outputs, inputs, 1, 1))?
+                    .reshape((outputs, inputs))?,
+                false => self.tensor("weight", (outputs, inputs))?,
+            };
+            Ok(Linear::new(self.ops(), weight, self.bias(outputs)?)?)
+        };
+        let layer = match self.shared() {
             Some(layers) => layers.linear(&self.path, read)?,
             None => read()?,
         };
         match self.beside() {
-            Some(change) => Ok(layer.with_change(change)?),
+            Some(change) => Ok(layer.with_lora(change)?),
             None => Ok(layer),
         }
     }
 
-    fn plain_linear(&self, inputs: usize, outputs: usize) -> Result<Linear> {
-        let pointwise = self.shape("weight").is_some_and(|shape| shape.len() == 4);
-        let weight = match pointwise {
-            true => self
-                .tensor("weight", (outputs, inputs, 1, 1))?
-                .reshape((outputs, inputs))?,
-            false => self.tensor("weight", (outputs, inputs))?,
-        };
-        Ok(Linear::new(weight, self.bias(outputs)?)?)
-    }
-
-    /// A convolution with a k x k kernel.
+    /// Reads a convolution with a k x k kernel.
     pub fn conv(&self, inputs: usize, outputs: usize, k: usize, stride: Stride) -> Result<Conv2d> {
         let read = || {
             let weight = self.tensor("weight", (outputs, inputs, k, k))?;
-            Ok(Conv2d::new(weight, self.bias(outputs)?, stride)?)
+            let bias = self.bias(outputs)?;
+            Ok(Conv2d::new(self.ops(), weight, bias, stride)?)
         };
-        let layer = match self.shelf() {
+        let layer = match self.shared() {
             Some(layers) => layers.conv(&self.path, read)?,
             None => read()?,
         };
         match self.beside() {
-            Some(change) => Ok(layer.with_change(change)?),
+            Some(change) => Ok(layer.with_lora(change)?),
             None => Ok(layer),
         }
     }
 
-    /// The shelf, for a layer whose weights are those of the file.
-    fn shelf(&self) -> Option<&'a Shelf> {
-        self.shelf
+    /// The shared layers, unless LoRA deltas are merged.
+    fn shared(&self) -> Option<&'a SharedLayers> {
+        self.shared
             .filter(|_| !matches!(self.changes, Changes::Merged(_)))
     }
 
-    /// The change to compute beside the layer here.
-    fn beside(&self) -> Option<&'a LowRank> {
+    /// The LoRA branch of the layer here.
+    fn beside(&self) -> Option<&'a LoraDelta> {
         match self.changes {
-            Changes::Beside(changes) => changes.get(&self.path),
+            Changes::LoraBranch(changes) => changes.get(&self.path),
             _ => None,
         }
     }
 
-    /// A group norm.
+    /// Reads a group norm.
     pub fn group_norm(&self, channels: usize, groups: usize, eps: f64) -> Result<GroupNorm> {
         if !channels.is_multiple_of(groups) {
-            return Err(self.fault(&format!(
-                "{channels} channels do not fall into {groups} groups"
-            )));
+            let reason = format!("{channels} channels cannot be divided into {groups} groups");
+            return Err(self.fault(&reason));
         }
-        let (weight, bias) = (
-            self.tensor("weight", channels)?,
-            self.tensor("bias", channels)?,
-        );
-        Ok(GroupNorm::new(weight, bias, groups, eps)?)
+        let affine = self.affine(channels)?;
+        Ok(GroupNorm::new(self.ops(), affine, groups, eps)?)
     }
 
-    /// A layer norm.
+    /// Reads a layer norm.
     pub fn layer_norm(&self, channels: usize, eps: f64) -> Result<LayerNorm> {
-        Ok(LayerNorm::new(
+        Ok(LayerNorm::new(self.ops(), self.affine(channels)?, eps)?)
+    }
+
+    /// Scale and shift of a norm (channels).
+    fn affine(&self, channels: usize) -> Result<[Tensor; 2]> {
+        Ok([
             self.tensor("weight", channels)?,
             self.tensor("bias", channels)?,
-            eps,
-        )?)
+        ])
     }
 
     fn bias(&self, outputs: usize) -> Result<Option<Tensor>> {
@@ -279,33 +243,29 @@ impl<'a> Weights<'a> {
             .transpose()
     }
 
-    /// Reads the tensor here in the storage type, with its low-rank change.
-    fn read(&self, file: &Checkpoint, shape: Shape) -> Result<Tensor> {
-        let stored = file.load(&self.path, &self.storage.device)?;
+    /// Reads the tensor here in the type of the placement, with merged LoRA delta.
+    fn read(&self, file: &Checkpoint) -> Result<Tensor> {
+        let stored = file.load(&self.path, &self.placement.device)?;
         let module = self.path.strip_suffix(".weight");
         let merged = |module| match self.changes {
             Changes::Merged(changes) => changes.get(module),
             _ => None,
         };
         let Some(change) = module.and_then(merged) else {
-            return Ok(stored.to_dtype(self.storage.dtype)?);
+            return Ok(stored.to_dtype(self.placement.dtype)?);
         };
-        let merged = change.merged_into(&stored)?.ok_or_else(|| {
-            self.fault(&format!(
-                "its shape is {shape:?}, but the adapter's factors are {:?} and {:?}: \
-                 the adapter belongs to another model",
-                change.down.dims(),
-                change.up.dims()
-            ))
-        })?;
-        Ok(merged.to_dtype(self.storage.dtype)?)
+        let mismatch = || self.fault(&change.mismatch(&stored));
+        let merged = change.merged_into(self.ops(), &stored)?;
+        let merged = merged.ok_or_else(mismatch)?;
+        Ok(merged.to_dtype(self.placement.dtype)?)
     }
 
     fn fault(&self, reason: &str) -> crate::Error {
-        let reason = format!("tensor {:?}: {reason}", self.path);
         match self.source {
-            Source::File(file) => file.fault(reason),
-            Source::Fresh(_) => crate::Error::setting(reason),
+            Source::File(file) => file.tensor_fault(&self.path, reason),
+            Source::RandomInit(_) => {
+                crate::Error::setting(format!("tensor {:?}: {reason}", self.path))
+            }
         }
     }
 }

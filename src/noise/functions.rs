@@ -1,9 +1,9 @@
-//! Logarithm, sine and cosine in single precision, to the last bit as `PyTorch`'s noise uses them.
+//! Logarithm, sine and cosine in single precision, bit-identical to those of `PyTorch`'s noise.
 //!
 //! They are the polynomials of the Cephes library (Moshier, 1992: `logf`,
-//! `sinf`, `cosf`), which `PyTorch` evaluates with fused multiply-adds. A
-//! system's own functions differ from them, and from each other, in the last
-//! bit; these give the same bits everywhere.
+//! `sinf`, `cosf`), which `PyTorch` evaluates with fused multiply-adds. The
+//! functions of system libraries differ from them, and from each other, in the
+//! last bit.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
@@ -19,7 +19,7 @@ const LN: [f32; 9] = [
     -0.249_999_94,
     0.333_333_3,
 ];
-/// ln 2 as a short number and the small rest.
+/// ln 2 as a number of few bits and a small remainder.
 const LN_2: [f32; 2] = [0.693_359_4, -0.000_212_194_44];
 /// P in sin(x) = x + x^3 P(x^2), highest power first.
 const SIN: [f32; 3] = [-0.000_195_152_96, 0.008_332_161, -0.166_666_55];
@@ -64,7 +64,7 @@ fn near_zero(x: f32) -> (f32, f32) {
     (sin, cos)
 }
 
-/// Mantissa from sqrt(1/2) to sqrt(2), and the exponent of two that belongs to it.
+/// The mantissa from sqrt(1/2) to sqrt(2), and the exponent of two.
 fn split(x: f32) -> (f32, f32) {
     let bits = x.to_bits();
     let exponent = (bits >> 23) as f32 - 126.0;

@@ -2,14 +2,14 @@
 
 /// Words of state.
 const WORDS: usize = 624;
-/// How far ahead the word lies that each word is mixed with.
+/// Distance to the word that each word is mixed with.
 const AHEAD: usize = 397;
 
 /// The generator behind `PyTorch`'s CPU random numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Twister {
     state: [u32; WORDS],
-    /// The word that is given out next; `WORDS` when all are used up.
+    /// Index of the next word; `WORDS` when all are used.
     next: usize,
 }
 
@@ -52,7 +52,7 @@ impl Twister {
         word ^ (word >> 18)
     }
 
-    /// Makes the next `WORDS` words.
+    /// Generates the next `WORDS` words.
     fn twist(&mut self) {
         for i in 0..WORDS {
             let top = self.state[i] & 0x8000_0000;

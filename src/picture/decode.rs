@@ -1,4 +1,4 @@
-//! Reading pictures: PNG, JPEG and WebP, told apart by what is in them.
+//! Reading PNG, JPEG and WebP pictures, detected from their content.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -7,63 +7,61 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use super::{Picture, Size};
 use crate::error::{Error, Result};
 
-/// The longest side that is read.
+/// Maximum side in pixels.
 const MAX_SIDE: u32 = 16384;
-/// The most bytes that a decoded picture may fill: `MAX_SIDE` squared, four bytes a pixel.
+/// Maximum size of a decoded picture: `MAX_SIDE` squared, four bytes per pixel.
 const MAX_BYTES: u64 = 1 << 30;
 
 impl Picture {
-    /// Reads a PNG, JPEG or WebP file, whatever its name ends with.
-    ///
-    /// See [`decode`](Self::decode) for what becomes of it.
+    /// Reads a PNG, JPEG or WebP file, whatever its extension, as [`decode`](Self::decode)
+    /// does.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
         Self::decode(&bytes, path)
     }
 
-    /// The picture in `bytes`, which messages call `name`.
+    /// Decodes a picture; `name` is used in error messages.
     ///
-    /// Grey and 16-bit pixels become 8-bit RGB, transparent ones are laid over
-    /// white, CMYK ones are converted, and a photo that says how it was held
-    /// (EXIF) is set upright. A colour profile (ICC) for RGB is kept. Sides are
-    /// at most 16384 pixels.
+    /// Grey, CMYK and 16-bit pixels become 8-bit RGB, transparent ones are composited
+    /// over white, and the EXIF orientation is applied. An ICC colour profile for RGB is
+    /// kept. Sides are at most 16384 pixels.
     pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
         let format = format_of(bytes).map_err(|reason| Error::picture(name, reason))?;
         let (image, profile) =
-            upright(bytes, format).map_err(|error| Error::picture(name, told(&error)))?;
+            upright(bytes, format).map_err(|error| Error::picture(name, reason(&error)))?;
         if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
             return Err(Error::picture(name, "the file is cut off"));
         }
         let size = Size::new(image.width() as usize, image.height() as usize);
         let picture = Self::new(size, over_white(image));
         let picture = picture.map_err(|error| Error::picture(name, error))?;
-        let profile = profile
-            .filter(|profile| is_for_rgb(profile))
-            .map(Into::into);
+        // Profiles of grey and CMYK pictures do not fit the converted pixels (ICC.1, 7.2.6).
+        let profile = profile.filter(|profile| profile.get(16..20) == Some(b"RGB "));
+        let profile = profile.map(Into::into);
         Ok(Self { profile, ..picture })
     }
 }
 
-/// The format of `bytes`, if it is one that is read.
 fn format_of(bytes: &[u8]) -> Result<ImageFormat, &'static str> {
     if bytes.is_empty() {
         return Err("the file is empty");
     }
     match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
-        _ => Err("this is not a PNG, JPEG or WebP picture, whatever its name says"),
+        _ => Err("this is not a PNG, JPEG or WebP picture, despite its name"),
     }
 }
 
-/// Whether a JPEG's pixels come to their end: the decoder makes up what is missing.
+/// Whether a JPEG has an end marker: the decoder fills in missing pixels.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    // Within the pixels' code no other two bytes look like this marker.
+    // The marker cannot occur within entropy-coded data.
     jpeg_scans(bytes)
         .windows(2)
         .any(|pair| pair == [0xff, 0xd9])
 }
 
-/// What follows a JPEG's head, whose segments may hold thumbnails with ends of their own.
+/// The scans of a JPEG, without the segments before them, which may contain thumbnails
+/// with end markers.
 fn jpeg_scans(bytes: &[u8]) -> &[u8] {
     let mut rest = bytes.get(2..).unwrap_or_default();
     loop {
@@ -79,13 +77,7 @@ fn jpeg_scans(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether a colour profile is for red, green and blue: the pixels of grey and
-/// CMYK pictures are converted, and theirs would no longer fit (ICC.1, 7.2.6).
-fn is_for_rgb(profile: &[u8]) -> bool {
-    profile.get(16..20) == Some(b"RGB ")
-}
-
-/// The decoded picture, turned as its metadata say, and its colour profile.
+/// The decoded picture with its EXIF orientation applied, and its colour profile.
 fn upright(
     bytes: &[u8],
     format: ImageFormat,
@@ -99,18 +91,17 @@ fn upright(
     let mut decoder = reader.into_decoder()?;
     limits.reserve(decoder.total_bytes())?;
     let orientation = decoder.orientation()?;
-    // A broken profile is no reason to refuse the pixels.
+    // Broken profiles are ignored.
     let profile = decoder.icc_profile().unwrap_or_default();
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok((image, profile))
 }
 
-/// What went wrong, in words for the one who has the file.
-fn told(error: &ImageError) -> String {
+fn reason(error: &ImageError) -> String {
     match error {
         ImageError::Limits(_) => {
-            format!("the picture is too large: up to {MAX_SIDE} pixels a side and 1 GiB are read")
+            format!("the picture is too large: at most {MAX_SIDE} pixels per side and 1 GiB")
         }
         error => {
             let error = error.to_string();
@@ -119,7 +110,7 @@ fn told(error: &ImageError) -> String {
     }
 }
 
-/// The bytes of `image` as 8-bit RGB, transparent pixels laid over white.
+/// The bytes of `image` as 8-bit RGB, composited over white.
 fn over_white(image: DynamicImage) -> Vec<u8> {
     if !image.color().has_alpha() {
         return image.into_rgb8().into_raw();
@@ -132,7 +123,7 @@ fn over_white(image: DynamicImage) -> Vec<u8> {
     blended.collect()
 }
 
-/// A value of this opacity over white, rounded.
+/// A value composited over white, rounded.
 fn blend(value: u8, alpha: u8) -> u8 {
     let (value, alpha) = (u32::from(value), u32::from(alpha));
     ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
@@ -149,7 +140,7 @@ mod tests {
         Picture::decode(bytes, Path::new("photo.png"))
     }
 
-    /// What `bytes` fail with.
+    /// The error of decoding `bytes`.
     fn failure(bytes: &[u8]) -> String {
         decoded(bytes).unwrap_err().to_string()
     }
@@ -199,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_an_error_with_its_name() {
+    fn other_files_are_errors_with_their_names() {
         assert!(failure(b"").contains("photo.png: the file is empty"));
         assert!(failure(b"hello").contains("photo.png: this is not a PNG, JPEG or WebP"));
         assert!(failure(b"GIF89a\x01\0\x01\0").contains("not a PNG, JPEG or WebP"));
@@ -219,12 +210,12 @@ mod tests {
 
     #[test]
     fn a_jpeg_is_whole_with_a_thumbnail_or_with_more_behind() {
-        let segment = [0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9];
+        let jump = [0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9];
         let scan = [0xff, 0xda, 1, 2, 3];
         let end = [0xff, 0xd9, 4, 5];
-        assert!(jpeg_is_whole(&[&segment[..], &scan, &end].concat()));
-        assert!(!jpeg_is_whole(&[&segment[..], &scan].concat()));
-        assert!(!jpeg_is_whole(&segment));
+        assert!(jpeg_is_whole(&[&jump[..], &scan, &end].concat()));
+        assert!(!jpeg_is_whole(&[&jump[..], &scan].concat()));
+        assert!(!jpeg_is_whole(&jump));
         assert!(!jpeg_is_whole(&[0xff]));
     }
 

@@ -10,13 +10,13 @@ use image::{
 use super::Picture;
 use crate::{
     error::{Error, Result},
-    file::write_beside,
+    io::write_beside,
 };
 
-/// JPEG quality, of 100: no block or blur shows.
+/// JPEG quality, out of 100.
 const JPEG_QUALITY: u8 = 95;
 
-/// A format that pictures are written in.
+/// A format to write pictures in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// PNG, lossless.
@@ -28,7 +28,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the ending of `path` stands for: png, jpg, jpeg or webp, in any case.
+    /// The format for the extension of `path`: png, jpg, jpeg or webp, in any case.
     pub fn of(path: &Path) -> Result<Self> {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         match ending.to_str() {
@@ -54,7 +54,7 @@ impl fmt::Display for Format {
 }
 
 impl Picture {
-    /// The bytes of a file of this format, the colour profile in it.
+    /// Encodes the picture with its colour profile.
     pub fn encode(&self, format: Format) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let encoded = match format {
@@ -71,12 +71,11 @@ impl Picture {
         }
     }
 
-    /// Writes the picture in the format of the path's ending; the file is whole or not there.
+    /// Writes the picture atomically, in the format of the path's extension.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_beside(path, &self.encode(Format::of(path)?)?)
     }
 
-    /// Hands the pixels to an encoder.
     fn feed(&self, mut encoder: impl ImageEncoder) -> ImageResult<()> {
         if let Some(profile) = self.profile() {
             let set = encoder.set_icc_profile(profile.to_vec());

@@ -1,19 +1,20 @@
-//! Making a photo of any shape fit the size that a network works at.
+//! Fitting photos to the size of the network's input.
 
 use std::{fmt, str::FromStr};
 
 use super::{Picture, Size};
 use crate::error::{Error, Result};
 
-/// The networks' latents are 8 times smaller than their pictures.
+/// The sides of latents are 8 times smaller than those of pictures.
 const STEP: usize = 8;
 
-/// The fits by name.
-const FITS: [(&str, Fit); 4] = [
-    ("keep", Fit::Keep),
+/// The fits by name; `keep` is an alias.
+const FITS: [(&str, Fit); 5] = [
+    ("aspect", Fit::Aspect),
     ("stretch", Fit::Stretch),
     ("crop", Fit::Crop),
     ("pad", Fit::Pad),
+    ("keep", Fit::Aspect),
 ];
 
 impl fmt::Display for Fit {
@@ -28,68 +29,67 @@ impl FromStr for Fit {
 
     fn from_str(text: &str) -> Result<Self> {
         let named = FITS.iter().find(|(name, _)| *name == text);
-        let fault = || Error::setting(format!("{text:?}: write keep, stretch, crop or pad"));
+        let fault = || Error::setting(format!("{text:?}: write aspect, stretch, crop or pad"));
         named.map(|(_, fit)| *fit).ok_or_else(fault)
     }
 }
 
-/// What happens to a photo whose shape is not the one worked at.
+/// How a photo of another aspect ratio is fitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fit {
-    /// The size follows the photo: its own shape at about as many pixels.
-    Keep,
-    /// The photo is stretched to the size, as the reference does.
+    /// The size is changed to the aspect ratio of the photo, at about as many pixels.
+    Aspect,
+    /// The photo is stretched to the size, as in the reference.
     #[default]
     Stretch,
-    /// The photo covers the size, and what stands over on two sides is cut off.
+    /// The photo covers the size and is cropped on two sides.
     Crop,
-    /// The photo fits inside the size, and its edges go on to fill the rest.
+    /// The photo fits inside the size and is padded with the pixels of its edges.
     Pad,
 }
 
-/// The size to work at, and how photos are brought to it.
+/// The size of the network's input, and how photos are fitted to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Canvas {
-    /// The size, or with [`Fit::Keep`] a size of as many pixels.
+    /// The size, or with [`Fit::Aspect`] a size of as many pixels.
     pub size: Size,
-    /// How photos are brought to it.
+    /// How photos are fitted to it.
     pub fit: Fit,
 }
 
 impl Canvas {
-    /// The size that a photo of the size `photo` is worked at.
+    /// The size of the network's input for a photo of the size `photo`.
     pub fn target(&self, photo: Size) -> Size {
         match self.fit {
-            Fit::Keep => keep(photo, self.size.pixels()),
+            Fit::Aspect => aspect(photo, self.size.pixels()),
             Fit::Stretch | Fit::Crop | Fit::Pad => self.size,
         }
     }
 
-    /// The photo as it is worked on.
+    /// Fits a photo.
     #[must_use]
     pub fn place(&self, photo: &Picture) -> Picture {
         fitted(photo, self.target(photo.size()), self.fit)
     }
-}
 
-impl Canvas {
-    /// What was worked on, at the scale of a photo of the size `photo` and rid of
-    /// its padding; of a photo that was cropped only the part that was kept.
+    /// Scales a result to a photo of the size `photo` and removes the padding; of a
+    /// photo that was cropped, the result is the part that was kept.
     #[must_use]
     pub fn restore(&self, worked: &Picture, photo: Size) -> Picture {
         let from = worked.size();
         match self.fit {
-            Fit::Keep | Fit::Stretch => worked.resized(photo),
+            Fit::Aspect | Fit::Stretch => worked.resized(photo),
             Fit::Pad => worked.pad(inside(from, photo)).resized(photo),
             Fit::Crop => worked.resized(inside(photo, from)),
         }
     }
 }
 
-/// The size of about `pixels` pixels in the shape of `photo`, both sides multiples of 8 (8 or more).
+/// The size of about `pixels` pixels in the aspect ratio of `photo`, both sides multiples
+/// of 8 (8 or more).
 ///
-/// A photo so long that its short side would be less than 8 keeps its shape only roughly.
-pub fn keep(photo: Size, pixels: usize) -> Size {
+/// The aspect ratio is not kept if the short side would be less than 8.
+pub fn aspect(photo: Size, pixels: usize) -> Size {
     let (pixels, longest) = (pixels as f64, (pixels / STEP) as f64);
     let shape = photo.width.max(1) as f64 / photo.height.max(1) as f64;
     let side = |ideal: f64| {
@@ -99,26 +99,18 @@ pub fn keep(photo: Size, pixels: usize) -> Size {
     Size::new(side((pixels * shape).sqrt()), side((pixels / shape).sqrt()))
 }
 
-/// The picture at the size `target`, brought there as `fit` says.
-///
-/// [`Fit::Keep`] and [`Fit::Stretch`] resize it; the former's target comes from [`keep`].
+/// Fits a picture to the size `target`, with [`Fit::Aspect`] as returned by [`aspect`].
 #[must_use]
 pub fn fitted(picture: &Picture, target: Size, fit: Fit) -> Picture {
     match fit {
-        Fit::Keep | Fit::Stretch => picture.resized(target),
-        Fit::Crop => covering(picture, target),
+        Fit::Aspect | Fit::Stretch => picture.resized(target),
+        // Cropped before it is scaled: a very long photo would be huge.
+        Fit::Crop => picture.pad(inside(picture.size(), target)).resized(target),
         Fit::Pad => picture.resized(inside(target, picture.size())).pad(target),
     }
 }
 
-/// The middle of the picture at the size `target`.
-///
-/// It is cut before it is scaled: a very long photo would be huge once it covers.
-fn covering(picture: &Picture, target: Size) -> Picture {
-    picture.pad(inside(picture.size(), target)).resized(target)
-}
-
-/// The largest size within `frame` that has the shape of `shape`, to the nearest pixel.
+/// The largest size within `frame` with the aspect ratio of `shape`, to the nearest pixel.
 fn inside(frame: Size, shape: Size) -> Size {
     let scale = |side, numerator, denominator: usize| {
         let exact = side as f64 * numerator as f64 / denominator.max(1) as f64;
@@ -140,9 +132,9 @@ mod tests {
     const TARGET: Size = Size::new(16, 16);
 
     #[test]
-    fn every_fit_has_a_way_back() {
+    fn every_fit_can_be_restored() {
         let smooth = noise(3, 2).resized(Size::new(90, 60));
-        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+        for fit in [Fit::Aspect, Fit::Stretch, Fit::Crop, Fit::Pad] {
             let size = Size::new(64, 48);
             let canvas = Canvas { size, fit };
             let back = canvas.restore(&canvas.place(&smooth), smooth.size());
@@ -155,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_comes_back_untouched() {
+    fn the_cropped_parts_are_unchanged() {
         let photo = noise(40, 16);
         let size = Size::new(8, 8);
         let canvas = Canvas {
@@ -165,28 +157,28 @@ mod tests {
         let dark = Picture::new(size, vec![0; 3 * 64]).unwrap();
         let back = photo.with_in_the_middle(&canvas.restore(&dark, photo.size()));
         let corner = Size::new(12, 16);
-        assert_eq!(back.crop(0, 0, corner), photo.crop(0, 0, corner));
-        assert_eq!(back.crop(28, 0, corner), photo.crop(28, 0, corner));
-        let middle = back.crop(12, 0, Size::new(16, 16));
+        assert_eq!(back.window(0, 0, corner), photo.window(0, 0, corner));
+        assert_eq!(back.window(28, 0, corner), photo.window(28, 0, corner));
+        let middle = back.window(12, 0, Size::new(16, 16));
         assert!(middle.pixels().iter().all(|&value| value == 0));
     }
 
     #[test]
     fn a_kept_shape_has_the_pixels_and_sides_of_eights() {
-        let kept = |width, height| keep(Size::new(width, height), 512 * 512).to_string();
+        let kept = |width, height| aspect(Size::new(width, height), 512 * 512).to_string();
         assert_eq!(kept(512, 512), "512x512");
         assert_eq!(kept(100, 100), "512x512");
         assert_eq!(kept(4000, 3000), "592x440");
         assert_eq!(kept(3000, 4000), "440x592");
         assert_eq!(kept(16384, 1), "32768x8");
         assert_eq!(kept(1, 16384), "8x32768");
-        assert_eq!(keep(Size::new(3, 2), 0).to_string(), "8x8");
-        assert_eq!(keep(Size::new(0, 0), 64).to_string(), "8x8");
+        assert_eq!(aspect(Size::new(3, 2), 0).to_string(), "8x8");
+        assert_eq!(aspect(Size::new(0, 0), 64).to_string(), "8x8");
     }
 
     #[test]
     fn every_fit_ends_at_the_target() {
-        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+        for fit in [Fit::Aspect, Fit::Stretch, Fit::Crop, Fit::Pad] {
             for (width, height) in [(1, 1), (1, 400), (400, 1), (15, 17), (16, 16), (40, 20)] {
                 let picture = noise(width, height);
                 assert_eq!(fitted(&picture, TARGET, fit).size(), TARGET);
@@ -196,16 +188,16 @@ mod tests {
 
     #[test]
     fn a_picture_of_the_target_size_stays_as_it_is() {
-        for fit in [Fit::Keep, Fit::Stretch, Fit::Crop, Fit::Pad] {
+        for fit in [Fit::Aspect, Fit::Stretch, Fit::Crop, Fit::Pad] {
             assert_eq!(fitted(&noise(16, 16), TARGET, fit), noise(16, 16));
         }
     }
 
     #[test]
     fn a_crop_cuts_the_middle() {
-        let middle = noise(40, 16).crop(12, 0, TARGET);
+        let middle = noise(40, 16).window(12, 0, TARGET);
         assert_eq!(fitted(&noise(40, 16), TARGET, Fit::Crop), middle);
-        let middle = noise(20, 50).crop(0, 15, Size::new(20, 20));
+        let middle = noise(20, 50).window(0, 15, Size::new(20, 20));
         let tall = fitted(&noise(20, 50), TARGET, Fit::Crop);
         assert_eq!(tall, middle.resized(TARGET));
     }
@@ -214,15 +206,15 @@ mod tests {
     fn padding_leaves_the_whole_picture_in_the_middle() {
         let padded = fitted(&noise(32, 16), TARGET, Fit::Pad);
         let whole = noise(32, 16).resized(Size::new(16, 8));
-        assert_eq!(padded.crop(0, 4, Size::new(16, 8)), whole);
+        assert_eq!(padded.window(0, 4, Size::new(16, 8)), whole);
         assert_eq!(
-            padded.crop(0, 0, Size::new(16, 1)),
-            whole.crop(0, 0, Size::new(16, 1))
+            padded.window(0, 0, Size::new(16, 1)),
+            whole.window(0, 0, Size::new(16, 1))
         );
     }
 
     #[test]
-    fn only_keep_changes_the_canvas() {
+    fn only_aspect_changes_the_canvas() {
         let photo = Size::new(40, 10);
         let target = |fit| {
             Canvas {
@@ -231,11 +223,11 @@ mod tests {
             }
             .target(photo)
         };
-        assert_eq!(target(Fit::Keep), Size::new(128, 32));
+        assert_eq!(target(Fit::Aspect), Size::new(128, 32));
         assert_eq!(target(Fit::Crop), Size::new(64, 64));
         let canvas = Canvas {
             size: TARGET,
-            fit: Fit::Keep,
+            fit: Fit::Aspect,
         };
         assert_eq!(canvas.place(&noise(40, 10)).size(), Size::new(32, 8));
     }

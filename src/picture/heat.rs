@@ -3,7 +3,7 @@
 use super::{CHANNELS, Picture, Size};
 use crate::error::{Error, Result};
 
-/// Cold to hot, at equal distances.
+/// The colour map from cold to hot, evenly spaced.
 const COLOURS: [[f32; 3]; 5] = [
     [0.0, 0.0, 0.3],
     [0.5, 0.0, 0.5],
@@ -11,19 +11,19 @@ const COLOURS: [[f32; 3]; 5] = [
     [1.0, 0.7, 0.1],
     [1.0, 1.0, 0.8],
 ];
-/// How much of a heat map is the picture below, in grey.
+/// Opacity of the grey picture below a heat map.
 const PICTURE: f32 = 0.35;
 
 impl Picture {
-    /// The picture in grey under a map of values, row by row, that says how hot
-    /// its places are. The map's largest value is hottest, 0 is coldest.
+    /// The picture in grey below a heat map of the values `map`, row by row. The largest
+    /// value is hottest, 0 is coldest.
     pub fn heated(&self, map: &[f32], of: Size) -> Result<Self> {
         if map.len() != of.pixels() || map.is_empty() {
             let reason = format!("{} values do not make a {of} map", map.len());
             return Err(Error::setting(reason));
         }
-        let most = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-        let level = |value: &f32| (255.0 * (value / most).clamp(0.0, 1.0)).round() as u8;
+        let max = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+        let level = |value: &f32| (255.0 * (value / max).clamp(0.0, 1.0)).round() as u8;
         let levels = map.iter().flat_map(|value| [level(value); CHANNELS]);
         let levels = Self::new(of, levels.collect())?.resized(self.size());
         let (heats, _) = levels.pixels().as_chunks::<CHANNELS>();
@@ -37,7 +37,7 @@ impl Picture {
     }
 }
 
-/// How bright a pixel is, 0 to 255 (ITU-R BT.601).
+/// The luma of a pixel, 0 to 255 (ITU-R BT.601).
 pub(super) fn grey([red, green, blue]: [u8; CHANNELS]) -> f32 {
     0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)
 }

@@ -1,4 +1,4 @@
-//! Words below pictures, in a bitmap font of fixed width.
+//! Labels below pictures, in a bitmap font of fixed width.
 
 use std::{borrow::Cow, convert::Infallible};
 
@@ -14,43 +14,41 @@ use embedded_graphics::{
 use super::{CHANNELS, Picture, Size, sheet::sheet};
 use crate::error::Result;
 
-/// Western European letters; a question mark stands for all others.
+/// Western European letters; others are drawn as question marks.
 const FONT: MonoFont = FONT_9X15;
-/// White pixels around the words.
+/// White pixels around the text.
 const MARGIN: usize = 6;
-/// Pictures are enlarged to this width at least, so that words fit below.
-const LEAST_WIDTH: usize = 288;
-/// Longer labels end in dots.
-const MOST_LINES: usize = 8;
+/// Minimum width of pictures, for the labels to fit.
+const MIN_WIDTH: usize = 288;
+/// Longer labels are truncated.
+const MAX_LINES: usize = 8;
 
-/// Labelled pictures of one size, so many in a row, on white.
+/// Arranges labelled pictures of one size in rows of `across`, on white.
 ///
-/// Small pictures are enlarged by a whole factor.
+/// Small pictures are enlarged by an integer factor.
 pub fn gallery(labelled: &[(Picture, String)], across: usize) -> Result<Picture> {
     let width = labelled.iter().map(|(picture, _)| enlarged_width(picture));
     let columns = (width.max().unwrap_or(0).saturating_sub(2 * MARGIN)) / advance();
-    let lines: Vec<_> = labelled
-        .iter()
-        .map(|(_, label)| wrapped(label, columns))
-        .collect();
-    let most = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let labels = labelled.iter().map(|(_, label)| wrapped(label, columns));
+    let labels: Vec<_> = labels.collect();
+    let max = labels.iter().map(Vec::len).max().unwrap_or(0);
     let cells: Vec<_> = labelled
         .iter()
-        .zip(&lines)
-        .map(|((picture, _), lines)| with_lines_below(&enlarged(picture), lines, most))
+        .zip(&labels)
+        .map(|((picture, _), lines)| with_lines_below(&enlarged(picture), lines, max))
         .collect();
     let rows: Vec<_> = cells.chunks(across.max(1)).map(<[_]>::to_vec).collect();
     sheet(&rows)
 }
 
-/// Pixels from one letter to the next.
+/// Width of a character cell in pixels.
 fn advance() -> usize {
     (FONT.character_size.width + FONT.character_spacing) as usize
 }
 
 fn enlarged_width(picture: &Picture) -> usize {
     let width = picture.size().width;
-    width * LEAST_WIDTH.div_ceil(width)
+    width * MIN_WIDTH.div_ceil(width)
 }
 
 fn enlarged(picture: &Picture) -> Picture {
@@ -65,14 +63,14 @@ fn enlarged(picture: &Picture) -> Picture {
 fn wrapped(label: &str, columns: usize) -> Vec<String> {
     let lines = textwrap::wrap(label, columns.max(1));
     let mut lines: Vec<_> = lines.into_iter().map(Cow::into_owned).collect();
-    if lines.len() > MOST_LINES {
-        lines.truncate(MOST_LINES - 1);
+    if lines.len() > MAX_LINES {
+        lines.truncate(MAX_LINES - 1);
         lines.push("..".into());
     }
     lines
 }
 
-/// The picture with words below, and room for `room` lines.
+/// The picture with text below it, and room for `room` lines.
 fn with_lines_below(picture: &Picture, lines: &[String], room: usize) -> Picture {
     let line = FONT.character_size.height as usize;
     let Size { width, height } = picture.size();
@@ -102,14 +100,11 @@ impl DrawTarget for Picture {
         pixels: I,
     ) -> Result<(), Infallible> {
         for Pixel(Point { x, y }, colour) in pixels {
-            let (x, y) = (x as usize, y as usize); // a negative place is far outside
+            let (x, y) = (x as usize, y as usize); // negative coordinates become huge
             if x < self.size.width && y < self.size.height {
                 let start = CHANNELS * (y * self.size.width + x);
-                self.pixels[start..start + CHANNELS].copy_from_slice(&[
-                    colour.r(),
-                    colour.g(),
-                    colour.b(),
-                ]);
+                let rgb = [colour.r(), colour.g(), colour.b()];
+                self.pixels[start..start + CHANNELS].copy_from_slice(&rgb);
             }
         }
         Ok(())
@@ -153,7 +148,7 @@ mod tests {
     #[test]
     fn endless_labels_end_in_dots_and_unknown_letters_do_no_harm() {
         let lines = wrapped(&"woodpecker".repeat(100), 20);
-        assert_eq!(lines.len(), MOST_LINES);
+        assert_eq!(lines.len(), MAX_LINES);
         assert_eq!(lines.last().map(String::as_str), Some(".."));
         assert!(gallery(&[(grey(300, 5), "鳥 🐦 ü".into())], 1).is_ok());
         assert!(gallery(&[], 1).is_err());

@@ -1,18 +1,18 @@
-//! How alike two pictures are.
+//! Similarity of pictures: PSNR and SSIM.
 
 use super::{CHANNELS, Picture};
 use crate::error::{Error, Result};
 
-/// The window of SSIM: a Gaussian of this deviation over 11 pixels.
+/// The window of SSIM: a Gaussian with this standard deviation over 11 pixels.
 const DEVIATION: f64 = 1.5;
 const REACH: usize = 5;
-/// What keeps the fractions of SSIM finite, for values up to 255.
+/// The stabilising constants of SSIM, for values up to 255.
 const C1: f64 = (0.01 * 255.0) * (0.01 * 255.0);
 const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 
 impl Picture {
     /// The peak signal-to-noise ratio to a picture of the same size in decibels,
-    /// over all values; infinite where the two are equal.
+    /// over all channels; infinite if the two are equal.
     pub fn psnr(&self, other: &Self) -> Result<f64> {
         self.check_size(other)?;
         let pairs = self.pixels().iter().zip(other.pixels());
@@ -22,10 +22,10 @@ impl Picture {
     }
 
     /// The structural similarity to a picture of the same size (Wang et al.,
-    /// 2004: Gaussian window of deviation 1.5 over 11 pixels), the mean over
-    /// the channels and all places where the window fits; at most 1.
+    /// 2004: Gaussian window of standard deviation 1.5 over 11 pixels), averaged over
+    /// the channels and all positions where the window fits; at most 1.
     ///
-    /// Pictures with a side below 11 pixels are too small for it.
+    /// Both sides must have at least 11 pixels.
     pub fn ssim(&self, other: &Self) -> Result<f64> {
         self.check_size(other)?;
         let (width, height) = (self.size().width, self.size().height);
@@ -74,7 +74,7 @@ fn similarity(a: &[f64], b: &[f64], width: usize) -> f64 {
     (0..mean_a.len()).map(place).sum::<f64>() / mean_a.len() as f64
 }
 
-/// A plane under the window, where all of the window lies inside.
+/// The plane convolved with the window, without padding.
 fn blur(plane: &[f64], width: usize) -> Vec<f64> {
     let window = window();
     let rows = plane.chunks_exact(width).flat_map(|row| {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compared_is_told() {
+    fn what_cannot_be_compared_is_an_error() {
         assert!(noise(4, 4).psnr(&noise(4, 5)).is_err());
         let error = noise(10, 20).ssim(&noise(10, 20)).unwrap_err().to_string();
         assert!(error.contains("10x20"), "{error}");

@@ -1,4 +1,4 @@
-//! Pictures as masks: white where something may happen.
+//! Pictures as masks.
 
 use candle_core::{Device, Tensor};
 
@@ -6,8 +6,8 @@ use super::{CHANNELS, Picture, Size, heat::grey};
 use crate::error::Result;
 
 impl Picture {
-    /// How white each place is, scaled to the size `to`: an f32 tensor
-    /// (1, 1, height, width) from 0 (black) to 1 (white).
+    /// The luma, scaled to the size `to`: an f32 tensor (1, 1, height, width) from 0
+    /// (black) to 1 (white).
     pub fn to_mask(&self, to: Size, device: &Device) -> Result<Tensor> {
         let scaled = self.resized(to);
         let (pixels, _) = scaled.pixels().as_chunks::<CHANNELS>();

@@ -1,5 +1,4 @@
-//! A note in a PNG: a text chunk of the keyword `icd`, international (iTXt), so
-//! that words of any script fit in.
+//! A note in a PNG: an international text chunk (iTXt) with the keyword `icd`.
 
 use std::io::Cursor;
 
@@ -12,14 +11,12 @@ use crate::error::{Error, Result};
 pub const KEYWORD: &str = "icd";
 
 impl Picture {
-    /// The bytes of a PNG with a note, any text.
+    /// Encodes the picture as PNG with a note of any text.
     pub fn encode_noted(&self, note: &str) -> Result<Vec<u8>> {
-        self.noted(note).map_err(|error| {
-            let size = self.size();
-            Error::setting(format!(
-                "a {size} picture cannot be written as PNG: {error}"
-            ))
-        })
+        let size = self.size();
+        let reason = |error| format!("a {size} picture cannot be written as PNG: {error}");
+        self.noted(note)
+            .map_err(|error| Error::setting(reason(error)))
     }
 
     fn noted(&self, note: &str) -> Result<Vec<u8>, EncodingError> {
@@ -38,7 +35,7 @@ impl Picture {
     }
 }
 
-/// The note in the bytes of a PNG; none where it has none or is no PNG.
+/// The note in the bytes of a PNG, if it is a PNG and has a note.
 pub fn note(png: &[u8]) -> Option<String> {
     let reader = Decoder::new(Cursor::new(png)).read_info().ok()?;
     let mut chunks = reader.info().utf8_text.iter();

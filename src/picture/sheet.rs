@@ -6,12 +6,11 @@ use crate::error::{Error, Result};
 /// White pixels between two pictures.
 const GAP: usize = 4;
 
-/// Rows of pictures of one size, each row of any length, on white.
+/// Arranges rows of pictures of one size, each row of any length, on white.
 pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture> {
     let all = || rows.iter().flatten();
-    let cell = match all().next() {
-        Some(first) => first.size(),
-        None => return Err(Error::setting("there are no pictures to put side by side")),
+    let Some(cell) = all().next().map(Picture::size) else {
+        return Err(Error::setting("there are no pictures to put side by side"));
     };
     if let Some(other) = all().map(Picture::size).find(|&size| size != cell) {
         let reason = format!("pictures of {cell} and {other} do not fit side by side");
@@ -22,22 +21,13 @@ pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture> {
         across * (cell.width + GAP) - GAP,
         rows.len() * (cell.height + GAP) - GAP,
     );
-    let mut pixels = vec![u8::MAX; CHANNELS * size.pixels()];
+    let mut sheet = Picture::new(size, vec![u8::MAX; CHANNELS * size.pixels()])?;
     for (i, row) in rows.iter().enumerate() {
         for (j, picture) in row.iter().enumerate() {
-            let corner = (j * (cell.width + GAP), i * (cell.height + GAP));
-            paste(&mut pixels, size.width, picture, corner);
+            sheet.paste(picture, j * (cell.width + GAP), i * (cell.height + GAP));
         }
     }
-    Picture::new(size, pixels)
-}
-
-fn paste(pixels: &mut [u8], width: usize, picture: &Picture, (left, top): (usize, usize)) {
-    let line = CHANNELS * picture.size().width;
-    for (y, from) in picture.pixels().chunks(line).enumerate() {
-        let start = CHANNELS * ((top + y) * width + left);
-        pixels[start..start + line].copy_from_slice(from);
-    }
+    Ok(sheet)
 }
 
 #[cfg(test)]

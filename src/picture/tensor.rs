@@ -1,4 +1,4 @@
-//! Pictures as the tensors that the networks work on, and back.
+//! Conversion of pictures to and from tensors.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -9,27 +9,25 @@ impl Picture {
     /// The picture as an f32 tensor (1, 3, height, width) from -1 (dark) to 1, `x / 127.5 - 1`.
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         let Size { width, height } = self.size();
-        let values = self
-            .pixels()
-            .iter()
-            .map(|byte| f32::from(*byte) / 127.5 - 1.0);
+        let bytes = self.pixels().iter();
+        let values = bytes.map(|byte| f32::from(*byte) / 127.5 - 1.0);
         let shape = (1, height, width, CHANNELS);
         let tensor = Tensor::from_iter(values, &Device::Cpu)?.reshape(shape)?; // (1, h, w, 3)
         let planes = tensor.permute((0, 3, 1, 2))?.contiguous()?; // (1, 3, h, w)
         Ok(planes.to_device(device)?)
     }
 
-    /// The picture of a tensor (1, 3, height, width) or (3, height, width) from -1 to 1.
+    /// Creates a picture from a tensor (1, 3, height, width) or (3, height, width) from
+    /// -1 to 1.
     ///
-    /// Values are rounded to 8 bits, those outside are clamped, and values that
-    /// are not numbers are an error.
+    /// Values are clamped and rounded to 8 bits; NaN is an error.
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let planes = match tensor.rank() {
             4 => tensor.squeeze(0)?, // (3, h, w)
             _ => tensor.clone(),
         };
         let (CHANNELS, height, width) = planes.dims3()? else {
-            let reason = format!("{:?} is no picture of three channels", tensor.shape());
+            let reason = format!("{:?} is not a picture of three channels", tensor.shape());
             return Err(Error::Tensor(candle_core::Error::Msg(reason)));
         };
         let rows = planes.permute((1, 2, 0))?.flatten_all()?; // (h * w * 3)
@@ -39,7 +37,7 @@ impl Picture {
     }
 }
 
-/// A value from -1 to 1 as 8 bits, halves to the even number as `NumPy` rounds them.
+/// A value from -1 to 1 as 8 bits, with ties to even as in `NumPy`.
 fn byte(value: f32) -> Result<u8> {
     if value.is_nan() {
         let reason = "the network produced values that are not numbers; \

@@ -1,66 +1,68 @@
-//! How two prompts' tokens correspond, for rewriting cross-attention maps:
-//! the two maps of prompt-to-prompt (Hertz et al. 2022, arXiv 2208.01626).
+//! Correspondence between the tokens of two prompts, for editing cross-attention maps
+//! (prompt-to-prompt, Hertz et al. 2022, arXiv 2208.01626).
 
 use std::ops::Range;
 
 use super::{Prompt, words::same_word_count};
 use crate::error::{Error, Result};
 
-/// For every target token the source token it comes from.
+/// The source token of every target token.
 ///
-/// A rewritten map is `source[map] * keep + target * (1 - keep)`.
+/// An edited map is `source[map] * keep + target * (1 - keep)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refine {
-    /// Source position for each of the target's positions, padding included;
-    /// the last position where there is no source token.
+    /// Source position of each target position, including padding; the last position
+    /// for tokens without a source token.
     pub map: Vec<usize>,
     /// 1 for target positions with a source token, 0 for new ones.
     pub keep: Vec<f32>,
 }
 
-/// How the source's attention spreads over the target's tokens, for prompts
+/// The distribution of the source's attention over the target's tokens, for prompts
 /// with the same number of words.
 ///
-/// A rewritten map is `source @ matrix`.
+/// An edited map is `source @ matrix`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Replace {
-    /// Row by row: (source context, target context).
+    /// In row-major order: (source context, target context).
     pub matrix: Vec<f32>,
-    /// The number of rows and of columns.
+    /// Number of rows and columns.
     pub shape: (usize, usize),
 }
 
 impl Refine {
     /// Aligns the prompts' tokens globally (Needleman and Wunsch 1970; gap 0,
-    /// match 1, mismatch -1). Positions past the target's end token stand for
+    /// match 1, mismatch -1). Positions after the target's end token map to
     /// themselves.
     pub fn new(source: &Prompt, target: &Prompt) -> Self {
         let last = source.context() - 1;
         let aligned = align(source.tokens(), target.tokens());
         let padding = (target.length()..target.context()).map(|position| position.min(last));
-        let map = aligned
-            .iter()
-            .map(|from| from.unwrap_or(last))
-            .chain(padding)
-            .collect();
-        let mut keep: Vec<f32> = aligned
-            .iter()
-            .map(|from| if from.is_some() { 1. } else { 0. })
-            .collect();
+        let map = aligned.iter().map(|from| from.unwrap_or(last));
+        let keep = aligned.iter().map(|from| f32::from(from.is_some()));
+        let mut keep: Vec<f32> = keep.collect();
         keep.resize(target.context(), 1.);
+        let map = map.chain(padding).collect();
         Self { map, keep }
     }
 }
 
 impl Replace {
-    /// Moves each replaced word's tokens onto those of the word in its place.
+    /// Maps each replaced word's tokens to those of the word at the same place.
     ///
-    /// Between replaced words both prompts advance side by side; after the
-    /// last one every position stands for itself. Words that truncation left
-    /// without tokens, in either prompt, are passed over.
+    /// Between replaced words the positions of both prompts advance together; after the
+    /// last one every position maps to itself. Words without tokens due to truncation,
+    /// in either prompt, are skipped.
     pub fn new(source: &Prompt, target: &Prompt) -> Result<Self> {
         if !same_word_count(source, target) {
-            return Err(counts_differ(source, target));
+            let reason = format!(
+                "replacing words needs equally many words in both prompts, but this one has {} and \
+                 the source {:?} has {}; use refine for prompts of different lengths",
+                target.words().len(),
+                source.text(),
+                source.words().len(),
+            );
+            return Err(Error::prompt(target.text(), reason));
         }
         let shape = (source.context(), target.context());
         let mut this = Self {
@@ -73,21 +75,20 @@ impl Replace {
             this.spread(&from, &to);
             (row, column) = (from.end, to.end);
         }
-        // Both prompts still advance until the first of them ends, but each
-        // step now stands for itself.
+        // Both prompts advance until the first of them ends.
         let rest = (row..shape.0).zip(column..shape.1);
         rest.for_each(|(_, position)| this.set(position, position, 1.));
         Ok(this)
     }
 
-    /// Ones along both sequences.
+    /// Token by token.
     fn pair(&mut self, rows: Range<usize>, columns: Range<usize>) {
         rows.zip(columns)
             .for_each(|(row, column)| self.set(row, column, 1.));
     }
 
-    /// Token by token where the words have as many, else every source token in
-    /// equal shares over the target's tokens.
+    /// Token by token for words with equally many tokens, else every source token
+    /// equally over the target's tokens.
     fn spread(&mut self, source: &Range<usize>, target: &Range<usize>) {
         if source.len() == target.len() {
             return self.pair(source.clone(), target.clone());
@@ -105,10 +106,10 @@ impl Replace {
     }
 }
 
-/// For each target token the source token aligned with it.
+/// The source token aligned with each target token.
 ///
-/// Of equally good alignments, one that skips target tokens is preferred to
-/// one that skips source tokens, and that to a pair, seen from the end.
+/// Of equally good alignments, seen from the end, one that skips target tokens is
+/// preferred to one that skips source tokens, and that to a pair.
 fn align(source: &[u32], target: &[u32]) -> Vec<Option<usize>> {
     let score = scores(source, target);
     let mut aligned = vec![None; target.len()];
@@ -126,7 +127,7 @@ fn align(source: &[u32], target: &[u32]) -> Vec<Option<usize>> {
     aligned
 }
 
-/// Best score of every pair of beginnings: (source + 1, target + 1).
+/// Best score of every pair of prefixes: (source + 1, target + 1).
 fn scores(source: &[u32], target: &[u32]) -> Vec<Vec<i32>> {
     let mut score = vec![vec![0; target.len() + 1]; source.len() + 1];
     for (i, from) in source.iter().enumerate() {
@@ -138,7 +139,7 @@ fn scores(source: &[u32], target: &[u32]) -> Vec<Vec<i32>> {
     score
 }
 
-/// Token positions of the words that differ, where both prompts have any.
+/// Token positions of the words that differ, if they have tokens in both prompts.
 fn replaced(source: &Prompt, target: &Prompt) -> Vec<(Range<usize>, Range<usize>)> {
     let pairs = source.words().iter().zip(target.words());
     pairs
@@ -146,17 +147,6 @@ fn replaced(source: &Prompt, target: &Prompt) -> Vec<(Range<usize>, Range<usize>
         .filter(|(source, target)| !source.tokens.is_empty() && !target.tokens.is_empty())
         .map(|(source, target)| (source.tokens.clone(), target.tokens.clone()))
         .collect()
-}
-
-fn counts_differ(source: &Prompt, target: &Prompt) -> Error {
-    let reason = format!(
-        "replacing words needs as many of them in both prompts, but this one has {} and the source \
-         {:?} has {}; use refine for prompts of different lengths",
-        target.words().len(),
-        source.text(),
-        source.words().len(),
-    );
-    Error::prompt(target.text(), reason)
 }
 
 #[cfg(test)]
@@ -286,7 +276,7 @@ mod tests {
         let [few, many] = ["the ".repeat(6), "woodpecker ".repeat(6)];
         let mut gathered = ones((1..15).map(|row| (row, usize::div_ceil(row, 3))));
         gathered.insert(0, (0, 0, 1.));
-        // The one step of the walk that is left.
+        // Between the last replaced words both prompts advance once.
         gathered.insert(7, (6, 6, 1.));
         assert_eq!(entries(&replace(&many, &few)), gathered);
         let spread = replace(&few, &many);

@@ -1,7 +1,5 @@
-//! CLIP's tokenizer: byte-level byte-pair encoding with an end-of-word mark.
-//!
-//! The rules are those of `CLIPTokenizer` in the Python package transformers,
-//! which prepares the prompts of every published checkpoint.
+//! CLIP's tokenizer: byte-level byte-pair encoding with an end-of-word suffix, as
+//! `CLIPTokenizer` in the Python package transformers.
 
 use std::collections::HashMap;
 
@@ -18,15 +16,15 @@ use tokenizers::{
 
 use crate::{
     error::{Error, Result},
-    source::Source,
+    io::Source,
 };
 
-/// The pieces that CLIP cuts a lower-case text into: literal special tokens,
-/// English contractions, runs of letters, single digits, runs of the rest.
+/// The pieces that CLIP splits a lower-case text into: literal special tokens,
+/// English contractions, runs of letters, single digits, runs of other characters.
 const PIECES: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// CLIP's rules with the tokens of `vocab.json` and the joins of `merges.txt`.
+/// CLIP's tokenizer with the tokens of `vocab.json` and the merges of `merges.txt`.
 pub(super) fn read(vocab: &Source, merges: &Source, unknown: &str) -> Result<Tokenizer> {
     let model = BPE::builder()
         .vocab_and_merges(read_vocab(vocab)?, read_merges(merges)?)
@@ -34,10 +32,8 @@ pub(super) fn read(vocab: &Source, merges: &Source, unknown: &str) -> Result<Tok
         .unk_token(unknown.to_owned())
         .build()
         .map_err(|reason| {
-            Error::config(
-                merges,
-                format!("does not belong to {}: {reason}", vocab.name().display()),
-            )
+            let vocab = vocab.name().display();
+            Error::config(merges, format!("does not belong to {vocab}: {reason}"))
         })?;
     let mut tokenizer = Tokenizer::new(model);
     clip_rules(&mut tokenizer).map_err(|reason| Error::config(vocab, reason))?;
@@ -47,15 +43,13 @@ pub(super) fn read(vocab: &Source, merges: &Source, unknown: &str) -> Result<Tok
 fn read_vocab(file: &Source) -> Result<Vocab> {
     let text = file.text()?;
     let vocab: HashMap<String, u32> = serde_json::from_str(&text).map_err(|reason| {
-        Error::config(
-            file,
-            format!("not a vocabulary of tokens and their ids: {reason}"),
-        )
+        let reason = format!("not a vocabulary of tokens and their ids: {reason}");
+        Error::config(file, reason)
     })?;
     Ok(vocab.into_iter().collect())
 }
 
-/// The pairs of pieces to join, most urgent first.
+/// The pairs of pieces to merge, highest priority first.
 fn read_merges(file: &Source) -> Result<Merges> {
     let text = file.text()?;
     let lines = (1..).zip(text.lines());
@@ -69,14 +63,14 @@ fn read_merges(file: &Source) -> Result<Merges> {
             }
             _ => Err(Error::config(
                 file,
-                format!("line {number}: {line:?} is not two pieces with a space between"),
+                format!("line {number}: {line:?} is not two pieces separated by a space"),
             )),
         })
         .collect()
 }
 
-/// What happens to a text before its bytes are joined: canonical composition,
-/// one space for any white space, lower case; then cut into [`PIECES`].
+/// Sets CLIP's normalization (canonical composition, white space to single spaces, lower
+/// case) and pre-tokenization (split into [`PIECES`]).
 fn clip_rules(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
     let spaces = normalizers::Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
     tokenizer.with_normalizer(Some(normalizers::Sequence::new(vec![
@@ -89,8 +83,8 @@ fn clip_rules(tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
         SplitDelimiterBehavior::Removed,
         true,
     )?;
-    // The byte level's own pattern stays on: it opens up special tokens that
-    // are spelled in capitals.
+    // The pattern of ByteLevel remains enabled: it splits special tokens that are
+    // written in capitals.
     let bytes = ByteLevel::new(false, true, true);
     tokenizer.with_pre_tokenizer(Some(pre_tokenizers::sequence::Sequence::new(vec![
         PreTokenizerWrapper::Split(pieces),

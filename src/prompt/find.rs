@@ -1,4 +1,4 @@
-//! Looking a word up in a prompt.
+//! Searching words in a prompt.
 
 use std::ops::Range;
 
@@ -8,19 +8,15 @@ use super::{Prompt, Word, overlapping};
 use crate::error::{Error, Result};
 
 impl Prompt {
-    /// Positions of the tokens of every occurrence of `word`, or of a phrase
+    /// Returns the token positions of every occurrence of `word`, or of a phrase
     /// of several words, in ascending order.
     ///
-    /// Words exactly as written come first. Only if there is none, case and
-    /// the punctuation around words are overlooked; the tokens of that
-    /// punctuation are then not among the positions.
+    /// If there is no exact match, case and the punctuation around words are ignored;
+    /// the tokens of that punctuation are then not included.
     pub fn find(&self, word: &str) -> Result<Vec<usize>> {
         let wanted: Vec<&str> = word.split_whitespace().collect();
         if wanted.is_empty() {
-            return Err(Error::prompt(
-                &self.text,
-                "no word was named to look for in it",
-            ));
+            return Err(Error::prompt(&self.text, "the word to search is empty"));
         }
         let exact = self.phrases(&wanted, |word| word.text.clone());
         let tokens = positions(&exact, |word| word.tokens.clone());
@@ -37,7 +33,7 @@ impl Prompt {
         }
     }
 
-    /// Every run of words whose `spelling` is `wanted`.
+    /// All phrases whose words have the `wanted` spellings.
     fn phrases<W: AsRef<str>>(
         &self,
         wanted: &[W],
@@ -60,42 +56,33 @@ impl Prompt {
     }
 
     fn lacks(&self, word: &str) -> Error {
-        let words: Vec<_> = self
-            .words
-            .iter()
-            .map(|word| format!("{:?}", word.text))
-            .collect();
-        let known = if words.is_empty() {
-            "none".to_owned()
-        } else {
-            words.join(", ")
+        let words = self.words.iter().map(|word| format!("{:?}", word.text));
+        let words = match self.words.is_empty() {
+            true => "none".to_owned(),
+            false => words.collect::<Vec<_>>().join(", "),
         };
-        Error::prompt(
-            &self.text,
-            format!("has no word {word:?}; its words: {known}"),
-        )
+        let reason = format!("has no word {word:?}; its words: {words}");
+        Error::prompt(&self.text, reason)
     }
 }
 
 impl Word {
-    /// The word without the punctuation around it; all of it where there is
-    /// nothing else.
+    /// The word without the punctuation around it, unless it consists of punctuation.
     pub fn core(&self) -> &str {
         core(&self.text)
     }
 
-    /// The core in lower case, accents composed, apostrophes straight: equal
-    /// for words that differ in looks only.
+    /// The core in lower case, with composed accents and straight apostrophes.
     pub(super) fn folded(&self) -> String {
         fold(self.core())
     }
 
-    /// Whether it has nothing but punctuation.
+    /// Whether it consists of punctuation.
     pub(super) fn is_punctuation(&self) -> bool {
         self.text.chars().all(is_punctuation)
     }
 
-    /// Bytes of the core in the prompt.
+    /// Byte range of the core in the prompt.
     fn core_span(&self) -> Range<usize> {
         let core = self.core();
         let start = self.span.start + self.text.find(core).unwrap_or(0);
@@ -122,9 +109,8 @@ fn fold(word: &str) -> String {
     folded.get().replace('’', "'")
 }
 
-/// The marks that are written onto a word: those of ASCII and Latin-1,
-/// quotation marks, dashes and dots, and their counterparts in Arabic,
-/// Devanagari and the writing systems of East Asia.
+/// Punctuation of ASCII and Latin-1, quotation marks, dashes and dots, and their
+/// counterparts in Arabic, Devanagari and East Asian scripts.
 fn is_punctuation(mark: char) -> bool {
     mark.is_ascii_punctuation()
         || matches!(
@@ -202,7 +188,7 @@ mod tests {
             refusal("", "dog"),
             r#"prompt "": has no word "dog"; its words: none"#
         );
-        assert!(refusal("the cat", " ").contains("no word was named"));
+        assert!(refusal("the cat", " ").contains("the word to search is empty"));
     }
 
     #[test]

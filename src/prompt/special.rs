@@ -1,5 +1,4 @@
-//! The tokens with a role: start, end, unknown and padding, as
-//! `tokenizer_config.json` names them.
+//! The special tokens (start, end, unknown, padding) of `tokenizer_config.json`.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +7,10 @@ use tokenizers::AddedToken;
 
 use crate::{
     error::{Error, Result},
-    source::Source,
+    io::Source,
 };
 
-/// Ids of the tokens that frame and pad a prompt.
+/// Ids of the special tokens of a prompt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ids {
     pub(super) start: u32,
@@ -19,7 +18,7 @@ pub(super) struct Ids {
     pub(super) pad: u32,
 }
 
-/// The tokens with a role, and further ones that the configuration adds.
+/// The special tokens, and further tokens added by the configuration.
 #[derive(Debug)]
 pub(super) struct Special {
     pub(super) start: AddedToken,
@@ -30,25 +29,21 @@ pub(super) struct Special {
 }
 
 impl Special {
-    /// What the `tokenizer_config.json` at `config` says; CLIP's own names for
-    /// what it leaves out, and the end token in place of a missing pad token.
+    /// Reads `tokenizer_config.json`; the default is CLIP's tokens, and the end token for
+    /// a missing pad token.
     pub(super) fn read(config: Option<&Source>) -> Result<Self> {
         let config = config.map_or_else(|| Ok(Config::default()), Config::read)?;
         let start = config.named(config.bos_token.as_ref(), "<|startoftext|>");
         let end = config.named(config.eos_token.as_ref(), "<|endoftext|>");
         let unknown = config.named(config.unk_token.as_ref(), &end.content);
         let pad = config.named(config.pad_token.as_ref(), &end.content);
-        let added = config
-            .added_tokens_decoder
-            .into_values()
-            .map(Added::token)
-            .collect();
+        let added = config.added_tokens_decoder.into_values();
         Ok(Self {
             start,
             end,
             unknown,
             pad,
-            added,
+            added: added.map(Added::token).collect(),
         })
     }
 }
@@ -64,7 +59,7 @@ struct Config {
     added_tokens_decoder: BTreeMap<u32, Added>,
 }
 
-/// A token's name, bare or with the rules for matching it in a text.
+/// A token, with or without matching rules.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum Name {
@@ -72,7 +67,7 @@ enum Name {
     Ruled(Added),
 }
 
-/// A token and the rules for matching it in a text.
+/// A token with matching rules.
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "the fields of the file")]
@@ -90,24 +85,20 @@ impl Config {
             .map_err(|reason| Error::config(file, format!("not a tokenizer's settings: {reason}")))
     }
 
-    /// The token that a role's field names, with the rules from the list of
-    /// added tokens where it stands there too.
+    /// The token named by a field, with the rules from the list of added tokens if it is
+    /// listed there.
     fn named(&self, field: Option<&Name>, default: &str) -> AddedToken {
+        let bare = |content| Added {
+            content,
+            ..Added::default()
+        };
         let token = match field.cloned() {
-            None => Added {
-                content: default.to_owned(),
-                ..Added::default()
-            },
-            Some(Name::Bare(content)) => Added {
-                content,
-                ..Added::default()
-            },
+            None => bare(default.to_owned()),
+            Some(Name::Bare(content)) => bare(content),
             Some(Name::Ruled(token)) => token,
         };
-        let listed = self
-            .added_tokens_decoder
-            .values()
-            .find(|added| added.content == token.content);
+        let mut added = self.added_tokens_decoder.values();
+        let listed = added.find(|added| added.content == token.content);
         listed.cloned().unwrap_or(token).token()
     }
 }

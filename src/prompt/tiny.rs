@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::{Prompt, Tokenizer};
-use crate::source::Source;
+use crate::io::Source;
 
 /// The context that [`prompt`] encodes for.
 pub(super) const CONTEXT: usize = 16;

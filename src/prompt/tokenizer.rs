@@ -1,4 +1,4 @@
-//! From texts to prompts, by the tokenizer files of a checkpoint.
+//! Tokenization with the tokenizer files of a checkpoint.
 
 use super::{
     Prompt, bpe,
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    source::Source,
+    io::Source,
 };
 
-/// Turns texts into [`Prompt`]s.
+/// Converts texts to [`Prompt`]s.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -20,17 +20,15 @@ impl Tokenizer {
     /// Reads the `vocab.json` and `merges.txt` of a checkpoint, and the names
     /// of the special tokens from its `tokenizer_config.json`.
     ///
-    /// Without `config`, or where it says nothing, the special tokens are
-    /// `<|startoftext|>` and `<|endoftext|>`, and padding repeats the latter.
+    /// The default special tokens are `<|startoftext|>` and `<|endoftext|>`, the latter
+    /// also for padding.
     pub fn from_bpe(vocab: &Source, merges: &Source, config: Option<&Source>) -> Result<Self> {
         let special = Special::read(config)?;
         let inner = bpe::read(vocab, merges, &special.unknown.content)?;
         Self::new(inner, special, vocab)
     }
 
-    /// Reads a `tokenizer.json`, which brings its own rules; any padding,
-    /// truncation or template in it is left aside.
-    ///
+    /// Reads a `tokenizer.json`; padding, truncation and templates in it are ignored.
     /// `config` is as in [`from_bpe`](Self::from_bpe).
     pub fn from_json(file: &Source, config: Option<&Source>) -> Result<Self> {
         let special = Special::read(config)?;
@@ -43,33 +41,31 @@ impl Tokenizer {
         Self::new(inner, special, file)
     }
 
-    /// Tokenizes `text` for a text encoder that reads `context` tokens (77 in
-    /// CLIP): start token, at most `context - 2` tokens of the text, end
-    /// token, padding.
+    /// Tokenizes `text` for a text encoder with a context of `context` tokens (77 in
+    /// CLIP): start token, at most `context - 2` tokens of the text, end token,
+    /// padding.
     pub fn encode(&self, text: &str, context: usize) -> Result<Prompt> {
         if context < 2 {
             return Err(Error::setting(format!(
-                "a text encoder that reads {context} tokens has no room for the start and end tokens"
+                "a context of {context} tokens has no room for the start and end tokens"
             )));
         }
-        // The start and end tokens are set here, not by a template of the file.
-        let encoding = self.inner.encode(text, false).map_err(|reason| {
-            Error::prompt(text, format!("cannot be cut into tokens: {reason}"))
-        })?;
-        let offsets = encoding
-            .get_offsets()
-            .iter()
-            .map(|&(start, end)| start..end);
-        let tokens: Vec<_> = encoding.get_ids().iter().copied().zip(offsets).collect();
+        // The start and end tokens are added by `Prompt::new`, not by a template of the file.
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding
+            .map_err(|reason| Error::prompt(text, format!("cannot be tokenized: {reason}")))?;
+        let offsets = encoding.get_offsets().iter();
+        let spans = offsets.map(|&(start, end)| start..end);
+        let tokens: Vec<_> = encoding.get_ids().iter().copied().zip(spans).collect();
         Ok(Prompt::new(text, &tokens, &self.ids, context))
     }
 
-    /// Number of tokens, the special ones among them.
+    /// Number of tokens, including the special ones.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Registers the special tokens, so that a text may spell them.
+    /// Registers the special tokens, so that they are recognised in texts.
     fn new(mut inner: tokenizers::Tokenizer, special: Special, file: &Source) -> Result<Self> {
         let Special {
             start,

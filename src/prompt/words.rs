@@ -1,17 +1,16 @@
-//! What changed between two prompts, in words: the choices that the reference
-//! code's batch script makes for its user.
+//! Differences between two prompts in words, as in the reference's batch script.
 
 use super::{Prompt, Word};
 
-/// The target's words that the source lacks, in order and each once; stop
-/// words, bare punctuation and words beyond the context are left out.
+/// The words of the target that are not in the source, in order and without duplicates,
+/// except stop words, punctuation and words beyond the context.
 ///
-/// Words are compared without case and the punctuation around them, and are
-/// returned without that punctuation, ready for [`Prompt::find`].
+/// Case and the punctuation around words are ignored in comparisons; the words are
+/// returned without that punctuation, suitable for [`Prompt::find`].
 pub fn new_words(source: &Prompt, target: &Prompt) -> Vec<String> {
     let mut known: Vec<String> = source.words().iter().map(Word::folded).collect();
     let mut new = Vec::new();
-    for word in target.words().iter().filter(|word| says_something(word)) {
+    for word in target.words().iter().filter(|word| is_content(word)) {
         let folded = word.folded();
         if !known.contains(&folded) {
             new.push(word.core().to_owned());
@@ -21,16 +20,16 @@ pub fn new_words(source: &Prompt, target: &Prompt) -> Vec<String> {
     new
 }
 
-/// Whether words can be replaced one for one.
+/// Whether the prompts have equally many words.
 pub fn same_word_count(source: &Prompt, target: &Prompt) -> bool {
     source.words().len() == target.words().len()
 }
 
-/// The (source, target) words that differ at the same place in prompts with
-/// as many words; none where the counts differ.
+/// The (source, target) words that differ at the same place in prompts with equally many
+/// words; empty if the counts differ.
 ///
-/// Compared and returned as in [`new_words`], stop words included; pairs with
-/// a word beyond the context are left out.
+/// Compared and returned as in [`new_words`], including stop words, without pairs with a
+/// word beyond the context.
 pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(String, String)> {
     if !same_word_count(source, target) {
         return Vec::new();
@@ -43,13 +42,12 @@ pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(String, String)> 
         .collect()
 }
 
-fn says_something(word: &Word) -> bool {
+fn is_content(word: &Word) -> bool {
     let stop = STOP_WORDS.binary_search(&word.folded().as_str()).is_ok();
     !word.tokens.is_empty() && !word.is_punctuation() && !stop
 }
 
-/// English words that say nothing by themselves: the 179 of the usual list
-/// (NLTK's), sorted.
+/// The 179 English stop words of NLTK, sorted.
 #[rustfmt::skip]
 const STOP_WORDS: [&str; 179] = [
     "a", "about", "above", "after", "again", "against", "ain", "all", "am", "an", "and", "any",

@@ -2,13 +2,13 @@
 
 use candle_core::{DType, Device, Tensor};
 use icd::{
-    lora::{Adapter, Reading},
-    nn::Checkpoint,
+    io::Checkpoint,
+    lora::{Adapter, AdapterOptions},
 };
 
 use crate::support::{agree, data, icd};
 
-const READING: Reading = Reading {
+const READING: AdapterOptions = AdapterOptions {
     alpha: Some(8.0),
     rounding: DType::F16,
 };
@@ -22,16 +22,16 @@ fn the_three_namings_tell_the_same_changes() {
     let base = base();
     let read = |name: &str| Adapter::read(data("sd").join(name), &base, READING).expect(name);
     let peft = read("forward-19-259-519-779.safetensors");
-    assert!(peft.changes().len() > 50, "every adapted layer is there");
+    assert!(peft.deltas().len() > 50, "every adapted layer is there");
     for other in [
         "forward-19-259-519-779.diffusers.safetensors",
         "forward-19-259-519-779.kohya.safetensors",
     ] {
         let other = read(other);
         // The copies leave some modules out to save space.
-        assert!(!other.changes().is_empty());
-        for (module, change) in other.changes() {
-            let expected = &peft.changes()[module];
+        assert!(!other.deltas().is_empty());
+        for (module, change) in other.deltas() {
+            let expected = &peft.deltas()[module];
             assert_eq!(change.scale, expected.scale, "{module}");
             agree(module, &change.down, &expected.down, 1e-12);
             agree(module, &change.up, &expected.up, 1e-12);
@@ -62,7 +62,7 @@ fn refused(adapter: &[(&str, Tensor)], code: i32, says: &[&str]) {
     icd("invert")
         .path("--model", &data("sd"))
         .path("--image", &data("square.png"))
-        .args("--prompt bird -o x.safetensors --size 64 --forward-path 19,999")
+        .args("--prompt bird -o x.safetensors --size 64 --forward-timesteps 19,999")
         .path("--forward-adapter", file.path())
         .fails(code, says);
 }
@@ -108,7 +108,11 @@ fn an_adapter_that_tells_no_path_asks_for_one() {
             .args("--prompt bird -o x.safetensors --size 64")
             .path("--forward-adapter", copy.path())
     };
-    run().fails(2, &["--forward-path", "metadata"]);
-    run().args("--forward-path 19,259,519,779,999").succeeds();
-    run().args("--forward-path 19,519,259").fails(2, &["climb"]);
+    run().fails(2, &["--forward-timesteps", "metadata"]);
+    run()
+        .args("--forward-timesteps 19,259,519,779,999")
+        .succeeds();
+    run()
+        .args("--forward-timesteps 19,519,259")
+        .fails(2, &["climb"]);
 }

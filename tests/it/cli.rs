@@ -28,7 +28,7 @@ fn the_photos_aspect_is_kept_by_default() {
     let picture = icd::picture::Picture::read(&done.path("photo.edited.png")).expect("the edit");
     assert_eq!(
         picture.size(),
-        icd::picture::fit::keep(icd::picture::Size::new(128, 96), 64 * 64)
+        icd::picture::fit::aspect(icd::picture::Size::new(128, 96), 64 * 64)
     );
 }
 
@@ -62,9 +62,11 @@ fn values_without_sense_are_wrong_usage() {
     edit().args("--tau 1.5").fails(2, &["1.5"]);
     edit().args("--guidance -1").fails(2, &["-1"]);
     edit().args("--size 100").fails(2, &["multiples of 8"]);
-    edit().args("--cross-replace 2").fails(2, &["0..1"]);
+    edit().args("--cross-replace 2").fails(2, &["from 0 to 1"]);
     edit().args("--device abacus").fails(2, &["abacus"]);
-    edit().args("--reverse-path 0,999").fails(2, &["descend"]);
+    edit()
+        .args("--reverse-timesteps 0,999")
+        .fails(2, &["descend"]);
     edit().args("--variant 3").fails(2, &["--variant"]);
     edit().args("--control replace").fails(2, &["words"]);
     icd("edit").args("--tgt-prompt x").fails(2, &["--image"]);
@@ -95,7 +97,8 @@ fn a_model_that_is_none_is_named() {
             .path("--image", &data("photo.png"))
             .args("--prompt bird -o x.safetensors")
     };
-    edit("nowhere").fails(1, &["nowhere", "preset"]);
+    let told = edit("nowhere").fails(1, &["nowhere", "preset"]).stderr;
+    assert_eq!(told.matches("nowhere").count(), 1, "{told}");
 }
 
 #[test]
@@ -252,13 +255,13 @@ fn a_picture_carries_the_settings_that_made_it() {
 fn settings_are_left_out_where_nobody_wants_them() {
     let bare = bird_edit().args("--no-metadata").succeeds();
     let from = icd("edit").path("--from", &bare.path("bird.png"));
-    from.fails(1, &["bird.png", "carries no settings"]);
+    from.fails(1, &["bird.png", "no icd settings"]);
     let drawn = icd("generate")
         .path("--model", &data("sd"))
         .args("--prompt bird --size 64")
         .succeeds();
     let from = icd("edit").path("--from", &drawn.path("generated.png"));
-    from.fails(1, &["generated.png", "not made by `icd edit`"]);
+    from.fails(1, &["generated.png", "not those of `icd edit`"]);
 }
 
 #[test]
@@ -270,11 +273,14 @@ fn inspecting_tells_what_files_are() {
     let unet = told(&data("sd/unet/diffusion_pytorch_model.safetensors"));
     assert!(unet.contains("kind: weights"), "{unet}");
     let adapter = told(&data("sd/forward-19-259-519-779.safetensors"));
-    assert!(adapter.contains("path: [19,259,519,779,999]"), "{adapter}");
+    assert!(
+        adapter.contains("timesteps: [19,259,519,779,999]"),
+        "{adapter}"
+    );
     let model = told(&data("sd"));
     assert!(model.contains("family: sd15"), "{model}");
     assert!(
-        model.contains("forward path: 19,259,519,779,999"),
+        model.contains("forward timesteps: 19,259,519,779,999"),
         "{model}"
     );
     let inverted = icd("invert")

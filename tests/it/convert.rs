@@ -4,9 +4,9 @@ use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor, safetensors::save};
 use icd::{
-    lora::{Adapter, Reading},
-    model::{Model, ModelChoice},
-    nn::{Checkpoint, checkpoint_metadata},
+    io::{Checkpoint, safetensors_metadata},
+    lora::{Adapter, AdapterOptions},
+    model::{Direction, Model, ModelChoice},
 };
 use tempfile::TempDir;
 
@@ -119,12 +119,12 @@ fn same_changes(file: &Path, original: &Path, unet: &Path) {
     let base = Checkpoint::open(unet).unwrap();
     let read = |file: &Path, alpha| {
         let rounding = DType::F32;
-        Adapter::read(file, &base, Reading { alpha, rounding }).unwrap()
+        Adapter::read(file, &base, AdapterOptions { alpha, rounding }).unwrap()
     };
     let (found, expected) = (read(file, None), read(original, Some(8.0)));
-    assert_eq!(found.changes().len(), expected.changes().len());
-    for (module, expected) in expected.changes() {
-        let found = &found.changes()[module];
+    assert_eq!(found.deltas().len(), expected.deltas().len());
+    for (module, expected) in expected.deltas() {
+        let found = &found.deltas()[module];
         assert_eq!(found.scale, expected.scale, "{module}");
         agree(module, &found.down, &expected.down, 1e-12);
         agree(module, &found.up, &expected.up, 1e-12);
@@ -157,7 +157,7 @@ fn an_adapter_goes_through_all_namings_and_comes_back() {
             let done = run.succeeds();
             let file = done.path("x.safetensors");
             same_changes(&file, &original, &unet);
-            let notes = checkpoint_metadata(&file.into()).unwrap();
+            let notes = safetensors_metadata(&file.into()).unwrap();
             assert_eq!(notes["icd.path"], path, "{naming}");
             kept.push(done);
         }
@@ -224,7 +224,7 @@ fn one_alpha_serves_layers_that_had_several() {
     let done = convert(&file, "x.safetensors")
         .args("--naming peft")
         .succeeds();
-    let notes = checkpoint_metadata(&done.path("x.safetensors").into()).unwrap();
+    let notes = safetensors_metadata(&done.path("x.safetensors").into()).unwrap();
     assert_eq!(notes["icd.alpha"], "8");
     let found = done.tensors("x.safetensors");
     for (module, alpha) in layers {
@@ -258,7 +258,11 @@ fn a_merged_unet_is_the_live_adapters() {
         };
         let merged = of(Some(&done.path("merged"))).plain_unet().unwrap();
         let merged = evaluate(&golden, &merged, "square");
-        let live = evaluate(&golden, &of(None).forward_unet().unwrap(), "square");
+        let live = evaluate(
+            &golden,
+            &of(None).unet(Direction::Forward).unwrap(),
+            "square",
+        );
         agree("live", &merged, &live, 1e-5);
         agree("peft", &merged, golden.tensor("unet.forward.out"), 1e-5);
     }

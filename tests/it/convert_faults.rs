@@ -107,7 +107,7 @@ fn adapters_that_do_not_fit() {
             1,
             &["unet_part.pt", "fit no layer"],
         ),
-        ("no share", merge(&format!("{ADAPTER}=much")), 2, &["share"]),
+        ("no share", merge(&format!("{ADAPTER}=much")), 2, &["weight"]),
     ]);
 }
 
@@ -137,7 +137,7 @@ fn wishes_that_do_not_fit() {
             "alpha for nothing",
             on(ADAPTER).args("--adapter-alpha 8"),
             2,
-            &["--naming"],
+            &["--adapter-alpha", "naming"],
         ),
         (
             "alpha without a value",

@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use icd::{
-    distil::objective::{Consistency, Net, Sample, guidance_loss},
-    lora::{Adapter, Reading},
+    distill::objective::{Consistency, Net, Sample, guidance_loss},
+    io::Checkpoint,
+    lora::{Adapter, AdapterOptions},
     model::{
         Conditioning,
-        diffusers::unet_config,
-        unet::{ReadText, Unet},
+        config::unet_config,
+        unet::{PreparedText, Unet},
     },
-    nn::{Checkpoint, Fresh, LowRank, LowRanks, Shelf, Storage, Weights},
+    nn::{LoraDelta, LoraDeltas, Placement, RandomInit, SharedLayers, Weights},
     noise::Noise,
-    schedule::{Path, Schedule, Timestep},
+    schedule::{NoiseSchedule, Timestep, Timesteps},
 };
 use serde_json::Value;
 
@@ -44,7 +45,7 @@ impl Oracle {
     fn open() -> Self {
         let json = std::fs::read(data("sd/distil.json")).unwrap();
         let text = |seed| Conditioning {
-            tokens: drawn(seed, (1, ROWS, 6, 12)).squeeze(0).unwrap(),
+            hidden_states: drawn(seed, (1, ROWS, 6, 12)).squeeze(0).unwrap(),
             pooled: None,
         };
         Self {
@@ -128,22 +129,22 @@ fn unet(weights: &Weights) -> Unet {
 }
 
 /// The changes of an adapter file, as variables with PEFT's names.
-fn adapter(name: &str, base: &Checkpoint) -> (LowRanks, BTreeMap<String, Var>) {
-    let reading = Reading {
+fn adapter(name: &str, base: &Checkpoint) -> (LoraDeltas, BTreeMap<String, Var>) {
+    let reading = AdapterOptions {
         alpha: Some(8.0),
         rounding: candle_core::DType::F32,
     };
     let file = data(&format!("sd/{name}.safetensors"));
     let adapter = Adapter::read(file, base, reading).unwrap();
-    let (mut changes, mut vars) = (LowRanks::new(), BTreeMap::new());
-    for (module, change) in adapter.changes() {
+    let (mut changes, mut vars) = (LoraDeltas::new(), BTreeMap::new());
+    for (module, change) in adapter.deltas() {
         let mut variable = |factor: &str, value: &Tensor| {
             let var = Var::from_tensor(value).unwrap();
             let name = format!("unet.base_model.model.{module}.{factor}.weight");
             vars.insert(name, var.clone());
             var.as_tensor().clone()
         };
-        let change = LowRank {
+        let change = LoraDelta {
             down: variable("lora_A", &change.down),
             up: variable("lora_B", &change.up),
             scale: change.scale,
@@ -156,13 +157,13 @@ fn adapter(name: &str, base: &Checkpoint) -> (LowRanks, BTreeMap<String, Var>) {
 #[test]
 fn guidance_is_distilled_as_pytorch_would() {
     let oracle = Oracle::open();
-    let fresh = Fresh::new(0).starting_from(checkpoint()).trainable();
+    let fresh = RandomInit::new(0).starting_from(checkpoint()).trainable();
     let student = unet(&Weights::fresh(&fresh, &plain()));
     let teacher = unet(&Weights::new(&checkpoint(), &plain()));
     let texts = [
-        student.read(&oracle.text).unwrap(),
-        teacher.read(&oracle.text).unwrap(),
-        teacher.read(&oracle.blank).unwrap(),
+        student.prepare(&oracle.text).unwrap(),
+        teacher.prepare(&oracle.text).unwrap(),
+        teacher.prepare(&oracle.blank).unwrap(),
     ];
     let nets = [(&student, 0), (&teacher, 1), (&teacher, 2)].map(|(unet, i)| Net {
         unet,
@@ -170,7 +171,7 @@ fn guidance_is_distilled_as_pytorch_would() {
     });
     let loss = guidance_loss(
         nets,
-        &Schedule::default(),
+        &NoiseSchedule::default(),
         oracle.sample(),
         &oracle.times("guidance"),
         &oracle.guidance(),
@@ -181,27 +182,27 @@ fn guidance_is_distilled_as_pytorch_would() {
 #[test]
 fn consistency_is_distilled_as_pytorch_would() {
     let oracle = Oracle::open();
-    let (base, storage, shelf) = (checkpoint(), plain(), Shelf::default());
-    let weights = Weights::new(&base, &storage).shared_on(&shelf);
+    let (base, storage, shelf) = (checkpoint(), plain(), SharedLayers::default());
+    let weights = Weights::new(&base, &storage).with_shared_layers(&shelf);
     let (forward, forward_vars) = adapter("forward-19-259-519-779", &base);
     let (reverse, reverse_vars) = adapter("reverse-259-519-779-999", &base);
     let unets = [
         unet(&weights),
-        unet(&weights.clone().changed_by(&forward)),
-        unet(&weights.clone().changed_by(&reverse)),
+        unet(&weights.clone().with_lora(&forward)),
+        unet(&weights.clone().with_lora(&reverse)),
     ];
-    let texts: Vec<ReadText> = unets
+    let texts: Vec<PreparedText> = unets
         .iter()
-        .map(|unet| unet.read(&oracle.text).unwrap())
+        .map(|unet| unet.prepare(&oracle.text).unwrap())
         .collect();
     let net = |i: usize| Net {
         unet: &unets[i],
         text: &texts[i],
     };
     let losses = Consistency {
-        schedule: &Schedule::default(),
-        forward_path: &Path::forward(&[19, 259, 519, 779, 999]).unwrap(),
-        reverse_path: &Path::reverse(&[999, 779, 519, 259, 0]).unwrap(),
+        schedule: &NoiseSchedule::default(),
+        forward_timesteps: &Timesteps::forward(&[19, 259, 519, 779, 999]).unwrap(),
+        reverse_timesteps: &Timesteps::reverse(&[999, 779, 519, 259, 0]).unwrap(),
         stride: 20,
         teacher: net(0),
         forward: net(1),
@@ -228,10 +229,10 @@ fn merged_and_live_adapters_agree() {
     let oracle = Oracle::open();
     let (base, storage) = (checkpoint(), plain());
     let (changes, _) = adapter("reverse-259-519-779-999", &base);
-    let frozen: LowRanks = changes
+    let frozen: LoraDeltas = changes
         .iter()
         .map(|(module, change)| {
-            let change = LowRank {
+            let change = LoraDelta {
                 down: change.down.detach(),
                 up: change.up.detach(),
                 scale: change.scale,
@@ -242,7 +243,7 @@ fn merged_and_live_adapters_agree() {
     let weights = || Weights::new(&base, &storage);
     let eps = |weights: Weights| {
         let unet = unet(&weights);
-        let text = unet.read(&oracle.text).unwrap();
+        let text = unet.prepare(&oracle.text).unwrap();
         let net = Net {
             unet: &unet,
             text: &text,
@@ -250,9 +251,9 @@ fn merged_and_live_adapters_agree() {
         let times = oracle.times("guidance");
         net.eps(&oracle.latent, &times, &oracle.guidance()).unwrap()
     };
-    let merged = eps(weights().merged_with(&frozen));
+    let merged = eps(weights().with_merged_lora(&frozen));
     for live in [&changes, &frozen] {
-        let gap = (eps(weights().changed_by(live)) - &merged).unwrap();
+        let gap = (eps(weights().with_lora(live)) - &merged).unwrap();
         let gap = gap.abs().unwrap().max_all().unwrap();
         assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
     }
@@ -262,13 +263,13 @@ fn merged_and_live_adapters_agree() {
 
 #[test]
 fn networks_on_a_shelf_share_their_weights() {
-    let (base, shelf) = (checkpoint(), Shelf::default());
-    let storage: Storage = plain();
-    let weights = Weights::new(&base, &storage).shared_on(&shelf);
+    let (base, shelf) = (checkpoint(), SharedLayers::default());
+    let storage: Placement = plain();
+    let weights = Weights::new(&base, &storage).with_shared_layers(&shelf);
     let oracle = Oracle::open();
     let unets = [unet(&weights), unet(&weights)];
     let eps = unets.each_ref().map(|unet| {
-        let text = unet.read(&oracle.text).unwrap();
+        let text = unet.prepare(&oracle.text).unwrap();
         let net = Net { unet, text: &text };
         net.eps(
             &oracle.latent,

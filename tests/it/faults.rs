@@ -5,7 +5,7 @@ use std::{collections::HashMap, io::Cursor, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use icd::{
-    latents::write_tensors,
+    io::write_tensors,
     picture::{Format, Picture, Size},
 };
 
@@ -281,7 +281,7 @@ fn latents() {
             "no size to restore",
             dumped(&whole).args("--restore-size"),
             2,
-            &["--restore-size", "invert the photo anew"],
+            &["--restore-size", "invert the photo again"],
         ),
     ]);
 }
@@ -305,12 +305,17 @@ fn settings() {
             1,
             &["none.png"],
         ),
-        ("no picture", from(b"text"), 1, &["in.png", "no settings"]),
+        (
+            "no picture",
+            from(b"text"),
+            1,
+            &["in.png", "no icd settings"],
+        ),
         (
             "no settings",
             from(&picture(Format::Png)),
             1,
-            &["in.png", "no settings"],
+            &["in.png", "no icd settings"],
         ),
         (
             "no JSON",
@@ -495,7 +500,7 @@ fn weights() {
 
 fn adapted(adapter: &[u8]) -> Run {
     generate()
-        .args("--reverse-adapter reverse.safetensors --reverse-path 999,0")
+        .args("--reverse-adapter reverse.safetensors --reverse-timesteps 999,0")
         .file("reverse.safetensors", adapter)
 }
 
@@ -543,7 +548,7 @@ fn adapters() {
             1,
             &["reverse.safetensors", "conv_in", "lora_B"],
         ),
-        ("no path", untold, 2, &["--reverse-path"]),
+        ("no path", untold, 2, &["--reverse-timesteps"]),
         (
             "a path of words",
             mistold,
@@ -568,22 +573,30 @@ fn flags() {
     let table: [(&str, &str, &[&str]); 43] = [
         (
             "a path that turns",
-            "--reverse-path 999,259,519,0",
+            "--reverse-timesteps 999,259,519,0",
             &["descend"],
         ),
         (
             "a path upside down",
-            "--forward-path 999,779,19",
+            "--forward-timesteps 999,779,19",
             &["climb"],
         ),
         (
             "a path of words",
-            "--forward-path one,two",
-            &["--forward-path", "one"],
+            "--forward-timesteps one,two",
+            &["--forward-timesteps", "one"],
         ),
-        ("an empty path", "--forward-path=", &["--forward-path"]),
-        ("a path of one step", "--forward-path 19", &["19"]),
-        ("a path past the end", "--forward-path 19,2000", &["2000"]),
+        (
+            "an empty path",
+            "--forward-timesteps=",
+            &["--forward-timesteps"],
+        ),
+        ("a path of one step", "--forward-timesteps 19", &["19"]),
+        (
+            "a path past the end",
+            "--forward-timesteps 19,2000",
+            &["2000"],
+        ),
         (
             "a word to amplify that is not there",
             "--amplify cat=2",
@@ -615,7 +628,7 @@ fn flags() {
             "--cross-replace cat=0.5",
             &["cat", "dog"],
         ),
-        ("a share above one", "--cross-replace 2", &["0..1"]),
+        ("a share above one", "--cross-replace 2", &["from 0 to 1"]),
         (
             "a share of words",
             "--self-replace most",
@@ -634,7 +647,7 @@ fn flags() {
         (
             "an unknown fit",
             "--fit squeeze",
-            &["keep", "stretch", "crop", "pad"],
+            &["aspect", "stretch", "crop", "pad"],
         ),
         (
             "an unknown control",
@@ -658,12 +671,12 @@ fn flags() {
         (
             "one name twice",
             "-o a.png --comparison a.png",
-            &["a.png", "two results"],
+            &["a.png", "two outputs"],
         ),
         (
             "one name in two spellings",
             "-o a.png --comparison ./a.png",
-            &["a.png", "two results"],
+            &["a.png", "two outputs"],
         ),
         (
             "an alpha that is no number",
@@ -805,7 +818,7 @@ fn outputs() {
         (
             "a sheet that exists",
             edit()
-                .args("--attention looks")
+                .args("--attention-maps looks")
                 .folder("looks")
                 .file("looks/target.png", b"mine"),
             2,
@@ -813,9 +826,9 @@ fn outputs() {
         ),
         (
             "heat maps into a file",
-            edit().args("--attention looks").file("looks", b"mine"),
+            edit().args("--attention-maps looks").file("looks", b"mine"),
             2,
-            &["looks", "no folder"],
+            &["looks", "not a folder"],
         ),
         (
             "heat maps into nowhere",

@@ -7,14 +7,15 @@ use std::{collections::HashMap, io::Write, path::PathBuf, time::Instant};
 
 use candle_core::{DType, Device, Tensor};
 use icd::{
+    io::Checkpoint,
     model::{
         Conditioning,
-        attention::Untouched,
+        attention::NoControl,
         clip::{Clip, ClipConfig},
-        unet::{Input, Unet, UnetConfig},
+        unet::{Unet, UnetConfig, UnetInput},
         vae::{Tiling, Vae, VaeConfig},
     },
-    nn::{Checkpoint, Fresh, Weights},
+    nn::{RandomInit, Weights},
     schedule::Timestep,
 };
 
@@ -102,17 +103,17 @@ fn unet(full: &Full) {
         Unet::new(w, UnetConfig::sd15())
     });
     let text = Conditioning {
-        tokens: full.expected["unet_text"].clone(),
+        hidden_states: full.expected["unet_text"].clone(),
         pooled: None,
     };
     full.agree("unet_eps", || {
-        let input = Input {
+        let input = UnetInput {
             latent: &full.expected["unet_latent"],
             times: &[Timestep(779), Timestep(259)],
             guidance: &[0.0, 19.0],
-            text: &unet.read(&text).unwrap(),
+            text: &unet.prepare(&text).unwrap(),
         };
-        unet.forward(input, &mut Untouched).unwrap()
+        unet.forward(input, &mut NoControl).unwrap()
     });
 }
 
@@ -155,7 +156,7 @@ fn measured(name: &str, work: impl FnOnce() -> icd::Result<Tensor>) -> (Tensor, 
 #[ignore = "it takes a quarter of an hour and 12 GiB of memory"]
 fn a_large_picture_takes_3_gib_in_strips() {
     let side = std::env::var("ICD_SIDE").map_or(2048, |side| side.parse().expect("a side"));
-    let fresh = Fresh::new(0);
+    let fresh = RandomInit::new(0);
     let normal = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
     let latent = (normal(&[1, 4, side / 8, side / 8]) * 0.18215).unwrap();
     let picture = normal(&[1, 3, side, side]).clamp(-1f32, 1f32).unwrap();

@@ -3,12 +3,14 @@
 
 use candle_core::{Device, Tensor};
 use icd::{
+    io::Checkpoint,
     model::{
-        attention::Untouched,
-        diffusers::{unet_config, vae_config},
-        unet::{Input, Unet},
+        Direction,
+        attention::NoControl,
+        config::{unet_config, vae_config},
+        unet::{Unet, UnetInput},
     },
-    nn::{Checkpoint, Weights},
+    nn::Weights,
     noise::Noise,
     picture::{Picture, Size},
     prompt::{Refine, Replace},
@@ -45,7 +47,7 @@ fn tokens_are_those_of_transformers() {
         for case in list(&golden.settings["tokens"]) {
             let prompt = case["prompt"].as_str().unwrap();
             let ids: Vec<u64> = tokenizers
-                .read(prompt)
+                .tokenize(prompt)
                 .unwrap()
                 .ids()
                 .iter()
@@ -61,9 +63,10 @@ fn every_word_finds_its_tokens() {
     let golden = Golden::of("sd");
     let tokenizers = model(&golden.folder).tokenizers().unwrap();
     for case in list(&golden.settings["words"]) {
-        let prompt = tokenizers.read(case["prompt"].as_str().unwrap()).unwrap();
-        // The oracle splits at single spaces and so lists empty words too.
-        // The oracle splits at single spaces; words are what white space parts.
+        let prompt = tokenizers
+            .tokenize(case["prompt"].as_str().unwrap())
+            .unwrap();
+        // The oracle splits at single spaces, and so lists empty words too.
         let mut expected: Vec<_> = list(&case["tokens"]).iter().map(numbers).collect();
         expected.retain(|tokens| !tokens.is_empty());
         let plain = prompt
@@ -105,7 +108,7 @@ fn alignments_are_those_of_the_reference() {
     for (key, is_refine) in [("refine", true), ("replace", false)] {
         for case in list(&golden.settings[key]) {
             let prompts = strings(&case["prompts"]);
-            let [source, target] = [0, 1].map(|i| tokenizers.read(&prompts[i]).unwrap());
+            let [source, target] = [0, 1].map(|i| tokenizers.tokenize(&prompts[i]).unwrap());
             let context = source.context();
             let found = if is_refine {
                 let Refine { map, keep } = Refine::new(&source, &target);
@@ -139,10 +142,10 @@ fn text_states_are_those_of_transformers() {
             .to_string();
         let source = golden.settings["source"].as_str().unwrap();
         for (name, prompt) in [("source", source), ("empty", ""), ("long", &long)] {
-            let states = reader.read(&[prompt]).unwrap().states;
+            let states = reader.encode(&[prompt]).unwrap().states;
             agree(
                 name,
-                &states.tokens,
+                &states.hidden_states,
                 golden.tensor(&format!("text.{name}")),
                 NETWORK,
             );
@@ -164,10 +167,10 @@ fn several_prompts_are_read_as_each_alone() {
     let golden = Golden::of("sdxl");
     let reader = model(&golden.folder).text().unwrap();
     let source = golden.settings["source"].as_str().unwrap();
-    let both = reader.read(&["", source]).unwrap().states;
+    let both = reader.encode(&["", source]).unwrap().states;
     agree(
         "second row",
-        &both.tokens.narrow(0, 1, 1).unwrap(),
+        &both.hidden_states.narrow(0, 1, 1).unwrap(),
         golden.tensor("text.source"),
         NETWORK,
     );
@@ -186,7 +189,7 @@ fn the_autoencoder_is_that_of_diffusers() {
         let vae = model(&golden.folder).vae().unwrap();
         let scale = vae_config(&golden.folder.join("vae/config.json").into())
             .unwrap()
-            .scale;
+            .scaling_factor;
         let picture = Picture::read(&data("square.png"))
             .unwrap()
             .to_tensor(&Device::Cpu)
@@ -226,7 +229,7 @@ pub(crate) fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
     let text = model(&golden.folder)
         .text()
         .unwrap()
-        .read(&prompts)
+        .encode(&prompts)
         .unwrap()
         .states;
     let guidance: Vec<f64> = list(&settings["w"])
@@ -236,13 +239,13 @@ pub(crate) fn evaluate(golden: &Golden, unet: &Unet, case: &str) -> Tensor {
     let t = Timestep(settings["t"].as_u64().unwrap() as u16);
     let latent = golden.tensor(&format!("unet.{case}.in"));
     unet.forward(
-        Input {
+        UnetInput {
             latent,
             times: &vec![t; guidance.len()],
             guidance: &guidance,
-            text: &unet.read(&text).unwrap(),
+            text: &unet.prepare(&text).unwrap(),
         },
-        &mut Untouched,
+        &mut NoControl,
     )
     .unwrap()
 }
@@ -272,14 +275,14 @@ fn both_adapters_merge_as_in_peft() {
     for family in FAMILIES {
         let golden = Golden::of(family);
         let model = model(&golden.folder);
-        let forward = evaluate(&golden, &model.forward_unet().unwrap(), "square");
+        let forward = evaluate(&golden, &model.unet(Direction::Forward).unwrap(), "square");
         agree(
             "forward",
             &forward,
             golden.tensor("unet.forward.out"),
             NETWORK,
         );
-        let reverse = evaluate(&golden, &model.reverse_unet().unwrap(), "square");
+        let reverse = evaluate(&golden, &model.unet(Direction::Reverse).unwrap(), "square");
         agree(
             "reverse",
             &reverse,
@@ -361,18 +364,18 @@ fn a_network_without_guidance_embedding_runs_unguided_only() {
     let text = model(&golden.folder)
         .text()
         .unwrap()
-        .read(&["a bird"])
+        .encode(&["a bird"])
         .unwrap()
         .states;
     let run = |w: f64| {
         let latent = golden.tensor("unet.square.in");
-        let input = Input {
+        let input = UnetInput {
             latent,
             times: &[Timestep(519)],
             guidance: &[w],
-            text: &unet.read(&text).unwrap(),
+            text: &unet.prepare(&text).unwrap(),
         };
-        unet.forward(input, &mut Untouched)
+        unet.forward(input, &mut NoControl)
     };
     assert!(run(0.0).is_ok());
     assert!(

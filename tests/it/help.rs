@@ -113,7 +113,7 @@ fn failures() -> Vec<Run> {
         with("--blend cat:dog"),
         with("--blend bird"),
         with("--cross-replace 3"),
-        with("--forward-path 999,19"),
+        with("--forward-timesteps 999,19"),
         with("--device gpu"),
         with("--device metal"),
         with("--output picture.gif"),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use icd::hub::{Cache, Hub, Need, Patience, Plan, Progress, Repository};
+use icd::hub::{Cache, DownloadPlan, Hub, Progress, Repository, RequiredFile, RetryPolicy};
 use tempfile::TempDir;
 
 use crate::support::{Done, Run, data, icd};
@@ -23,7 +23,7 @@ const ADAPTERS: &str = "dbaranchuk/icd-lora-sd15";
 const BASE: &str = "stable-diffusion-v1-5/stable-diffusion-v1-5";
 
 /// A hub without mercy for tests that wait.
-const HASTE: Patience = Patience {
+const HASTE: RetryPolicy = RetryPolicy {
     stall: Duration::from_millis(600),
     pause: Duration::from_millis(1),
     longest: Duration::from_secs(2),
@@ -55,9 +55,9 @@ impl Bench {
         Cache::new(self.folder.path())
     }
 
-    fn plan(&self, name: &str) -> icd::Result<(Hub, Plan)> {
+    fn plan(&self, name: &str) -> icd::Result<(Hub, DownloadPlan)> {
         let hub = Hub::new(&self.hub.endpoint(), self.token.clone(), HASTE)?;
-        let need = Need {
+        let need = RequiredFile {
             repository: Repository::new(REPOSITORY),
             names: vec![name.into()],
             optional: false,
@@ -218,7 +218,11 @@ fn damage_on_the_way_is_found_and_mended_once() {
         let twice = Bench::new(hub_of(&content).failing("/cdn/", [fault.clone(), fault]));
         twice.fails(
             "unet/w.safetensors",
-            &["owner/name/unet/w.safetensors", "what came is", "twice"],
+            &[
+                "owner/name/unet/w.safetensors",
+                "the received file is wrong",
+                "twice",
+            ],
         );
         assert!(twice.contents().is_empty(), "{:?}", twice.contents());
     }
@@ -267,7 +271,7 @@ fn refusals_say_what_to_do() {
     Bench::new(closed()).fails("a.json", &["owner/name", "licence", "HF_TOKEN"]);
     let mut stranger = Bench::new(closed());
     stranger.token = Some("wrong".into());
-    stranger.fails("a.json", &["HF_TOKEN does not open it"]);
+    stranger.fails("a.json", &["HF_TOKEN has no access to it"]);
     Bench::new(FakeHub::new()).fails("a.json", &["owner/name", "no such repository"]);
     Bench::new(hub_of(b"")).fails("b.json", &["owner/name", "it has no b.json"]);
     let gone = hub_of(&weights(5000)).failing("/cdn/", [Fault::Status(404, None)]);
@@ -484,7 +488,7 @@ fn the_first_edit_fetches_the_model_and_the_second_needs_no_network() {
     let first = at(edit(), &hub, home.path()).args("--yes").succeeds();
     for word in [
         "stable-diffusion-v1-5/stable-diffusion-v1-5, licence: a-licence",
-        "are to be fetched from http",
+        "to download from http",
     ] {
         assert!(first.stderr.contains(word), "{}", first.stderr);
     }
@@ -503,7 +507,11 @@ fn nothing_is_fetched_unasked() {
     let (hub, home) = (sd15(), tempfile::tempdir().unwrap());
     let done = at(edit(), &hub, home.path()).fails(
         2,
-        &["nothing was fetched", "--yes", "dbaranchuk/icd-lora-sd15"],
+        &[
+            "cannot ask for confirmation",
+            "--yes",
+            "dbaranchuk/icd-lora-sd15",
+        ],
     );
     assert!(done.files().is_empty());
     assert!(hub.asked("/resolve/").is_empty());
@@ -513,7 +521,7 @@ fn nothing_is_fetched_unasked() {
     let nowhere = edit()
         .env("HF_ENDPOINT", "http://no.such.host.invalid")
         .env("HF_HOME", home.path().display());
-    nowhere.fails(1, &["cannot be reached", "--model"]);
+    nowhere.fails(1, &["cannot be reached", "as the model"]);
 }
 
 #[test]
@@ -522,7 +530,7 @@ fn models_are_listed_fetched_and_verified() {
     let run = |words: &str| at(icd("model").args(words), &hub, home.path());
     let before = run("list").succeeds().stdout;
     assert!(
-        before.contains("sd15    not fetched") && before.contains("shapes  part of the program"),
+        before.contains("sd15    not fetched") && before.contains("shapes  built in"),
         "{before}"
     );
     run("verify sd15").fails(1, &["it is not in the cache", "icd model fetch"]);

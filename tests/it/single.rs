@@ -293,7 +293,7 @@ fn a_single_files_unet_may_be_taken_alone() {
 }
 
 /// An adapter of rank 2 for a layer of the UNet and one of the text encoder.
-fn style() -> (TempDir, PathBuf) {
+pub(crate) fn style() -> (TempDir, PathBuf) {
     let wave = |shape: &[usize], phase: f32| {
         let values = (0..shape.iter().product()).map(|i: usize| (i as f32 + phase).sin());
         Tensor::from_vec(values.collect::<Vec<_>>(), shape, &Device::Cpu).expect("a wave")

@@ -9,7 +9,7 @@ use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor, safetensors};
 use icd::{
     model::{Model, ModelChoice},
-    nn::Storage,
+    nn::Placement,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,8 +22,8 @@ pub(crate) fn data(name: &str) -> PathBuf {
 }
 
 /// f32 on the CPU.
-pub(crate) fn plain() -> Storage {
-    Storage::plain()
+pub(crate) fn plain() -> Placement {
+    Placement::cpu_f32()
 }
 
 /// A model folder, opened.
@@ -87,6 +87,10 @@ pub(crate) fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 
 /// Asserts that two tensors agree to `tolerance`, relative.
 #[track_caller]
+#[expect(
+    clippy::print_stdout,
+    reason = "`--nocapture` shows how close they are"
+)]
 pub(crate) fn agree(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     let distance = distance(found, expected);
     println!("{what}: {distance:.1e} apart, allowed {tolerance:.0e}");

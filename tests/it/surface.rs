@@ -51,7 +51,7 @@ fn outside_of_a_mask_the_source_stays() {
 
 #[test]
 fn the_photos_size_comes_back_in_every_fit() {
-    for fit in ["keep", "stretch", "crop", "pad"] {
+    for fit in ["aspect", "stretch", "crop", "pad"] {
         let done = edit("photo.png")
             .args("--restore-size --fit")
             .args(fit)
@@ -89,7 +89,7 @@ fn a_comparison_shows_source_reconstruction_and_every_edit() {
 fn heat_maps_show_every_word_of_every_prompt() {
     for control in ["auto", "none"] {
         let done = edit("square.png")
-            .args("--size 64 --attention looks --control")
+            .args("--size 64 --attention-maps looks --control")
             .args(control)
             .succeeds();
         for sheet in ["looks/source.png", "looks/target.png"] {
@@ -107,7 +107,7 @@ fn heat_maps_show_every_word_of_every_prompt() {
 fn a_look_at_the_maps_changes_no_pixel() {
     let plain = edit("square.png").args("--size 64").succeeds();
     let looked = edit("square.png")
-        .args("--size 64 --attention looks")
+        .args("--size 64 --attention-maps looks")
         .succeeds();
     let pixels = |done: &crate::support::Done| read(&done.path("out.png")).pixels().to_vec();
     let (plain, looked) = (pixels(&plain), pixels(&looked));
@@ -325,7 +325,7 @@ fn words_that_are_not_read_are_named() {
             _ => run.path("--image", &data("square.png")),
         };
         let told = run.with(flag, &long).succeeds().stderr;
-        assert!(told.contains("does not read: a a a"), "{verb}: {told}");
+        assert!(told.contains("ignored: a a a"), "{verb}: {told}");
     }
 }
 
@@ -347,7 +347,7 @@ fn what_cannot_be_written_is_found_before_the_work() {
     let sheet = edit().folder("d.png").args("-o a.png --comparison d.png");
     before(sheet, "this is a folder");
     let cache = edit().file("notes", b"").args("-o a.png --cache notes");
-    before(cache, "this is no folder");
-    let ends = edit().args("-o a.png --reverse-path 500,0").succeeds();
-    assert!(ends.stderr.contains("ends at 999"), "{}", ends.stderr);
+    before(cache, "this is not a folder");
+    let ends = edit().args("-o a.png --reverse-timesteps 500,0").succeeds();
+    assert!(ends.stderr.contains("end at 999"), "{}", ends.stderr);
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::PathBuf, process::Stdio, thread, time::Duration};
 
 use assert_cmd::{Command, assert::Assert};
-use icd::nn::Checkpoint;
+use icd::io::Checkpoint;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tempfile::TempDir;
@@ -22,8 +22,8 @@ impl Training {
         }
         let model = data("sd");
         let text = format!(
-            "model = '{}'\ndata = \".\"\nout = \"{stage}\"\nbatch = 2\nrate = 1e-3\nrank = 4\n\
-             save_every = 2\nsize = 32\naverage = 0.9\n{more}\n",
+            "model = '{}'\ndata = \".\"\nout = \"{stage}\"\nbatch = 2\nlearning_rate = 1e-3\nrank = 4\n\
+             save_every = 2\nsize = 32\nema_decay = 0.9\n{more}\n",
             model.display()
         );
         fs::write(folder.path().join("run.toml"), text).unwrap();
@@ -81,6 +81,7 @@ fn distilling_writes_adapters_that_edit() {
 #[test]
 fn a_resumed_distillation_ends_where_an_uninterrupted_one_does() {
     const UNET: &str = "guidance/unet/diffusion_pytorch_model.safetensors";
+    // The former names of the keys.
     let frugal = "\nrecompute = true\nparts = 2\nat_once = 2\nsample_every = 2";
     for (stage, result, more) in [
         ("consistency", FORWARD, ""),
@@ -131,7 +132,7 @@ fn a_teacher_without_guidance_learns_to_take_it() {
     };
     let tensors = names.into_iter().map(load).collect();
     let file = unet.join("diffusion_pytorch_model.safetensors");
-    icd::latents::write_tensors(&file, &tensors, HashMap::new()).unwrap();
+    icd::io::write_tensors(&file, &tensors, HashMap::new()).unwrap();
     let config = fs::read_to_string(data("sd/unet/config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
     config["time_cond_proj_dim"] = serde_json::Value::Null;
@@ -159,10 +160,13 @@ fn a_run_file_with_a_fault_is_told() {
         ("steps = 1\nguidance = []", "guidance must be"),
         ("steps = 1\nforward_path = [19, 9]", "climb"),
         ("steps = 1\nforward_path = [19, 499]", "end at 999"),
-        ("steps = 1\nreverse_path = [999, 500, 0]", "visit 500"),
         (
-            "steps = 1\nparts = 3",
-            "parts must be from 1 to the batch of 2",
+            "steps = 1\nreverse_path = [999, 500, 0]",
+            "500 is not a timestep",
+        ),
+        (
+            "steps = 1\ngradient_accumulation = 3",
+            "gradient_accumulation must be from 1 to the batch of 2",
         ),
     ] {
         let run = Training::new("x", fault).run("consistency", &[]).failure();
@@ -195,16 +199,25 @@ fn assert_near(found: &[f64], expected: &[f64]) {
 fn parts_learn_what_the_whole_batch_learns() {
     let whole = measured("guidance", "");
     assert_eq!(whole.len(), 9, "loss, gradient and step of three steps");
-    assert_near(&measured("guidance", "parts = 2\nat_once = 2"), &whole);
+    assert_near(
+        &measured(
+            "guidance",
+            "gradient_accumulation = 2\nparallel_micro_batches = 2",
+        ),
+        &whole,
+    );
 }
 
 #[test]
 fn recomputing_learns_the_same() {
     for stage in ["guidance", "consistency"] {
         let kept = measured(stage, "");
-        assert_near(&measured(stage, "recompute = true"), &kept);
+        assert_near(&measured(stage, "gradient_checkpointing = true"), &kept);
         assert_near(
-            &measured(stage, "recompute = true\nparts = 2\nat_once = 2"),
+            &measured(
+                stage,
+                "gradient_checkpointing = true\ngradient_accumulation = 2\nparallel_micro_batches = 2",
+            ),
             &kept,
         );
     }

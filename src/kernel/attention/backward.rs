@@ -1,6 +1,6 @@
-//! The way back through attention, which computes the maps anew.
+//! The backward pass of attention, which recomputes the maps.
 //!
-//! With maps p, output o = p v and slopes do: dv = p^T do, dp = do v^T,
+//! With maps p, output o = p v and its gradient do: dv = p^T do, dp = do v^T,
 //! ds = p (dp - rowsum(p dp)) / sqrt(d), dq = ds k and dk = ds^T q.
 
 use std::ops::Range;
@@ -10,23 +10,22 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    super::{
-        op::{self, Gradients},
-        packed::Packed,
-        product::{Matrix, sums},
-        simd::vectorised,
-    },
     Sizes,
     forward::hide,
     from,
     panel::{Online, Row, flat, gather, multiply, pack, rows, unpack, zeros},
     shares,
 };
+use crate::kernel::{
+    gemm::{Matrix, packed::Packed, sums},
+    op::{self, Gradients},
+    simd::vectorised,
+};
 
-/// Panels of queries that one task sums over.
+/// Panels of queries per task.
 const PANELS: usize = 16;
 
-/// The gradients of the tracked ones among q, k and v.
+/// The gradients of q, k and v, if tracked.
 pub(super) fn backward(
     arguments: [&Tensor; 3],
     gradient: &Tensor,
@@ -46,7 +45,7 @@ pub(super) fn backward(
     Ok([next()?, next()?, next()?])
 }
 
-/// The gradients; one that is not wanted is meaningless.
+/// The gradients, undefined for arguments that are not `wanted`.
 fn gradients(values: [&[f32]; 4], wanted: [bool; 3], sizes: Sizes) -> [Vec<f32>; 3] {
     let Sizes {
         b,
@@ -111,7 +110,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// The sum, still nothing, for `count` rows of a matrix.
+    /// Creates a sum, initially zero, for `count` rows of a matrix.
     fn new(rows: Matrix, count: usize, keys: usize) -> Self {
         let place = |row, term| row * rows.stride + term;
         let packed = Packed::from_values(rows.values, (count, rows.terms), place);
@@ -126,7 +125,7 @@ impl Sum {
         }
     }
 
-    /// Adds some rows, with the weights that each key has for them.
+    /// Adds rows, multiplied by the weights of each key.
     #[inline(always)]
     fn add<S: Simd>(&mut self, s: S, weights: Matrix, keys: usize, rows: Range<usize>) {
         let mut scratch = Vec::new();
@@ -142,7 +141,7 @@ impl Sum {
         }
     }
 
-    /// Adds the sums to `out`, whose rows lie `stride` apart.
+    /// Adds the sums to `out`, whose rows are `stride` apart.
     fn add_to(&self, out: &mut [f32], stride: usize) {
         for panel in self.rows.panels() {
             let width = panel.vectors * super::lanes();
@@ -191,7 +190,7 @@ struct Task<'a> {
     sizes: Sizes,
     at: (usize, usize),
     panels: &'a [Range<usize>],
-    /// Whether the gradient of q is wanted.
+    /// Whether the gradient of q is needed.
     queries: bool,
     /// The gradient of k.
     keys: Option<Sum>,
@@ -260,7 +259,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// What the queries see of each key.
+    /// The maps of some queries: a row for each key.
     #[inline(always)]
     fn maps<S: Simd, const V: usize>(&self, s: S, queries: &Range<usize>) -> Vec<Row<S, V>> {
         let Sizes { n, m, d, .. } = self.sizes;
@@ -279,7 +278,7 @@ impl<'a> Task<'a> {
     }
 }
 
-/// The columns of a panel as the weights that each key has for the queries.
+/// The columns of a panel as weights of the queries for each key.
 #[inline(always)]
 fn weights<S: Simd, const V: usize>(panel: &[Row<S, V>], queries: usize) -> Matrix<'_> {
     Matrix {
@@ -289,7 +288,7 @@ fn weights<S: Simd, const V: usize>(panel: &[Row<S, V>], queries: usize) -> Matr
     }
 }
 
-/// Turns slopes of the maps into slopes of the scores.
+/// Converts gradients of the maps to gradients of the scores.
 #[inline(always)]
 fn slope<S: Simd, const V: usize>(s: S, maps: &[Row<S, V>], scale: f32, slopes: &mut [Row<S, V>]) {
     let mut mean = [s.splat_f32s(0.0); V];
@@ -307,7 +306,7 @@ fn slope<S: Simd, const V: usize>(s: S, maps: &[Row<S, V>], scale: f32, slopes: 
     }
 }
 
-/// A task, and where the gradient of its queries goes.
+/// A task, and the output for the gradient of its queries.
 struct Run<'a, 'b, 'c>(&'a mut Task<'b>, &'a mut [&'c mut [f32]]);
 
 impl WithSimd for Run<'_, '_, '_> {

@@ -1,4 +1,4 @@
-//! Attention, a panel of queries at a time.
+//! Attention, one panel of queries at a time.
 
 use std::ops::Range;
 
@@ -6,18 +6,17 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    super::simd::vectorised,
     Sizes, from,
     panel::{Online, Row, gather, multiply, pack, unpack, zeros},
     shares,
 };
+use crate::kernel::simd::vectorised;
 
-/// Keys whose scores are computed at once: a panel of them stays in the
-/// first cache.
+/// Keys whose scores are computed at once: a panel of them fits into the L1 cache.
 const KEYS: usize = 128;
 
-/// The output (b, n, heads * e). If `together`, all images' values are read
-/// through the first image's maps.
+/// The output (b, n, heads * e). If `together`, the first image's maps are applied to all
+/// images' values.
 pub(super) fn attend(arguments: [&[f32]; 3], sizes: Sizes, together: bool) -> Vec<f32> {
     let Sizes { b, heads, n, e, .. } = sizes;
     let panels = sizes.panels();
@@ -46,7 +45,7 @@ pub(super) fn attend(arguments: [&[f32]; 3], sizes: Sizes, together: bool) -> Ve
     out
 }
 
-/// One head of one panel of queries, read for some images.
+/// One head of one panel of queries, for some images.
 struct Task<'a, 'b> {
     arguments: [&'a [f32]; 3],
     sizes: Sizes,
@@ -105,8 +104,8 @@ impl Task<'_, '_> {
     }
 }
 
-/// Hides keys, of which the scores' first row is number `key`, from the
-/// queries before them; the first column is query number `query`.
+/// Masks keys for earlier queries. The first row of the scores is key number `key`, the
+/// first column query number `query`.
 #[inline(always)]
 pub(super) fn hide<S: Simd, const V: usize>(key: usize, query: usize, scores: &mut [Row<S, V>]) {
     for (i, row) in scores.iter_mut().enumerate() {

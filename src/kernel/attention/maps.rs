@@ -1,28 +1,24 @@
-//! Attention maps that exist as a whole, for those who look at them or rewrite
-//! them.
+//! Complete attention maps, for controls that read or rewrite them.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{
-    super::{
-        op,
-        packed::Packed,
-        product::{Matrix, multiply},
-        softmax::normalise,
-    },
-    Sizes, shares, untracked,
+use super::{Sizes, shares, untracked};
+use crate::kernel::{
+    gemm::{Matrix, multiply, packed::Packed},
+    op,
+    softmax::normalise,
 };
 
-/// Queries of one task, at most.
+/// Maximum number of queries per task.
 const QUERIES: usize = 192;
 
-/// Scores of one task, which stay in the second cache until they are maps.
+/// Scores per task, which remain in the L2 cache until the softmax.
 const SCORES: usize = 1 << 17;
 
 /// softmax(q k^T / sqrt(d)) of queries (b, n, heads * d) and keys
-/// (b, m, heads * d): (b, heads, n, m). Each row sums to one. There is no
-/// backward pass: tracked arguments are an error.
+/// (b, m, heads * d): (b, heads, n, m). Not differentiable: tracked arguments are an
+/// error.
 pub fn attention_maps(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of([q, k, k], heads)?;
     untracked("an attention map", &[q, k])?;
@@ -30,13 +26,12 @@ pub fn attention_maps(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
     let mut out = vec![0f32; b * heads * n * m];
     op::with([q, k], |[q, k]| {
         fill_maps(q, &packed_keys(k, sizes), sizes, &mut out);
-        Ok(())
-    })?;
-    op::tensor(out, (b, heads, n, m))
+        op::tensor(out, (b, heads, n, m))
+    })
 }
 
-/// Reads values (b, m, heads * e) through maps (b, heads, n, m), contiguous:
-/// (b, n, heads * e). There is no backward pass: tracked arguments are an error.
+/// Applies maps (b, heads, n, m) to values (b, m, heads * e): (b, n, heads * e). Not
+/// differentiable: tracked arguments are an error.
 pub fn read_maps(maps: &Tensor, v: &Tensor) -> Result<Tensor> {
     let ((b, heads, n, m), (_, _, wide)) = (maps.dims4()?, v.dims3()?);
     if v.dims() != [b, m, wide] || heads == 0 || !wide.is_multiple_of(heads) || m * wide == 0 {
@@ -56,9 +51,8 @@ pub fn read_maps(maps: &Tensor, v: &Tensor) -> Result<Tensor> {
     let mut out = vec![0f32; b * n * wide];
     op::with([maps, v], |[maps, v]| {
         read(maps, &packed_values(v, sizes), sizes, &mut out);
-        Ok(())
-    })?;
-    op::tensor(out, sizes.output())
+        op::tensor(out, sizes.output())
+    })
 }
 
 fn fill_maps(q: &[f32], keys: &[Packed], sizes: Sizes, out: &mut [f32]) {

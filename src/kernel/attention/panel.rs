@@ -1,37 +1,37 @@
 //! The two products of attention, on panels.
 //!
-//! A panel holds a few queries side by side, V vectors of them: its rows are
-//! what the queries have in one place each, such as their scores for one key.
-//! Scores then come from the keys as they lie in memory, and so do the values
-//! that are read; softmax needs no sums across a vector; and no vector is
-//! partly filled because a head's width is no multiple of it.
+//! The columns of a panel are queries, V vectors of them; a row contains one value of
+//! each query, such as the scores for one key. Keys and values are then read in their
+//! memory layout, softmax needs no sums within a vector, and no vector is partially
+//! filled if a head's width is not a multiple of it.
 
 use std::ops::Range;
 
-use pulp::{Simd, bytemuck::cast_slice, bytemuck::cast_slice_mut};
+use pulp::{
+    Simd,
+    bytemuck::{cast_slice, cast_slice_mut},
+};
 
-use super::super::{
-    product::{Matrix, Rows, sums},
+use crate::kernel::{
+    gemm::{Matrix, Rows, sums},
     softmax::exp2,
 };
 
 /// A row of a panel.
 pub(super) type Row<S, const V: usize> = [<S as Simd>::f32s; V];
 
-/// A panel of zeros.
 #[inline(always)]
 pub(super) fn zeros<S: Simd, const V: usize>(s: S, rows: usize) -> Vec<Row<S, V>> {
     vec![[s.splat_f32s(0.0); V]; rows]
 }
 
-/// The values of a panel, row by row.
+/// The values of a panel in row-major order.
 #[inline(always)]
 pub(super) fn flat<S: Simd, const V: usize>(panel: &[Row<S, V>]) -> &[f32] {
     cast_slice(panel.as_flattened())
 }
 
-/// Puts some rows of a matrix, times `factor`, side by side into the first
-/// columns of a panel, which has a row for each of their terms.
+/// Copies rows of a matrix, times `factor`, to the first columns of a panel.
 #[inline(always)]
 pub(super) fn pack<S: Simd, const V: usize>(
     s: S,
@@ -49,7 +49,7 @@ pub(super) fn pack<S: Simd, const V: usize>(
     panel
 }
 
-/// Overwrites rows with the first columns.
+/// Copies the first columns of a panel to rows.
 #[inline(always)]
 pub(super) fn unpack<S: Simd, const V: usize>(panel: &[Row<S, V>], rows: &mut [&mut [f32]]) {
     let width = V * S::F32_LANES;
@@ -59,7 +59,7 @@ pub(super) fn unpack<S: Simd, const V: usize>(panel: &[Row<S, V>], rows: &mut [&
     }
 }
 
-/// `out` = a b, for as many rows of `a` as `out` has.
+/// `out` = a b, for the first rows of `a`.
 #[inline(always)]
 pub(super) fn multiply<S: Simd, const V: usize>(
     s: S,
@@ -94,11 +94,11 @@ fn multiply_strips<S: Simd, const M: usize, const V: usize>(
     }
 }
 
-/// M rows from one on, the last of `count` repeated.
+/// M rows from `first` on; the last of `count` is repeated.
 #[inline(always)]
 pub(super) fn rows<const M: usize>(a: Matrix<'_>, first: usize, count: usize) -> [&[f32]; M] {
     let mut rows = [&[][..]; M];
-    // A loop, because the closures of arrays' methods are not inlined.
+    // A loop, because closures of array methods are not inlined.
     for (i, row) in rows.iter_mut().enumerate() {
         let at = (first + i.min(count - 1)) * a.stride;
         *row = &a.values[at..][..a.terms];
@@ -106,7 +106,7 @@ pub(super) fn rows<const M: usize>(a: Matrix<'_>, first: usize, count: usize) ->
     rows
 }
 
-/// `out` = shrink out + a^T b: every term of `a`'s rows has a row of `out`.
+/// `out` = shrink out + a^T b.
 #[inline(always)]
 pub(super) fn gather<S: Simd, const V: usize>(
     s: S,
@@ -124,7 +124,7 @@ pub(super) fn gather<S: Simd, const V: usize>(
     gather_strips::<S, 1, V>(s, a, whole + fours, b, shrink, &mut rest[fours..]);
 }
 
-/// Does whole strips of M terms, from `first` on, and returns their terms.
+/// Processes complete strips of M terms from `first` on and returns the number of terms.
 #[inline(always)]
 fn gather_strips<S: Simd, const M: usize, const V: usize>(
     s: S,
@@ -166,8 +166,8 @@ fn gathered<S: Simd, const M: usize, const V: usize>(
     sums
 }
 
-/// The softmax over the rows of panels that come one after another
-/// (M. Milakov and N. Gimelshein, arXiv 1805.02867).
+/// Online softmax over the rows of successive panels (M. Milakov and N. Gimelshein,
+/// arXiv 1805.02867).
 pub(super) struct Online<S: Simd, const V: usize> {
     peak: Row<S, V>,
     sum: Row<S, V>,
@@ -182,8 +182,8 @@ impl<S: Simd, const V: usize> Online<S, V> {
         }
     }
 
-    /// Replaces scores x by 2^(x - peak) with the highest peak so far, and
-    /// returns what earlier results shrink by because of it.
+    /// Replaces scores x by 2^(x - peak) with the maximum so far, and returns the factor
+    /// by which earlier results must be multiplied.
     #[inline(always)]
     pub(super) fn weigh(&mut self, s: S, scores: &mut [Row<S, V>]) -> Row<S, V> {
         let mut shrink = self.peak;

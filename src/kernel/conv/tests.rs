@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Var};
 
-use super::{super::patches::nearest, *};
+use super::{patches::nearest, *};
 
 fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
     let count = shape.0 * shape.1 * shape.2 * shape.3;
@@ -11,9 +11,9 @@ fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
 }
 
 /// candle's convolution, in f64.
-fn plain(x: &Tensor, weight: &Tensor, window: Window) -> Tensor {
+fn plain(x: &Tensor, weight: &Tensor, window: ConvGeometry) -> Tensor {
     let x = x.to_dtype(DType::F64).unwrap().permute((0, 3, 1, 2));
-    let Window {
+    let ConvGeometry {
         stride,
         before,
         after,
@@ -32,14 +32,14 @@ fn gap(a: &Tensor, b: &Tensor) -> f64 {
     gap.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-const HALVING: Window = Window {
+const HALVING: ConvGeometry = ConvGeometry {
     side: 3,
     stride: 2,
     before: 1,
     after: 1,
 };
 
-const LOPSIDED: Window = Window {
+const LOPSIDED: ConvGeometry = ConvGeometry {
     side: 3,
     stride: 2,
     before: 0,
@@ -47,18 +47,18 @@ const LOPSIDED: Window = Window {
 };
 
 /// (window, b, inputs, outputs, h, w)
-fn cases() -> Vec<(Window, usize, usize, usize, usize, usize)> {
+fn cases() -> Vec<(ConvGeometry, usize, usize, usize, usize, usize)> {
     vec![
-        (Window::same(3), 1, 1, 1, 1, 1),
-        (Window::same(3), 2, 5, 3, 7, 4),
-        (Window::same(3), 1, 33, 17, 31, 40),
-        (Window::same(3), 8, 20, 36, 3, 3),
-        (Window::same(1), 3, 130, 9, 5, 6),
-        (Window::same(5), 1, 2, 2, 3, 9),
-        (Window::same(3), 2, 64, 65, 13, 14),
-        (Window::same(3), 1, 80, 128, 34, 70),
-        (Window::same(3), 7, 64, 50, 15, 7),
-        (Window::same(3), 3, 96, 33, 16, 8),
+        (ConvGeometry::same(3), 1, 1, 1, 1, 1),
+        (ConvGeometry::same(3), 2, 5, 3, 7, 4),
+        (ConvGeometry::same(3), 1, 33, 17, 31, 40),
+        (ConvGeometry::same(3), 8, 20, 36, 3, 3),
+        (ConvGeometry::same(1), 3, 130, 9, 5, 6),
+        (ConvGeometry::same(5), 1, 2, 2, 3, 9),
+        (ConvGeometry::same(3), 2, 64, 65, 13, 14),
+        (ConvGeometry::same(3), 1, 80, 128, 34, 70),
+        (ConvGeometry::same(3), 7, 64, 50, 15, 7),
+        (ConvGeometry::same(3), 3, 96, 33, 16, 8),
         (HALVING, 1, 4, 8, 9, 13),
         (HALVING, 2, 17, 5, 1, 2),
         (LOPSIDED, 1, 12, 7, 8, 6),
@@ -71,8 +71,8 @@ fn it_equals_the_definition_for_many_shapes() {
     for (window, b, inputs, outputs, h, w) in cases() {
         let x = waves((b, h, w, inputs), 0.3);
         let weight = waves((outputs, inputs, window.side, window.side), 1.1);
-        let filters = Arc::new(Filters::new(&weight).unwrap());
-        let y = conv2d(&x, &filters, window, Around::default()).unwrap();
+        let filters = Arc::new(PackedConv::new(&weight).unwrap());
+        let y = conv2d(&x, &filters, window, Epilogue::default()).unwrap();
         let scale = (inputs * window.side * window.side) as f64;
         let gap = gap(&y, &plain(&x, &weight, window)) / scale;
         assert!(
@@ -91,14 +91,14 @@ fn an_enlarged_input_needs_no_copy() {
     };
     let copied = x.index_select(&pick(nearest(3, 7)), 1).unwrap();
     let copied = copied.index_select(&pick(nearest(5, 10)), 2).unwrap();
-    let filters = Arc::new(Filters::new(&weight).unwrap());
-    let around = Around {
-        enlarged: Some((7, 10)),
-        ..Around::default()
+    let filters = Arc::new(PackedConv::new(&weight).unwrap());
+    let epilogue = Epilogue {
+        upsample: Some((7, 10)),
+        ..Epilogue::default()
     };
-    let window = Window::same(3);
-    let fused = conv2d(&x, &filters, window, around).unwrap();
-    let apart = conv2d(&copied, &filters, window, Around::default()).unwrap();
+    let window = ConvGeometry::same(3);
+    let fused = conv2d(&x, &filters, window, epilogue).unwrap();
+    let apart = conv2d(&copied, &filters, window, Epilogue::default()).unwrap();
     assert!(gap(&fused, &apart) < 1e-6);
 }
 
@@ -106,15 +106,15 @@ fn an_enlarged_input_needs_no_copy() {
 fn biases_and_residuals_are_added() {
     let (x, weight) = (waves((2, 3, 5, 4), 0.3), waves((7, 4, 3, 3), 1.1));
     let (bias, residual) = (waves((2, 1, 1, 7), 0.), waves((2, 3, 5, 7), 2.));
-    let filters = Arc::new(Filters::new(&weight).unwrap());
+    let filters = Arc::new(PackedConv::new(&weight).unwrap());
     let per_picture = bias.reshape((2, 7)).unwrap();
-    let around = Around {
+    let epilogue = Epilogue {
         bias: Some(&per_picture),
         residual: Some(&residual),
-        enlarged: None,
+        ..Epilogue::default()
     };
-    let y = conv2d(&x, &filters, Window::same(3), around).unwrap();
-    let expected = plain(&x, &weight, Window::same(3));
+    let y = conv2d(&x, &filters, ConvGeometry::same(3), epilogue).unwrap();
+    let expected = plain(&x, &weight, ConvGeometry::same(3));
     let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
     let expected = expected.broadcast_add(&to_f64(&bias)).unwrap();
     assert!(gap(&y, &(expected + to_f64(&residual)).unwrap()) < 1e-4);
@@ -129,7 +129,7 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 /// A convolution is linear in its input and in its weights, so that a step
 /// in any direction changes the loss by exactly gradient times direction.
 #[test]
-fn gradients_tell_the_change_in_any_direction() {
+fn gradients_are_the_slopes_in_any_direction() {
     for (window, b, inputs, outputs, h, w) in cases() {
         let var = |x: Tensor| Var::from_tensor(&x).unwrap();
         let (x_shape, w_shape) = (
@@ -164,15 +164,15 @@ fn gradients_tell_the_change_in_any_direction() {
 
 #[test]
 fn wrong_filters_are_refused() {
-    let window = Window::same(3);
+    let window = ConvGeometry::same(3);
     for weight in [waves((2, 4, 3, 3), 0.), waves((2, 3, 1, 1), 0.)] {
-        let filters = Arc::new(Filters::new(&weight).unwrap());
+        let filters = Arc::new(PackedConv::new(&weight).unwrap());
         assert!(
             conv2d(
                 &waves((1, 4, 4, 3), 0.),
                 &filters,
                 window,
-                Around::default()
+                Epilogue::default()
             )
             .is_err()
         );

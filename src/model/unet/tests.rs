@@ -5,19 +5,19 @@ use candle_core::Device;
 
 use super::*;
 use crate::{
-    model::attention::{Kind, Site, Wish},
-    nn::{Fresh, Storage},
+    model::attention::{AttentionKind, Intervention, Site},
+    nn::{Backend, Placement, RandomInit},
 };
 
 /// Takes every way through attention, and leaves the maps as they are.
 struct EveryWay;
 
 impl AttentionControl for EveryWay {
-    fn wish(&self, site: &Site) -> Wish {
+    fn intervention(&self, site: &Site) -> Intervention {
         match site.kind {
-            Kind::Text if site.level == 0 => Wish::Maps,
-            Kind::Itself if site.level == 1 => Wish::FirstRowsMaps,
-            Kind::Text | Kind::Itself => Wish::Untouched,
+            AttentionKind::CrossAttention if site.level == 0 => Intervention::Maps,
+            AttentionKind::SelfAttention if site.level == 1 => Intervention::FirstRowsMaps,
+            AttentionKind::CrossAttention | AttentionKind::SelfAttention => Intervention::None,
         }
     }
 
@@ -30,19 +30,19 @@ fn config() -> UnetConfig {
     let level = |channels| Level {
         channels,
         heads: 2,
-        depth: 1,
-        depth_up: 1,
+        transformer_layers: 1,
+        transformer_layers_up: 1,
         blocks: 1,
     };
     UnetConfig {
         levels: vec![level(16), level(32)],
-        text_width: 24,
-        groups: 8,
+        cross_attention_dim: 24,
+        norm_num_groups: 8,
         pooled: Some(PooledText {
             width: 12,
             size_width: 8,
         }),
-        side: 8,
+        sample_size: 8,
         ..UnetConfig::sd15()
     }
 }
@@ -54,14 +54,14 @@ fn wave(shape: &[usize]) -> Tensor {
 
 fn noise_by(unet: &Unet) -> Tensor {
     let text = Conditioning {
-        tokens: wave(&[2, 7, 24]),
+        hidden_states: wave(&[2, 7, 24]),
         pooled: Some(wave(&[2, 12])),
     };
-    let input = Input {
+    let input = UnetInput {
         latent: &wave(&[2, 4, 9, 8]), // an odd side, which is not simply doubled on the way up
         times: &[Timestep(998), Timestep(19)],
         guidance: &[0.0, 19.0],
-        text: &unet.read(&text).unwrap(),
+        text: &unet.prepare(&text).unwrap(),
     };
     let eps = unet.forward(input, &mut EveryWay).unwrap();
     assert_eq!(eps.dtype(), DType::F32);
@@ -75,17 +75,16 @@ fn size(x: &Tensor) -> f32 {
 
 #[test]
 fn half_precision_predicts_almost_the_same_noise() {
-    let guide = ("time_embedding.cond_proj.weight", &[16_usize, 32][..]);
-    let storage = Storage::plain();
-    let exact = Fresh::new(0).with(guide.0, guide.1);
-    let exact = Unet::new(&Weights::fresh(&exact, &storage), config()).unwrap();
-    let exact = noise_by(&exact);
-    // Weights that can be trained are not packed for our kernels.
-    let plain = Fresh::new(0).with(guide.0, guide.1).trainable();
-    let mut unet = Unet::new(&Weights::fresh(&plain, &storage), config()).unwrap();
-    unet.compute = DType::F16;
-    unet.embedding.compute = DType::F16;
-    let gap = (noise_by(&unet).detach() - &exact).unwrap();
-    let gap = size(&gap) / size(&exact);
+    let weights = RandomInit::new(0).with("time_embedding.cond_proj.weight", &[16, 32]);
+    let noise_on = |placement: &Placement| {
+        let unet = Unet::new(&Weights::fresh(&weights, placement), config()).unwrap();
+        noise_by(&unet)
+    };
+    let exact = noise_on(&Placement::cpu_f32());
+    let half = noise_on(&Placement {
+        backend: Backend::Composed,
+        ..Placement::new(DType::F16, Device::Cpu)
+    });
+    let gap = size(&(half - &exact).unwrap()) / size(&exact);
     assert!(gap > 0.0 && gap < 3e-3, "{gap}");
 }

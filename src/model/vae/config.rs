@@ -1,54 +1,76 @@
-//! The measures of autoencoders.
+//! The configuration of autoencoders.
 
-use crate::model::stage::Norm;
+use serde::Deserialize;
 
-/// The measures of an autoencoder.
-#[derive(Clone, Debug, PartialEq)]
+use crate::model::resnet::Norm;
+
+/// The configuration of an autoencoder.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct VaeConfig {
     /// Channels of each level, finest first; the picture is halved between them.
-    pub channels: Vec<usize>,
+    pub block_out_channels: Vec<usize>,
     /// Residual blocks per level on the way in; one more on the way out.
-    pub blocks: usize,
+    pub layers_per_block: usize,
     /// Channels of the latent.
     pub latent_channels: usize,
     /// Groups of the norms.
-    pub groups: usize,
-    /// What latents are multiplied with.
-    pub scale: f64,
+    pub norm_num_groups: usize,
+    /// What latents are multiplied with; early files leave it out.
+    #[serde(default = "sd15_scale")]
+    pub scaling_factor: f64,
     /// Whether the middle attends.
-    pub middle_attention: bool,
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+}
+
+fn sd15_scale() -> f64 {
+    VaeConfig::sd15().scaling_factor
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl VaeConfig {
     /// Stable Diffusion 1.5.
     pub fn sd15() -> Self {
         Self {
-            channels: vec![128, 256, 512, 512],
-            blocks: 2,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
             latent_channels: 4,
-            groups: 32,
-            scale: 0.18215,
-            middle_attention: true,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            mid_block_add_attention: true,
         }
     }
 
     /// Stable Diffusion XL.
     pub fn sdxl() -> Self {
         Self {
-            scale: 0.13025,
+            scaling_factor: 0.13025,
             ..Self::sd15()
         }
     }
 
+    /// Channels of the finest and the coarsest level.
+    pub(super) fn ends(&self) -> (usize, usize) {
+        let (first, last) = (
+            self.block_out_channels.first(),
+            self.block_out_channels.last(),
+        );
+        let channels = |level: Option<&usize>| level.copied().unwrap_or_default();
+        (channels(first), channels(last))
+    }
+
     /// Pixels along one side of a latent's value.
     pub fn factor(&self) -> usize {
-        1 << (self.channels.len() - 1)
+        1 << (self.block_out_channels.len() - 1)
     }
 
     /// The norms of its residual blocks.
     pub(super) fn norm(&self) -> Norm {
         Norm {
-            groups: self.groups,
+            groups: self.norm_num_groups,
             eps: 1e-6,
         }
     }
@@ -56,7 +78,12 @@ impl VaeConfig {
     /// Channels at the picture's own size: what the blocks make there, and the
     /// most that there are, on the way out before the first of them.
     pub(super) fn finest(&self) -> [usize; 2] {
-        let channels = |level: usize| self.channels.get(level).copied().unwrap_or_default();
+        let channels = |level: usize| {
+            self.block_out_channels
+                .get(level)
+                .copied()
+                .unwrap_or_default()
+        };
         [channels(0), channels(0).max(channels(1))]
     }
 }

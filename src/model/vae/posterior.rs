@@ -1,4 +1,4 @@
-//! What the encoder tells of a picture: a distribution of latents.
+//! The encoder's output for a picture: a distribution of latents: a distribution of latents.
 
 use candle_core::{Shape, Tensor};
 
@@ -8,39 +8,35 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Posterior {
     mean: Tensor,
-    deviation: Tensor,
+    std: Tensor,
     scale: f64,
 }
 
 impl Posterior {
     /// The distribution of an unscaled mean and deviation (b, 4, h, w).
-    pub(super) fn encoded(mean: Tensor, deviation: Tensor, scale: f64) -> Self {
-        Self {
-            mean,
-            deviation,
-            scale,
-        }
+    pub(super) fn encoded(mean: Tensor, std: Tensor, scale: f64) -> Self {
+        Self { mean, std, scale }
     }
 
     /// The distribution of this mean and deviation (b, 4, h, w), both scaled.
-    pub fn of(mean: Tensor, deviation: Tensor) -> Result<Self> {
-        match mean.shape() == deviation.shape() {
+    pub fn of(mean: Tensor, std: Tensor) -> Result<Self> {
+        match mean.shape() == std.shape() {
             true => Ok(Self {
                 mean,
-                deviation,
+                std,
                 scale: 1.0,
             }),
             false => Err(Error::setting(format!(
-                "a mean of {:?} and a deviation of {:?} make no distribution",
+                "a mean of {:?} and a std of {:?} make no distribution",
                 mean.dims(),
-                deviation.dims()
+                std.dims()
             ))),
         }
     }
 
     /// The scaled mean and deviation (b, 4, h, w).
     pub fn parts(&self) -> Result<[Tensor; 2]> {
-        Ok([(&self.mean * self.scale)?, (&self.deviation * self.scale)?])
+        Ok([(&self.mean * self.scale)?, (&self.std * self.scale)?])
     }
 
     /// Some rows, in any order and number.
@@ -50,7 +46,7 @@ impl Posterior {
         let pick = |x: &Tensor| x.index_select(&rows, 0);
         Ok(Self {
             mean: pick(&self.mean)?,
-            deviation: pick(&self.deviation)?,
+            std: pick(&self.std)?,
             scale: self.scale,
         })
     }
@@ -67,14 +63,14 @@ impl Posterior {
 
     /// How far it is from standard normal noise, as the mean over all values of
     /// their Kullback-Leibler divergence (arXiv 1312.6114, appendix B).
-    pub fn divergence(&self) -> Result<Tensor> {
-        let variance = self.deviation.sqr()?;
+    pub fn kl(&self) -> Result<Tensor> {
+        let variance = self.std.sqr()?;
         let spread = ((self.mean.sqr()? + &variance)? - variance.log()?)?;
         Ok(((spread - 1.0)? * 0.5)?.mean_all()?)
     }
 
     /// The scaled sample (b, 4, h, w) that normal `noise` of that shape picks.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
-        Ok(((&self.mean + (&self.deviation * noise)?)? * self.scale)?)
+        Ok(((&self.mean + (&self.std * noise)?)? * self.scale)?)
     }
 }

@@ -11,11 +11,11 @@ use std::ops::Range;
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::{super::stage::Resnet, tiling::Plan};
+use super::tiling::StripPlan;
 use crate::{
     error::Result,
-    kernel::GroupSums,
-    nn::{Conv2d, Extras, GroupNorm},
+    model::resnet::Resnet,
+    nn::{Conv2d, Epilogue, GroupNorm, GroupSums},
 };
 
 /// Some rows of a picture.
@@ -76,12 +76,12 @@ pub(super) struct Strips<'a> {
     /// (b, h, w, c) before it is enlarged.
     size: [usize; 4],
     enlarging: Option<&'a Conv2d>,
-    plan: Plan,
+    plan: StripPlan,
 }
 
 impl<'a> Strips<'a> {
     /// A picture (b, h, w, c) in one piece.
-    pub(super) fn whole(x: Tensor, plan: Plan) -> Result<Self> {
+    pub(super) fn whole(x: Tensor, plan: StripPlan) -> Result<Self> {
         let (b, height, w, c) = x.dims4()?;
         Ok(Self {
             bands: vec![Band { x, top: 0, height }],
@@ -92,7 +92,7 @@ impl<'a> Strips<'a> {
     }
 
     /// A picture of these strips, which are joined if it may be whole.
-    fn of(bands: Vec<Band>, plan: Plan) -> Result<Self> {
+    fn of(bands: Vec<Band>, plan: StripPlan) -> Result<Self> {
         let first = bands.first().expect("a picture has rows");
         let (b, _, w, c) = first.x.dims4()?;
         let strips = Self {
@@ -128,7 +128,7 @@ impl<'a> Strips<'a> {
         self.remade(height, around(2), |x| {
             let y = enter(&x)?.map(|y| block.norm2.forward_silu_by(&second, y))?;
             let x = x.rows(&y.range())?;
-            y.map(|y| block.leave(y, &x.x))?.known()
+            y.map(|y| block.output(y, &x.x))?.known()
         })
     }
 
@@ -253,9 +253,9 @@ impl<'a> Strips<'a> {
         };
         let small = self.held(&self.behind(rows))?;
         let (_, h, w, _) = small.x.dims4()?;
-        let enlarging = Extras {
-            enlarged: Some((2 * h, 2 * w)),
-            ..Extras::default()
+        let enlarging = Epilogue {
+            upsample: Some((2 * h, 2 * w)),
+            ..Epilogue::default()
         };
         let large = Band {
             x: conv.forward_with(&small.x, enlarging)?,

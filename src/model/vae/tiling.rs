@@ -32,13 +32,13 @@ const ROWS: usize = 48;
 impl Tiling {
     /// The plan for pictures at whose size a block's result takes `made` bytes
     /// and the largest activation `most`.
-    pub(super) fn plan(self, [made, most]: [usize; 2]) -> Plan {
+    pub(super) fn plan(self, [made, most]: [usize; 2]) -> StripPlan {
         let whole = match self {
             Self::Auto if most > LARGEST => WHOLE,
             Self::On => 0,
             Self::Auto | Self::Off => usize::MAX,
         };
-        Plan {
+        StripPlan {
             rows: ROWS,
             whole,
             held: made,
@@ -48,7 +48,7 @@ impl Tiling {
 
 /// How pictures are cut.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(super) struct StripPlan {
     /// Rows of a strip.
     pub(super) rows: usize,
     /// Bytes up to which an activation is whole.
@@ -58,7 +58,7 @@ pub(super) struct Plan {
     pub(super) held: usize,
 }
 
-impl Plan {
+impl StripPlan {
     /// Whether there is anything that it cuts.
     pub(super) fn cuts_any(self) -> bool {
         self.whole < usize::MAX

@@ -1,38 +1,38 @@
 use candle_core::{DType, Device};
 
-use super::{
-    super::{Tiling, Vae, VaeConfig},
-    *,
+use super::*;
+use crate::{
+    model::vae::{Tiling, Vae, VaeConfig},
+    nn::{Placement, RandomInit, Weights},
 };
-use crate::nn::{Fresh, Storage, Weights};
 
-/// The measures of a toy.
+/// The configuration of a toy.
 fn toy() -> VaeConfig {
     VaeConfig {
-        channels: vec![16, 32, 64],
-        blocks: 1,
+        block_out_channels: vec![16, 32, 64],
+        layers_per_block: 1,
         latent_channels: 4,
-        groups: 8,
-        scale: 0.5,
-        middle_attention: false,
+        norm_num_groups: 8,
+        scaling_factor: 0.5,
+        mid_block_add_attention: false,
     }
 }
 
 /// Wide enough for every kernel, with all that there is.
 fn small() -> VaeConfig {
     VaeConfig {
-        channels: vec![64, 64, 96],
-        blocks: 2,
-        groups: 16,
-        middle_attention: true,
+        block_out_channels: vec![64, 64, 96],
+        layers_per_block: 2,
+        norm_num_groups: 16,
+        mid_block_add_attention: true,
         ..toy()
     }
 }
 
 fn vae(config: VaeConfig, dtype: DType) -> Vae {
     let device = Device::Cpu;
-    let storage = Storage { dtype, device };
-    Vae::new(&Weights::fresh(&Fresh::new(3), &storage), config).unwrap()
+    let placement = Placement::new(dtype, device);
+    Vae::new(&Weights::fresh(&RandomInit::new(3), &placement), config).unwrap()
 }
 
 /// Values (b, h, w, c) that differ from place to place, in their spread too.
@@ -52,15 +52,15 @@ fn gap(found: &Tensor, expected: &Tensor) -> f32 {
 }
 
 /// Strips of different heights, with pictures of some levels whole or held.
-fn plans() -> Vec<Plan> {
-    let plan = |rows, whole, held| Plan { rows, whole, held };
+fn plans() -> Vec<StripPlan> {
+    let plan = |rows, whole, held| StripPlan { rows, whole, held };
     let heights = [1, 2, 3, 5, 8, 13, 1000];
     let cut = heights.map(|rows| [plan(rows, 0, 0), plan(rows, 0, usize::MAX)]);
     let partly = [20_000, 50_000, 200_000].map(|whole| [plan(4, whole, 0), plan(6, whole, whole)]);
     [cut.as_flattened(), partly.as_flattened()].concat()
 }
 
-fn whole() -> Plan {
+fn whole() -> StripPlan {
     Tiling::Off.plan([0, 0])
 }
 
@@ -69,13 +69,13 @@ fn check(vae: &Vae, sizes: &[(usize, usize, usize)]) {
     for &(b, h, w) in sizes {
         let latent = uneven((b, h, w, 4));
         let picture = uneven((b, 4 * h + 1, 4 * w + 3, 3));
-        let decoded = vae.decoder.forward(&latent, whole()).unwrap();
-        let encoded = vae.encoder.forward(picture.clone(), whole()).unwrap();
+        let decoded = vae.decoder.decode(&latent, whole()).unwrap();
+        let encoded = vae.encoder.encode(picture.clone(), whole()).unwrap();
         for plan in plans() {
-            let found = vae.decoder.forward(&latent, plan).unwrap();
+            let found = vae.decoder.decode(&latent, plan).unwrap();
             let apart = gap(&found, &decoded);
             assert!(apart < 1e-5, "{plan:?}: decoded {apart} apart");
-            let found = vae.encoder.forward(picture.clone(), plan).unwrap();
+            let found = vae.encoder.encode(picture.clone(), plan).unwrap();
             let apart = gap(&found, &encoded);
             assert!(apart < 1e-5, "{plan:?}: encoded {apart} apart");
         }
@@ -128,7 +128,7 @@ fn the_sizes_that_are_cut_by_themselves_are_those_that_are_told() {
 
 #[test]
 fn what_a_strip_no_longer_sees_is_dropped() {
-    let plan = Plan {
+    let plan = StripPlan {
         rows: 2,
         whole: 0,
         held: 0,

@@ -1,0 +1,156 @@
+//! The flags that control an edit.
+
+use clap::{Args, ValueEnum};
+use icd::{
+    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
+    guidance::{Guidance, Tau},
+    model::Model,
+    pipeline::{Edit, Outputs},
+};
+
+use super::values::{AmplifyValue, BlendValue, CrossReplace, EarlyPrompt};
+
+/// What preserves the picture, and how far the edit goes.
+#[derive(Args)]
+#[command(next_help_heading = "Strength and control")]
+pub(crate) struct ControlArgs {
+    /// Guidance scale of the target prompt [default: 19 for SD1.5, 7 for SDXL, or as the
+    /// model's icd.toml says].
+    #[arg(long)]
+    guidance: Option<f64>,
+    /// The fraction of the timesteps, from clean (0) to noise (1), above which guidance is off; a lower
+    /// tau preserves more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7,
+    /// depending on the reverse adapter's timesteps, or as the model's icd.toml says].
+    #[arg(long)]
+    tau: Option<Tau>,
+    /// How cross-attention follows the source (prompt-to-prompt).
+    #[arg(long, default_value = "auto")]
+    control: ModeValue,
+    /// The fraction of steps in which cross-attention follows the source; word=FRACTION
+    /// or word=FROM..TO for one word [default: 0.3].
+    #[arg(long, value_name = "FRACTION")]
+    cross_replace: Vec<CrossReplace>,
+    /// The fraction of steps in which self-attention, which sets the layout, is the
+    /// source's; or FROM..TO.
+    #[arg(long, value_name = "FRACTION", default_value = "0.6")]
+    self_replace: StepRange,
+    /// Multiply the attention to a target word; auto: each new word by 4 [default: auto].
+    #[arg(long, value_name = "WORD=FACTOR|auto|none")]
+    amplify: Vec<AmplifyValue>,
+    /// Local blend: change the picture only where a source word or its target word is; auto:
+    /// the words that differ; repeat it for several.
+    #[arg(long, value_name = "SRC:TGT|auto")]
+    blend: Vec<BlendValue>,
+    /// The prompt of the targets in the early steps, while guidance is off or reduced (see
+    /// --tau) [default: target; source for SDXL with --control auto].
+    #[arg(long, value_name = "source|target|TEXT")]
+    early_prompt: Option<EarlyPrompt>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeValue {
+    /// Replace if both prompts have the same number of words, else refine; none on SDXL.
+    Auto,
+    /// Attention maps of words one for one.
+    Replace,
+    /// Attention maps of the words that both prompts have.
+    Refine,
+    /// Neither cross- nor self-attention follows the source.
+    None,
+}
+
+impl ControlArgs {
+    /// The edit of a source prompt into targets that these flags ask for.
+    pub(crate) fn edit(
+        &self,
+        model: &Model,
+        source: String,
+        targets: Vec<String>,
+    ) -> icd::Result<Edit> {
+        let tau = match self.tau {
+            Some(tau) => tau,
+            None => model.edit_tau()?,
+        };
+        let strength = self.guidance.unwrap_or(model.edit_guidance());
+        Ok(Edit {
+            early_prompt: self.early_prompt(model, &source),
+            source,
+            targets,
+            guidance: Guidance::new(strength, tau)?,
+            control: self.plan(model),
+            mask: None,
+            outputs: Outputs::default(),
+        })
+    }
+
+    fn plan(&self, model: &Model) -> ControlPlan {
+        let mode = match self.control {
+            ModeValue::Auto if !model.family().edits_by_attention() => CrossControl::None,
+            ModeValue::Auto => CrossControl::Auto,
+            ModeValue::Replace => CrossControl::Replace,
+            ModeValue::Refine => CrossControl::Refine,
+            ModeValue::None => CrossControl::None,
+        };
+        ControlPlan {
+            mode,
+            cross: self.cross(),
+            self_replace: self.self_replace,
+            amplify: self.amplify(),
+            blend: self.blend(),
+        }
+    }
+
+    fn cross(&self) -> CrossReplaceSteps {
+        let mut reach = CrossReplaceSteps {
+            default: StepRange::CROSS,
+            words: Vec::new(),
+        };
+        for value in &self.cross_replace {
+            match value {
+                CrossReplace::All(span) => reach.default = *span,
+                CrossReplace::Word(word, span) => reach.words.push((word.clone(), *span)),
+            }
+        }
+        reach
+    }
+
+    fn amplify(&self) -> Amplify {
+        let word = |value: &AmplifyValue| match value {
+            AmplifyValue::Word(word, factor) => Some((word.clone(), *factor)),
+            AmplifyValue::Auto | AmplifyValue::None => None,
+        };
+        let auto =
+            self.amplify.is_empty() || self.amplify.iter().any(|v| matches!(v, AmplifyValue::Auto));
+        match auto {
+            true => Amplify::Auto,
+            false => Amplify::Words(self.amplify.iter().filter_map(word).collect()),
+        }
+    }
+
+    fn blend(&self) -> Blend {
+        let pair = |value: &BlendValue| match value {
+            BlendValue::Pair(source, target) => Some((source.clone(), target.clone())),
+            BlendValue::Auto => None,
+        };
+        match self
+            .blend
+            .iter()
+            .any(|value| matches!(value, BlendValue::Auto))
+        {
+            true => Blend::Auto,
+            false => Blend::Words(self.blend.iter().filter_map(pair).collect()),
+        }
+    }
+
+    /// The early prompt of the targets: as asked, else the source where the
+    /// family keeps it that way.
+    fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
+        let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
+        match &self.early_prompt {
+            Some(EarlyPrompt::Source) => Some(source.into()),
+            Some(EarlyPrompt::Text(text)) => Some(text.clone()),
+            None if by_default => Some(source.into()),
+            Some(EarlyPrompt::Target) | None => None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The model arguments, shared by every verb that runs a network.
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum, builder::FalseyValueParser};
+use icd::{
+    hub::Cache,
+    model::{Model, ModelChoice, Variant, required_files, vae::Tiling},
+    nn::Placement,
+    pipeline::{Pipeline, Residency},
+    schedule::Timesteps,
+};
+
+use super::{
+    device::{self, DeviceArgs},
+    values::LoraValue,
+};
+use crate::cli::{
+    Console,
+    ui::download::{FetchOptions, fetch_missing},
+};
+
+/// Which model, where and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// sd15, sdxl, shapes (a small bundled model), or a model in the diffusers layout: a
+    /// folder or hub:owner/name[@revision]; its icd.toml may name a UNet, adapters, their
+    /// timesteps and the default guidance.
+    #[arg(
+        long,
+        env = "ICD_MODEL",
+        default_value = "sd15",
+        value_name = "NAME|DIR|HUB"
+    )]
+    model: String,
+    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
+    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
+    #[arg(long)]
+    variant: Option<VariantValue>,
+    /// The UNet: a .safetensors or .pt file, a folder with config.json, or
+    /// hub:owner/name[/file].
+    #[arg(long, value_name = "FILE|DIR|HUB")]
+    unet: Option<String>,
+    /// A single-file checkpoint in Stable Diffusion's original layout: replaces the
+    /// model's UNet, VAE and text encoders; --unet takes precedence over its UNet.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<String>,
+    /// The forward adapter, for inversions.
+    #[arg(long, value_name = "FILE|HUB")]
+    forward_adapter: Option<String>,
+    /// The reverse adapter, for edits and generations.
+    #[arg(long, value_name = "FILE|HUB")]
+    reverse_adapter: Option<String>,
+    /// The forward adapter's timesteps, where its file does not state them.
+    #[arg(long, alias = "forward-path", value_name = "19,259,519,779,999")]
+    forward_timesteps: Option<Timesteps>,
+    /// The reverse adapter's timesteps, where its file does not state them.
+    #[arg(long, alias = "reverse-path", value_name = "999,779,519,259,0")]
+    reverse_timesteps: Option<Timesteps>,
+    /// LoRA alpha of adapters whose files do not state it [default: 8, or as the model's
+    /// icd.toml says].
+    #[arg(long, value_name = "ALPHA")]
+    adapter_alpha: Option<f64>,
+    /// A style LoRA and its weight, applied to editing and generation but not to
+    /// inversion; repeat it for several [default weight: 1].
+    #[arg(long, value_name = "FILE|HUB[=WEIGHT]")]
+    lora: Vec<LoraValue>,
+    /// Download missing weights without asking.
+    #[arg(long, env = "ICD_YES", value_parser = FalseyValueParser::new())]
+    yes: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere (bf16 with
+    /// cuDNN).
+    #[arg(
+        long,
+        env = "ICD_DTYPE",
+        hide_env_values = true,
+        default_value = "auto"
+    )]
+    dtype: DTypeValue,
+    /// Whether the VAE works in strips of rows: the same picture in less memory and more
+    /// time; auto does so above 1024x1024 pixels.
+    #[arg(long, default_value = "auto")]
+    vae_tiling: TilingValue,
+    /// Use less memory, at some cost in precision and time: f16 weights and the VAE in
+    /// strips, unless --dtype and --vae-tiling say otherwise.
+    #[arg(long)]
+    low_memory: bool,
+    /// Which networks stay in memory.
+    #[arg(long, default_value = "one")]
+    residency: ResidencyValue,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ResidencyValue {
+    /// Load each network when needed and free it afterwards: least memory.
+    One,
+    /// Keep each network after its first use.
+    All,
+    /// Like all, with one UNet for both directions, its adapters applied at each step.
+    Shared,
+}
+
+impl From<ResidencyValue> for Residency {
+    fn from(value: ResidencyValue) -> Self {
+        match value {
+            ResidencyValue::One => Self::OneAtATime,
+            ResidencyValue::All => Self::All,
+            ResidencyValue::Shared => Self::Shared,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum VariantValue {
+    #[value(name = "4a")]
+    FourA,
+    #[value(name = "4b")]
+    FourB,
+    #[value(name = "3")]
+    Three,
+}
+
+impl From<VariantValue> for Variant {
+    fn from(value: VariantValue) -> Self {
+        match value {
+            VariantValue::FourA => Self::FourA,
+            VariantValue::FourB => Self::FourB,
+            VariantValue::Three => Self::Three,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DTypeValue {
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TilingValue {
+    Auto,
+    On,
+    Off,
+}
+
+impl ModelArgs {
+    /// Opens the model on its device, fetches what is missing, and reports both.
+    pub(crate) fn open(&self, console: &Console) -> Result<Pipeline> {
+        let device = self.device.open(&|line| console.note(line))?;
+        let placement = Placement::new(self.dtype_on(&device), device);
+        console.note(&format!(
+            "device: {}, weights in {:?}",
+            device::name(&placement.device),
+            placement.dtype
+        ));
+        let choice = self.choice();
+        let yes = self.yes;
+        let missing = || required_files(&choice);
+        console.suspended(|quiet| fetch_missing(&missing, FetchOptions { yes, quiet }))?;
+        let model = Model::open(&choice, placement)?;
+        Ok(Pipeline::new(model, self.residency.into()))
+    }
+
+    fn dtype_on(&self, device: &Device) -> DType {
+        match self.dtype {
+            DTypeValue::Auto if device.is_cpu() && !self.low_memory => DType::F32,
+            // cuDNN sums f16 in f16, but bf16 in f32.
+            DTypeValue::Auto if device.is_cuda() && cfg!(feature = "cudnn") => DType::BF16,
+            DTypeValue::Auto | DTypeValue::F16 => DType::F16,
+            DTypeValue::F32 => DType::F32,
+            DTypeValue::Bf16 => DType::BF16,
+        }
+    }
+
+    fn tiling(&self) -> Tiling {
+        match self.vae_tiling {
+            TilingValue::Auto if !self.low_memory => Tiling::Auto,
+            TilingValue::Auto | TilingValue::On => Tiling::On,
+            TilingValue::Off => Tiling::Off,
+        }
+    }
+
+    fn choice(&self) -> ModelChoice {
+        ModelChoice {
+            model: self.model.clone(),
+            variant: self.variant.map(Into::into),
+            unet: self.unet.clone(),
+            forward_adapter: self.forward_adapter.clone(),
+            reverse_adapter: self.reverse_adapter.clone(),
+            forward_timesteps: self.forward_timesteps.clone(),
+            reverse_timesteps: self.reverse_timesteps.clone(),
+            adapter_alpha: self.adapter_alpha,
+            checkpoint: self.checkpoint.clone(),
+            tiling: self.tiling(),
+            cache: Some(Cache::from_env()),
+            loras: self
+                .lora
+                .iter()
+                .map(|LoraValue(file, share)| (file.clone(), *share))
+                .collect(),
+        }
+    }
+}

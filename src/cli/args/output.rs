@@ -1,0 +1,163 @@
+//! Output files: their names, and whether they may be written.
+
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal, stdout},
+    path::{Path, PathBuf, absolute},
+};
+
+use anyhow::Result;
+use clap::Args;
+use icd::{Error, io::check_writable, picture::Format};
+
+/// The name that stands for stdout.
+const STDOUT: &str = "-";
+
+/// Whether existing files are replaced.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct WriteArgs {
+    /// Overwrite existing files.
+    #[arg(long)]
+    force: bool,
+}
+
+impl WriteArgs {
+    /// Refuses files that could not or must not be written, before the work for
+    /// them is done.
+    pub(crate) fn check<'a>(self, files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for file in files {
+            // x.png and ./x.png are one place.
+            if !seen.insert(absolute(file).unwrap_or_else(|_| file.clone())) {
+                let reason = format!("{}: two outputs have this name", file.display());
+                return Err(Error::setting(reason).into());
+            }
+            self.check_one(file)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses files that exist and must not be replaced.
+    pub(crate) fn check_new(self, files: &[PathBuf]) -> Result<()> {
+        files.iter().try_for_each(|file| self.check_absent(file))
+    }
+
+    fn check_absent(self, file: &Path) -> Result<()> {
+        if !file.is_file() || self.force {
+            return Ok(());
+        }
+        let reason = format!(
+            "{}: this file exists; --force overwrites it",
+            file.display()
+        );
+        Err(Error::setting(reason).into())
+    }
+
+    fn check_one(self, file: &Path) -> Result<()> {
+        if is_stdout(file) {
+            return match stdout().is_terminal() {
+                true => Err(Error::setting(
+                    "-o - writes a picture's bytes, but stdout is a terminal: redirect it to a \
+                     file or a program",
+                )
+                .into()),
+                false => Ok(()),
+            };
+        }
+        if file.is_dir() {
+            let reason = format!("{}: this is a folder; name a file in it", file.display());
+            return Err(Error::setting(reason).into());
+        }
+        self.check_absent(file)?;
+        Ok(check_writable(file)?)
+    }
+}
+
+/// Refuses what is not a folder and cannot become one.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    match folder.exists() {
+        true if folder.is_dir() => Ok(check_writable(&folder.join("new"))?),
+        true => Err(Error::setting(format!("{}: this is not a folder", folder.display())).into()),
+        false => Ok(check_writable(folder)?),
+    }
+}
+
+/// Whether a name stands for stdout.
+pub(crate) fn is_stdout(file: &Path) -> bool {
+    file == Path::new(STDOUT)
+}
+
+/// Refuses stdout for a file that is not the run's picture.
+pub(crate) fn refuse_stdout(file: &Path) -> Result<(), Error> {
+    match is_stdout(file) {
+        true => Err(Error::setting(
+            "- (stdout) is only for the --output of a picture: name a file",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The format that a picture of this name is written in; PNG on stdout.
+pub(crate) fn format(file: &Path) -> Result<Format, Error> {
+    match is_stdout(file) {
+        true => Ok(Format::Png),
+        false => Format::of(file).map_err(|error| Error::setting(error.to_string())),
+    }
+}
+
+/// The name of output `index` of `count`: `out.png` alone, else `out-1.png`, ..
+pub(crate) fn numbered(file: &Path, index: usize, count: usize) -> PathBuf {
+    if count == 1 || is_stdout(file) {
+        return file.into();
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = file
+        .extension()
+        .map(|ending| format!(".{}", ending.to_string_lossy()));
+    file.with_file_name(format!("{stem}-{index}{}", ending.unwrap_or_default()))
+}
+
+/// `in.edited.png` in the current folder, for a picture or dump `in.*`.
+pub(crate) fn beside_name(input: &Path, tag: &str, ending: &str) -> PathBuf {
+    let name = match input.to_string_lossy().as_ref() {
+        "-" => "stdin".into(),
+        _ => input
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let stem = name
+        .split('.')
+        .next()
+        .filter(|stem| !stem.is_empty())
+        .unwrap_or("picture")
+        .to_string();
+    PathBuf::from(format!("{stem}.{tag}{ending}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_named_after_their_input() {
+        let name = |input: &str| {
+            beside_name(Path::new(input), "edited", ".png")
+                .display()
+                .to_string()
+        };
+        assert_eq!(name("a/bird.jpg"), "bird.edited.png");
+        assert_eq!(name("bird.latents.safetensors"), "bird.edited.png");
+        assert_eq!(name("-"), "stdin.edited.png");
+        let number = |count| {
+            numbered(Path::new("x/out.png"), 2, count)
+                .display()
+                .to_string()
+        };
+        assert_eq!(
+            (number(1), number(3)),
+            ("x/out.png".into(), "x/out-2.png".into())
+        );
+    }
+}

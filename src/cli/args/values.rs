@@ -1,0 +1,209 @@
+//! Small languages of single flags.
+
+use std::str::FromStr;
+
+use icd::{Error, control::StepRange, picture::Size};
+
+/// `--cross-replace 0.3` for all words, `--cross-replace bird=0.8` for one.
+#[derive(Clone, Debug)]
+pub(crate) enum CrossReplace {
+    All(StepRange),
+    Word(String, StepRange),
+}
+
+impl FromStr for CrossReplace {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Ok(match text.rsplit_once('=') {
+            Some((word, span)) => Self::Word(word.into(), span.parse()?),
+            None => Self::All(text.parse()?),
+        })
+    }
+}
+
+/// `--amplify auto`, `--amplify none`, `--amplify word=4`.
+#[derive(Clone, Debug)]
+pub(crate) enum AmplifyValue {
+    Auto,
+    None,
+    Word(String, f64),
+}
+
+impl FromStr for AmplifyValue {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let fault = || {
+            Error::setting(format!(
+                "{text:?}: write auto, none, or a word and a factor as in bird=4"
+            ))
+        };
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            pair => {
+                let (word, factor) = pair.rsplit_once('=').ok_or_else(fault)?;
+                let factor = factor
+                    .parse()
+                    .ok()
+                    .filter(|factor: &f64| factor.is_finite());
+                Ok(Self::Word(word.into(), factor.ok_or_else(fault)?))
+            }
+        }
+    }
+}
+
+/// `--blend auto`, `--blend bird:lego`.
+#[derive(Clone, Debug)]
+pub(crate) enum BlendValue {
+    Auto,
+    Pair(String, String),
+}
+
+impl FromStr for BlendValue {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match (text, text.split_once(':')) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
+                Ok(Self::Pair(source.into(), target.into()))
+            }
+            _ => Err(Error::setting(format!(
+                "{text:?}: write auto, or a source word and a target word as in bird:lego"
+            ))),
+        }
+    }
+}
+
+/// `--lora style.safetensors`, `--lora style.safetensors=0.8`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LoraValue(pub(crate) String, pub(crate) f64);
+
+impl FromStr for LoraValue {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let fault = || {
+            Error::setting(format!(
+                "{text:?}: write a file, or a file and a weight as in style.safetensors=0.8"
+            ))
+        };
+        let (file, share) = match text.rsplit_once('=') {
+            Some((file, share)) => (file, share.parse().map_err(|_| fault())?),
+            None => (text, 1.0),
+        };
+        let share = Some(share).filter(|share: &f64| share.is_finite());
+        match file.is_empty() {
+            true => Err(fault()),
+            false => Ok(Self(file.into(), share.ok_or_else(fault)?)),
+        }
+    }
+}
+
+/// `--early-prompt source`, `--early-prompt target`, or a prompt of its own.
+#[derive(Clone, Debug)]
+pub(crate) enum EarlyPrompt {
+    Source,
+    Target,
+    Text(String),
+}
+
+impl FromStr for EarlyPrompt {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "source" => Self::Source,
+            "target" => Self::Target,
+            text => Self::Text(text.into()),
+        })
+    }
+}
+
+/// `--size 512` (a square) or `--size 768x512` (width x height).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SizeValue {
+    Square(usize),
+    Sides(Size),
+}
+
+impl SizeValue {
+    pub(crate) fn size(self) -> Size {
+        match self {
+            Self::Square(side) => Size::new(side, side),
+            Self::Sides(size) => size,
+        }
+    }
+}
+
+impl FromStr for SizeValue {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let fault = || {
+            Error::setting(format!(
+                "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
+            ))
+        };
+        let side = |text: &str| -> Result<usize, Error> {
+            let side = text.trim().parse().ok();
+            side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
+                .ok_or_else(fault)
+        };
+        Ok(match text.split_once(['x', 'X']) {
+            Some((width, height)) => Self::Sides(Size::new(side(width)?, side(height)?)),
+            None => Self::Square(side(text)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_multiples_of_eight() {
+        assert_eq!(
+            "512".parse::<SizeValue>().unwrap().size(),
+            Size::new(512, 512)
+        );
+        assert_eq!(
+            "312x200".parse::<SizeValue>().unwrap().size(),
+            Size::new(312, 200)
+        );
+        for bad in [
+            "",
+            "0",
+            "7",
+            "513",
+            "512x",
+            "x512",
+            "8200",
+            "512x512x512",
+            "-8",
+        ] {
+            assert!(bad.parse::<SizeValue>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn words_may_hold_signs() {
+        assert!(
+            matches!("a=b=2".parse(), Ok(AmplifyValue::Word(word, factor)) if word == "a=b" && factor == 2.0)
+        );
+        assert!(matches!("bird=0.8".parse(), Ok(CrossReplace::Word(..))));
+        for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
+            assert!(bad.parse::<AmplifyValue>().is_err(), "{bad:?}");
+        }
+        let style = "a=b.safetensors=0.5".parse::<LoraValue>().unwrap();
+        assert_eq!(style, LoraValue("a=b.safetensors".into(), 0.5));
+        for bad in ["", "=0.5", "a=", "a=x", "a=nan"] {
+            assert!(bad.parse::<LoraValue>().is_err(), "{bad:?}");
+        }
+        for bad in ["bird", ":", "bird:", ":lego"] {
+            assert!(bad.parse::<BlendValue>().is_err(), "{bad:?}");
+        }
+    }
+}

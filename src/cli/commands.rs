@@ -1,0 +1,9 @@
+//! One module per verb.
+
+pub(crate) mod completions;
+pub(crate) mod distill;
+pub(crate) mod edit;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod invert;
+pub(crate) mod model;

@@ -1,0 +1,307 @@
+//! `icd edit`.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use clap::Args;
+use icd::{
+    Error,
+    io::write_tensors,
+    model::Model,
+    pipeline::{Edit, Edited, Latents, Outputs, Pipeline},
+};
+use serde_json::json;
+
+use crate::cli::{
+    Console, ReportArgs,
+    args::{
+        control::ControlArgs,
+        model::ModelArgs,
+        output::{self, WriteArgs, beside_name, is_stdout, numbered},
+        size::SizeArgs,
+    },
+    canvas::{Frame, Input},
+    inversion::Inversion,
+    picture,
+    settings::Settings,
+    ui::{
+        dry_run,
+        prompts::warn_unread,
+        sheets::{self, Shown},
+    },
+};
+
+/// Edits a picture, given a prompt that describes it and one for the result.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct EditArgs {
+    /// The picture (- for stdin): PNG, JPEG or WebP, recognised by its content.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["latents", "from"])]
+    image: Option<PathBuf>,
+    /// The latents that `icd invert` wrote, in place of a picture.
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    latents: Option<PathBuf>,
+    /// What the picture shows [default with --latents: the prompt of the inversion].
+    #[arg(long, required_unless_present_any = ["latents", "from"])]
+    src_prompt: Option<String>,
+    /// What it should show; repeat it for several edits of one inversion.
+    #[arg(long, required_unless_present = "from")]
+    tgt_prompt: Vec<String>,
+    /// Reuse the prompts, picture and settings in a PNG that `icd edit` wrote; flags
+    /// override them.
+    #[arg(long, value_name = "PNG")]
+    from: Option<PathBuf>,
+    /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Seed of the noise, which is that of PyTorch's CPU generator.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print what would be done (tokens, words, evaluations, memory); load no weights.
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep inversions in this folder and reuse them.
+    #[arg(long, value_name = "DIR", conflicts_with = "latents")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    also: AlsoArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What is written, and how.
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+struct AlsoArgs {
+    /// A mask picture, white where the result may change; scaled to the input picture.
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Scale the result back to the size of the input picture.
+    #[arg(long)]
+    restore_size: bool,
+    /// Source, reconstruction and edits side by side, with captions.
+    #[arg(long, value_name = "FILE")]
+    comparison: Option<PathBuf>,
+    /// Cross-attention maps of each word: source.png, target.png.
+    #[arg(long, alias = "attention", value_name = "DIR")]
+    attention_maps: Option<PathBuf>,
+    /// The final latents of the targets, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+    /// Every intermediate value, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// Leave the settings out of the PNG.
+    #[arg(long)]
+    no_metadata: bool,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
+      --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
+  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
+
+/// Warns where the reverse timesteps do not start where the forward ones end.
+fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
+    let (end, start) = (
+        model.forward_timesteps()?.end(),
+        model.reverse_timesteps()?.start(),
+    );
+    if end != start {
+        console.note(&format!(
+            "warning: forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
+            end.0, start.0
+        ));
+    }
+    Ok(())
+}
+
+impl EditArgs {
+    pub(crate) fn run(&self, settings: Settings) -> Result<()> {
+        let mut console = Console::new(self.report, self.also.dump.is_some());
+        let outputs = self.checked_outputs()?;
+        let input = self.read()?;
+        let pipeline = self.model.open(&console)?;
+        let model = pipeline.model();
+        let frame = Frame::of(&input, self.size, model)?;
+        if self.also.restore_size {
+            frame.check_restorable()?;
+        }
+        let request = self.request(model, &input, &frame)?;
+        let prompts = request.tokenize(model)?;
+        let rows = request.rows_evaluated(model, &prompts)?; // unknown words end here
+        warn_unread(&prompts, &console);
+        if frame.is_photo() {
+            warn_of_gap(model, &console)?;
+        }
+        if self.dry_run {
+            console.clear();
+            let worked = (&frame, rows);
+            return dry_run::print_edit(model, &request, &prompts, worked, self.report.json);
+        }
+        let inverted = self.inverted(&pipeline, &input, &frame, &mut console)?;
+        let edited = pipeline.edit(&inverted, &request, &mut console)?;
+        self.write(
+            &pipeline,
+            &edited,
+            (&frame, &outputs),
+            settings,
+            &mut console,
+        )?;
+        console.write_dump(self.also.dump.as_deref(), 0)?;
+        console.finish();
+        let (source, seed) = (&request.source, self.seed);
+        outputs
+            .iter()
+            .zip(&request.targets)
+            .try_for_each(|(output, target)| {
+                let facts = json!({ "source": source, "target": target, "seed": seed });
+                console.result(output, 0, facts)
+            })
+    }
+
+    /// The names of the edited pictures. All files of the run can be written.
+    fn checked_outputs(&self) -> Result<Vec<PathBuf>> {
+        let (output, count) = (self.output(), self.tgt_prompt.len());
+        if is_stdout(&output) && (count > 1 || self.report.json) {
+            let reason = "-o - writes one picture to stdout: use one --tgt-prompt and no --json";
+            return Err(Error::setting(reason).into());
+        }
+        output::format(&output)?;
+        let outputs: Vec<_> = (1..=count).map(|i| numbered(&output, i, count)).collect();
+        let also = &self.also;
+        if let Some(comparison) = &also.comparison {
+            output::format(comparison)?;
+        }
+        let sheets = also
+            .attention_maps
+            .iter()
+            .flat_map(|folder| sheets::files(folder, count));
+        let sheets: Vec<_> = sheets.collect();
+        let beside = [&also.comparison, &also.save_latents, &also.dump];
+        let beside = beside.into_iter().flatten();
+        beside
+            .clone()
+            .try_for_each(|file| output::refuse_stdout(file))?;
+        if !self.dry_run {
+            also.write.check(outputs.iter().chain(beside))?;
+            also.attention_maps
+                .iter()
+                .try_for_each(|folder| output::check_folder(folder))?;
+            also.write.check_new(&sheets)?;
+        }
+        Ok(outputs)
+    }
+
+    fn output(&self) -> PathBuf {
+        let input = self.image.as_ref().or(self.latents.as_ref());
+        let named_after = |input: &PathBuf| beside_name(input, "edited", ".png");
+        let given = self.output.clone();
+        given.or_else(|| input.map(named_after)).unwrap_or_default()
+    }
+
+    /// What is edited, read before a model is opened.
+    fn read(&self) -> Result<Input> {
+        match (&self.image, &self.latents) {
+            (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),
+            (None, Some(dump)) => Ok(Input::Dump(dump.clone(), Latents::read(dump)?)),
+            (None, None) => bail!(Error::setting("no input: pass --image or --latents")),
+        }
+    }
+
+    fn request(&self, model: &Model, input: &Input, frame: &Frame) -> Result<Edit> {
+        let source = match (&self.src_prompt, input) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, Input::Dump(_, latents)) => latents.prompt.clone(),
+            (None, Input::Photo(_)) => String::new(),
+        };
+        let request = self.control.edit(model, source, self.tgt_prompt.clone())?;
+        let also = &self.also;
+        let mask = also.mask.as_deref().map(picture::read).transpose()?;
+        let mask = mask.map(|mask| frame.latent_mask(&mask, model.device()));
+        let attention = also.attention_maps.is_some();
+        let source = attention || also.dump.is_some() || also.comparison.is_some();
+        Ok(Edit {
+            mask: mask.transpose()?,
+            outputs: Outputs { source, attention },
+            ..request
+        })
+    }
+
+    fn inverted(
+        &self,
+        pipeline: &Pipeline,
+        input: &Input,
+        frame: &Frame,
+        console: &mut Console,
+    ) -> Result<Tensor> {
+        let model = pipeline.model();
+        let latents = match input {
+            Input::Photo(photo) => {
+                let inversion = Inversion {
+                    pipeline,
+                    photo,
+                    placed: frame.placed().cloned().context("a photo is placed")?,
+                    canvas: self.size.canvas(model)?,
+                    prompt: self.src_prompt.as_deref().unwrap_or_default(),
+                    seed: self.seed,
+                };
+                inversion.cached(self.cache.as_ref(), console)?
+            }
+            Input::Dump(file, latents) => {
+                latents.check_origin(file, model)?;
+                latents.clone()
+            }
+        };
+        Ok(latents.latent.to_device(model.device())?)
+    }
+
+    fn write(
+        &self,
+        pipeline: &Pipeline,
+        edited: &Edited,
+        (frame, outputs): (&Frame, &[PathBuf]),
+        settings: Settings,
+        console: &mut Console,
+    ) -> Result<()> {
+        if let Some(file) = &self.also.save_latents {
+            let latents = vec![("latent".into(), edited.targets.clone())];
+            write_tensors(file, &latents, HashMap::new())?;
+        }
+        let also = &self.also;
+        let with_source = also.comparison.is_some() || also.attention_maps.is_some();
+        let source = edited.source.as_ref().filter(|_| with_source);
+        let latents: Vec<_> = source.into_iter().chain([&edited.targets]).collect();
+        let mut targets = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
+        let source = source.map(|_| targets.remove(0));
+        for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
+            let result = frame.finished(target, also.restore_size);
+            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
+            picture::write(&result, file, (!also.no_metadata).then_some(&own))?;
+        }
+        let shown = Shown {
+            edited,
+            photo: frame.placed().cloned(),
+            source,
+            targets,
+        };
+        if let Some(file) = &also.comparison {
+            picture::write(&shown.comparison()?, file, None)?;
+        }
+        match &also.attention_maps {
+            Some(folder) => shown.write_attention(folder),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `icd inspect`.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use candle_core::DType;
+use clap::Args;
+use icd::{
+    io::{Checkpoint, Source, safetensors_metadata},
+    lora::timesteps,
+    model::{Model, ModelChoice},
+    nn::Placement,
+    picture::Picture,
+};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{settings::Settings, ui::console::print_line};
+
+/// Describes a picture and its settings, a file of latents, weights, an adapter or a
+/// model.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct InspectArgs {
+    /// A picture, a .safetensors or .pt file, a model folder, or a model's name.
+    #[arg(value_name = "FILE|DIR|NAME")]
+    what: PathBuf,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd inspect bird.edited.png
+  icd inspect shapes --json";
+
+/// The first factor of a LoRA delta in all namings; its rows are the rank.
+const DOWN: [&str; 3] = ["lora_A", "lora.down", "lora_down"];
+
+/// Facts by name.
+type Facts = Map<String, Value>;
+
+impl InspectArgs {
+    pub(crate) fn run(&self) -> Result<()> {
+        let facts = facts(&self.what)?;
+        if self.json {
+            return print_line(&Value::Object(facts).to_string());
+        }
+        facts.iter().try_for_each(|(name, value)| match value {
+            Value::String(text) => print_line(&format!("{name}: {text}")),
+            other => print_line(&format!("{name}: {other}")),
+        })
+    }
+}
+
+fn facts(what: &Path) -> Result<Facts> {
+    let ending = what.extension().unwrap_or_default().to_ascii_lowercase();
+    match ending.to_str() {
+        Some("safetensors" | "pt" | "bin") if !what.is_dir() => weights(what),
+        _ if what.is_file() => picture(what),
+        _ => model(what),
+    }
+}
+
+fn picture(file: &Path) -> Result<Facts> {
+    let size = Picture::read(file)?.size();
+    let mut facts = object(json!({ "kind": "picture", "size": size.to_string() }));
+    if let Ok(settings) = Settings::read(file) {
+        facts.extend(settings.facts());
+    }
+    Ok(facts)
+}
+
+fn weights(file: &Path) -> Result<Facts> {
+    let checkpoint = Checkpoint::open(file)?;
+    let names = checkpoint.names();
+    let values =
+        |name: &String| -> usize { checkpoint.shape(name).unwrap_or_default().iter().product() };
+    let is_adapter = names.iter().any(|name| name.contains("lora"));
+    let mut facts = object(json!({
+        "kind": match (is_adapter, &names[..]) {
+            (true, _) => "adapter",
+            (false, [only]) if only == "latent" => "inverted picture",
+            _ => "weights",
+        },
+        "tensors": names.len(),
+        "values": names.iter().map(values).sum::<usize>(),
+    }));
+    if let [only] = &names[..] {
+        facts.insert("shape".into(), json!(checkpoint.shape(only)));
+    }
+    if is_adapter {
+        let source = Source::from(file);
+        if let Some(list) = timesteps(&source)? {
+            let list: Vec<_> = list.as_slice().iter().map(|t| t.0).collect();
+            facts.insert("timesteps".into(), json!(list));
+        }
+        let ranks = names
+            .iter()
+            .filter(|name| DOWN.iter().any(|factor| name.contains(factor)));
+        let mut ranks: Vec<_> = ranks
+            .filter_map(|name| checkpoint.shape(name)?.first().copied())
+            .collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        facts.insert("ranks".into(), json!(ranks));
+    }
+    let notes: BTreeMap<_, _> = safetensors_metadata(&Source::from(file))?
+        .into_iter()
+        .collect();
+    facts.extend(notes.into_iter().map(|(name, text)| (name, text.into())));
+    Ok(facts)
+}
+
+fn model(what: &Path) -> Result<Facts> {
+    let placement = Placement::new(DType::F32, candle_core::Device::Cpu);
+    let choice = ModelChoice::named(what.display().to_string());
+    let model = Model::open(&choice, placement)?;
+    let config = model.unet_config();
+    let unet = model.unet_checkpoint()?;
+    let guided = unet
+        .names()
+        .iter()
+        .any(|name| name.ends_with("cond_proj.weight"));
+    let path = |path: icd::Result<icd::schedule::Timesteps>| match path {
+        Ok(path) => path.to_string(),
+        Err(_) => "unknown".into(),
+    };
+    Ok(object(json!({
+        "kind": "model",
+        "family": model.family().to_string(),
+        "identity": model.fingerprint()?,
+        "side": config.sample_size * model.latent_factor()?,
+        "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
+        "guidance as an input": guided,
+        "default guidance": model.edit_guidance(),
+        "default tau": model.edit_tau().map_or("unknown".into(), |tau| tau.to_string()),
+        "forward timesteps": path(model.forward_timesteps()),
+        "reverse timesteps": path(model.reverse_timesteps()),
+    })))
+}
+
+fn object(value: Value) -> Facts {
+    match value {
+        Value::Object(facts) => facts,
+        other => [("value".to_owned(), other)].into_iter().collect(),
+    }
+}

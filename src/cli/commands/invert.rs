@@ -1,0 +1,147 @@
+//! `icd invert`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use clap::Args;
+use icd::pipeline::Latents;
+use serde_json::json;
+
+use crate::cli::{
+    Console, ReportArgs,
+    args::{
+        model::ModelArgs,
+        output::{self, WriteArgs},
+        size::SizeArgs,
+    },
+    inversion::Inversion,
+    picture,
+    ui::prompts::warn_unread,
+};
+
+/// Inverts a picture and writes the latent that later edits start from.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct InvertArgs {
+    /// The picture (- for stdin): PNG, JPEG or WebP, recognised by its content.
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// What the picture shows.
+    #[arg(long)]
+    prompt: String,
+    /// The inverted latent [default: IN.latents.safetensors].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Seed of the noise, which is that of PyTorch's CPU generator.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
+    #[arg(long, value_name = "FILE")]
+    reconstruct: Option<PathBuf>,
+    /// Every intermediate value, as safetensors.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// Keep inversions in this folder and reuse them.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd invert --image in.png --prompt \"a photo of a bird\" --reconstruct back.png
+  icd edit --latents in.latents.safetensors --tgt-prompt \"a photo of a lego bird\"";
+
+impl InvertArgs {
+    pub(crate) fn run(&self) -> Result<()> {
+        let mut console = Console::new(self.report, self.dump.is_some());
+        let output = self.checked_output()?;
+        let photo = picture::read(&self.image)?;
+        let pipeline = self.model.open(&console)?;
+        let model = pipeline.model();
+        warn_unread(&[model.tokenizers()?.tokenize(&self.prompt)?], &console);
+        let canvas = self.size.canvas(model)?;
+        let inversion = Inversion {
+            pipeline: &pipeline,
+            photo: &photo,
+            placed: canvas.place(&photo),
+            canvas,
+            prompt: &self.prompt,
+            seed: self.seed,
+        };
+        let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
+        latents.write(&output)?;
+        let mut facts = json!({ "prompt": self.prompt, "seed": self.seed });
+        if let Some(file) = &self.reconstruct {
+            let likeness = self.reconstructed(&inversion, &latents, file, &mut console)?;
+            console.note(&format!("reconstruction: {likeness}"));
+            facts["psnr"] = json!(likeness.psnr);
+            facts["ssim"] = json!(likeness.ssim);
+        }
+        console.write_dump(self.dump.as_deref(), 0)?;
+        console.finish();
+        console.result(&output, 0, facts)
+    }
+
+    fn checked_output(&self) -> Result<PathBuf> {
+        let name = || output::beside_name(&self.image, "latents", ".safetensors");
+        let file = self.output.clone().unwrap_or_else(name);
+        if let Some(picture) = &self.reconstruct {
+            output::format(picture)?;
+        }
+        let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
+        let files = files.into_iter().flatten();
+        files
+            .clone()
+            .try_for_each(|file| output::refuse_stdout(file))?;
+        self.write.check(files)?;
+        Ok(file)
+    }
+
+    /// Reconstructs the picture, unguided under the same prompt, and compares.
+    fn reconstructed(
+        &self,
+        inversion: &Inversion,
+        latents: &Latents,
+        file: &Path,
+        console: &mut Console,
+    ) -> Result<Likeness> {
+        let pipeline = inversion.pipeline;
+        let inverted = latents.latent.to_device(pipeline.model().device())?;
+        let latent = pipeline.reconstruct(&inverted, &self.prompt, console)?;
+        let result = pipeline.decode(&latent, console)?.swap_remove(0);
+        let result = result.with_profile_of(inversion.photo);
+        picture::write(&result, file, None)?;
+        let placed = &inversion.placed;
+        Ok(Likeness {
+            psnr: result.psnr(placed)?,
+            ssim: result.ssim(placed).ok(), // none for pictures below its window
+        })
+    }
+}
+
+/// How close a reconstruction is to its picture.
+struct Likeness {
+    psnr: f64,
+    ssim: Option<f64>,
+}
+
+impl fmt::Display for Likeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PSNR {:.2} dB", self.psnr)?;
+        match self.ssim {
+            Some(ssim) => write!(f, ", SSIM {ssim:.4}"),
+            None => Ok(()),
+        }
+    }
+}

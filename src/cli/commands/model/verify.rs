@@ -1,0 +1,97 @@
+//! `icd model verify`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use icd::{
+    hub::{Cache, Digest},
+    model::{Model, ModelChoice, required_files},
+    nn::Placement,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::{args::model::VariantValue, ui::console::print_line};
+
+/// Compares the content of a model's files with the hashes they are named by in
+/// the cache, and opens the networks of any model.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct VerifyArgs {
+    /// sd15, sdxl, shapes, hub:owner/name, or a model folder.
+    #[arg(value_name = "NAME|HUB|DIR")]
+    model: String,
+    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
+    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
+    #[arg(long)]
+    variant: Option<VariantValue>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd model verify shapes
+  icd model fetch sd15 --yes && icd model verify sd15";
+
+impl VerifyArgs {
+    pub(crate) fn run(&self) -> Result<()> {
+        let choice = ModelChoice {
+            variant: self.variant.map(Into::into),
+            ..ModelChoice::named(&self.model)
+        };
+        let cache = Cache::from_env();
+        let required_files = required_files(&choice)?;
+        let files = required_files.iter().filter_map(|need| {
+            let file = need.file(&cache)?;
+            let name = file.strip_prefix(cache.snapshot(&need.repository)?).ok()?;
+            Some((format!("{}/{}", need.repository, name.display()), file))
+        });
+        let damaged = files.filter_map(|(name, file)| verdict(&name, &file).transpose());
+        let damaged: Vec<_> = damaged.collect::<Result<_>>()?;
+        if !damaged.is_empty() {
+            bail!(
+                "{} of the files are damaged: delete them and run icd model fetch {}:\n  {}",
+                damaged.len(),
+                self.model,
+                damaged.join("\n  ")
+            );
+        }
+        let model = Model::open(&choice, Placement::cpu_f32());
+        let model = model
+            .with_context(|| format!("`icd model fetch {}` downloads missing files", self.model))?;
+        for (network, values) in model.parameter_counts()? {
+            print_line(&format!(
+                "{network}: {:.1} million values",
+                values as f64 / 1e6
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a file of the cache; names its content where that is damaged.
+fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
+    let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
+    let hash = content.file_name().and_then(|hash| hash.to_str());
+    let Some(digest) = Digest::parse(hash.unwrap_or_default()) else {
+        print_line(&format!("{name}: no hash is known"))?;
+        return Ok(None);
+    };
+    let bar = bar(name, &content);
+    let fits = digest.matches(&content, &mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let fits = fits.with_context(|| content.display().to_string())?;
+    print_line(&format!(
+        "{name}: {}",
+        if fits { "whole" } else { "DAMAGED" }
+    ))?;
+    Ok((!fits).then(|| content.display().to_string()))
+}
+
+fn bar(name: &str, content: &Path) -> ProgressBar {
+    let length = fs::metadata(content).map_or(0, |found| found.len());
+    let style = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes}");
+    let bar = ProgressBar::new(length);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(name.to_owned());
+    bar
+}

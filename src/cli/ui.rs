@@ -1,0 +1,7 @@
+//! What the user sees: progress, downloads, dry runs, comparison and attention sheets.
+
+pub(crate) mod console;
+pub(crate) mod download;
+pub(crate) mod dry_run;
+pub(crate) mod prompts;
+pub(crate) mod sheets;

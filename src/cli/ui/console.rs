@@ -1,0 +1,222 @@
+//! Progress, messages and results of a run.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{ErrorKind, Write, stderr, stdout},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use candle_core::Tensor;
+use icd::{
+    diffusion::{Event, Observer},
+    io::{Tensors, write_tensors},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{ReportArgs, args::output};
+
+/// Writes a line to stderr.
+pub(crate) fn log_line(line: &str) {
+    // Nobody reads a closed stderr.
+    let _ = writeln!(stderr(), "{line}");
+}
+
+/// Writes a line to stdout.
+pub(crate) fn print_line(line: &str) -> Result<()> {
+    print_bytes(format!("{line}\n").as_bytes())
+}
+
+/// Writes bytes to stdout. A closed pipe is not an error.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The progress bar, the evaluation count and the dump of one run.
+pub(crate) struct Console {
+    report: ReportArgs,
+    bar: ProgressBar,
+    began: Instant,
+    /// Of all pictures of the run.
+    common: Record,
+    /// Of each of several pictures.
+    pictures: Vec<Record>,
+    dumps: bool,
+}
+
+/// The evaluations and values of a picture.
+#[derive(Clone, Default)]
+struct Record {
+    /// Rows of each evaluation, in order.
+    evaluations: Vec<usize>,
+    /// Values by name, kept where a dump is wanted.
+    values: BTreeMap<String, Tensor>,
+}
+
+impl Console {
+    /// A console that keeps every value for a dump where one is wanted.
+    pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
+        Self {
+            report,
+            bar: if report.quiet {
+                ProgressBar::hidden()
+            } else {
+                spinner()
+            },
+            began: Instant::now(),
+            common: Record::default(),
+            pictures: Vec::new(),
+            dumps,
+        }
+    }
+
+    /// Whether every value is kept for a file.
+    pub(crate) fn dumps(&self) -> bool {
+        self.dumps
+    }
+
+    /// Suspends the progress line while `f` prints; `f` is given whether to be quiet.
+    pub(crate) fn suspended<T>(&self, f: impl FnOnce(bool) -> T) -> T {
+        self.bar.suspend(|| f(self.report.quiet))
+    }
+
+    /// Prints a message to stderr, unless quiet.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.report.quiet {
+            self.bar.suspend(|| log_line(line));
+        }
+    }
+
+    /// Prints a message to stderr where the run is verbose.
+    pub(crate) fn detail(&self, line: &str) {
+        if self.report.verbose {
+            self.note(line);
+        }
+    }
+
+    /// The record of the picture that is being made.
+    fn record(&mut self) -> &mut Record {
+        self.pictures.last_mut().unwrap_or(&mut self.common)
+    }
+
+    /// Removes the progress line.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// Removes the progress line and reports the evaluations.
+    pub(crate) fn finish(&self) {
+        self.clear();
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.detail(&format!("{seconds:7.1} s  done; {}", self.count()));
+    }
+
+    /// Writes the values of a picture, counted from 0, and those common to all
+    /// pictures, where a file is named.
+    pub(crate) fn write_dump(&self, file: Option<&Path>, picture: usize) -> icd::Result<()> {
+        let Some(file) = file else {
+            return Ok(());
+        };
+        let mut values = self.common.values.clone();
+        if let Some(own) = self.pictures.get(picture) {
+            values.extend(own.values.clone());
+        }
+        let values: Tensors = values.into_iter().collect();
+        write_tensors(file, &values, HashMap::new())
+    }
+
+    /// Prints the result of a picture, counted from 0: the file's name, or a JSON
+    /// object with the facts. What went to stdout itself is not printed there.
+    pub(crate) fn result(&self, output: &Path, picture: usize, facts: Value) -> Result<()> {
+        if output::is_stdout(output) {
+            return Ok(());
+        }
+        if !self.report.json {
+            return print_line(&output.display().to_string());
+        }
+        let mut object = Map::new();
+        object.insert("output".into(), json!(output));
+        if let Value::Object(facts) = facts {
+            object.extend(facts);
+        }
+        let own = self.pictures.get(picture).unwrap_or(&self.common);
+        object.insert("evaluations".into(), json!(own.evaluations));
+        object.insert("seconds".into(), json!(self.began.elapsed().as_secs_f64()));
+        print_line(&Value::Object(object).to_string())
+    }
+
+    /// The evaluations in words: "network evaluations: 4 of 1 row, 4 of 2 rows".
+    fn count(&self) -> String {
+        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        let own = self.pictures.iter().chain([&self.common]);
+        for &rows in own.flat_map(|own| &own.evaluations) {
+            *counts.entry(rows).or_default() += 1;
+        }
+        let words = counts.iter().map(|(rows, count)| {
+            format!(
+                "{count} of {rows} {}",
+                if *rows == 1 { "row" } else { "rows" }
+            )
+        });
+        format!(
+            "network evaluations: {}",
+            words.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+impl Observer for Console {
+    fn observe(&mut self, event: Event) {
+        match event {
+            Event::Begins(what) => {
+                self.bar.set_style(style(WAITING));
+                self.bar.set_message(what);
+                let seconds = self.began.elapsed().as_secs_f64();
+                self.detail(&format!("{seconds:7.1} s  {what}"));
+            }
+            Event::Picture(index) => self.pictures.resize(index + 1, Record::default()),
+            Event::Evaluated { step, of, rows } => {
+                self.record().evaluations.push(rows);
+                self.bar.set_style(style(STEPPING));
+                self.bar.set_length(of as u64);
+                self.bar.set_position(step as u64 + 1);
+            }
+            Event::Value(name, value) => {
+                if self.dumps {
+                    self.record().values.insert(name.into(), value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Console {
+    /// Removes the progress line on errors too.
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The progress line of work of unknown length.
+const WAITING: &str = "{spinner} {msg} {elapsed}";
+/// The progress line of a walk.
+const STEPPING: &str = "{spinner} {msg} {bar:24} {pos}/{len} {elapsed}";
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template);
+    style.unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_style(style(WAITING));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}

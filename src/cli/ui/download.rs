@@ -1,0 +1,200 @@
+//! Downloads of missing weights: listed, confirmed, shown with progress bars.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write, stderr, stdin},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, builder::FalseyValueParser};
+use icd::{
+    Error,
+    hub::{Cache, DownloadPlan, Hub, PlannedFile, Progress, RequiredFile},
+};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+use super::console::log_line;
+
+/// Less than this is downloaded without asking: configurations and indices.
+const UNASKED: u64 = 1 << 20;
+/// A model's files name others, which may name others: an index, then its parts.
+const ROUNDS: usize = 3;
+
+/// Whether to ask, and what to print.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct FetchOptions {
+    /// Download without asking.
+    #[arg(long, short, env = "ICD_YES", value_parser = FalseyValueParser::new())]
+    pub(crate) yes: bool,
+    /// Print errors only.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Downloads the required files that the cache lacks.
+pub(crate) fn fetch_missing(
+    required_files: &dyn Fn() -> icd::Result<Vec<RequiredFile>>,
+    options: FetchOptions,
+) -> Result<()> {
+    let cache = Cache::from_env();
+    for _ in 0..ROUNDS {
+        let required_files = required_files()?;
+        if required_files.is_empty() {
+            return Ok(());
+        }
+        let hub = Hub::from_env()?;
+        let plan = hub.plan(&cache, &required_files, &mut |progress| {
+            pause(options, "", &progress);
+        })?;
+        if plan.files.is_empty() {
+            return Ok(());
+        }
+        if plan.bytes > UNASKED {
+            allow(&hub, &cache, &plan, options)?;
+        }
+        let bars = Bars::new(&plan, options);
+        hub.fetch_all(&cache, &plan, &mut |wanted, progress| {
+            bars.show(wanted, &progress);
+        })?;
+    }
+    Ok(())
+}
+
+/// Lists what is to be downloaded and asks for confirmation.
+fn allow(hub: &Hub, cache: &Cache, plan: &DownloadPlan, options: FetchOptions) -> Result<()> {
+    if !options.quiet || !options.yes {
+        for line in contents(plan) {
+            log_line(&line);
+        }
+        log_line(&format!(
+            "{} to download from {} into {}",
+            HumanBytes(plan.bytes),
+            hub.endpoint(),
+            cache.root().display()
+        ));
+    }
+    if options.yes {
+        return Ok(());
+    }
+    if !(stdin().is_terminal() && stderr().is_terminal()) {
+        let reason = "cannot ask for confirmation: stdin or stderr is not a terminal; pass --yes to download";
+        return Err(Error::setting(reason).into());
+    }
+    match agreed()? {
+        true => Ok(()),
+        false => Err(Error::setting("nothing was downloaded").into()),
+    }
+}
+
+fn agreed() -> Result<bool> {
+    write!(stderr(), "Download? [y/N] ").context("asking")?;
+    let mut answer = String::new();
+    stdin()
+        .read_line(&mut answer)
+        .context("reading the answer")?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// A plan in lines: each repository with its licence, its large files, and how
+/// many small ones.
+fn contents(plan: &DownloadPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (repository, licence) in &plan.licences {
+        let licence = licence.as_deref().unwrap_or("not stated");
+        lines.push(format!("{repository}, licence: {licence}"));
+        let files = plan
+            .files
+            .iter()
+            .map(|wanted| (&wanted.repository, &wanted.file));
+        let files: Vec<_> = files.filter(|(of, _)| *of == repository).collect();
+        let (large, small): (Vec<_>, Vec<_>) =
+            files.iter().partition(|(_, file)| file.size > UNASKED);
+        let named = large
+            .iter()
+            .map(|(_, file)| format!("  {:>11}  {}", HumanBytes(file.size).to_string(), file.name));
+        lines.extend(named);
+        if !small.is_empty() {
+            let bytes = small.iter().map(|(_, file)| file.size).sum();
+            lines.push(format!(
+                "  {:>11}  {} small files",
+                HumanBytes(bytes).to_string(),
+                small.len()
+            ));
+        }
+    }
+    lines
+}
+
+/// A bar for the file that is fetched, and one for all of them.
+struct Bars {
+    options: FetchOptions,
+    both: MultiProgress,
+    file: ProgressBar,
+    all: ProgressBar,
+    /// Bytes before each file.
+    before: BTreeMap<String, u64>,
+}
+
+impl Bars {
+    fn new(plan: &DownloadPlan, options: FetchOptions) -> Self {
+        let bars = MultiProgress::new();
+        if options.quiet {
+            bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        let bar = |length, template: &str| {
+            let style = ProgressStyle::with_template(template);
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            bars.add(ProgressBar::new(length).with_style(style))
+        };
+        let sizes = plan.files.iter().scan(0, |sum, wanted| {
+            let before = *sum;
+            *sum += wanted.file.size;
+            Some((wanted.to_string(), before))
+        });
+        let whole = plan.files.iter().map(|wanted| wanted.file.size).sum();
+        Self {
+            options,
+            file: bar(0, "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec}"),
+            all: bar(whole, "all {wide_bar} {bytes}/{total_bytes} left {eta}"),
+            before: sizes.collect(),
+            both: bars,
+        }
+    }
+
+    fn show(&self, wanted: &PlannedFile, progress: &Progress) {
+        let name = wanted.to_string();
+        match progress {
+            Progress::Here(bytes) => {
+                if self.file.message() != name {
+                    self.file.reset();
+                    self.file.set_length(wanted.file.size);
+                    self.file.set_message(name.clone());
+                }
+                self.file.set_position(*bytes);
+                self.all.set_position(self.before[&name] + bytes);
+            }
+            Progress::Checking => self.file.set_message(format!("{name}: checking")),
+            Progress::Waiting => self.file.set_message(format!(
+                "{name}: waiting for another program that downloads it"
+            )),
+            again @ Progress::Again(..) => self.both.suspend(|| pause(self.options, &name, again)),
+        }
+    }
+}
+
+impl Drop for Bars {
+    /// Removes the bars on errors too.
+    fn drop(&mut self) {
+        let _ = self.both.clear(); // nobody looks at a terminal that is gone
+    }
+}
+
+/// Reports a failed attempt and the pause before the next.
+fn pause(options: FetchOptions, what: &str, progress: &Progress) {
+    if let (Progress::Again(reason, pause), false) = (progress, options.quiet) {
+        let colon = if what.is_empty() { "" } else { ": " };
+        let seconds = pause.max(&Duration::from_secs(1)).as_secs();
+        log_line(&format!("{what}{colon}{reason}; retrying in {seconds} s"));
+    }
+}

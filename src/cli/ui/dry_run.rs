@@ -1,0 +1,148 @@
+//! What an edit would do, without loading weights.
+
+use std::fmt::Display;
+
+use anyhow::Result;
+use icd::{
+    control::CrossControl,
+    guidance::Guidance,
+    model::Model,
+    pipeline::Edit,
+    prompt::{Prompt, Word},
+    schedule::Timesteps,
+};
+use serde_json::{Map, Value, json};
+
+use super::console::print_line;
+use crate::cli::canvas::Frame;
+
+/// Prints tokens, words, walks and memory, as lines or as a JSON object.
+pub(crate) fn print_edit(
+    model: &Model,
+    edit: &Edit,
+    prompts: &[Prompt],
+    (frame, rows): (&Frame, usize),
+    as_json: bool,
+) -> Result<()> {
+    let facts = facts(model, edit, prompts, (frame, rows))?;
+    if as_json {
+        let facts: Map<String, Value> = facts.into_iter().map(|(k, v)| (k.into(), v)).collect();
+        return print_line(&Value::Object(facts).to_string());
+    }
+    facts.iter().try_for_each(|(name, fact)| match fact {
+        Value::Array(lines) if lines.iter().all(Value::is_string) => {
+            print_line(&format!("{name}:"))?;
+            let mut lines = lines.iter().filter_map(Value::as_str);
+            lines.try_for_each(|line| print_line(&format!("  {line}")))
+        }
+        Value::String(text) => print_line(&format!("{name}: {text}")),
+        other => print_line(&format!("{name}: {other}")),
+    })
+}
+
+fn facts(
+    model: &Model,
+    edit: &Edit,
+    prompts: &[Prompt],
+    (frame, rows): (&Frame, usize),
+) -> Result<Vec<(&'static str, Value)>> {
+    let (forward, reverse) = (model.forward_timesteps()?, model.reverse_timesteps()?);
+    let latent = frame.latent;
+    let mut facts = vec![
+        ("model", json!(model.fingerprint()?)),
+        ("latent", json!(latent.to_string())),
+        ("source", tokens(model, &prompts[0])?),
+    ];
+    for target in &prompts[1..] {
+        facts.push(("target", tokens(model, target)?));
+        facts.extend(control(edit, &prompts[0], target));
+    }
+    let evaluations = match frame.is_photo() {
+        true => format!(
+            "{} of 1 row, {} of {rows}",
+            forward.count(),
+            reverse.count()
+        ),
+        false => format!("{} of {rows} rows", reverse.count()),
+    };
+    facts.extend([
+        ("forward timesteps", json!(forward.to_string())),
+        ("reverse timesteps", json!(reverse.to_string())),
+        ("guidance", json!(along(&reverse, edit.guidance))),
+        ("network evaluations", json!(evaluations)),
+        ("weights in memory", json!(memory(model)?)),
+    ]);
+    Ok(facts)
+}
+
+/// The words of a prompt with their tokens, and those that do not fit.
+fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
+    let word = |word: &Word| {
+        let ids: Vec<_> = word.tokens.clone().map(|i| prompt.ids()[i]).collect();
+        match ids.is_empty() {
+            true => format!("{} (beyond the context: ignored)", word.text),
+            false => format!("{} {ids:?}", word.text),
+        }
+    };
+    let summary = format!(
+        "{} ({} of {} tokens)",
+        prompt.text(),
+        prompt.length(),
+        model.tokenizers()?.context()
+    );
+    let words = prompt.words().iter().map(word);
+    Ok([summary].into_iter().chain(words).collect())
+}
+
+/// How a target's attention follows the source's.
+fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Vec<(&'static str, Value)> {
+    let plan = &edit.control;
+    let mode = match plan.mode_for(source, target) {
+        CrossControl::Replace => "replace",
+        CrossControl::Refine => "refine",
+        CrossControl::Auto | CrossControl::None => "none",
+    };
+    let followed = plan.followed(source, target).into_iter();
+    let followed = followed.map(|(word, from)| match from {
+        Some(from) => format!("{word} follows {from}"),
+        None => format!("{word} has attention of its own"),
+    });
+    let amplified = plan.amplified(source, target).into_iter();
+    let amplified = amplified.map(|(word, factor)| format!("{word} by {factor}"));
+    let blended = plan.blended(source, target).into_iter();
+    let blended = blended.map(|(from, to)| format!("{from}:{to}"));
+    [
+        ("control", json!(mode)),
+        ("words", followed.collect()),
+        ("amplified", json!(listed(amplified))),
+        ("blended", json!(listed(blended))),
+    ]
+    .into()
+}
+
+/// The guidance at each step.
+fn along(path: &Timesteps, guidance: Guidance) -> String {
+    let segments = path.jumps();
+    listed(segments.map(|jump| format!("{} at {}", guidance.at(jump.from), jump.from.0)))
+}
+
+fn memory(model: &Model) -> Result<String> {
+    let bytes = model.placement().dtype.size_in_bytes();
+    let parts = model.parameter_counts()?.into_iter();
+    let parts = parts.map(|(name, values)| {
+        let bytes = if name == "autoencoder" { 4 } else { bytes }; // always f32
+        format!(
+            "{name} {:.1} MiB",
+            (values * bytes) as f64 / f64::from(1 << 20)
+        )
+    });
+    Ok(listed(parts))
+}
+
+fn listed<T: Display>(values: impl Iterator<Item = T>) -> String {
+    let values: Vec<_> = values.map(|value| value.to_string()).collect();
+    match values.is_empty() {
+        true => "none".into(),
+        false => values.join(", "),
+    }
+}

@@ -1,0 +1,191 @@
+//! Local blend: the latent changes only where the chosen words attend
+//! (prompt-to-prompt, arXiv 2208.01626, section 3).
+
+use candle_core::{D, DType, Tensor};
+
+use super::{WordSites, add_to, masked};
+use crate::{
+    diffusion::{StepInfo, WalkControl},
+    error::Result,
+    model::attention::{AttentionControl, Intervention, Site},
+    nn::{channels_first, channels_last, ops::upsample_nearest},
+};
+
+/// A pixel belongs to a word if its map exceeds this fraction of its maximum.
+const THRESHOLD: f64 = 0.3;
+
+/// Sums up the cross-attention maps of some words, except in steps with early prompts,
+/// and keeps the source's latent wherever none of the words attends.
+#[derive(Clone, Debug)]
+pub struct LocalBlend {
+    /// 1 for the chosen tokens of each row: (rows, 1, 1, tokens).
+    words: Tensor,
+    sites: WordSites,
+    early: bool,
+    /// The words' maps, summed over tokens, heads, layers and steps so far:
+    /// (rows, 1, height, width).
+    maps: Option<Tensor>,
+}
+
+impl LocalBlend {
+    /// Creates a blend over `words` (rows, tokens; 1 for the chosen tokens; on the device
+    /// of the latents) for a network with attention at these levels (number of times the
+    /// side is halved).
+    pub fn new(words: &Tensor, attentive: &[usize]) -> Result<Self> {
+        Ok(Self {
+            words: words.unsqueeze(1)?.unsqueeze(1)?, // (rows, 1, 1, tokens)
+            sites: WordSites::new(attentive),
+            early: false,
+            maps: None,
+        })
+    }
+}
+
+/// 1 where a row's words or the source's attend, else 0: (rows, 1, height, width).
+fn mask(maps: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    let maps = channels_last(&dilated(&dilated(maps, 2)?, 3)?)?; // (rows, coarse h, coarse w, 1)
+    let maps = channels_first(&upsample_nearest(&maps, height, width)?)?; // (rows, 1, h, w)
+    let max = maps.max_keepdim(D::Minus1)?.max_keepdim(D::Minus2)?;
+    // If no word attends anywhere the ratio is NaN, which does not exceed the threshold.
+    let mask = maps.broadcast_div(&max)?.gt(THRESHOLD)?;
+    let mask = mask.to_dtype(maps.dtype())?;
+    Ok(mask.broadcast_maximum(&mask.narrow(0, 0, 1)?)?)
+}
+
+impl AttentionControl for LocalBlend {
+    fn intervention(&self, site: &Site) -> Intervention {
+        self.sites.intervention(site, self.early)
+    }
+
+    /// Adds maps (rows, heads, queries, tokens) to the sum and returns them unchanged.
+    fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor> {
+        let words = self.words.to_dtype(maps.dtype())?;
+        let sum = maps.broadcast_mul(&words)?.sum(D::Minus1)?.sum(1)?; // (rows, queries)
+        let sum = sum.to_dtype(DType::F32)?;
+        let sum = sum.reshape(((), 1, site.height, site.width))?;
+        add_to(&mut self.maps, sum)?;
+        Ok(maps)
+    }
+}
+
+impl WalkControl for LocalBlend {
+    fn begin(&mut self, step: StepInfo) {
+        self.early = step.early;
+    }
+
+    /// Replaces the latents with the first row's wherever neither the words of the first
+    /// row nor the row's own attend.
+    fn finish(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
+        let Some(maps) = &self.maps else {
+            return Ok(None);
+        };
+        let (_, _, height, width) = x.dims4()?;
+        let mask = mask(maps, (height, width))?.to_dtype(x.dtype())?;
+        masked(x, &mask).map(Some)
+    }
+
+    fn reads_source(&self) -> bool {
+        true
+    }
+}
+
+/// The maximum of each pixel and its two neighbours along an axis.
+fn dilated(x: &Tensor, axis: usize) -> Result<Tensor> {
+    let n = x.dim(axis)?;
+    let padded = x.pad_with_same(axis, 1, 1)?;
+    let shifted = |by| padded.narrow(axis, by, n);
+    Ok(shifted(0)?.maximum(&shifted(1)?)?.maximum(&shifted(2)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::attention::{AttentionKind, BlockPlace};
+
+    const SITE: Site = Site {
+        index: 0,
+        place: BlockPlace::Down,
+        kind: AttentionKind::CrossAttention,
+        level: 2,
+        height: 4,
+        width: 4,
+    };
+
+    /// One row, one head, 16 queries, 2 tokens: token 1 attends at one pixel.
+    fn maps(rows: &[Option<usize>]) -> Tensor {
+        let row = |pixel: &Option<usize>| {
+            let maps = move |q: usize| {
+                if Some(q) == *pixel {
+                    [0.2, 0.8]
+                } else {
+                    [0.9, 0.1f32]
+                }
+            };
+            (0..16).flat_map(maps).collect::<Vec<_>>()
+        };
+        let values: Vec<f32> = rows.iter().flat_map(row).collect();
+        Tensor::from_vec(values, (rows.len(), 1, 16, 2), &Device::Cpu).unwrap()
+    }
+
+    fn blended(rows: &[Option<usize>], side: usize) -> Vec<Vec<f32>> {
+        let words = Tensor::new([0f32, 1.].repeat(rows.len()), &Device::Cpu).unwrap();
+        let words = words.reshape((rows.len(), 2)).unwrap();
+        let mut blend = LocalBlend::new(&words, &[0, 1, 2]).unwrap();
+        blend.rewrite(&SITE, maps(rows)).unwrap();
+        let x: Vec<f32> = (0..rows.len())
+            .flat_map(|row| vec![row as f32; side * side])
+            .collect();
+        let x = Tensor::from_vec(x, (rows.len(), 1, side, side), &Device::Cpu).unwrap();
+        blend
+            .finish(&x)
+            .unwrap()
+            .unwrap()
+            .flatten_from(1)
+            .unwrap()
+            .to_vec2()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_latent_changes_only_where_a_word_attends_and_beside() {
+        // The source attends at pixel 0, the target at pixel 15, each dilated to its neighbours.
+        let rows = blended(&[Some(0), Some(15)], 4);
+        assert!(rows[0].iter().all(|&v| v == 0.0));
+        let expected = [
+            1., 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
+        ];
+        assert_eq!(rows[1], expected);
+    }
+
+    #[test]
+    fn the_mask_grows_to_the_latent_by_repetition() {
+        let rows = blended(&[Some(0), Some(0)], 8);
+        let changed: Vec<_> = (0..64).filter(|&i| rows[1][i] == 1.0).collect();
+        let expected: Vec<_> = (0..64).filter(|i| i / 8 < 4 && i % 8 < 4).collect();
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn the_level_nearest_to_a_quarter_is_used_and_never_the_mid_block() {
+        let words = Tensor::new(&[[0f32, 1.]], &Device::Cpu).unwrap();
+        let level = |levels: &[usize]| LocalBlend::new(&words, levels).unwrap().sites.level;
+        assert_eq!(
+            [level(&[0, 1, 2]), level(&[1, 3]), level(&[0]), level(&[3])],
+            [2, 1, 0, 3]
+        );
+        let blend = LocalBlend::new(&words, &[2]).unwrap();
+        let reads = |site: &Site| blend.intervention(site) == Intervention::Maps;
+        assert!(reads(&SITE));
+        assert!(!reads(&Site {
+            place: BlockPlace::Mid,
+            ..SITE
+        }));
+        assert!(!reads(&Site {
+            kind: AttentionKind::SelfAttention,
+            ..SITE
+        }));
+        assert!(!reads(&Site { level: 1, ..SITE }));
+    }
+}

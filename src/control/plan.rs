@@ -1,0 +1,297 @@
+//! The user's settings of a control, and the controls made from them for given
+//! prompts.
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange,
+    prompt_to_prompt::{CrossEdit, Target},
+};
+use crate::{
+    error::{Error, Result, Setting},
+    prompt::{Prompt, Refine, Replace, Word, words},
+};
+
+/// How the target's cross-attention follows the source's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrossControl {
+    /// Replace if the prompts have equally many words, else refine.
+    Auto,
+    /// Word for word; the prompts must have equally many words.
+    Replace,
+    /// Along the alignment of the prompts' tokens.
+    Refine,
+    /// No prompt-to-prompt: neither cross- nor self-attention follows the source.
+    None,
+}
+
+/// Target words whose attention is multiplied by a factor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Amplify {
+    /// Every word that is not in the source, except stop words, by 4; none without
+    /// cross-attention control.
+    Auto,
+    /// These words, in all targets that contain them.
+    Words(Vec<(String, f64)>),
+}
+
+/// The factor of [`Amplify::Auto`].
+const AUTO_FACTOR: f64 = 4.0;
+
+/// The words that local blend restricts the edit to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Blend {
+    /// The words that differ between source and target.
+    Auto,
+    /// Pairs of a source word and a target word; no local blend if empty.
+    Words(Vec<(String, String)>),
+}
+
+/// The settings that keep an edit close to its source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlPlan {
+    /// How cross-attention follows the source.
+    pub mode: CrossControl,
+    /// The steps in which it does.
+    pub cross: CrossReplaceSteps,
+    /// The steps in which self-attention maps are the source's.
+    pub self_replace: StepRange,
+    /// The amplified words.
+    pub amplify: Amplify,
+    /// The words of local blend.
+    pub blend: Blend,
+}
+
+/// The controls for given prompts, in the order in which they are applied.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    /// Edits attention maps.
+    pub prompt_to_prompt: Option<PromptToPrompt>,
+    /// Keeps the latent where the chosen words do not attend.
+    pub blend: Option<LocalBlend>,
+}
+
+/// The properties of a sampling loop that controls depend on.
+#[derive(Clone, Debug)]
+pub struct WalkInfo {
+    /// Number of steps.
+    pub steps: usize,
+    /// The levels of the UNet with attention (number of times the side is halved).
+    pub attentive_levels: Vec<usize>,
+    /// The device of the network, for the tensors of the control.
+    pub device: Device,
+}
+
+impl Default for ControlPlan {
+    /// The settings of the reference's batch script: cross-attention is replaced or
+    /// refined in 0.3 of the steps, self-attention replaced in 0.6 of them, new words
+    /// are amplified, and there is no local blend.
+    fn default() -> Self {
+        Self {
+            mode: CrossControl::Auto,
+            cross: CrossReplaceSteps {
+                default: StepRange::CROSS,
+                words: Vec::new(),
+            },
+            self_replace: StepRange::SELF_REPLACE,
+            amplify: Amplify::Auto,
+            blend: Blend::Words(Vec::new()),
+        }
+    }
+}
+
+impl ControlPlan {
+    /// Creates the controls that were asked for; the source comes first in `prompts`.
+    pub fn controls(&self, prompts: &[Prompt], walk: &WalkInfo) -> Result<Controls> {
+        let (source, targets) = prompts
+            .split_first()
+            .ok_or_else(|| Error::setting("an edit needs a source prompt"))?;
+        self.check_words(targets)?;
+        let amplifies = matches!(&self.amplify, Amplify::Words(words) if !words.is_empty());
+        let acts = self.mode != CrossControl::None || amplifies;
+        let prompt_to_prompt = acts.then(|| self.prompt_to_prompt(source, targets, walk));
+        Ok(Controls {
+            prompt_to_prompt: prompt_to_prompt.transpose()?,
+            blend: self.local_blend(source, targets, walk)?,
+        })
+    }
+
+    fn prompt_to_prompt(
+        &self,
+        source: &Prompt,
+        targets: &[Prompt],
+        walk: &WalkInfo,
+    ) -> Result<PromptToPrompt> {
+        let targets = targets
+            .iter()
+            .map(|target| self.target(source, target, walk));
+        let self_steps = match self.mode {
+            CrossControl::None => 0..0,
+            _ => self.self_replace.of(walk.steps),
+        };
+        Ok(PromptToPrompt::new(
+            targets.collect::<Result<_>>()?,
+            self_steps,
+        ))
+    }
+
+    /// The amplified words of a target, with their factors.
+    pub fn amplified(&self, source: &Prompt, target: &Prompt) -> Vec<(String, f64)> {
+        match (&self.amplify, self.mode) {
+            (Amplify::Auto, CrossControl::None) => Vec::new(),
+            (Amplify::Auto, _) => {
+                let words = words::new_words(source, target).into_iter();
+                words.map(|word| (word, AUTO_FACTOR)).collect()
+            }
+            (Amplify::Words(words), _) => {
+                let found = words.iter().filter(|(word, _)| target.find(word).is_ok());
+                found.cloned().collect()
+            }
+        }
+    }
+
+    /// The pairs of words that local blend restricts the edit to a target to.
+    pub fn blended(&self, source: &Prompt, target: &Prompt) -> Vec<(String, String)> {
+        match &self.blend {
+            Blend::Auto => words::changed_pairs(source, target),
+            Blend::Words(pairs) => pairs.clone(),
+        }
+    }
+
+    /// How cross-attention follows from `source` to `target`, with `Auto` resolved.
+    pub fn mode_for(&self, source: &Prompt, target: &Prompt) -> CrossControl {
+        match self.mode {
+            CrossControl::Auto if words::same_word_count(source, target) => CrossControl::Replace,
+            CrossControl::Auto => CrossControl::Refine,
+            mode => mode,
+        }
+    }
+
+    /// Each word of the target with the source word whose attention it uses, if any.
+    pub fn followed(&self, source: &Prompt, target: &Prompt) -> Vec<(String, Option<String>)> {
+        let (mode, refine) = (self.mode_for(source, target), Refine::new(source, target));
+        let aligned = |token: usize| {
+            let (from, keep) = (refine.map.get(token)?, refine.keep.get(token)?);
+            let mut words = source.words().iter();
+            words.find(|word| *keep > 0.0 && word.tokens.contains(from))
+        };
+        let followed = |(place, word): (usize, &Word)| {
+            let from = match mode {
+                CrossControl::Replace => source.words().get(place),
+                CrossControl::Refine => aligned(word.tokens.start),
+                CrossControl::Auto | CrossControl::None => None,
+            };
+            (word.text.clone(), from.map(|from| from.text.clone()))
+        };
+        target.words().iter().enumerate().map(followed).collect()
+    }
+
+    fn target(&self, source: &Prompt, target: &Prompt, walk: &WalkInfo) -> Result<Target> {
+        Ok(Target {
+            edit: self.cross_edit(source, target, &walk.device)?,
+            equalizer: self.equalizer(source, target, &walk.device)?,
+            reach: self.reach(target, walk)?,
+        })
+    }
+
+    fn cross_edit(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<CrossEdit> {
+        Ok(match self.mode_for(source, target) {
+            CrossControl::None | CrossControl::Auto => CrossEdit::Own,
+            CrossControl::Refine => {
+                let Refine { map, keep } = Refine::new(source, target);
+                let map: Vec<u32> = map.into_iter().map(|from| from as u32).collect();
+                CrossEdit::Refine {
+                    map: Tensor::new(map, device)?,
+                    keep: Tensor::new(keep, device)?,
+                }
+            }
+            CrossControl::Replace => {
+                let Replace { matrix, shape } = Replace::new(source, target)?;
+                CrossEdit::Replace(Tensor::from_vec(matrix, shape, device)?)
+            }
+        })
+    }
+
+    /// The factor of each of the target's tokens.
+    fn equalizer(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<Tensor> {
+        let mut factors = vec![1f32; target.context()];
+        for (word, factor) in self.amplified(source, target) {
+            // A new word that was truncated has no tokens to amplify.
+            for token in target.find(&word).unwrap_or_default() {
+                factors[token] = factor as f32;
+            }
+        }
+        Ok(Tensor::new(factors, device)?)
+    }
+
+    /// The tokens of the target that are edited in each step. The fractions are of
+    /// steps + 1, as in the reference.
+    fn reach(&self, target: &Prompt, walk: &WalkInfo) -> Result<Vec<Option<Tensor>>> {
+        let steps = walk.steps + 1;
+        let mut ranges = vec![self.cross.default.of(steps); target.context()];
+        for (word, range) in &self.cross.words {
+            for token in target.find(word).unwrap_or_default() {
+                ranges[token] = range.of(steps);
+            }
+        }
+        let at = |step: usize| -> Result<Option<Tensor>> {
+            let edited = ranges.iter().map(|range| range.contains(&step));
+            let tokens: Vec<_> = edited.map(|edited| f32::from(u8::from(edited))).collect();
+            Ok(match tokens.contains(&1.0) {
+                true => Some(Tensor::new(tokens, &walk.device)?),
+                false => None,
+            })
+        };
+        (0..walk.steps).map(at).collect()
+    }
+
+    fn local_blend(
+        &self,
+        source: &Prompt,
+        targets: &[Prompt],
+        walk: &WalkInfo,
+    ) -> Result<Option<LocalBlend>> {
+        if matches!(&self.blend, Blend::Words(pairs) if pairs.is_empty()) {
+            return Ok(None);
+        }
+        let mut rows = vec![vec![0f32; source.context()]];
+        for target in targets {
+            let mut row = vec![0f32; target.context()];
+            for (from, to) in self.blended(source, target) {
+                mark(&mut rows[0], &source.find(&from)?);
+                // With several targets a pair applies to those that contain its word.
+                mark(&mut row, &target.find(&to).unwrap_or_default());
+            }
+            rows.push(row);
+        }
+        if !rows[0].contains(&1.0) {
+            let reason = "no words of the prompts differ one for one: name them, as in bird:dog";
+            return Err(Error::of(Setting::Blend, reason));
+        }
+        LocalBlend::new(&Tensor::new(rows, &walk.device)?, &walk.attentive_levels).map(Some)
+    }
+
+    /// Returns an error if a word that was named for the targets is in none of them.
+    fn check_words(&self, targets: &[Prompt]) -> Result<()> {
+        let mut words = Vec::new();
+        if let Amplify::Words(amplified) = &self.amplify {
+            words.extend(amplified.iter().map(|(word, _)| word));
+        }
+        words.extend(self.cross.words.iter().map(|(word, _)| word));
+        if let Blend::Words(pairs) = &self.blend {
+            words.extend(pairs.iter().map(|(_, word)| word));
+        }
+        for word in words {
+            let found = targets.iter().map(|target| target.find(word));
+            let any = found.reduce(|found, next| found.or_else(|first| next.map_err(|_| first)));
+            any.transpose()?;
+        }
+        Ok(())
+    }
+}
+
+fn mark(row: &mut [f32], tokens: &[usize]) {
+    for &token in tokens {
+        row[token] = 1.0;
+    }
+}

@@ -1,0 +1,11 @@
+//! The sampling loop ([`Walk`]), its noise predictors, controls and observers.
+
+mod observer;
+mod predictor;
+mod walk;
+
+pub use observer::{Event, Observer, Scoped, Silent};
+pub use predictor::{
+    BatchConditioning, ClassifierFree, EmbeddedGuidance, Predictor, classifier_free,
+};
+pub use walk::{StepInfo, Walk, WalkControl};

@@ -1,0 +1,209 @@
+//! Captioned pictures: a folder with a `metadata.jsonl` (a line
+//! `{"file_name": .., "text": ..}` for each picture), or with a `.txt` beside
+//! each picture.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::{
+    error::{Error, Result},
+    io::{Checkpoint, Tensors, safetensors_metadata, write_tensors},
+    model::vae::{Posterior, Vae},
+    noise::Noise,
+    picture::{
+        Picture, Size,
+        fit::{Fit, fitted},
+    },
+};
+
+/// Extensions of pictures.
+const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// The metadata key of a cache's origin.
+const ORIGIN: &str = "icd.pictures";
+
+/// A picture file with its caption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captioned {
+    /// The picture.
+    pub file: PathBuf,
+    /// Its caption.
+    pub caption: String,
+}
+
+/// Lists the captioned pictures of a folder, in the order of the list or the names.
+pub fn captioned(folder: &Path) -> Result<Vec<Captioned>> {
+    let list = folder.join("metadata.jsonl");
+    let found = match list.exists() {
+        true => listed(folder, &list)?,
+        false => beside(folder)?,
+    };
+    match found.is_empty() {
+        true => Err(Error::setting(format!(
+            "{}: it has no captioned pictures: add a metadata.jsonl with file_name and text, \
+             or a .txt beside each picture",
+            folder.display()
+        ))),
+        false => Ok(found),
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    file_name: PathBuf,
+    text: String,
+}
+
+fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
+    let text = fs::read_to_string(list).map_err(|error| Error::io(list, error))?;
+    let lines = text.lines().enumerate();
+    let full = lines.filter(|(_, line)| !line.trim().is_empty());
+    full.map(|(number, line)| {
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| Error::config(list, format!("line {}: {error}", number + 1)))?;
+        Ok(Captioned {
+            file: folder.join(line.file_name),
+            caption: line.text,
+        })
+    })
+    .collect()
+}
+
+fn beside(folder: &Path) -> Result<Vec<Captioned>> {
+    let io = |error| Error::io(folder, error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        files.push(entry.map_err(io)?.path());
+    }
+    files.sort_unstable();
+    let is_picture = |file: &PathBuf| {
+        let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
+        ENDINGS.iter().any(|known| ending == *known)
+    };
+    let captions = files.into_iter().filter(is_picture).filter_map(|file| {
+        let caption = fs::read_to_string(file.with_extension("txt")).ok()?;
+        let caption = caption.trim().to_owned();
+        Some(Captioned { file, caption })
+    });
+    Ok(captions.collect())
+}
+
+/// The distributions of the pictures' latents, in main memory.
+#[derive(Debug)]
+pub struct Dataset {
+    captions: Vec<String>,
+    posteriors: Posterior,
+    device: Device,
+}
+
+impl Dataset {
+    /// Encodes the pictures, cropped to squares of `side` pixels, into the file `cache`, or
+    /// reads them from there. `watch` is called with the number of pictures done; samples
+    /// are drawn for `device`.
+    pub fn open(
+        pictures: &[Captioned],
+        vae: &dyn Fn() -> Result<Vae>,
+        side: usize,
+        cache: &Path,
+        device: &Device,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let origin = origin(pictures, side)?;
+        let posteriors = if cache.exists() {
+            read(cache, &origin)?
+        } else {
+            let encoded = encode(pictures, &vae()?, side, watch)?;
+            let notes = HashMap::from([(ORIGIN.to_owned(), origin)]);
+            write_tensors(cache, &tensors(&encoded)?, notes)?;
+            encoded
+        };
+        Ok(Self {
+            captions: pictures.iter().map(|p| p.caption.clone()).collect(),
+            posteriors,
+            device: device.clone(),
+        })
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.captions.len()
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.captions.is_empty()
+    }
+
+    /// The caption of a picture.
+    pub fn caption(&self, index: usize) -> &str {
+        &self.captions[index]
+    }
+
+    /// Samples latents (b, 4, h, w) of pictures from their distributions.
+    pub fn sample(&self, indices: &[usize], noise: &mut Noise) -> Result<Tensor> {
+        let posteriors = self.posteriors.rows(indices)?;
+        let drawn = noise.normal(posteriors.shape(), &Device::Cpu)?;
+        Ok(posteriors.sample(&drawn)?.to_device(&self.device)?)
+    }
+}
+
+fn encode(
+    pictures: &[Captioned],
+    vae: &Vae,
+    side: usize,
+    watch: &mut dyn FnMut(usize),
+) -> Result<Posterior> {
+    let (mut means, mut deviations) = (Vec::new(), Vec::new());
+    for (done, picture) in pictures.iter().enumerate() {
+        watch(done);
+        let read = Picture::read(&picture.file)?;
+        let square = fitted(&read, Size::new(side, side), Fit::Crop);
+        let [mean, deviation] = vae.encode(&square.to_tensor(vae.device())?)?.parts()?;
+        means.push(mean.to_device(&Device::Cpu)?);
+        deviations.push(deviation.to_device(&Device::Cpu)?);
+    }
+    Posterior::of(Tensor::cat(&means, 0)?, Tensor::cat(&deviations, 0)?)
+}
+
+fn tensors(posteriors: &Posterior) -> Result<Tensors> {
+    let [mean, deviation] = posteriors.parts()?;
+    Ok(vec![("mean".into(), mean), ("deviation".into(), deviation)])
+}
+
+/// A readable description of a cache's pictures, for comparison.
+fn origin(pictures: &[Captioned], side: usize) -> Result<String> {
+    let mut bytes = 0;
+    for Captioned { file, .. } in pictures {
+        let metadata = fs::metadata(file).map_err(|error| Error::io(file, error))?;
+        bytes += metadata.len();
+    }
+    let name = |picture: Option<&Captioned>| {
+        let name = picture.and_then(|picture| picture.file.file_name());
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    };
+    let (first, last) = (name(pictures.first()), name(pictures.last()));
+    let count = pictures.len();
+    Ok(format!(
+        "{count} pictures of {bytes} bytes from {first} to {last}, {side} pixels wide"
+    ))
+}
+
+fn read(cache: &Path, origin: &str) -> Result<Posterior> {
+    let file = Checkpoint::open(cache)?;
+    let notes = safetensors_metadata(&cache.into())?;
+    let made_of = notes.get(ORIGIN).map_or("something else", String::as_str);
+    if made_of != origin {
+        return Err(file.fault(format!(
+            "it was made from {made_of}, but the pictures are {origin}: remove it"
+        )));
+    }
+    Posterior::of(
+        file.load("mean", &Device::Cpu)?,
+        file.load("deviation", &Device::Cpu)?,
+    )
+}

@@ -1,0 +1,187 @@
+//! Creation of the two stages from a model and a configuration file, and writing of their
+//! results.
+
+use std::{collections::HashMap, fs, path::PathBuf};
+
+use candle_core::DType;
+
+use super::{
+    ConsistencyStage, Dataset, DistillConfig, GuidanceStage, Samples, Student, TrainingData,
+    captioned,
+};
+use crate::{
+    error::{Error, Result},
+    io::{Tensors, write_beside, write_tensors},
+    lora::TrainableAdapter,
+    model::{Model, unet::Unet},
+    nn::{RandomInit, SharedLayers, Weights},
+    noise::Noise,
+    schedule::Timesteps,
+};
+
+/// Pictures per row of a sample sheet.
+const SHOWN: usize = 6;
+/// Width of the guidance embedding, as in the released models.
+const GUIDANCE_WIDTH: usize = 512;
+/// The projection of that embedding, which the teacher does not have.
+const PROJECTION: &str = "time_embedding.cond_proj.weight";
+
+impl TrainingData {
+    /// Reads the pictures and the text encoders. `watch` is called with the number of
+    /// encoded pictures and of all pictures.
+    pub fn open(
+        model: &Model,
+        config: &DistillConfig,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let pictures = captioned(&config.data)?;
+        let side = match config.size {
+            Some(side) => side,
+            None => model.unet_config().sample_size * model.latent_factor()?,
+        };
+        let cache = config.out.join("latents.safetensors");
+        fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
+        let count = pictures.len();
+        let mut watch = |done| watch(done, count);
+        let dataset = Dataset::open(
+            &pictures,
+            &|| model.vae(),
+            side,
+            &cache,
+            model.device(),
+            &mut watch,
+        )?;
+        let data = Self {
+            dataset,
+            text: model.text()?,
+            samples: None,
+        };
+        Ok(Self {
+            samples: match config.sample_every {
+                0 => None,
+                _ => Some(data.first(model, config)?),
+            },
+            ..data
+        })
+    }
+
+    /// The first pictures, as samples.
+    fn first(&self, model: &Model, config: &DistillConfig) -> Result<Samples> {
+        let rows: Vec<_> = (0..self.dataset.len().min(SHOWN)).collect();
+        let latents = self.dataset.sample(&rows, &mut Noise::new(config.seed))?;
+        let strength = config.guidance.iter().copied().fold(0.0, f64::max) / 2.0;
+        Samples::new(latents, self.read(&rows)?, strength, model.vae()?)
+    }
+}
+
+/// Creates the stage of guidance distillation.
+pub fn guidance_stage(
+    model: &Model,
+    config: &DistillConfig,
+    data: TrainingData,
+) -> Result<GuidanceStage> {
+    let width = model.unet_config().levels[0].channels;
+    let fresh = RandomInit::new(config.seed)
+        .starting_from(model.unet_checkpoint()?)
+        .with(PROJECTION, &[width, GUIDANCE_WIDTH])
+        .trainable();
+    let placement = model.placement().in_f32();
+    let student = Unet::new(
+        &Weights::fresh(&fresh, &placement),
+        model.unet_config().clone(),
+    )?;
+    let schedule = model.schedule().clone();
+    GuidanceStage::new(
+        data,
+        schedule,
+        model.plain_unet()?,
+        (student, &fresh),
+        config.options(),
+    )
+}
+
+/// Creates the stage of consistency distillation.
+pub fn consistency_stage(
+    model: &Model,
+    config: &DistillConfig,
+    data: TrainingData,
+) -> Result<ConsistencyStage> {
+    let checkpoint = model.unet_checkpoint()?;
+    let (shared, placement) = (SharedLayers::default(), model.placement());
+    let weights = Weights::new(&checkpoint, placement).with_shared_layers(&shared);
+    let unet_config = model.unet_config();
+    let teacher = Unet::new(&weights, unet_config.clone())?;
+    if !teacher.takes_guidance() {
+        return Err(checkpoint
+            .fault("it is not guidance-distilled: run the guidance stage first and use its unet"));
+    }
+    let student = |path: Timesteps, seed: u64| -> Result<Student> {
+        let adapter =
+            TrainableAdapter::new(&checkpoint, config.adapter(), seed, &placement.device)?;
+        let changes = adapter.deltas();
+        Ok(Student {
+            unet: Unet::new(&weights.clone().with_lora(&changes), unet_config.clone())?,
+            adapter,
+            path,
+        })
+    };
+    let [forward, reverse] = config.paths()?;
+    let students = [
+        student(forward, config.seed)?,
+        student(reverse, config.seed.wrapping_add(1))?,
+    ];
+    ConsistencyStage::new(
+        data,
+        model.schedule().clone(),
+        teacher,
+        students,
+        config.preservation(),
+        config.options(),
+    )
+}
+
+impl GuidanceStage {
+    /// Writes the student as `unet/` in the output folder.
+    pub fn write(&self, model: &Model, config: &DistillConfig) -> Result<PathBuf> {
+        let folder = config.out.join("unet");
+        fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
+        let mut settings = model.unet_settings()?;
+        if settings["time_cond_proj_dim"].is_null() {
+            settings["time_cond_proj_dim"] = GUIDANCE_WIDTH.into();
+        }
+        write_beside(
+            &folder.join("config.json"),
+            format!("{settings:#}\n").as_bytes(),
+        )?;
+        let file = folder.join("diffusion_pytorch_model.safetensors");
+        write_tensors(&file, &self.weights(), pytorch())?;
+        Ok(folder)
+    }
+}
+
+impl ConsistencyStage {
+    /// Writes the forward and the reverse adapter into the output folder.
+    pub fn write(&self, config: &DistillConfig) -> Result<[PathBuf; 2]> {
+        let [forward, reverse] = self.students();
+        let write = |(student, tensors): (&Student, Tensors), name| -> Result<PathBuf> {
+            let file = config.out.join(released_name(name, &student.path));
+            let Student { adapter, path, .. } = student;
+            adapter.write(&file, tensors, path, DType::F32)?;
+            Ok(file)
+        };
+        Ok([write(forward, "forward")?, write(reverse, "reverse")?])
+    }
+}
+
+/// The file name in the scheme of the released adapters: ascending timesteps, without the
+/// last one of the direction.
+fn released_name(direction: &str, path: &Timesteps) -> String {
+    let mut steps: Vec<_> = path.jumps().map(|jump| jump.from.0).collect();
+    steps.sort_unstable();
+    let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    format!("{direction}-{}.safetensors", steps.join("-"))
+}
+
+fn pytorch() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
+}

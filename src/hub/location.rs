@@ -1,0 +1,137 @@
+//! Files and folders as named by the user.
+
+use std::path::Path;
+
+use super::{Cache, FileTree, Repository, RequiredFile, file_tree::joined, repository::is_inside};
+use crate::{
+    error::{Error, Result},
+    io::Source,
+};
+
+/// A file or folder as named by the user: a path, `hub:owner/name[@revision][/file]`,
+/// or a part of a built-in model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// One file, local or on the hub.
+    File(FileTree, String),
+    /// A whole folder.
+    Folder(FileTree),
+}
+
+impl Location {
+    /// Parses a path, relative to `base`, or a name on the hub, which refers to files in
+    /// `cache`.
+    pub fn parse(text: &str, base: &Path, cache: &Cache) -> Result<Self> {
+        match text.strip_prefix("hub:") {
+            Some(hub) => Self::parse_hub(text, hub, cache),
+            None => Self::parse_path(&base.join(text)),
+        }
+    }
+
+    fn parse_hub(text: &str, hub: &str, cache: &Cache) -> Result<Self> {
+        let mut parts = hub.splitn(3, '/');
+        let (Some(owner), Some(name)) = (parts.next(), parts.next()) else {
+            return Err(Error::setting(format!(
+                "{text:?}: write hub:owner/name or hub:owner/name/file"
+            )));
+        };
+        let home = FileTree::hub(cache, format!("{owner}/{name}").parse::<Repository>()?);
+        match parts.next() {
+            None | Some("") => Ok(Self::Folder(home)),
+            Some(file) if !is_inside(file) => Err(Error::setting(format!(
+                "{text:?} is not a file of a repository"
+            ))),
+            Some(file) => Ok(Self::File(home, file.into())),
+        }
+    }
+
+    fn parse_path(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Folder(FileTree::Folder(path.into())));
+        }
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .filter(|_| path.is_file());
+        let name = name.ok_or_else(|| Error::config(path, "there is no such file"))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Ok(Self::File(FileTree::Folder(folder.into()), name.into()))
+    }
+
+    /// The folder itself, or that of the file.
+    pub fn home(&self) -> &FileTree {
+        match self {
+            Self::File(home, _) | Self::Folder(home) => home,
+        }
+    }
+
+    /// The folder it names, or that of the file it names.
+    pub fn folder(&self) -> FileTree {
+        match self {
+            Self::File(home, name) => match name.rsplit_once('/') {
+                Some((folder, _)) => home.within(folder),
+                None => home.clone(),
+            },
+            Self::Folder(home) => home.clone(),
+        }
+    }
+
+    /// The file itself, or the first of `names` in the folder.
+    pub fn file(&self, names: &[&str]) -> Result<Source> {
+        match self {
+            Self::File(home, name) => home.file(name),
+            Self::Folder(home) => home.first("", names),
+        }
+    }
+
+    /// The requirement of the file itself, or of the first of `names` in the folder, if
+    /// it is on the hub.
+    pub fn need(&self, names: &[&str], optional: bool) -> Option<RequiredFile> {
+        let FileTree::Hub(_, repository, folder) = self.home() else {
+            return None;
+        };
+        Some(RequiredFile {
+            repository: repository.clone(),
+            names: match self {
+                Self::File(_, name) => vec![joined(folder, name)],
+                Self::Folder(_) => names.iter().map(|name| joined(folder, name)).collect(),
+            },
+            optional,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_references_name_a_repository_or_a_file_in_it() {
+        let cache = Cache::new("no/such/cache");
+        let parse = |text| Location::parse(text, Path::new("."), &cache).unwrap();
+        let home = FileTree::hub(&cache, Repository::new("a/b"));
+        assert_eq!(parse("hub:a/b"), Location::Folder(home.clone()));
+        assert_eq!(
+            parse("hub:a/b/c/d.safetensors"),
+            Location::File(home, "c/d.safetensors".into())
+        );
+        let pinned = FileTree::hub(&cache, "a/b@v1".parse().unwrap());
+        assert_eq!(
+            parse("hub:a/b@v1/c.pt"),
+            Location::File(pinned, "c.pt".into())
+        );
+        for bad in [
+            "hub:",
+            "hub:a",
+            "hub:/",
+            "hub:a/b/../c",
+            "hub:a/b//c",
+            "no/such/file",
+        ] {
+            assert!(
+                Location::parse(bad, Path::new("."), &cache).is_err(),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Files: atomic writing, sources on disk or built into the program, checkpoints.
+
+mod atomic;
+mod checkpoint;
+mod source;
+mod tensors;
+
+pub use atomic::{Growing, Held, check_writable, hold_writing, write_beside};
+pub(crate) use checkpoint::shard_names;
+pub use checkpoint::{Checkpoint, View, safetensors_metadata};
+pub use source::Source;
+pub use tensors::{Metadata, Tensors, write_tensors};

@@ -1,0 +1,440 @@
+//! Checkpoint files: safetensors, memory-mapped, or pickles, detected from their content.
+
+mod dtype;
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    io::Read,
+    ops::{Bound, Range},
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Once,
+};
+
+use candle_core::{
+    Device, Tensor,
+    pickle::{PthTensors, TensorInfo},
+    safetensors::{Load, MmapedSafetensors, SliceSafetensors},
+};
+use safetensors::tensor::TensorView;
+use serde::Deserialize;
+
+use super::Source;
+use crate::error::{Error, Result};
+
+/// The tensors of one checkpoint: a safetensors file, the index of a sharded
+/// one (`*.safetensors.index.json`), or a PyTorch state dict in the zip format.
+///
+/// Tensors are read on demand.
+pub struct Checkpoint {
+    file: PathBuf,
+    tensors: Tensors,
+    /// By name, in the file's layout or in another one.
+    views: BTreeMap<String, View>,
+}
+
+/// A tensor of a file, as a tensor of another layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    name: String,
+    rows: Option<Range<usize>>,
+    transposed: bool,
+}
+
+impl View {
+    /// The whole tensor `name`.
+    pub fn of(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            rows: None,
+            transposed: false,
+        }
+    }
+
+    /// The name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Restricts the view to some rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        let rows = Some(rows);
+        Self { rows, ..self }
+    }
+
+    /// Transposes the view.
+    pub fn transposed(self) -> Self {
+        Self {
+            transposed: true,
+            ..self
+        }
+    }
+
+    fn shape(&self, mut shape: Vec<usize>) -> Vec<usize> {
+        if let (Some(rows), Some(first)) = (&self.rows, shape.first_mut()) {
+            *first = rows.len();
+        }
+        if self.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+
+    fn tensor(&self, whole: &Tensor) -> candle_core::Result<Tensor> {
+        let part = match &self.rows {
+            Some(rows) => whole.narrow(0, rows.start, rows.len())?,
+            None => whole.clone(),
+        };
+        match self.transposed {
+            true => part.t()?.contiguous(),
+            false => part.contiguous(),
+        }
+    }
+}
+
+enum Tensors {
+    Mapped(MmapedSafetensors),
+    Pickled(PthTensors),
+    BuiltIn(SliceSafetensors<'static>),
+}
+
+impl Tensors {
+    fn open(source: &Source) -> Result<Self> {
+        let file = source.name();
+        if let Some(bytes) = source.in_program() {
+            let tensors = SliceSafetensors::new(bytes).map_err(|e| Error::weights(file, e))?;
+            return Ok(Self::BuiltIn(tensors));
+        }
+        Ok(match &magic(file)? {
+            b"PK\x03\x04" => Self::Pickled(unpickle(file)?),
+            [b'{', ..] => Self::Mapped(map(file, &shards(file)?)?),
+            _ => Self::Mapped(map(file, &[file.to_path_buf()])?),
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        let safetensors = match self {
+            Self::Mapped(tensors) => tensors.tensors(),
+            Self::BuiltIn(tensors) => tensors.tensors(),
+            Self::Pickled(tensors) => return tensors.tensor_infos().keys().cloned().collect(),
+        };
+        safetensors.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// A tensor of a safetensors file.
+    fn mapped(&self, name: &str) -> Option<TensorView<'_>> {
+        match self {
+            Self::Mapped(tensors) => tensors.get(name).ok(),
+            Self::BuiltIn(tensors) => tensors.get(name).ok(),
+            Self::Pickled(_) => None,
+        }
+    }
+
+    /// A tensor of a pickle.
+    fn pickled(&self, name: &str) -> Option<(&PthTensors, &TensorInfo)> {
+        match self {
+            Self::Pickled(tensors) => Some((tensors, tensors.tensor_infos().get(name)?)),
+            _ => None,
+        }
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let pickled = || {
+            self.pickled(name)
+                .map(|(_, info)| info.layout.dims().to_vec())
+        };
+        let mapped = self.mapped(name).map(|view| view.shape().to_vec());
+        mapped.or_else(pickled)
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and reads its table of contents.
+    pub fn open(file: impl Into<Source>) -> Result<Self> {
+        let source = file.into();
+        let tensors = Tensors::open(&source)?;
+        let names = tensors.names().into_iter();
+        Ok(Self {
+            file: source.name().into(),
+            views: names.map(|name| (name.clone(), View::of(name))).collect(),
+            tensors,
+        })
+    }
+
+    /// Replaces the tensors by views in another layout.
+    pub fn seen_as(self, views: BTreeMap<String, View>) -> Self {
+        Self { views, ..self }
+    }
+
+    /// The file that was opened.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.views.keys().cloned().collect()
+    }
+
+    /// Whether any tensor's name begins with `prefix`.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let first = self.views.range::<str, _>(from).next();
+        first.is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// The shape of a tensor, or `None` if there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let view = self.views.get(name)?;
+        Some(view.shape(self.tensors.shape(&view.name)?))
+    }
+
+    /// Number of values of all tensors.
+    pub fn values(&self) -> usize {
+        let shapes = self.views.keys().filter_map(|name| self.shape(name));
+        shapes.map(|shape| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Reads a tensor in its stored type.
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let missing = || self.tensor_fault(name, "it is missing");
+        let view = self.views.get(name).ok_or_else(missing)?;
+        Ok(view.tensor(&self.load_stored(&view.name, device)?)?)
+    }
+
+    fn load_stored(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let fault = |reason: &str| self.tensor_fault(name, reason);
+        if let Some(view) = self.tensors.mapped(name) {
+            return view.load(device).map_err(|error| fault(&error.to_string()));
+        }
+        let missing = || fault("it is missing");
+        let (tensors, info) = self.tensors.pickled(name).ok_or_else(missing)?;
+        if info.layout.start_offset() != 0 {
+            return Err(fault(
+                "it is a view into a larger storage; save a copy of it",
+            ));
+        }
+        if !self.could_hold(info) {
+            return Err(fault("it is larger than the file: the file is damaged"));
+        }
+        let tensor = guarded(|| tensors.get(name))
+            .ok_or_else(|| fault("the file is damaged"))?
+            .map_err(|error| fault(&error.to_string()))?;
+        Ok(tensor.ok_or_else(missing)?.to_device(device)?)
+    }
+
+    /// Whether the file has room for a tensor; PyTorch does not compress.
+    fn could_hold(&self, info: &TensorInfo) -> bool {
+        let sizes = info.layout.dims().iter();
+        let count = sizes.copied().try_fold(1_usize, usize::checked_mul);
+        let needed = count.and_then(|count| count.checked_mul(info.dtype.size_in_bytes()));
+        let length = std::fs::metadata(&self.file).map_or(0, |found| found.len());
+        needed.is_some_and(|needed| needed as u64 <= length)
+    }
+
+    /// An error that names this file.
+    pub fn fault(&self, reason: impl ToString) -> Error {
+        Error::weights(&self.file, reason)
+    }
+
+    /// An error that names this file and one of its tensors.
+    pub fn tensor_fault(&self, name: &str, reason: &str) -> Error {
+        self.fault(format!("tensor {name:?}: {reason}"))
+    }
+}
+
+/// The `__metadata__` table of a safetensors file; empty for other files.
+pub fn safetensors_metadata(file: &Source) -> Result<HashMap<String, String>> {
+    if let Some(bytes) = file.in_program() {
+        return metadata_in(file, bytes);
+    }
+    let reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    metadata_in(file, reader)
+}
+
+fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, String>> {
+    let mut length = [0; 8];
+    if reader.read_exact(&mut length).is_err() || is_other_format(length) {
+        return Ok(HashMap::new());
+    }
+    let mut header = Vec::new();
+    let limit = u64::from_le_bytes(length).min(100 << 20);
+    let read = reader.take(limit).read_to_end(&mut header);
+    read.map_err(|error| Error::io(file, error))?;
+    let header: Header = serde_json::from_slice(&header).map_err(|error| {
+        let reason = format!("its header is not a safetensors header ({error})");
+        Error::weights(file, reason)
+    })?;
+    Ok(header.metadata.unwrap_or_default())
+}
+
+/// Whether a file with these first bytes is a zip archive or JSON: no safetensors header
+/// is long enough to begin like that.
+fn is_other_format(begin: [u8; 8]) -> bool {
+    begin.starts_with(b"PK\x03\x04") || matches!(begin, [b'{', .., last] if last != 0)
+}
+
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: Option<HashMap<String, String>>,
+}
+
+/// The first four bytes.
+fn magic(file: &Path) -> Result<[u8; 4]> {
+    let mut bytes = [0; 4];
+    let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    let read = reader.read_exact(&mut bytes);
+    read.map_err(|_| Error::weights(file, "it is empty or cut off"))?;
+    Ok(bytes)
+}
+
+#[expect(unsafe_code, reason = "memory maps")]
+fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
+    // SAFETY: the files are opened for reading only; like every program that
+    // maps its weights, this one relies on nobody truncating them meanwhile.
+    unsafe { MmapedSafetensors::multi(shards) }.map_err(|error| {
+        let what = "neither a complete safetensors file nor a PyTorch state dict";
+        Error::weights(file, format!("it is {what} ({error})"))
+    })
+}
+
+/// The names of the shards beside `file` if its name is that of an index; empty for other
+/// files.
+pub(crate) fn shard_names(file: &Path) -> Result<BTreeSet<String>> {
+    match file.to_string_lossy().ends_with(".index.json") {
+        true => read_index(file),
+        false => Ok(BTreeSet::new()),
+    }
+}
+
+/// The names of the shards in an index.
+fn read_index(file: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::weights(file, format!("it is not an index of shards ({error})")))?;
+    let names: BTreeSet<_> = index.weight_map.into_values().collect();
+    let is_bare = |name: &String| Path::new(name).file_name() == Some(name.as_ref());
+    if let Some(name) = names.iter().find(|name| !is_bare(name)) {
+        let reason = format!("shard {name:?} is not a file beside the index");
+        return Err(Error::weights(file, reason));
+    }
+    Ok(names)
+}
+
+/// The shards of an index.
+fn shards(file: &Path) -> Result<Vec<PathBuf>> {
+    let names = read_index(file)?.into_iter();
+    let paths: Vec<_> = names.map(|name| file.with_file_name(name)).collect();
+    if let Some(missing) = paths.iter().find(|path| !path.is_file()) {
+        let reason = format!("shard {} is missing", missing.display());
+        return Err(Error::weights(file, reason));
+    }
+    Ok(paths)
+}
+
+/// A state dict, at the top level or under the key `state_dict`.
+fn unpickle(file: &Path) -> Result<PthTensors> {
+    let open = |key| {
+        let what = "it is not a PyTorch state dict";
+        let fault = |reason: &str| Error::weights(file, format!("{what} ({reason})"));
+        guarded(|| PthTensors::new(file, key))
+            .ok_or_else(|| fault("it is damaged"))?
+            .map_err(|error| fault(&error.to_string()))
+    };
+    let bare = open(None)?;
+    match bare.tensor_infos().is_empty() {
+        true => open(Some("state_dict")),
+        false => Ok(bare),
+    }
+}
+
+thread_local! {
+    /// Whether this thread is in `guarded`.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The result of `read`, or `None` if it panics, without a panic message: candle's reader
+/// of pickles panics at some damaged files.
+fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+    static SILENCED: Once = Once::new();
+    SILENCED.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    // The state of the reader is discarded.
+    let read = catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(false);
+    read.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::safetensors::save;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_in_the_program_is_read_like_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let tensor = Tensor::new(&[[1f32, 2.0, 3.0]], &Device::Cpu).unwrap();
+        save(&HashMap::from([("w", tensor)]), &file).unwrap();
+        let bytes = std::fs::read(&file).unwrap().leak();
+        for source in [Source::from(&file), Source::built_in("x", bytes)] {
+            let checkpoint = Checkpoint::open(&source).unwrap();
+            assert_eq!(checkpoint.names(), ["w"]);
+            assert_eq!(checkpoint.shape("w"), Some(vec![1, 3]));
+            assert_eq!(checkpoint.shape("v"), None);
+            let read = checkpoint.load("w", &Device::Cpu).unwrap();
+            assert_eq!(read.to_vec2::<f32>().unwrap(), [[1.0, 2.0, 3.0]]);
+            assert!(checkpoint.load("v", &Device::Cpu).is_err());
+            assert!(safetensors_metadata(&source).unwrap().is_empty());
+        }
+        assert!(Checkpoint::open(Source::built_in("x", b"text")).is_err());
+    }
+
+    #[test]
+    fn prefixes_are_found_among_sorted_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let tensor = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let names = ["b.weight", "a.b.weight", "ab.bias"];
+        save(
+            &HashMap::from(names.map(|name| (name, tensor.clone()))),
+            &file,
+        )
+        .unwrap();
+        let checkpoint = Checkpoint::open(&file).unwrap();
+        assert_eq!(checkpoint.names(), ["a.b.weight", "ab.bias", "b.weight"]);
+        for (prefix, found) in [
+            ("", true),
+            ("a", true),
+            ("a.", true),
+            ("a.b.weight", true),
+            ("ab.", true),
+            ("b.weight.", false),
+            ("a.c", false),
+            ("aa", false),
+            ("c", false),
+        ] {
+            assert_eq!(checkpoint.has_prefix(prefix), found, "{prefix:?}");
+        }
+        let view = View::of("b.weight").rows(1..2);
+        let views = BTreeMap::from([("c.weight".to_owned(), view)]);
+        let seen = checkpoint.seen_as(views);
+        assert_eq!(seen.shape("c.weight"), Some(vec![1]));
+        assert!(seen.has_prefix("c.") && !seen.has_prefix("b."));
+    }
+}

@@ -1,0 +1,260 @@
+//! A picture as the left side of a product: each output pixel is a row, whose
+//! terms are the values under the kernel, tap by tap, without copies
+//! (M. Dukhan, "The indirect convolution algorithm", arXiv 1907.02129).
+
+use std::ops::Range;
+
+use crate::kernel::gemm::Rows;
+
+/// Kernel size, stride and padding of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvGeometry {
+    /// Side of the kernel.
+    pub side: usize,
+    /// Stride in pixels.
+    pub stride: usize,
+    /// Padding above and to the left.
+    pub before: usize,
+    /// Padding below and to the right.
+    pub after: usize,
+}
+
+impl ConvGeometry {
+    /// A convolution of stride 1 that keeps the size; `side` is odd.
+    pub fn same(side: usize) -> Self {
+        Self {
+            side,
+            stride: 1,
+            before: side / 2,
+            after: side / 2,
+        }
+    }
+
+    /// The length of the output along an axis of length `n`.
+    pub fn output(self, n: usize) -> usize {
+        (n + self.before + self.after).saturating_sub(self.side) / self.stride + 1
+    }
+
+    /// The inputs of each output along an axis of length `n`, tap by tap.
+    fn forward(self, n: usize) -> Vec<usize> {
+        let input = |i: usize| {
+            let at = (i / self.side * self.stride + i % self.side).checked_sub(self.before);
+            at.filter(|&at| at < n).unwrap_or(OUTSIDE)
+        };
+        (0..self.output(n) * self.side).map(input).collect()
+    }
+
+    /// The outputs of each input along an axis of length `n`, from the last tap to the
+    /// first, so that a convolution that keeps the size has the same table as `forward`.
+    fn backward(self, n: usize) -> Vec<usize> {
+        let output = |i: usize| {
+            let tap = self.side - 1 - i % self.side;
+            let at = (i / self.side + self.before).checked_sub(tap);
+            let at = at.filter(|at| at.is_multiple_of(self.stride));
+            let at = at.map(|at| at / self.stride);
+            at.filter(|&at| at < self.output(n)).unwrap_or(OUTSIDE)
+        };
+        (0..n * self.side).map(output).collect()
+    }
+}
+
+/// A tap outside of the picture.
+const OUTSIDE: usize = usize::MAX;
+
+/// The patches of a batch of pictures (b, h, w, channels).
+pub(in crate::kernel) struct Patches<'a> {
+    x: &'a [f32],
+    from: (usize, usize),
+    to: (usize, usize),
+    channels: usize,
+    window: ConvGeometry,
+    /// For each output row and tap, the row of the picture.
+    ys: Vec<usize>,
+    /// For each output column and tap, the column of the picture.
+    xs: Vec<usize>,
+    zeros: Vec<f32>,
+}
+
+impl<'a> Patches<'a> {
+    /// The patches of the input x, of size `from`, for each output.
+    pub(in crate::kernel) fn new(
+        x: &'a [f32],
+        from: (usize, usize),
+        channels: usize,
+        window: ConvGeometry,
+    ) -> Self {
+        Self {
+            x,
+            from,
+            to: (window.output(from.0), window.output(from.1)),
+            channels,
+            window,
+            ys: window.forward(from.0),
+            xs: window.forward(from.1),
+            zeros: vec![0.0; channels],
+        }
+    }
+
+    /// The same after nearest-neighbour upsampling to the size `to`.
+    pub(in crate::kernel) fn enlarged(
+        x: &'a [f32],
+        from: (usize, usize),
+        to: (usize, usize),
+        channels: usize,
+        window: ConvGeometry,
+    ) -> Self {
+        let small = |at: Vec<usize>, from, to| {
+            let nearest = nearest(from, to);
+            let small = |at: usize| nearest.get(at).copied().unwrap_or(OUTSIDE);
+            at.into_iter().map(small).collect()
+        };
+        Self {
+            from,
+            ys: small(window.forward(to.0), from.0, to.0),
+            xs: small(window.forward(to.1), from.1, to.1),
+            ..Self::new(x, to, channels, window)
+        }
+    }
+
+    /// The patches of the output's gradient for each input, of size `to`, from the last
+    /// tap to the first.
+    pub(in crate::kernel) fn adjoint(
+        gradient: &'a [f32],
+        to: (usize, usize),
+        channels: usize,
+        window: ConvGeometry,
+    ) -> Self {
+        Self {
+            x: gradient,
+            from: (window.output(to.0), window.output(to.1)),
+            to,
+            channels,
+            window,
+            ys: window.backward(to.0),
+            xs: window.backward(to.1),
+            zeros: vec![0.0; channels],
+        }
+    }
+
+    /// Whether this is a 3x3 convolution that keeps the size.
+    pub(in crate::kernel) fn is_3x3(&self) -> bool {
+        self.window == ConvGeometry::same(3)
+    }
+
+    /// Height and width of the output.
+    pub(in crate::kernel) fn size(&self) -> (usize, usize) {
+        self.to
+    }
+
+    /// The channels of the input at one tap of an output pixel.
+    #[inline(always)]
+    pub(in crate::kernel) fn pixel(&self, row: usize, tap: usize) -> &[f32] {
+        let side = self.window.side;
+        let (pixel, image) = (row % (self.to.0 * self.to.1), row / (self.to.0 * self.to.1));
+        let y = self.ys[pixel / self.to.1 * side + tap / side];
+        let x = self.xs[pixel % self.to.1 * side + tap % side];
+        self.at(image, y, x)
+    }
+
+    /// The N x N input pixels of a tile of outputs that begins at (y, x), for a 3x3
+    /// convolution.
+    pub(in crate::kernel) fn piece<const N: usize>(
+        &self,
+        image: usize,
+        y: usize,
+        x: usize,
+    ) -> [[&[f32]; N]; N] {
+        // The last pixels belong to further taps of the last output.
+        let input = |table: &[usize], at: usize, i: usize, end: usize| {
+            let output = (at + i).min(end - 1);
+            let taps = &table[3 * output..][..3];
+            taps.get(at + i - output).copied().unwrap_or(OUTSIDE)
+        };
+        let ys: [_; N] = std::array::from_fn(|i| input(&self.ys, y, i, self.to.0));
+        let xs: [_; N] = std::array::from_fn(|i| input(&self.xs, x, i, self.to.1));
+        ys.map(|y| xs.map(|x| self.at(image, y, x)))
+    }
+
+    /// The channels of a pixel of the picture, zeros outside.
+    #[inline(always)]
+    fn at(&self, image: usize, y: usize, x: usize) -> &[f32] {
+        if y == OUTSIDE || x == OUTSIDE {
+            return &self.zeros;
+        }
+        &self.x[((image * self.from.0 + y) * self.from.1 + x) * self.channels..][..self.channels]
+    }
+
+    /// The patches of some rows in memory.
+    pub(in crate::kernel) fn unfold(&self, rows: Range<usize>) -> Vec<f32> {
+        let taps = self.window.side * self.window.side;
+        let mut unfolded = Vec::with_capacity(rows.len() * taps * self.channels);
+        for row in rows {
+            (0..taps).for_each(|tap| unfolded.extend_from_slice(self.pixel(row, tap)));
+        }
+        unfolded
+    }
+}
+
+impl Rows for Patches<'_> {
+    fn run(&self) -> usize {
+        self.channels
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize, terms: Range<usize>) -> &[f32] {
+        let first = terms.start % self.channels;
+        &self.pixel(row, terms.start / self.channels)[first..][..terms.len()]
+    }
+}
+
+/// The source index of each of `to` values in nearest-neighbour upsampling from `from`
+/// values: `floor(i * from / to)` in f32, as in PyTorch's `interpolate`.
+pub(crate) fn nearest(from: usize, to: usize) -> Vec<usize> {
+    let scale = from as f32 / to as f32;
+    let index = |i: usize| ((i as f32 * scale) as usize).min(from - 1);
+    (0..to).map(index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_picks_the_pixels_that_pytorch_picks() {
+        // interpolate(torch.arange(n).view(1, 1, 1, n).float(), size=(1, m)).flatten()
+        assert_eq!(nearest(4, 7), [0, 0, 1, 1, 2, 2, 3]);
+        assert_eq!(nearest(5, 10), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+        assert_eq!(nearest(7, 25)[..9], [0, 0, 0, 0, 1, 1, 1, 1, 2]);
+        assert_eq!(nearest(1, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn looking_back_finds_the_outputs_that_looked() {
+        let windows = [
+            (3, 1, 1, 1),
+            (3, 2, 1, 1),
+            (3, 2, 0, 1),
+            (1, 1, 0, 0),
+            (5, 1, 2, 2),
+        ];
+        for (side, stride, before, after) in windows {
+            let window = ConvGeometry {
+                side,
+                stride,
+                before,
+                after,
+            };
+            for n in [2, 3, 5, 8] {
+                let (forward, backward) = (window.forward(n), window.backward(n));
+                for input in 0..n {
+                    for tap in 0..side {
+                        let looked = (0..window.output(n))
+                            .find(|output| forward[output * side + tap] == input);
+                        let found = backward[input * side + side - 1 - tap];
+                        assert_eq!(looked.unwrap_or(OUTSIDE), found, "{window:?} {n}");
+                    }
+                }
+            }
+        }
+    }
+}

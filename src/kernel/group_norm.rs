@@ -1,0 +1,220 @@
+//! Group norm (Y. Wu and K. He, arXiv 1803.08494).
+//!
+//! The sums for mean and deviation are computed over a few pixels in f32, each channel
+//! relative to the first of these pixels, and accumulated in f64: neither a mean much
+//! larger than the deviation nor the millions of values of an autoencoder's picture
+//! reduce the precision.
+
+use candle_core::{Result, Tensor, bail};
+use pulp::{Simd, WithSimd};
+
+use super::{
+    Activation,
+    elementwise::{
+        activate,
+        curve::{Curve, Linear, Swish},
+        map::{Formula, Rows, map, sum_columns},
+    },
+    op::{self, Gradients},
+    simd::vectorised,
+};
+
+mod back;
+mod form;
+mod sums;
+#[cfg(test)]
+mod tests;
+
+use form::Form;
+
+pub use sums::{GroupSums, Moments};
+
+/// Normalises groups of channels of each picture of x (b, .., c), then scales
+/// and shifts each channel by `weight` and `bias` (c). All f32, contiguous and
+/// on a CPU; differentiable in all arguments.
+pub fn group_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let form = Form::of(x, groups)?.with([weight, bias])?;
+    match activation {
+        Activation::Silu => normalise(Swish(1.0), form, [x, weight, bias], eps),
+        other => activate(&normalise(Linear, form, [x, weight, bias], eps)?, other),
+    }
+}
+
+/// The sums over x (b, .., c), pictures or the same part of each.
+pub fn group_sums(x: &Tensor, groups: usize) -> Result<GroupSums> {
+    let form = Form::of(x, groups)?;
+    op::with([x], |[x]| Ok(sums(form, x)))
+}
+
+/// The same as [`group_norm`] for a part of each picture, with the sums over the whole
+/// pictures. Not differentiable.
+pub fn group_norm_by(
+    sums: &GroupSums,
+    x: &Tensor,
+    [weight, bias]: [&Tensor; 2],
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let form = Form::of(x, sums.groups())?.with([weight, bias])?;
+    if sums.pictures() != form.pictures {
+        bail!("group norm: sums over other pictures");
+    }
+    op::with([x, weight, bias], |[values, weight, bias]| {
+        let affines = affines(form, &sums.moments(eps), weight, bias);
+        let y = |values| op::tensor(values, x.shape());
+        match activation {
+            Activation::Silu => y(apply(Swish(1.0), form, values, &affines)),
+            other => activate(&y(apply(Linear, form, values, &affines))?, other),
+        }
+    })
+}
+
+fn normalise<C: Curve>(
+    curve: C,
+    form: Form,
+    arguments @ [x, ..]: [&Tensor; 3],
+    eps: f64,
+) -> Result<Tensor> {
+    let (y, moments) = op::with(arguments, |[x, weight, bias]| {
+        let moments = sums(form, x).moments(eps);
+        let affines = affines(form, &moments, weight, bias);
+        Ok((apply(curve, form, x, &affines), moments))
+    })?;
+    op::tracked(
+        "group-norm",
+        arguments,
+        y,
+        x.shape(),
+        move |arguments, gradient| backward(curve, form, &moments, arguments, gradient),
+    )
+}
+
+fn backward<C: Curve>(
+    curve: C,
+    form: Form,
+    moments: &[Moments],
+    arguments @ [x, weight, bias]: [&Tensor; 3],
+    gradient: &Tensor,
+) -> Result<Gradients<3>> {
+    op::with([x, weight, bias, gradient], |[x, weight, bias, dy]| {
+        let affines = affines(form, moments, weight, bias);
+        let slopes = back::slopes(curve, form, moments, [x, dy], &affines);
+        let [for_x, for_weight, for_bias] = arguments.map(Tensor::track_op);
+        let input = || back::input(curve, form, moments, weight, [x, dy], &affines, &slopes);
+        let shape = arguments[0].shape();
+        Ok([
+            for_x.then(|| op::tensor(input(), shape)).transpose()?,
+            for_weight.then(|| slopes.weight(form)).transpose()?,
+            for_bias.then(|| slopes.bias(form)).transpose()?,
+        ])
+    })
+}
+
+/// The sums over each group (pictures, groups).
+fn sums(form: Form, x: &[f32]) -> GroupSums {
+    let add = |_, x: &[f32], totals: [&mut [f64]; 2]| {
+        let wide = form.wide();
+        vectorised(Powers { x, wide, totals });
+    };
+    let sums = form.sum_pixels(|picture, range, totals| add(picture, &x[range], totals));
+    let group = |channels: [&[f64]; 2]| channels.map(|channels| channels.iter().sum());
+    let of = sums.iter().flat_map(|sums| sums.groups(form).map(group));
+    let count = form.pixels * form.channels / form.groups;
+    GroupSums::new(count, form.groups, of.collect())
+}
+
+/// The sums of values and of their squares, by channel.
+struct Powers<'a> {
+    x: &'a [f32],
+    wide: usize,
+    totals: [&'a mut [f64]; 2],
+}
+
+impl WithSimd for Powers<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let [sums, squares] = self.totals;
+        form::blocks(self.x.len(), self.wide, |block, width, [first, second]| {
+            let rows = block.len() / width;
+            let x = &self.x[block];
+            let inputs = [Rows(x, width), Rows(x, 0)];
+            sum_columns(s, Deviation, inputs, rows, [&mut *first, &mut *second]);
+            let count = rows as f64;
+            let totals = sums.iter_mut().zip(squares.iter_mut());
+            let parts = x.iter().zip(&*first).zip(&*second);
+            for ((sum, square), ((pivot, first), second)) in totals.zip(parts.take(width)) {
+                let [pivot, first, second] = [*pivot, *first, *second].map(f64::from);
+                *sum += first + count * pivot;
+                *square += second + pivot * (2.0 * first + count * pivot);
+            }
+        });
+    }
+}
+
+/// x - pivot, and its square.
+#[derive(Clone, Copy)]
+struct Deviation;
+
+impl Formula<2, 2> for Deviation {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, [x, pivot]: [S::f32s; 2]) -> [S::f32s; 2] {
+        let deviation = s.sub_f32s(x, pivot);
+        [deviation, s.mul_f32s(deviation, deviation)]
+    }
+}
+
+/// The map (x - center) scale + shift of each channel of a picture. Each list is repeated
+/// over a few pixels.
+struct Affine {
+    center: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Affine {
+    fn rows(&self) -> [Rows<'_>; 3] {
+        [&self.center, &self.scale, &self.shift].map(|row| Rows(row, 0))
+    }
+}
+
+fn affines(form: Form, moments: &[Moments], weight: &[f32], bias: &[f32]) -> Vec<Affine> {
+    let scale = |of: &Moments, channel: usize| f64::from(weight[channel]) * of.inverse;
+    let shift =
+        |of: &Moments, channel: usize| f64::from(bias[channel]) - of.rest() * scale(of, channel);
+    let affine = |groups: &[Moments]| Affine {
+        center: form.repeat(groups, |of, _| f64::from(of.center())),
+        scale: form.repeat(groups, scale),
+        shift: form.repeat(groups, shift),
+    };
+    moments.chunks(form.groups).map(affine).collect()
+}
+
+fn apply<C: Curve>(curve: C, form: Form, x: &[f32], affines: &[Affine]) -> Vec<f32> {
+    let mut y = vec![0f32; x.len()];
+    form.share(&mut y, |picture, from, y| {
+        let [center, scale, shift] = affines[picture].rows();
+        let inputs = [Rows(&x[from..], form.wide()), center, scale, shift];
+        map(Normal(curve), inputs, form.wide(), y);
+    });
+    y
+}
+
+#[derive(Clone, Copy)]
+struct Normal<C>(C);
+
+impl<C: Curve> Formula<4, 1> for Normal<C> {
+    #[inline(always)]
+    fn at<S: Simd>(self, s: S, [x, center, scale, shift]: [S::f32s; 4]) -> [S::f32s; 1] {
+        let y = s.mul_add_e_f32s(s.sub_f32s(x, center), scale, shift);
+        [self.0.at(s, y).0]
+    }
+}

@@ -1,0 +1,361 @@
+//! Where the parts of a model are: presets, model folders with their
+//! `icd.toml`, and the choices that override both.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{
+    Family, config, is_model_folder,
+    manifest::Manifest,
+    presets::{Preset, Variant},
+    shapes, single,
+    unet::UnetConfig,
+    vae::Tiling,
+};
+use crate::{
+    error::{Error, Result, Setting},
+    guidance::Tau,
+    hub::{Cache, FileTree, Location, Repository},
+    io::{Checkpoint, Source},
+    layout::Network,
+    lora::RELEASED_ALPHA,
+    schedule::Timesteps,
+};
+
+/// The user's choice of a model and its overrides: a name or folder, and overrides. Paths
+/// are as typed, or `hub:owner/name[/file]`.
+#[derive(Clone, Debug, Default)]
+pub struct ModelChoice {
+    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout, here or
+    /// as `hub:owner/name`.
+    pub model: String,
+    /// A preset's adapter pair.
+    pub variant: Option<Variant>,
+    /// Another UNet.
+    pub unet: Option<String>,
+    /// Another forward adapter.
+    pub forward_adapter: Option<String>,
+    /// Another reverse adapter.
+    pub reverse_adapter: Option<String>,
+    /// Other forward timesteps.
+    pub forward_timesteps: Option<Timesteps>,
+    /// Other reverse timesteps.
+    pub reverse_timesteps: Option<Timesteps>,
+    /// Alpha where the adapter file states none.
+    pub adapter_alpha: Option<f64>,
+    /// Adapters of a style, stacked on the way back, and their shares.
+    pub loras: Vec<(String, f64)>,
+    /// A single file whose UNet, autoencoder and text encoders take the place
+    /// of the model's.
+    pub checkpoint: Option<String>,
+    /// Whether the autoencoder computes in strips.
+    pub tiling: Tiling,
+    /// Where files of the hub lie; where the environment says by default.
+    pub cache: Option<Cache>,
+}
+
+impl ModelChoice {
+    /// A model of this name, or in this folder, as it is.
+    pub fn named(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Where files of the hub lie.
+    pub(super) fn cache(&self) -> Cache {
+        self.cache.clone().unwrap_or_else(Cache::from_env)
+    }
+}
+
+/// The parts of a model, found but not read.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    /// The folder of text encoders, tokenizers, autoencoder and scheduler.
+    pub(super) home: FileTree,
+    pub(super) family: Family,
+    pub(super) unet: Location,
+    pub(super) forward: DirectionAdapter,
+    pub(super) reverse: DirectionAdapter,
+    pub(super) adapter_alpha: f64,
+    /// The guidance of edits and new pictures where none is asked for.
+    pub(super) guidance: Option<f64>,
+    /// Where the guidance of edits ends where nothing is asked for.
+    pub(super) tau: Option<Tau>,
+    /// Adapters of a style, and their shares.
+    pub(super) loras: Vec<(Location, f64)>,
+    /// A file that holds UNet, autoencoder and text encoders.
+    single: Option<Location>,
+    /// Whether a person named the UNet, which then goes before that file's.
+    unet_is_named: bool,
+}
+
+/// An adapter's file and its share.
+pub(super) type Lora = (Source, f64);
+
+/// The networks' files in their folders, safetensors first.
+pub(crate) const NETWORK_FILES: [&str; 4] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+];
+const ENCODER_FILES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "pytorch_model.bin",
+];
+/// The adapters' files in a folder.
+pub(crate) const ADAPTER_FILES: [&str; 2] = [
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+];
+
+/// What one direction of the walk needs beside the UNet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DirectionAdapter {
+    pub(super) adapter: Option<Location>,
+    timesteps: Option<Timesteps>,
+}
+
+impl DirectionAdapter {
+    /// The adapter's file.
+    pub(super) fn adapter_file(&self) -> Result<Option<Source>> {
+        let adapter = self.adapter.as_ref();
+        adapter
+            .map(|adapter| adapter.file(&ADAPTER_FILES))
+            .transpose()
+    }
+
+    /// The timesteps as given, else as the adapter's file states them, which
+    /// `stated` reads.
+    pub(super) fn timesteps(
+        &self,
+        stated: fn(&Source) -> Result<Option<Timesteps>>,
+    ) -> Result<Option<Timesteps>> {
+        match (&self.timesteps, self.adapter_file()?) {
+            (Some(timesteps), _) => Ok(Some(timesteps.clone())),
+            (None, Some(file)) => stated(&file),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Another adapter has timesteps of its own; other timesteps keep the adapter.
+    fn overridden(
+        self,
+        adapter: Option<&String>,
+        timesteps: Option<&Timesteps>,
+        cache: &Cache,
+    ) -> Result<Self> {
+        let direction = match adapter {
+            Some(text) => Self {
+                adapter: Some(Location::parse(text, Path::new(""), cache)?),
+                timesteps: None,
+            },
+            None => self,
+        };
+        Ok(Self {
+            timesteps: timesteps.cloned().or(direction.timesteps),
+            ..direction
+        })
+    }
+}
+
+impl ModelFiles {
+    /// Finds the parts that a choice means.
+    pub fn find(choice: &ModelChoice) -> Result<Self> {
+        let cache = &choice.cache();
+        let parts = match (Preset::named(&choice.model), choice.variant) {
+            (Some(preset), variant) => Self::preset(preset, variant, cache),
+            (None, Some(_)) => {
+                let reason = "only the presets sd15 and sdxl have variants";
+                return Err(Error::of(Setting::Variant, reason));
+            }
+            (None, None) => Self::folder(home(&choice.model, cache)?, cache)?,
+        };
+        parts.overridden(choice, cache)
+    }
+
+    fn preset(preset: &Preset, variant: Option<Variant>, cache: &Cache) -> Self {
+        let [forward, reverse] = preset
+            .adapters(variant, cache)
+            .map(|adapter| DirectionAdapter {
+                adapter: Some(adapter),
+                timesteps: None,
+            });
+        Self {
+            home: FileTree::hub(cache, Repository::new(preset.base)),
+            family: preset.family,
+            unet: Location::Folder(FileTree::hub(cache, Repository::new(preset.unet))),
+            forward,
+            reverse,
+            adapter_alpha: RELEASED_ALPHA,
+            guidance: None,
+            tau: None,
+            loras: Vec::new(),
+            single: None,
+            unet_is_named: false,
+        }
+    }
+
+    fn folder(home: FileTree, cache: &Cache) -> Result<Self> {
+        if !is_model_folder(&home) {
+            let reason = "it is neither a preset (sd15, sdxl, shapes) nor a model folder in the \
+                          diffusers layout";
+            return Err(Error::config(home.path(), reason));
+        }
+        let recipe = Manifest::read(&home)?;
+        let reference = |text: &String| home.reference(text, cache);
+        let direction = |adapter: &Option<String>, timesteps: &Option<Vec<u16>>| {
+            let timesteps = timesteps.as_ref().map(|list| Timesteps::new(list));
+            Ok::<_, Error>(DirectionAdapter {
+                adapter: adapter.as_ref().map(reference).transpose()?,
+                timesteps: timesteps.transpose()?,
+            })
+        };
+        Ok(Self {
+            family: family_of(&home)?,
+            unet: match &recipe.unet {
+                Some(text) => reference(text)?,
+                None => Location::Folder(home.within("unet")),
+            },
+            forward: direction(&recipe.forward_adapter, &recipe.forward_timesteps)?,
+            reverse: direction(&recipe.reverse_adapter, &recipe.reverse_timesteps)?,
+            adapter_alpha: recipe.adapter_alpha.unwrap_or(RELEASED_ALPHA),
+            guidance: recipe.guidance,
+            tau: recipe.tau.map(Tau::step).transpose()?,
+            loras: Vec::new(),
+            single: None,
+            unet_is_named: false,
+            home,
+        })
+    }
+
+    fn overridden(self, choice: &ModelChoice, cache: &Cache) -> Result<Self> {
+        let file = |text: &String| Location::parse(text, Path::new(""), cache);
+        let single = choice.checkpoint.as_ref().map(file).transpose()?;
+        if let Some(alpha) = choice.adapter_alpha.filter(|alpha| !alpha.is_finite()) {
+            let reason = format!("{alpha} is not a finite number");
+            return Err(Error::of(Setting::AdapterAlpha, reason));
+        }
+        Ok(Self {
+            unet: choice
+                .unet
+                .as_ref()
+                .map(file)
+                .transpose()?
+                .unwrap_or(self.unet),
+            unet_is_named: choice.unet.is_some(),
+            single,
+            forward: self.forward.overridden(
+                choice.forward_adapter.as_ref(),
+                choice.forward_timesteps.as_ref(),
+                cache,
+            )?,
+            reverse: self.reverse.overridden(
+                choice.reverse_adapter.as_ref(),
+                choice.reverse_timesteps.as_ref(),
+                cache,
+            )?,
+            adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
+            loras: (choice.loras.iter())
+                .map(|(text, share)| Ok((file(text)?, *share)))
+                .collect::<Result<_>>()?,
+            ..self
+        })
+    }
+
+    /// The file of a network's weights.
+    pub(super) fn file(&self, network: Network) -> Result<Source> {
+        let (place, names) = self.place(network);
+        place.file(names)
+    }
+
+    /// Where a network's weights are, and the names they may have in a folder.
+    pub(super) fn place(&self, network: Network) -> (Location, &'static [&'static str]) {
+        if let Some(single) = &self.single
+            && !(network == Network::Unet && self.unet_is_named)
+        {
+            return (single.clone(), &[]);
+        }
+        let folder = || Location::Folder(self.home.within(network.folder()));
+        match network {
+            Network::Unet => (self.unet.clone(), &NETWORK_FILES),
+            Network::Vae => (folder(), &NETWORK_FILES),
+            Network::TextEncoder(_) => (folder(), &ENCODER_FILES),
+        }
+    }
+
+    /// A network's weights.
+    pub(super) fn open(&self, network: Network) -> Result<Checkpoint> {
+        single::open(self.file(network)?, network)
+    }
+
+    /// All networks.
+    pub(super) fn all(&self) -> Vec<Network> {
+        let encoders = self.family.text_encoders().len();
+        let encoders = (0..encoders).map(Network::TextEncoder);
+        let others = [Network::Unet, Network::Vae];
+        others.into_iter().chain(encoders).collect()
+    }
+
+    /// The files of the styles, and their shares.
+    pub(super) fn loras(&self) -> Result<Vec<Lora>> {
+        let loras = self.loras.iter();
+        loras
+            .map(|(style, share)| Ok((style.file(&ADAPTER_FILES)?, *share)))
+            .collect()
+    }
+
+    /// The configuration of the UNet: its own, else the family's.
+    pub(super) fn unet_config(&self) -> Result<UnetConfig> {
+        match self.unet_config_file()? {
+            Some(file) => config::unet_config(&file),
+            None => Ok(self.family.unet_config()),
+        }
+    }
+
+    /// The config.json beside the UNet, else the model's own.
+    pub(super) fn unet_config_file(&self) -> Result<Option<Source>> {
+        let beside = match &self.unet {
+            Location::Folder(home @ FileTree::Hub(..)) => Some(home.file("config.json")?),
+            other => other.folder().file("config.json").ok(),
+        };
+        Ok(beside.or_else(|| self.home.file("unet/config.json").ok()))
+    }
+}
+
+/// The folder of a model that is not a preset.
+pub(super) fn home(model: &str, cache: &Cache) -> Result<FileTree> {
+    match model {
+        shapes::NAME => Ok(shapes::home()),
+        _ if model.starts_with("hub:") => match Location::parse(model, Path::new(""), cache)? {
+            Location::Folder(home) => Ok(home),
+            Location::File(..) => Err(Error::setting(format!(
+                "{model} names a file; a model is all of a repository, hub:owner/name"
+            ))),
+        },
+        folder => Ok(FileTree::Folder(folder.into())),
+    }
+}
+
+/// The family that a model folder's index names, or that its folders show.
+fn family_of(home: &FileTree) -> Result<Family> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(rename = "_class_name")]
+        class: String,
+    }
+    if home.has("model_index.json") {
+        let file = home.file("model_index.json")?;
+        let index: Index = config::read_json(&file)?;
+        return Family::of_pipeline(&index.class).map_err(|error| Error::config(&file, error));
+    }
+    Ok(match home.has("text_encoder_2") {
+        true => Family::Sdxl,
+        false => Family::Sd15,
+    })
+}

@@ -1,0 +1,89 @@
+//! What a model needs of the hub.
+
+use super::{
+    files::{ADAPTER_FILES, ModelChoice, ModelFiles, home},
+    presets::Preset,
+};
+use crate::{
+    error::Result,
+    hub::{FileTree, Location, RequiredFile},
+    io::shard_names,
+    layout::Network,
+};
+
+/// The file that tells what a model folder holds.
+const INDEX: &str = "model_index.json";
+
+/// The files of the hub that a choice of model needs, as far as is known: some
+/// of them name more, so whoever has fetched these asks again.
+pub fn required_files(choice: &ModelChoice) -> Result<Vec<RequiredFile>> {
+    if Preset::named(&choice.model).is_none() {
+        let home = home(&choice.model, &choice.cache())?;
+        if matches!(home, FileTree::Hub(..)) && !home.has(INDEX) {
+            let wanted = [(INDEX, false), ("icd.toml", true)];
+            let needs = wanted.map(|(name, optional)| need(&home, &[name], optional));
+            return Ok(needs.into_iter().flatten().collect());
+        }
+    }
+    let parts = ModelFiles::find(choice)?;
+    let mut needs = parts.networks()?;
+    needs.extend(parts.settings());
+    needs.extend(parts.adapters());
+    Ok(needs)
+}
+
+impl ModelFiles {
+    /// The weights of the networks.
+    fn networks(&self) -> Result<Vec<RequiredFile>> {
+        let mut needs = Vec::new();
+        for network in self.all() {
+            let (place, names) = self.place(network);
+            needs.extend(place.need(names, false));
+            if let Ok(file) = place.file(names) {
+                let (folder, shards) = (place.folder(), shard_names(file.name())?);
+                let shards = shards.iter();
+                needs.extend(shards.filter_map(|shard| need(&folder, &[shard], false)));
+            }
+        }
+        Ok(needs)
+    }
+
+    /// Configurations and tokenizers.
+    fn settings(&self) -> Vec<RequiredFile> {
+        let mut needs = vec![
+            need(&self.home, &["scheduler/scheduler_config.json"], true),
+            need(&self.home, &["vae/config.json"], false),
+        ];
+        for encoder in self.family.text_encoders() {
+            let tokenizer = self.home.within(encoder.tokenizer);
+            let encoder = encoder.folder;
+            needs.push(need(&self.home.within(encoder), &["config.json"], true));
+            needs.push(need(&tokenizer, &["vocab.json", "tokenizer.json"], false));
+            needs.push(need(&tokenizer, &["merges.txt"], true));
+            needs.push(need(&tokenizer, &["tokenizer_config.json"], true));
+        }
+        if matches!(
+            self.place(Network::Unet).0,
+            Location::Folder(FileTree::Hub(..))
+        ) {
+            needs.push(self.unet.need(&["config.json"], false));
+        }
+        needs.into_iter().flatten().collect()
+    }
+
+    fn adapters(&self) -> Vec<RequiredFile> {
+        let walkers = [&self.forward, &self.reverse];
+        let adapters = walkers
+            .into_iter()
+            .filter_map(|walker| walker.adapter.as_ref());
+        let loras = self.loras.iter().map(|(style, _)| style);
+        let all = adapters.chain(loras);
+        all.filter_map(|adapter| adapter.need(&ADAPTER_FILES, false))
+            .collect()
+    }
+}
+
+/// The need of a file in a folder, where that is on the hub.
+fn need(home: &FileTree, names: &[&str], optional: bool) -> Option<RequiredFile> {
+    Location::Folder(home.clone()).need(names, optional)
+}

@@ -1,0 +1,92 @@
+//! The residual block that UNets and autoencoders are built of.
+
+use candle_core::{Result as TensorResult, Tensor};
+
+use crate::{
+    error::Result,
+    nn::{Conv2d, Epilogue, GroupNorm, Linear, Stride, Weights},
+};
+
+/// Two convolutions beside a shortcut (arXiv 1512.03385), with the time
+/// embedding added between them where there is one.
+#[derive(Debug)]
+pub struct Resnet {
+    pub(super) norm1: GroupNorm,
+    pub(super) conv1: Conv2d,
+    time: Option<Linear>,
+    pub(super) norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+/// The norms of a network's residual blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Groups of channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl Resnet {
+    /// A block from `inputs` to `outputs` channels; `time` is the width of the
+    /// time embedding of the networks that have one.
+    pub fn new(
+        w: &Weights,
+        inputs: usize,
+        outputs: usize,
+        norm: Norm,
+        time: Option<usize>,
+    ) -> Result<Self> {
+        let shortcut = w.at_any(&["conv_shortcut", "nin_shortcut"]);
+        Ok(Self {
+            norm1: w.at("norm1").group_norm(inputs, norm.groups, norm.eps)?,
+            conv1: w.at("conv1").conv(inputs, outputs, 3, Stride::One)?,
+            time: time
+                .map(|width| w.at("time_emb_proj").linear(width, outputs))
+                .transpose()?,
+            norm2: w.at("norm2").group_norm(outputs, norm.groups, norm.eps)?,
+            conv2: w.at("conv2").conv(outputs, outputs, 3, Stride::One)?,
+            shortcut: match inputs == outputs {
+                true => None,
+                false => Some(shortcut.conv(inputs, outputs, 1, Stride::One)?),
+            },
+        })
+    }
+
+    /// Maps x (b, h, w, inputs) under a time embedding (b, width), already
+    /// through its activation.
+    pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
+        let y = self.norm2.forward_silu(&self.hidden(x, time)?)?;
+        self.output(&y, x)
+    }
+
+    /// The first convolution.
+    fn hidden(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
+        let shift = match (&self.time, time) {
+            (Some(layer), Some(time)) => Some(layer.forward(time)?), // (b, outputs)
+            _ => None,
+        };
+        let shifted = Epilogue {
+            shift: shift.as_ref(),
+            ..Epilogue::default()
+        };
+        self.conv1
+            .forward_with(&self.norm1.forward_silu(x)?, shifted)
+    }
+
+    /// The second convolution, of y (b, h, w, outputs), beside the shortcut of x.
+    pub(super) fn output(&self, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
+        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
+        let onto = Epilogue {
+            residual: Some(&shortcut.transpose()?.unwrap_or_else(|| x.clone())),
+            ..Epilogue::default()
+        };
+        self.conv2.forward_with(y, onto)
+    }
+
+    /// Channels of what it makes.
+    pub(super) fn outputs(&self) -> usize {
+        self.conv2.outputs()
+    }
+}

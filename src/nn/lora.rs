@@ -1,0 +1,175 @@
+//! LoRA deltas of layers (arXiv 2106.09685).
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::{Linear, ops::Ops};
+
+/// The LoRA deltas of a network by the path of their layer, as in
+/// `down_blocks.0.attentions.0.proj_in`.
+pub type LoraDeltas = HashMap<String, LoraDelta>;
+
+/// `delta = scale * up @ down`.
+#[derive(Clone, Debug)]
+pub struct LoraDelta {
+    /// (rank, inputs) for a linear layer, (rank, inputs, k, k) for a convolution.
+    pub down: Tensor,
+    /// (outputs, rank), for a convolution (outputs, rank, 1, 1).
+    pub up: Tensor,
+    /// alpha / rank.
+    pub scale: f64,
+}
+
+/// The weighted sum of several LoRAs of one network.
+pub fn sum_of(loras: &[(LoraDeltas, f64)]) -> Result<LoraDeltas> {
+    let mut sum = LoraDeltas::new();
+    for (deltas, weight) in loras {
+        for (module, delta) in deltas {
+            let mut delta = delta.clone();
+            delta.scale *= weight;
+            if let Some(other) = sum.remove(module) {
+                delta = other.and(&delta)?;
+            }
+            sum.insert(module.clone(), delta);
+        }
+    }
+    Ok(sum)
+}
+
+impl LoraDelta {
+    /// The sum of two deltas of one weight: their ranks are concatenated.
+    fn and(&self, other: &Self) -> Result<Self> {
+        let up = |delta: &Self| (&delta.up * delta.scale)?.flatten_from(1);
+        Ok(Self {
+            down: Tensor::cat(&[&self.down, &other.down], 0)?,
+            up: Tensor::cat(&[up(self)?, up(other)?], 1)?,
+            scale: 1.0,
+        })
+    }
+
+    /// Adds the delta to a weight (outputs, ..) and returns it in f32, or `None` if the
+    /// shapes do not match.
+    pub fn merged_into(&self, ops: &dyn Ops, weight: &Tensor) -> Result<Option<Tensor>> {
+        let weight = weight.to_dtype(DType::F32)?.contiguous()?;
+        let (outputs, count) = (weight.dim(0)?, weight.elem_count());
+        if !self.belongs(outputs, count)? {
+            return Ok(None);
+        }
+        let factor = |x: &Tensor| {
+            let x = x.to_device(weight.device())?.to_dtype(DType::F32)?;
+            x.flatten_from(1)?.contiguous()
+        };
+        let (up, down) = (factor(&(&self.up * self.scale)?)?, factor(&self.down)?);
+        ops.add_product(&weight, &up, &down).map(Some)
+    }
+
+    /// The error message for a weight that does not match.
+    pub fn mismatch(&self, weight: &Tensor) -> String {
+        format!(
+            "its shape is {:?}, but the adapter's factors are {:?} and {:?}: the adapter belongs \
+             to another model",
+            weight.dims(),
+            self.down.dims(),
+            self.up.dims()
+        )
+    }
+
+    /// Whether the delta matches a weight of `count` values in `outputs` rows.
+    fn belongs(&self, outputs: usize, count: usize) -> Result<bool> {
+        let rank = self.down.dim(0)?;
+        let inputs = self.down.elem_count() / rank.max(1);
+        let up = self.up.flatten_from(1)?; // (outputs, rank)
+        Ok(up.dims() == [outputs, rank] && outputs * inputs == count)
+    }
+}
+
+/// A LoRA delta that is not merged into its layer: it can be trained, and several
+/// networks can share the layer.
+#[derive(Clone, Debug)]
+pub(super) struct LoraBranch<Layer> {
+    pub(super) down: Layer,
+    up: Linear,
+    scale: f64,
+}
+
+impl<Layer> LoraBranch<Layer> {
+    pub(super) fn new(ops: &'static dyn Ops, down: Layer, delta: &LoraDelta) -> Result<Self> {
+        Ok(Self {
+            down,
+            up: Linear::new(ops, delta.up.flatten_from(1)?, None)?,
+            scale: delta.scale,
+        })
+    }
+
+    /// The delta of the layer's output, for the output of `down`, plus a residual.
+    pub(super) fn forward_onto(&self, down: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        self.up.forward_onto(&(down * self.scale)?, residual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::nn::ops::Packed;
+
+    fn waves(shape: &[usize], phase: f32) -> Tensor {
+        let wave = |i: usize| (i as f32 * 0.7 + phase).sin();
+        let values = (0..shape.iter().product()).map(wave).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn merging_adds_the_scaled_product_of_the_factors() {
+        let change = LoraDelta {
+            down: waves(&[3, 5, 3, 3], 0.1),
+            up: waves(&[7, 3, 1, 1], 0.5),
+            scale: 0.25,
+        };
+        let weight = waves(&[7, 5, 3, 3], 0.9);
+        let merged = change.merged_into(&Packed, &weight).unwrap().unwrap();
+        let (up, down) = (change.up.flatten_from(1), change.down.flatten_from(1));
+        let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
+        let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
+        let gap = (merged - expected).unwrap().abs().unwrap().max_all();
+        assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+    }
+
+    #[test]
+    fn loras_add_up_by_their_weights() {
+        let change = |rank, phase, scale| LoraDelta {
+            down: waves(&[rank, 5, 3, 3], phase),
+            up: waves(&[7, rank, 1, 1], phase + 0.5),
+            scale,
+        };
+        let (one, two) = (change(3, 0.1, 0.25), change(2, 0.3, 2.0));
+        let layer = |change: &LoraDelta| LoraDeltas::from([("x".to_owned(), change.clone())]);
+        let stack = sum_of(&[(layer(&one), 1.0), (layer(&two), 0.5)]).unwrap();
+        let weight = waves(&[7, 5, 3, 3], 0.9);
+        let merged = stack["x"].merged_into(&Packed, &weight).unwrap().unwrap();
+        let first = one.merged_into(&Packed, &weight).unwrap().unwrap();
+        let half = LoraDelta { scale: 1.0, ..two };
+        let expected = half.merged_into(&Packed, &first).unwrap().unwrap();
+        let gap = (merged - expected).unwrap().abs().unwrap().max_all();
+        assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+    }
+
+    #[test]
+    fn a_delta_of_another_shape_is_an_error() {
+        let change = LoraDelta {
+            down: waves(&[3, 5], 0.1),
+            up: waves(&[7, 3], 0.5),
+            scale: 1.0,
+        };
+        for shape in [[7, 6], [5, 7], [6, 5]] {
+            assert!(
+                change
+                    .merged_into(&Packed, &waves(&shape, 0.))
+                    .unwrap()
+                    .is_none()
+            );
+        }
+    }
+}

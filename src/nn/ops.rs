@@ -1,0 +1,184 @@
+//! The operations of layers, and the backends that implement them.
+//!
+//! A layer is given one backend when it is read ([`Placement::ops`]). Operations that a
+//! backend does not override are composed of candle's operations, which work on every
+//! device. The memory layout of weights and the gradients are the backend's choice.
+//! Pictures are (b, h, w, c), sequences (b, n, c).
+//!
+//! [`Placement::ops`]: super::Placement::ops
+
+mod composed;
+#[cfg(test)]
+mod conformance;
+mod packed;
+
+use std::{fmt::Debug, sync::Arc};
+
+use candle_core::{DType, Result, Tensor};
+
+pub use composed::upsample_nearest;
+
+use super::{GroupNorm, LayerNorm};
+use crate::kernel::{Activation, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear};
+
+/// candle's operations, in the type of their arguments, sums in f32.
+#[derive(Debug)]
+pub struct Composed;
+
+/// The CPU kernels, in f32 for weights of any type.
+#[derive(Debug)]
+pub struct Packed;
+
+/// The weights of a linear layer in a backend's layout.
+#[derive(Clone, Debug)]
+pub enum LinearWeight {
+    /// (outputs, inputs).
+    Plain(Tensor),
+    /// In the layout of the CPU kernels.
+    Packed(Arc<PackedLinear>),
+}
+
+/// The weights of a convolution in a backend's layout.
+#[derive(Clone, Debug)]
+pub enum ConvWeight {
+    /// (outputs, inputs, k, k).
+    Plain(Tensor),
+    /// In the layout of the CPU kernels.
+    Packed(Arc<PackedConv>),
+}
+
+/// The maps of an attention operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionMode {
+    /// Each row's own maps.
+    Full,
+    /// Each row's own maps, masked to the keys up to each query's position.
+    Causal,
+    /// The maps of the batch's first row, applied to the values of every row.
+    FirstRowsMaps,
+}
+
+/// The operations of a backend.
+pub trait Ops: Debug + Send + Sync {
+    /// The type of the activations between layers, for weights stored in `dtype`.
+    fn compute_dtype(&self, dtype: DType) -> DType {
+        dtype
+    }
+
+    /// Converts the weights (outputs, inputs) of a linear layer for
+    /// [`linear`](Self::linear).
+    fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
+        Ok(LinearWeight::Plain(weight))
+    }
+
+    /// Converts the weights (outputs, inputs, k, k) of a convolution for
+    /// [`conv2d`](Self::conv2d).
+    fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
+        Ok(ConvWeight::Plain(weight))
+    }
+
+    /// Converts a bias (outputs) for both.
+    fn pack_bias(&self, bias: Tensor) -> Result<Tensor> {
+        Ok(bias)
+    }
+
+    /// Adds the product of low-rank factors up (outputs, rank) and down (rank, rest) to a
+    /// weight, all in f32 on one device.
+    fn add_product(&self, weight: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
+        weight + up.matmul(down)?.reshape(weight.shape())?
+    }
+
+    /// x (.., inputs) to (.., outputs).
+    fn linear(&self, x: &Tensor, weight: &LinearWeight, epilogue: Epilogue) -> Result<Tensor> {
+        composed::linear(x, weight, epilogue)
+    }
+
+    /// A linear layer followed by [`geglu`](Self::geglu): x (.., inputs) to (.., d).
+    fn linear_geglu(
+        &self,
+        x: &Tensor,
+        weight: &LinearWeight,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        self.geglu(&self.linear(x, weight, Epilogue::bias(bias))?)
+    }
+
+    /// x (b, h, w, inputs) to (b, height, width, outputs).
+    fn conv2d(
+        &self,
+        x: &Tensor,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+    ) -> Result<Tensor> {
+        composed::conv2d(x, weight, geometry, epilogue)
+    }
+
+    /// Normalises groups of channels of x (b, .., c), statistics in f32 or better.
+    fn group_norm(&self, x: &Tensor, norm: &GroupNorm, activation: Activation) -> Result<Tensor> {
+        self.activate(&composed::group_norm(x, norm)?, activation)
+    }
+
+    /// The sums over x (b, .., c), pictures or the same part of each.
+    fn group_sums(&self, x: &Tensor, norm: &GroupNorm) -> Result<GroupSums> {
+        composed::group_sums(x, norm)
+    }
+
+    /// [`group_norm`](Self::group_norm) of a part of each picture by the sums over
+    /// the whole pictures, without gradients.
+    fn group_norm_by(
+        &self,
+        sums: &GroupSums,
+        x: &Tensor,
+        norm: &GroupNorm,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.activate(&composed::group_norm_by(sums, x, norm)?, activation)
+    }
+
+    /// Normalises the last axis of x (.., c), statistics in f32 or better.
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        composed::layer_norm(x, norm)
+    }
+
+    /// Multi-head attention (arXiv 1706.03762) of queries (b, n, c), keys (b, m, c) and
+    /// values (b, m, e), the heads concatenated: (b, n, e). The maps are never complete in
+    /// memory.
+    fn attention(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        heads: usize,
+        mode: AttentionMode,
+    ) -> Result<Tensor> {
+        composed::attention([q, k, v], heads, mode)
+    }
+
+    /// The attention maps (b, heads, n, m) of queries (b, n, c) and keys (b, m, c), after
+    /// softmax.
+    fn attention_maps(&self, q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
+        composed::attention_maps(q, k, heads)
+    }
+
+    /// Applies maps (b, heads, n, m) to values (b, m, e): (b, n, e).
+    fn read_maps(&self, maps: &Tensor, v: &Tensor) -> Result<Tensor> {
+        composed::read_maps(maps, v)
+    }
+
+    /// Applies an activation function.
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        composed::activate(x, activation)
+    }
+
+    /// The first half of (.., 2 c) times the exact GELU of the second: (.., c) (GEGLU,
+    /// arXiv 2002.05202).
+    fn geglu(&self, x: &Tensor) -> Result<Tensor> {
+        composed::geglu(x)
+    }
+
+    /// Concatenates (.., a) and (.., b): (.., a + b).
+    fn concat(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        composed::concat(a, b)
+    }
+}
+
+impl Ops for Composed {}

@@ -1,0 +1,236 @@
+//! The CPU kernels. Frozen weights are packed; trained ones remain tensors, which the
+//! kernels can differentiate.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
+use crate::{
+    kernel::{
+        self, Activation, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear, profile,
+    },
+    nn::{GroupNorm, LayerNorm},
+};
+
+/// Minimum number of rows per input for which the fused kernel is faster: it reads the
+/// weights of both halves for each block of rows, to keep the halves out of memory.
+const GEGLU_ROWS: usize = 8;
+
+impl Ops for Packed {
+    fn compute_dtype(&self, _: DType) -> DType {
+        DType::F32
+    }
+
+    fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
+        Ok(match weight.track_op() {
+            true => LinearWeight::Plain(weight),
+            false => LinearWeight::Packed(Arc::new(PackedLinear::new(&weight)?)),
+        })
+    }
+
+    fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
+        Ok(match weight.track_op() {
+            true => ConvWeight::Plain(weight),
+            false => ConvWeight::Packed(Arc::new(PackedConv::new(&weight)?)),
+        })
+    }
+
+    fn pack_bias(&self, bias: Tensor) -> Result<Tensor> {
+        match bias.track_op() {
+            true => Ok(bias),
+            false => bias.to_dtype(DType::F32),
+        }
+    }
+
+    fn add_product(&self, weight: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
+        kernel::add_product(weight, up, down)
+    }
+
+    fn linear(&self, x: &Tensor, weight: &LinearWeight, epilogue: Epilogue) -> Result<Tensor> {
+        let x = &x.contiguous()?;
+        match weight {
+            LinearWeight::Packed(weight) => {
+                let about = |_: &Tensor| linear_about(x, weight);
+                profile::of(about, || kernel::linear(x, weight, epilogue))
+            }
+            LinearWeight::Plain(weight) => {
+                let none = Tensor::zeros(weight.dim(0)?, DType::F32, x.device())?;
+                let y = kernel::linear_tracked(x, weight, epilogue.bias.unwrap_or(&none))?;
+                added(y, epilogue.residual)
+            }
+        }
+    }
+
+    fn linear_geglu(
+        &self,
+        x: &Tensor,
+        weight: &LinearWeight,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match weight {
+            LinearWeight::Packed(weight)
+                if !x.track_op() && rows(x) >= GEGLU_ROWS * weight.inputs() =>
+            {
+                let x = &x.contiguous()?;
+                let about = |_: &Tensor| linear_about(x, weight);
+                profile::of(about, || kernel::linear_geglu(x, weight, bias))
+            }
+            _ => self.geglu(&self.linear(x, weight, Epilogue::bias(bias))?),
+        }
+    }
+
+    fn conv2d(
+        &self,
+        x: &Tensor,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+    ) -> Result<Tensor> {
+        match weight {
+            ConvWeight::Packed(weight) if !x.track_op() && !epilogue.is_tracked() => {
+                let about = |y: &Tensor| conv_about(x, y, geometry);
+                profile::of(about, || {
+                    kernel::conv2d(&x.contiguous()?, weight, geometry, epilogue)
+                })
+            }
+            _ => tracked_conv2d(x, weight, geometry, epilogue),
+        }
+    }
+
+    fn group_norm(&self, x: &Tensor, norm: &GroupNorm, activation: Activation) -> Result<Tensor> {
+        let (x, [weight, bias]) = (x.contiguous()?, [&norm.weight, &norm.bias]);
+        named("group norm", || {
+            kernel::group_norm(&x, weight, bias, norm.groups, norm.eps, activation)
+        })
+    }
+
+    fn group_sums(&self, x: &Tensor, norm: &GroupNorm) -> Result<GroupSums> {
+        kernel::group_sums(&x.contiguous()?, norm.groups)
+    }
+
+    fn group_norm_by(
+        &self,
+        sums: &GroupSums,
+        x: &Tensor,
+        norm: &GroupNorm,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let (x, affine) = (x.contiguous()?, [&norm.weight, &norm.bias]);
+        named("group norm", || {
+            kernel::group_norm_by(sums, &x, affine, norm.eps, activation)
+        })
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        named("layer norm", || {
+            kernel::layer_norm(&x.contiguous()?, &norm.weight, &norm.bias, norm.eps)
+        })
+    }
+
+    fn attention(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        heads: usize,
+        mode: AttentionMode,
+    ) -> Result<Tensor> {
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        match mode {
+            AttentionMode::Full => {
+                let about = |_: &Tensor| attention_about(&q, &v, heads);
+                profile::of(about, || kernel::attend(&q, &k, &v, heads))
+            }
+            AttentionMode::Causal => kernel::attend_causally(&q, &k, &v, heads),
+            AttentionMode::FirstRowsMaps => kernel::attend_through_first(&q, &k, &v, heads),
+        }
+    }
+
+    fn attention_maps(&self, q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
+        kernel::attention_maps(&q.contiguous()?, &k.contiguous()?, heads)
+    }
+
+    fn read_maps(&self, maps: &Tensor, v: &Tensor) -> Result<Tensor> {
+        kernel::read_maps(&maps.contiguous()?, &v.contiguous()?)
+    }
+
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        kernel::activate(&x.contiguous()?, activation)
+    }
+
+    fn geglu(&self, x: &Tensor) -> Result<Tensor> {
+        named("geglu", || kernel::geglu(&x.contiguous()?))
+    }
+
+    fn concat(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        named("concat", || {
+            kernel::concat(&a.contiguous()?, &b.contiguous()?)
+        })
+    }
+}
+
+/// A differentiable convolution, by separate kernels.
+fn tracked_conv2d(
+    x: &Tensor,
+    weight: &ConvWeight,
+    geometry: ConvGeometry,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let x = &match epilogue.upsample {
+        Some((height, width)) => kernel::enlarge(&x, height, width)?,
+        None => x,
+    };
+    let y = match (weight, epilogue.bias) {
+        (ConvWeight::Packed(weight), bias) => {
+            kernel::conv2d(x, weight, geometry, Epilogue::bias(bias))?
+        }
+        (ConvWeight::Plain(weight), Some(bias)) => {
+            kernel::conv2d_tracked(x, weight, bias, geometry)?
+        }
+        (ConvWeight::Plain(_), None) => bail!("a trained convolution must have a bias"),
+    };
+    let shift = Epilogue {
+        shift: epilogue.shift,
+        ..Epilogue::default()
+    };
+    added(composed::around(y, shift)?, epilogue.residual)
+}
+
+fn added(y: Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    match residual {
+        Some(residual) => kernel::add(&y, &residual.contiguous()?),
+        None => Ok(y),
+    }
+}
+
+/// Profiles `work` under a name.
+fn named(name: &str, work: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    profile::of(|_| (name.into(), 0.0), work)
+}
+
+/// The profile's name and the number of floating point operations of a linear layer.
+fn linear_about(x: &Tensor, weight: &PackedLinear) -> (String, f64) {
+    let (rows, inputs, outputs) = (rows(x), weight.inputs(), weight.outputs());
+    let flops = 2.0 * (rows * inputs * outputs) as f64;
+    (format!("linear of {rows} rows"), flops)
+}
+
+/// The same for a convolution of x to y.
+fn conv_about(x: &Tensor, y: &Tensor, geometry: ConvGeometry) -> (String, f64) {
+    let (_, height, width, _) = y.dims4().unwrap_or_default();
+    let (side, inputs) = (geometry.side, x.dims()[3]);
+    let name = format!("convolution {side}x{side} at {height}x{width}");
+    (name, 2.0 * (side * side * inputs * y.elem_count()) as f64)
+}
+
+/// The same for an attention operation.
+fn attention_about(q: &Tensor, v: &Tensor, heads: usize) -> (String, f64) {
+    let (n, m) = (q.dims()[1], v.dims()[1]);
+    let flops = 2.0 * (m * (q.elem_count() + n * v.elem_count() / m)) as f64;
+    (format!("attention of {heads} x {n} to {m}"), flops)
+}
+
+/// Number of rows of x (.., inputs).
+fn rows(x: &Tensor) -> usize {
+    x.dims().iter().rev().skip(1).product()
+}

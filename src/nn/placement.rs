@@ -1,0 +1,66 @@
+//! The device, data type and backend of a network.
+
+use candle_core::{DType, Device};
+
+use super::ops::{Composed, Ops, Packed};
+
+/// The implementation of the operations of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The CPU kernels, in f32 for weights of any type.
+    Packed,
+    /// candle's operations in the type of the weights, on any device.
+    Composed,
+}
+
+/// The device, data type and backend of a network.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The type of the stored weights: f32, f16 or bf16.
+    pub dtype: DType,
+    /// The device of the weights.
+    pub device: Device,
+    /// The backend of the layers.
+    pub backend: Backend,
+}
+
+impl Placement {
+    /// Places a network on a device, with the fastest backend.
+    pub fn new(dtype: DType, device: Device) -> Self {
+        let backend = match device {
+            Device::Cpu => Backend::Packed,
+            Device::Cuda(_) | Device::Metal(_) => Backend::Composed,
+        };
+        Self {
+            dtype,
+            device,
+            backend,
+        }
+    }
+
+    /// f32 on the CPU.
+    pub fn cpu_f32() -> Self {
+        Self::new(DType::F32, Device::Cpu)
+    }
+
+    /// The same with weights in f32.
+    pub fn in_f32(&self) -> Self {
+        Self {
+            dtype: DType::F32,
+            ..self.clone()
+        }
+    }
+
+    /// The backend's operations.
+    pub fn ops(&self) -> &'static dyn Ops {
+        match self.backend {
+            Backend::Packed => &Packed,
+            Backend::Composed => &Composed,
+        }
+    }
+
+    /// The type of the activations.
+    pub fn compute_dtype(&self) -> DType {
+        self.ops().compute_dtype(self.dtype)
+    }
+}

@@ -1,0 +1,195 @@
+//! Files of inverted pictures (safetensors: tensor `latent`, and metadata).
+
+mod cache;
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+
+use crate::{
+    error::{Error, Result},
+    io::{Metadata, write_tensors},
+    model::Model,
+    picture::{Size, fit::Canvas},
+};
+
+pub use cache::Cache;
+
+/// Metadata keys: the inversion method.
+const METHOD: &str = "method";
+/// How a photo was resized.
+const SIZE: &str = "size";
+const FIT: &str = "fit";
+const PHOTO: &str = "photo";
+
+/// How a picture was inverted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// By the forward consistency model.
+    #[default]
+    Icd,
+}
+
+impl Method {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Icd => "icd",
+        }
+    }
+
+    /// The method of that name.
+    fn named(name: &str) -> Option<Self> {
+        [Self::Icd].into_iter().find(|method| method.name() == name)
+    }
+}
+
+/// An inverted picture.
+#[derive(Clone, Debug)]
+pub struct Latents {
+    /// How it was inverted.
+    pub method: Method,
+    /// The latent (1, 4, h, w).
+    pub latent: Tensor,
+    /// What the picture shows.
+    pub prompt: String,
+    /// The UNet that inverted it; see [`Model::fingerprint`].
+    pub model: String,
+    /// Other metadata: seed, timesteps, size, fit, version.
+    pub notes: Metadata,
+}
+
+impl Latents {
+    /// Reads what [`write`](Self::write) wrote.
+    pub fn read(file: &Path) -> Result<Self> {
+        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+        let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
+        let view = tensors
+            .tensor("latent")
+            .map_err(|_| fault(&"it holds no tensor `latent`"))?;
+        let dtype = DType::try_from(view.dtype()).map_err(|error| fault(&error))?;
+        let latent = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(&error))?;
+        let mut notes = header.metadata().clone().unwrap_or_default();
+        let latent = latent.to_dtype(DType::F32)?;
+        if latent.rank() != 4 || latent.dim(0)? != 1 {
+            return Err(fault(&format!(
+                "its latent has shape {:?}, not (1, 4, h, w)",
+                latent.dims()
+            )));
+        }
+        // Older files do not state it: there was one method.
+        let method = match notes.remove(METHOD) {
+            Some(name) => Method::named(&name)
+                .ok_or_else(|| fault(&format!("its method {name:?} is not known")))?,
+            None => Method::default(),
+        };
+        let mut take = |key| notes.remove(key).unwrap_or_default();
+        Ok(Self {
+            method,
+            latent,
+            prompt: take("prompt"),
+            model: take("model"),
+            notes,
+        })
+    }
+
+    /// Refuses latents of another model; `file` is for the message.
+    pub fn check_origin(&self, file: &Path, model: &Model) -> Result<()> {
+        let identity = model.fingerprint()?;
+        if !self.model.is_empty() && self.model != identity {
+            let reason = format!(
+                "they were inverted by another model ({}, here {identity}): invert the picture again",
+                self.model
+            );
+            return Err(Error::weights(file, reason));
+        }
+        let (found, wanted) = (self.latent.dim(1)?, model.unet_config().in_channels);
+        if found != wanted {
+            let reason = format!("its latent has {found} channels, the model requires {wanted}");
+            return Err(Error::weights(file, reason));
+        }
+        Ok(())
+    }
+
+    /// How the photo was fitted, and its size; `None` if the file does not state it.
+    pub fn placing(&self) -> Option<(Canvas, Size)> {
+        let note = |key| self.notes.get(key);
+        let canvas = Canvas {
+            size: note(SIZE)?.parse().ok()?,
+            fit: note(FIT)?.parse().ok()?,
+        };
+        Some((canvas, note(PHOTO)?.parse().ok()?))
+    }
+
+    /// The metadata that [`placing`](Self::placing) reads.
+    pub fn placing_notes(canvas: Canvas, photo: Size) -> Metadata {
+        let notes = [
+            (SIZE, canvas.size.to_string()),
+            (FIT, canvas.fit.to_string()),
+            (PHOTO, photo.to_string()),
+        ];
+        let notes = notes.into_iter();
+        notes.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Writes the latent in f32 with its metadata, atomically.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let mut notes = self.notes.clone();
+        notes.insert(METHOD.into(), self.method.name().into());
+        notes.insert("prompt".into(), self.prompt.clone());
+        notes.insert("model".into(), self.model.clone());
+        write_tensors(file, &vec![("latent".into(), self.latent.clone())], notes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let latent = Tensor::arange(0f32, 24., &Device::Cpu)
+            .unwrap()
+            .reshape((1, 4, 2, 3))
+            .unwrap();
+        let notes = HashMap::from([("seed".to_string(), "7".to_string())]);
+        let written = Latents {
+            method: Method::Icd,
+            latent,
+            prompt: "a \"bird\" 🐦".into(),
+            model: "sd15 0".into(),
+            notes,
+        };
+        written.write(&file).unwrap();
+        let read = Latents::read(&file).unwrap();
+        assert_eq!(
+            (&read.prompt, &read.model, &read.notes),
+            (&written.prompt, &written.model, &written.notes)
+        );
+        let values = |l: &Latents| l.latent.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&read), values(&written));
+    }
+
+    #[test]
+    fn files_without_a_latent_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let x = Tensor::zeros((1, 4, 2, 2), DType::F32, &Device::Cpu).unwrap();
+        write_tensors(&file, &vec![("other".into(), x)], HashMap::new()).unwrap();
+        assert!(
+            Latents::read(&file)
+                .unwrap_err()
+                .to_string()
+                .contains("latent")
+        );
+        std::fs::write(&file, b"text").unwrap();
+        assert!(Latents::read(&file).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! A folder of inverted pictures, keyed by everything they depend on.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::{error::Result, model::Model, picture::Picture, pipeline::Latents};
+
+/// A folder of inverted pictures. Its files are those of `icd invert` and may be deleted
+/// at any time.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The folder is created with its first file.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+        }
+    }
+
+    /// The file of a fitted picture that `model` inverts under a prompt with the noise of a
+    /// seed.
+    pub fn file(
+        &self,
+        model: &Model,
+        picture: &Picture,
+        prompt: &str,
+        seed: u64,
+    ) -> Result<PathBuf> {
+        let mut hash = Sha256::new();
+        for part in [
+            env!("CARGO_PKG_VERSION").to_owned(),
+            model.inversion_key()?,
+            model.forward_timesteps()?.to_string(),
+            picture.size().to_string(),
+            seed.to_string(),
+            prompt.to_owned(),
+        ] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.update(picture.pixels());
+        let mut name = [0; 16];
+        name.copy_from_slice(&hash.finalize()[..16]);
+        let name = u128::from_be_bytes(name);
+        Ok(self.folder.join(format!("{name:032x}.latents.safetensors")))
+    }
+
+    /// The contents of `file`; `None` if it cannot be read: the next [`put`](Self::put)
+    /// replaces it.
+    pub fn get(&self, file: &Path) -> Option<Latents> {
+        Latents::read(file).ok()
+    }
+
+    /// Writes an inverted picture.
+    pub fn put(&self, file: &Path, latents: &Latents) -> Result<()> {
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|error| crate::Error::io(&self.folder, error))?;
+        latents.write(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::{
+        model::ModelChoice,
+        nn::Placement,
+        picture::{Size, tests::noise},
+    };
+
+    fn model(dtype: DType, path: &str) -> Model {
+        let choice = ModelChoice {
+            model: "shapes".into(),
+            forward_timesteps: (!path.is_empty()).then(|| path.parse().unwrap()),
+            ..ModelChoice::default()
+        };
+        let device = Device::Cpu;
+        Model::open(&choice, Placement::new(dtype, device)).unwrap()
+    }
+
+    #[test]
+    fn whatever_changes_an_inversion_changes_its_file() {
+        let cache = Cache::new("cache");
+        let usual = model(DType::F32, "");
+        let picture = noise(8, 8);
+        let first = cache.file(&usual, &picture, "a bird", 0).unwrap();
+        assert_eq!(first, cache.file(&usual, &picture, "a bird", 0).unwrap());
+        let wide = Picture::new(Size::new(16, 4), picture.pixels().to_vec()).unwrap();
+        let others = [
+            cache.file(&usual, &picture, "a bird", 1),
+            cache.file(&usual, &picture, "a bird ", 0),
+            cache.file(&usual, &wide, "a bird", 0),
+            cache.file(&usual, &noise(8, 9), "a bird", 0),
+            cache.file(&model(DType::F16, ""), &picture, "a bird", 0),
+            cache.file(&model(DType::F32, "19,500,999"), &picture, "a bird", 0),
+        ];
+        let mut names: Vec<_> = others.map(Result::unwrap).to_vec();
+        names.push(first);
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 7);
+    }
+}

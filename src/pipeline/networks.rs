@@ -1,0 +1,116 @@
+//! The networks of a model that are in memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{
+    error::Result,
+    model::{Direction, Model, TextEncoders, unet::Unet, vae::Vae},
+    nn::SharedLayers,
+};
+
+/// How long networks stay in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// While in use: the least memory. Each call loads a network once for all its
+    /// pictures.
+    #[default]
+    OneAtATime,
+    /// From their first use on.
+    All,
+    /// From their first use on, with one UNet for both directions whose adapters are not
+    /// merged: less memory than two UNets, some more time for each step.
+    Shared,
+}
+
+/// A network that may be in memory.
+type Slot<T> = Mutex<Option<Arc<T>>>;
+
+/// A model's networks, each loaded on demand.
+#[derive(Debug)]
+pub(super) struct Networks {
+    model: Model,
+    residency: Residency,
+    vae: Slot<Vae>,
+    text: Slot<TextEncoders>,
+    text_with_loras: Slot<TextEncoders>,
+    forward: Slot<Unet>,
+    reverse: Slot<Unet>,
+    layers: SharedLayers,
+}
+
+impl Networks {
+    pub(super) fn new(model: Model, residency: Residency) -> Self {
+        Self {
+            model,
+            residency,
+            vae: Slot::default(),
+            text: Slot::default(),
+            text_with_loras: Slot::default(),
+            forward: Slot::default(),
+            reverse: Slot::default(),
+            layers: SharedLayers::default(),
+        }
+    }
+
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub(super) fn residency(&self) -> Residency {
+        self.residency
+    }
+
+    pub(super) fn vae(&self) -> Result<Arc<Vae>> {
+        self.held(&self.vae, || self.model.vae())
+    }
+
+    /// The text encoders without style LoRAs, for inversions.
+    pub(super) fn text(&self) -> Result<Arc<TextEncoders>> {
+        self.held(&self.text, || self.model.text())
+    }
+
+    /// The text encoders of edits and generations.
+    pub(super) fn text_with_loras(&self) -> Result<Arc<TextEncoders>> {
+        match self.model.has_loras() {
+            true => self.held(&self.text_with_loras, || self.model.text_with_loras()),
+            false => self.text(),
+        }
+    }
+
+    pub(super) fn forward_unet(&self) -> Result<Arc<Unet>> {
+        self.held(&self.forward, || self.unet(Direction::Forward))
+    }
+
+    pub(super) fn reverse_unet(&self) -> Result<Arc<Unet>> {
+        self.held(&self.reverse, || self.unet(Direction::Reverse))
+    }
+
+    /// The reverse UNet without style LoRAs, for reconstructions.
+    pub(super) fn reverse_unet_without_loras(&self) -> Result<Arc<Unet>> {
+        match self.model.has_loras() {
+            true => self.model.reverse_unet_without_loras().map(Arc::new),
+            false => self.reverse_unet(),
+        }
+    }
+
+    fn unet(&self, direction: Direction) -> Result<Unet> {
+        match self.residency {
+            Residency::Shared => self.model.unet_on(direction, &self.layers),
+            Residency::OneAtATime | Residency::All => self.model.unet(direction),
+        }
+    }
+
+    /// The network in a slot, else a loaded one, which is kept if the residency allows.
+    fn held<T>(&self, slot: &Slot<T>, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        if self.residency == Residency::OneAtATime {
+            return load().map(Arc::new);
+        }
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(network) = &*slot {
+            return Ok(network.clone());
+        }
+        let network = Arc::new(load()?);
+        *slot = Some(network.clone());
+        Ok(network)
+    }
+}

@@ -1,0 +1,42 @@
+//! A folder of inversions answers only for the very model that made them.
+
+use std::{fs, path::Path};
+
+use crate::support::{copy, data, icd};
+
+/// How often the network is evaluated for an inversion that a folder may hold.
+fn evaluations(model: &Path, cache: &Path) -> usize {
+    let done = icd("invert")
+        .path("--model", model)
+        .path("--image", &data("square.png"))
+        .args("--prompt bird --size 64 --json -o x.safetensors")
+        .path("--cache", cache)
+        .succeeds();
+    let told: serde_json::Value = serde_json::from_str(&done.stdout).expect("JSON");
+    told["evaluations"].as_array().expect("a list").len()
+}
+
+#[test]
+fn a_changed_file_of_the_model_asks_for_a_new_inversion() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, cache) = (folder.path().join("model"), folder.path().join("cache"));
+    fs::create_dir(&model).expect("a folder");
+    copy(&data("sd"), &model, &|_| true);
+    assert_eq!(evaluations(&model, &cache), 4);
+    assert_eq!(evaluations(&model, &cache), 0);
+    for (file, before, after) in [
+        ("scheduler/scheduler_config.json", "0.012", "0.013"),
+        ("vae/config.json", "0.18215", "0.13025"),
+        (
+            "tokenizer/vocab.json",
+            r#""bird</w>":540,"lake</w>":541"#,
+            r#""bird</w>":541,"lake</w>":540"#,
+        ),
+    ] {
+        let text = fs::read_to_string(model.join(file)).expect(file);
+        assert!(text.contains(before), "{file}: {before}");
+        fs::write(model.join(file), text.replacen(before, after, 1)).expect(file);
+        assert_eq!(evaluations(&model, &cache), 4, "{file}: {after}");
+    }
+    assert_eq!(evaluations(&model, &cache), 0);
+}
