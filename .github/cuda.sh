@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Makes `--features cuda` build on a Linux without a CUDA toolkit and without a GPU:
+# Sets up `--features cuda` builds on Linux without a CUDA toolkit or a GPU:
 #
 #     . .github/cuda.sh DIR
 #     cargo build --release --features cuda
 #
-# DIR takes NVIDIA's compiler out of its PyPI wheels (a download of 100 MB, 270 MB
-# unpacked), and stubs of the libraries: the names of all functions, which say that
-# there is no GPU. They are enough to link, and to run what needs none:
+# Installs NVIDIA's compiler from its PyPI wheels into DIR (a download of 100 MB,
+# 270 MB unpacked), with stub libraries: all functions exist and report that there
+# is no GPU. They suffice to link, and to run what needs no GPU:
 #
 #     LD_LIBRARY_PATH=$CUDA_HOME/lib64/stubs cargo test --features cuda
 #
-# The second time the compiler is there already. Needs bash, a C and C++ compiler, cargo,
-# and Python with pip.
+# Later runs reuse the compiler. Needs bash, a C and C++ compiler, cargo, and Python
+# with pip.
 #
-# CUDA_COMPUTE_CAP is the oldest GPU to build for; 80 unless it is set before. To run
-# the program takes the real libraries: those of an installed toolkit 13, or the
-# folders of the wheels nvidia-cuda-runtime, nvidia-cublas, nvidia-curand and
-# nvidia-cuda-nvrtc in LD_LIBRARY_PATH; libcuda comes with the driver.
+# CUDA_COMPUTE_CAP is the oldest GPU to build for; the default is 80. Running on a GPU
+# needs the real libraries: those of an installed toolkit 13, or the folders of the
+# wheels nvidia-cuda-runtime, nvidia-cublas, nvidia-curand and nvidia-cuda-nvrtc in
+# LD_LIBRARY_PATH; libcuda is part of the driver.
 
-# Sourced: makes DIR in a shell of its own, where an error ends it, then points to it.
+# When sourced: sets up DIR in a subprocess that stops at errors, then exports its paths.
 if [ "${BASH_SOURCE[0]}" != "$0" ]; then
     bash "${BASH_SOURCE[0]}" "$@" || return
     CUDA_HOME=$(cd "$1/nvidia/cu13" && pwd) || return
@@ -35,7 +35,7 @@ set -euo pipefail
 crate=$(dirname "$0")/..
 home=$1/nvidia/cu13
 
-# No newer ones: a driver of CUDA 13.0 takes no PTX of a later compiler.
+# Pinned: a CUDA 13.0 driver cannot load PTX from a later compiler.
 wheels=(
     nvidia-cuda-nvcc==13.0.88
     nvidia-nvvm==13.0.88
@@ -44,20 +44,20 @@ wheels=(
     nvidia-cuda-cccl==13.0.85
 )
 
-# The wheels share one tree, DIR/nvidia/cu13.
+# All wheels unpack into the same tree, DIR/nvidia/cu13.
 if [ ! -e "$1/unpacked" ]; then
     mkdir -p "$1"
     python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$1/wheels" "${wheels[@]}"
     for wheel in "$1"/wheels/*.whl; do
         python3 -m zipfile -e "$wheel" "$1"
     done
-    # Unpacked so, nothing may be executed.
+    # zipfile does not preserve executable bits.
     chmod +x "$home"/bin/* "$home"/nvvm/bin/*
     rm -r "$1/wheels"
     touch "$1/unpacked"
 fi
 
-# The sources of cudarc, in the version of Cargo.lock.
+# The sources of cudarc, at the version in Cargo.lock.
 cudarc=$(
     cargo metadata --locked --format-version 1 --features cuda --manifest-path "$crate/Cargo.toml" |
         python3 -c '
@@ -67,8 +67,8 @@ for package in json.load(sys.stdin)["packages"]:
         print(pathlib.Path(package["manifest_path"]).parent)'
 )
 
-# stub MODULE LIBRARY NAME: a library of the functions that a module of cudarc lists,
-# and the name under which the program asks for it when it starts. Each answers 100,
+# stub MODULE LIBRARY NAME: builds a stub LIBRARY with the functions that a cudarc module
+# declares, and its soname NAME that the program loads. Each function returns 100,
 # CUDA_ERROR_NO_DEVICE.
 stub() {
     grep -oE '\bfn (cu|nvrtc)[A-Za-z0-9_]+' "$cudarc/src/$1/sys/mod.rs" | sort -u |
@@ -83,7 +83,7 @@ stub cublas libcublas.so libcublas.so.13
 stub cublaslt libcublasLt.so libcublasLt.so.13
 stub curand libcurand.so libcurand.so.10
 stub nvrtc libnvrtc.so libnvrtc.so.13
-# This one is small, and a wheel has it.
+# The real libcudart is small and included in a wheel.
 for name in libcudart.so libcudart.so.13; do
     ln -sf ../../lib/libcudart.so.13 "$home/lib64/stubs/$name"
 done

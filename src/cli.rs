@@ -89,7 +89,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// The typed command, completed by the settings of the file that `--from` names.
+/// The parsed command, completed with the settings of the `--from` file.
 fn parsed() -> Result<(Verb, Settings)> {
     let typed: Vec<_> = env::args_os().collect();
     let matches = Cli::command().get_matches_from(&typed);
@@ -122,7 +122,7 @@ impl Verb {
     }
 }
 
-/// Whether the command line is at fault, not the machine or a file.
+/// Whether the command line is at fault, rather than the system or a file.
 fn is_usage(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
@@ -130,7 +130,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
     )
 }
 
-/// An error and its contexts in one line; the library's settings by their flags.
+/// An error and its contexts on one line; the library's settings as flags.
 fn in_flags(error: &anyhow::Error) -> String {
     let line = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref() {
         Some(Error::Setting {

@@ -1,8 +1,8 @@
-//! Weights files in another form: a PyTorch state dict as safetensors, another
-//! type of the values, other names of an adapter, adapters merged into a UNet.
+//! Converts weights files: PyTorch state dicts to safetensors, the dtype, the
+//! naming convention of an adapter, adapters merged into a UNet.
 //!
-//! A [`Request`] on an [`Input`] makes a [`Conversion`], which is written one
-//! tensor at a time: no more than one of them is in memory.
+//! A [`Request`] and an [`Input`] make a [`Conversion`], which is written one
+//! tensor at a time: at most one of them is in memory.
 
 mod folder;
 mod input;
@@ -26,24 +26,24 @@ use lazy::Lazy;
 pub use folder::Output;
 pub use input::{Input, Kind};
 
-/// What is to become of a file of weights.
+/// How to convert a weights file.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The type that values are stored in, else they keep theirs. Whole numbers
-    /// keep theirs always.
+    /// The dtype to convert to, or `None` to keep it. Integer tensors always keep
+    /// theirs.
     pub dtype: Option<DType>,
-    /// The names of an adapter's tensors, else they keep theirs.
+    /// The naming convention for an adapter's tensors, or `None` to keep the names.
     pub naming: Option<Naming>,
-    /// Adapters to merge into a UNet, and their shares: files, folders or
-    /// `hub:owner/name[/file]`. What they hold for text encoders is left out.
+    /// Adapters to merge into a UNet, with their weights: files, folders or
+    /// `hub:owner/name[/file]`. Their text encoder layers are ignored.
     pub adapters: Vec<(String, f64)>,
-    /// Alpha of adapters whose files state none. Else it is 8 for those that
-    /// PEFT named or that tell a path, as the released ones do, and the rank,
-    /// as other programs take it, for the rest.
+    /// Alpha of adapters whose files state none. The default is 8 for those with
+    /// PEFT names or stated timesteps, like the released ones, and the rank for
+    /// others, as in other programs.
     pub alpha: Option<f64>,
 }
 
-/// The tensors of a file that is to be, made when they are written.
+/// The tensors of the output file, computed when they are written.
 #[derive(Debug)]
 pub struct Conversion<'a> {
     tensors: Vec<Lazy<'a>>,
@@ -51,7 +51,7 @@ pub struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    /// What a request makes of a file. A wish that does not fit is an error.
+    /// Applies a request to a file. Options that do not apply to it are errors.
     pub fn new(input: &'a Input, request: &Request) -> Result<Self> {
         request.check(input)?;
         let conversion = match (request.naming, &request.adapters[..]) {
@@ -62,7 +62,7 @@ impl<'a> Conversion<'a> {
         Ok(conversion.in_type(request.dtype))
     }
 
-    /// The file as it is.
+    /// The file without changes.
     fn stored(input: &'a Input) -> Result<Self> {
         let checkpoint = &input.checkpoint;
         let names = checkpoint.names().into_iter();
@@ -82,20 +82,20 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// How many tensors there are.
+    /// The number of tensors.
     pub fn tensors(&self) -> usize {
         self.tensors.len()
     }
 
-    /// The types of the tensors, each once, by their names.
+    /// The distinct dtypes of the tensors, sorted by name.
     pub fn types(&self) -> Vec<&'static str> {
         let types = self.tensors.iter().map(|tensor| tensor.dtype.as_str());
         let types: BTreeSet<_> = types.collect();
         types.into_iter().collect()
     }
 
-    /// Writes the file, whole or not at all, and gives its length. `progress`
-    /// sees how many bytes of how many are written.
+    /// Writes the file atomically, and returns its size in bytes. `progress`
+    /// receives the bytes written and the total.
     pub fn write(&self, file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
         write::write(file, &self.tensors, &self.notes, progress)
     }
@@ -129,7 +129,7 @@ impl Request {
     }
 }
 
-/// What the file notes, with what an adapter's name tells.
+/// The file's metadata, with the timesteps that an adapter states.
 fn notes(input: &Input) -> Result<Metadata> {
     let mut notes = safetensors_metadata(&input.source)?;
     notes.entry("format".into()).or_insert_with(|| "pt".into());

@@ -1,7 +1,7 @@
-//! Networks of a model and how Stable Diffusion's original layout, that of
-//! CompVis/stable-diffusion and Stability-AI/generative-models, names their
-//! modules. Single-file checkpoints have these names, as have kohya's adapters
-//! of SDXL.
+//! The networks of a model, and their module names in Stable Diffusion's
+//! original layout, that of CompVis/stable-diffusion and
+//! Stability-AI/generative-models. Single-file checkpoints and kohya's SDXL
+//! adapters use these names.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Network {
     Unet,
     /// The autoencoder.
     Vae,
-    /// The text encoder of this index.
+    /// The text encoder with this index.
     TextEncoder(usize),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Names of a network's modules, original ones and those of diffusers.
+/// Module names of a network: original, diffusers.
 type Names = [(&'static str, &'static str)];
 
 const UNET: &Names = &[
@@ -108,13 +108,12 @@ const OPEN_CLIP_LAYER: &Names = &[
     ("mlp.c_proj", "mlp.fc2"),
 ];
 
-/// The names of one network's modules in both layouts: no name is the beginning
-/// of another one.
+/// The module names of one network in both layouts; none is a prefix of another.
 #[derive(Debug, Default)]
 pub(crate) struct Layout(Vec<[String; 2]>);
 
 impl Layout {
-    /// Of a UNet with these original names.
+    /// The layout of a UNet with these original tensor names.
     pub(crate) fn of_original_unet(names: &[&str]) -> Self {
         let count = count(names, "input_blocks.");
         let halves = |block: &usize| has(names, &format!("input_blocks.{block}.0.op."));
@@ -126,16 +125,16 @@ impl Layout {
         Self::unet(count.div_ceil(stride), stride, attends)
     }
 
-    /// Of a UNet with these names of diffusers.
+    /// The layout of a UNet with these diffusers tensor names.
     pub(crate) fn of_diffusers_unet(names: &[&str]) -> Self {
         let stride = count(names, "down_blocks.0.resnets.") + 1;
         let attends = |level| has(names, &format!("up_blocks.{level}.attentions."));
         Self::unet(count(names, "down_blocks."), stride, attends)
     }
 
-    /// Of a UNet whose levels have `stride` blocks each on the way up, and on
-    /// the way down with the downsampler; `attends` tells for a level on the way
-    /// up whether it has attention.
+    /// The layout of a UNet whose up blocks have `stride` layers each, as do its
+    /// down blocks with the downsampler included; `attends` returns whether an up
+    /// block has attention.
     fn unet(levels: usize, stride: usize, attends: impl Fn(usize) -> bool) -> Self {
         let mut layout = Self::default();
         layout.add("", "", UNET);
@@ -171,7 +170,7 @@ impl Layout {
         }
     }
 
-    /// Of a VAE with these original names.
+    /// The layout of a VAE with these original tensor names.
     pub(crate) fn of_original_vae(names: &[&str]) -> Self {
         let levels = count(names, "decoder.up.");
         let blocks = count(names, "decoder.up.0.block.");
@@ -200,7 +199,7 @@ impl Layout {
         }
     }
 
-    /// Of an OpenCLIP with these original names.
+    /// The layout of an OpenCLIP text encoder with these original tensor names.
     pub(crate) fn of_open_clip(names: &[&str]) -> Self {
         const LAYERS: &str = "transformer.resblocks.";
         let mut layout = Self::default();
@@ -217,7 +216,7 @@ impl Layout {
         self.0.extend(names.iter().map(name));
     }
 
-    /// The name in diffusers of a module or tensor.
+    /// The diffusers name of a module or tensor.
     pub(crate) fn to_diffusers(&self, original: &str) -> Option<String> {
         let renamed = |[a, b]: &[String; 2]| renamed(original, a, b);
         self.0.iter().find_map(renamed)
@@ -230,7 +229,7 @@ impl Layout {
     }
 }
 
-/// `name` with another beginning, if it is `module` or lies in it.
+/// `name` with its prefix `module` replaced by `other`, if it is in that module.
 fn renamed(name: &str, module: &str, other: &str) -> Option<String> {
     let tail = name.strip_prefix(module)?;
     (tail.is_empty() || tail.starts_with('.')).then(|| format!("{other}{tail}"))
@@ -240,7 +239,7 @@ fn has(names: &[&str], prefix: &str) -> bool {
     names.iter().any(|name| name.starts_with(prefix))
 }
 
-/// One more than the largest number after `prefix`.
+/// One more than the largest number that follows `prefix`.
 fn count(names: &[&str], prefix: &str) -> usize {
     let number = |name: &&str| name.strip_prefix(prefix)?.split('.').next()?.parse().ok();
     let last: Option<usize> = names.iter().filter_map(number).max();

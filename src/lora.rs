@@ -1,14 +1,14 @@
-//! Adapter files: three namings of the same low-rank changes.
+//! Adapter files: three naming conventions for LoRA weights.
 //!
-//! | naming | example |
+//! | convention | example |
 //! |---|---|
 //! | PEFT | `unet.base_model.model.mid_block.resnets.0.conv1.lora_A.weight` |
 //! | diffusers | `unet.mid_block.resnets.0.conv1.lora_A.weight`, older `..lora.down.weight` |
 //! | kohya | `lora_unet_mid_block_resnets_0_conv1.lora_down.weight`, with `.alpha` |
 //!
-//! A file may say in its metadata which path its model was distilled on
-//! (`icd.path`) and its alpha (`icd.alpha`); the released files say the path in
-//! their names only.
+//! A file's metadata may state the timesteps its model was distilled on
+//! (`icd.path`) and its alpha (`icd.alpha`); the released files state the
+//! timesteps in their names only.
 
 mod layers;
 mod names;
@@ -32,25 +32,25 @@ pub(crate) use names::Factor;
 pub use naming::Naming;
 pub use trainable::{LoraConfig, TARGET_MODULES, TrainableAdapter};
 
-/// Where an adapter file's metadata states its timesteps.
+/// The metadata key of an adapter file's timesteps.
 pub(crate) const TIMESTEPS: &str = "icd.path";
-/// Where it states alpha.
+/// The metadata key of its alpha.
 pub(crate) const ALPHA: &str = "icd.alpha";
-/// Where diffusers states how the adapter was made, in JSON.
+/// The metadata key under which diffusers stores the LoRA configuration, in JSON.
 pub(crate) const DIFFUSERS_METADATA: &str = "lora_adapter_metadata";
 
-/// How an adapter file is to be understood where it does not say so itself.
+/// How to interpret an adapter file.
 #[derive(Clone, Copy, Debug)]
 pub struct AdapterOptions {
-    /// Alpha where the file states none; the scale is alpha / rank. Without one
-    /// it is the rank: the factors are taken as they are.
+    /// Alpha for files that state none; the scale is alpha / rank. With `None`
+    /// alpha is the rank, so the scale is 1.
     pub alpha: Option<f64>,
-    /// The type the factors are rounded to before they are merged. The
-    /// reference rounds those of SD1.5 to f16 and keeps those of SDXL.
+    /// The dtype the factors are rounded to before merging. The reference
+    /// rounds those of SD1.5 to f16 and leaves those of SDXL unrounded.
     pub rounding: DType,
 }
 
-/// The low-rank changes of one adapter file.
+/// The LoRA deltas of one adapter file.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     changes: LoraDeltas,
@@ -58,7 +58,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// Reads the adapter in `file` for the network whose tensors are in
-    /// `base`. Every tensor of the file must fit a layer there.
+    /// `base`. Every tensor of the file must match a layer of `base`.
     pub fn read(
         file: impl Into<Source>,
         base: &Checkpoint,
@@ -72,8 +72,8 @@ impl Adapter {
         }
     }
 
-    /// Reads what a file that is for several networks holds for this one, whose
-    /// tensors are in `base`; it may be nothing.
+    /// Reads the layers for `network`, whose tensors are in `base`, from a file
+    /// that may cover several networks; the result may be empty.
     pub fn read_part(
         file: &Source,
         network: Network,
@@ -108,14 +108,14 @@ impl Adapter {
         Ok(Self { changes })
     }
 
-    /// The changes by module path.
+    /// The deltas by module path.
     pub fn deltas(&self) -> &LoraDeltas {
         &self.changes
     }
 }
 
-/// The timesteps that an adapter file gives in its metadata or its name. The
-/// released names leave out the last one, which all of a direction share.
+/// The timesteps that an adapter file states in its metadata or its name. The
+/// released names omit the last one, which is the same for a given direction.
 fn stated_timesteps(file: &Source) -> Result<Option<Vec<u16>>> {
     Ok(match noted_timesteps(file)? {
         Some(noted) => Some(noted.as_slice().iter().map(|t| t.0).collect()),
@@ -130,8 +130,8 @@ fn noted_timesteps(file: &Source) -> Result<Option<Timesteps>> {
     noted.map_err(|error| Error::adapter(file, error))
 }
 
-/// The forward timesteps that an adapter file states, if it does: climbing, and
-/// ending at 999 (the released names leave the 999 out).
+/// The forward timesteps that an adapter file states, if any: ascending, and
+/// ending at 999 (the released names omit the 999).
 pub fn forward_timesteps(file: &Source) -> Result<Option<Timesteps>> {
     let ended = |mut timesteps: Vec<u16>| {
         timesteps.sort_unstable();
@@ -140,8 +140,8 @@ pub fn forward_timesteps(file: &Source) -> Result<Option<Timesteps>> {
     stated_timesteps(file)?.map(ended).transpose()
 }
 
-/// The reverse timesteps that an adapter file states, if it does: descending, and
-/// ending at 0 (the released names climb and leave the 0 out).
+/// The reverse timesteps that an adapter file states, if any: descending, and
+/// ending at 0 (the released names are in ascending order and omit the 0).
 pub fn reverse_timesteps(file: &Source) -> Result<Option<Timesteps>> {
     let ended = |mut timesteps: Vec<u16>| {
         timesteps.sort_unstable_by(|a, b| b.cmp(a));
@@ -162,8 +162,8 @@ fn ended_at(
     make(&timesteps).map_err(|error| Error::adapter(file, error))
 }
 
-/// The timesteps in an adapter file's metadata, else those of the direction that
-/// its name states.
+/// The timesteps in an adapter file's metadata, else those in its name, for the
+/// direction stated there.
 pub fn timesteps(file: &Source) -> Result<Option<Timesteps>> {
     if let Some(noted) = noted_timesteps(file)? {
         return Ok(Some(noted));
@@ -175,8 +175,8 @@ pub fn timesteps(file: &Source) -> Result<Option<Timesteps>> {
     }
 }
 
-/// Alpha as the file's metadata says it: our own note, or the LoRA
-/// configuration that diffusers writes.
+/// Alpha from the file's metadata: icd's own key, or the LoRA configuration
+/// that diffusers writes.
 fn stated_alpha(file: &Source) -> Result<Option<f64>> {
     let metadata = safetensors_metadata(file)?;
     let own = metadata.get(ALPHA).and_then(|alpha| alpha.parse().ok());

@@ -1,4 +1,4 @@
-//! The `icd` program: reads its arguments, runs one verb, tells the result.
+//! The `icd` program: parses its arguments, runs one command, prints the result.
 
 #![cfg_attr(
     test,

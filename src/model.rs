@@ -1,5 +1,4 @@
-//! Networks, and the model that holds them: where its parts are, and how they
-//! are read when they are needed.
+//! The diffusion model: its networks, and the loading of each network on demand.
 
 pub mod attention;
 pub mod clip;
@@ -43,8 +42,8 @@ use text::lora_deltas;
 use unet::{Unet, UnetConfig};
 use vae::{Tiling, Vae, VaeConfig};
 
-/// A diffusion model with its two consistency adapters. Nothing is in memory
-/// until it is asked for, and what was asked for is the caller's to drop.
+/// A diffusion model with its two consistency adapters. Networks are loaded on
+/// demand and owned by the caller.
 #[derive(Debug)]
 pub struct Model {
     parts: ModelFiles,
@@ -55,20 +54,20 @@ pub struct Model {
     placement: Placement,
 }
 
-/// A way along the diffusion.
+/// A direction of the diffusion process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From a picture to noise: inversions.
+    /// Picture to noise: inversion.
     Forward,
-    /// From noise to a picture: edits and generations.
+    /// Noise to picture: editing and generation.
     Reverse,
 }
 
-/// The guidance of new pictures that suits the released models.
+/// The default guidance of generations, suited to the released models.
 const GENERATION_GUIDANCE: f64 = 7.0;
 
 impl Model {
-    /// Finds the parts of a model and reads their configurations.
+    /// Locates the parts of a model and reads their configurations.
     pub fn open(choice: &ModelChoice, placement: Placement) -> Result<Self> {
         let parts = ModelFiles::find(choice)?;
         let schedule = match parts.home.first("scheduler", &["scheduler_config.json"]) {
@@ -92,14 +91,13 @@ impl Model {
         self.parts.family
     }
 
-    /// The guidance of edits where none is asked for: the model's own word, else
-    /// what suits its family.
+    /// The default guidance of edits: from the model's `icd.toml`, else the family's.
     pub fn edit_guidance(&self) -> f64 {
         self.parts.guidance.unwrap_or(self.family().edit_guidance())
     }
 
-    /// Where the guidance of edits ends where nothing is asked for: the model's
-    /// own word, else what suits its reverse path.
+    /// The default tau of edits: from the model's `icd.toml`, else the one that fits
+    /// its reverse timesteps.
     pub fn edit_tau(&self) -> Result<Tau> {
         match self.parts.tau {
             Some(tau) => Ok(tau),
@@ -107,7 +105,7 @@ impl Model {
         }
     }
 
-    /// The guidance of new pictures where none is asked for.
+    /// The default guidance of generations.
     pub fn generation_guidance(&self) -> f64 {
         self.parts.guidance.unwrap_or(GENERATION_GUIDANCE)
     }
@@ -131,12 +129,12 @@ impl Model {
         config::vae_config(&self.parts.home.file("vae/config.json")?)
     }
 
-    /// Where the networks run.
+    /// The device of the networks.
     pub fn device(&self) -> &Device {
         &self.placement.device
     }
 
-    /// A short name that tells one UNet from another by its content.
+    /// A short identifier of the UNet by its content.
     pub fn fingerprint(&self) -> Result<String> {
         Ok(format!(
             "{} {}",
@@ -145,9 +143,9 @@ impl Model {
         ))
     }
 
-    /// All that an inversion depends on beside its picture, prompt, seed and
-    /// timesteps: weights and tokenizers by content, configurations, types, device
-    /// and the instructions of the CPU kernels.
+    /// Everything an inversion depends on besides its picture, prompt, seed and
+    /// timesteps: weights and tokenizers by content, configurations, dtypes, device
+    /// and the instruction set of the CPU kernels.
     pub fn inversion_key(&self) -> Result<String> {
         let parts = &self.parts;
         let files = parts.all().into_iter().map(|part| parts.file(part));
@@ -174,8 +172,7 @@ impl Model {
         ))
     }
 
-    /// How many values the networks have, by their names: what they take in
-    /// memory, times the bytes of a value.
+    /// Number of parameters of each network, by name.
     pub fn parameter_counts(&self) -> Result<Vec<(String, usize)>> {
         let parts = self.parts.all().into_iter();
         parts
@@ -183,24 +180,24 @@ impl Model {
             .collect()
     }
 
-    /// The tokenizers, which need no weights.
+    /// The tokenizers; no weights are loaded.
     pub fn tokenizers(&self) -> Result<Tokenizers> {
         Tokenizers::open(&self.parts.home, self.family())
     }
 
-    /// The text encoders with their tokenizers, without styles.
+    /// The text encoders with their tokenizers, without style LoRAs.
     pub fn text(&self) -> Result<TextEncoders> {
         TextEncoders::open(&self.parts, &self.placement, &[])
     }
 
-    /// The text encoders for the way back, styles stacked on them.
+    /// The text encoders for edits and generations, with the style LoRAs merged in.
     pub fn text_with_loras(&self) -> Result<TextEncoders> {
         let loras = self.parts.loras()?;
         TextEncoders::open(&self.parts, &self.placement, &loras)
     }
 
-    /// The autoencoder; it is small, and SDXL's overflows in half precision,
-    /// so it is always kept in f32.
+    /// The autoencoder. It is small, and SDXL's overflows in half precision, so it is
+    /// always in f32.
     pub fn vae(&self) -> Result<Vae> {
         let checkpoint = self.parts.open(Network::Vae)?;
         let config = self.vae_config()?;
@@ -208,29 +205,29 @@ impl Model {
         Ok(vae.with_tiling(self.tiling))
     }
 
-    /// The timesteps of an inversion, which climb.
+    /// The timesteps of an inversion, in ascending order.
     pub fn forward_timesteps(&self) -> Result<Timesteps> {
         let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
         let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
         timesteps.ok_or_else(unknown)?.climbing()
     }
 
-    /// The timesteps of an edit or a generation, which descend.
+    /// The timesteps of an edit or a generation, in descending order.
     pub fn reverse_timesteps(&self) -> Result<Timesteps> {
         let timesteps = self.parts.reverse.timesteps(lora::reverse_timesteps)?;
         let unknown = || unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
         timesteps.ok_or_else(unknown)?.descending()
     }
 
-    /// The UNet of a direction, its adapter merged in; style adapters are merged into
-    /// that of edits and generations.
+    /// The UNet of a direction with its consistency adapter merged in; for edits and
+    /// generations the style LoRAs are merged in as well.
     pub fn unet(&self, direction: Direction) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
         let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
         self.merged(&checkpoint, &deltas)
     }
 
-    /// The same on layers that both directions share, the adapters beside them.
+    /// As [`unet`](Self::unet), on base layers that both directions share, adapters unmerged.
     pub fn unet_on(&self, direction: Direction, layers: &SharedLayers) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
         let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
@@ -238,24 +235,24 @@ impl Model {
         Unet::new(&weights.with_lora(&deltas), self.unet_config.clone())
     }
 
-    /// The UNet of edits and generations without style adapters.
+    /// The UNet of edits and generations without style LoRAs.
     pub fn reverse_unet_without_loras(&self) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
         let deltas = self.deltas(&checkpoint, Direction::Reverse, &[])?;
         self.merged(&checkpoint, &deltas)
     }
 
-    /// The UNet without an adapter.
+    /// The base UNet without any adapter.
     pub fn plain_unet(&self) -> Result<Unet> {
         self.merged(&self.unet_checkpoint()?, &LoraDeltas::new())
     }
 
-    /// Whether there are style adapters.
+    /// Whether style LoRAs are configured.
     pub fn has_loras(&self) -> bool {
         !self.parts.loras.is_empty()
     }
 
-    /// The file of the UNet's weights, opened.
+    /// Opens the UNet's weight file.
     pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
         self.parts.open(Network::Unet)
     }
@@ -271,7 +268,7 @@ impl Model {
         }
     }
 
-    /// How the networks are kept.
+    /// Device, dtype and backend of the networks.
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
@@ -281,7 +278,7 @@ impl Model {
         Unet::new(&weights.with_merged_lora(deltas), self.unet_config.clone())
     }
 
-    /// The style adapters of a direction: inversions have none.
+    /// The style LoRAs of a direction; inversions use none.
     fn loras(&self, direction: Direction) -> Result<Vec<Lora>> {
         match direction {
             Direction::Forward => Ok(Vec::new()),
@@ -289,7 +286,7 @@ impl Model {
         }
     }
 
-    /// What the adapter of a direction and some style adapters add to the UNet.
+    /// The sum of the weight deltas of a direction's adapter and of `loras` for the UNet.
     fn deltas(
         &self,
         checkpoint: &Checkpoint,
@@ -320,7 +317,7 @@ fn unknown_timesteps(setting: Setting, example: &str) -> Error {
     Error::of(setting, reason)
 }
 
-/// Whether `home` holds a model in the diffusers layout.
+/// Whether `home` is a model folder in the diffusers layout.
 pub(crate) fn is_model_folder(home: &FileTree) -> bool {
     home.has("model_index.json") || home.has("unet") || home.has("vae")
 }

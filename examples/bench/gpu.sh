@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# What a GPU has to show, in a few minutes: reference cases, speed beside PyTorch, a profile.
+# GPU validation in a few minutes: reference cases, speed compared with PyTorch, a profile.
 #
 #   gpu.sh pack TARGET PACK [CASES]   here: gathers the CUDA build under TARGET and reference cases
 #                                     (a folder with bird.jpg and families) in the folder PACK
 #   gpu.sh run PACK OUT               on the machine with the GPU, from the root of the repository:
 #                                     logs into OUT, tables on stdout
 #
-# The build to pack, without a GPU (.github/cuda.sh sets the shell up):
+# To build for packing, without a GPU (.github/cuda.sh sets up the shell):
 #
 #   cargo build --release --features cuda --target-dir TARGET --bin icd --example bench
 #   cargo test --release --features cuda --target-dir TARGET --test it --no-run
 #
 # `run` needs a driver, CUDA's libraries, and a python3 with PyTorch, transformers and peft;
-# diffusers comes as a wheel in PACK/wheels where the machine has none.
+# diffusers is installed from a wheel in PACK/wheels if the machine has none.
 set -uo pipefail
 
 usage() { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -25,21 +25,21 @@ pack() {
         sort -n | tail -1 | cut -d' ' -f2)" "$pack/bin/deps/it"
     strip "$pack/bin/icd" "$pack/bin/bench" "$pack/bin/deps/it"
     [ -z "$cases" ] || cp -rL "$cases" "$pack/cases"
-    # The programs hold the same kernels: a dictionary that spans them halves the pack.
+    # The binaries contain the same kernels: a dictionary that spans them halves the pack.
     tar -C "$pack" -c --exclude pack.tar.xz --exclude wheels . | xz --lzma2=preset=4,dict=256MiB > "$pack/pack.tar.xz"
     chmod -R u+w "$pack"
     rm -rf "$pack/bin" "$pack/cases"
     ls -l "$pack"
 }
 
-# The folders of CUDA's libraries: those of a toolkit, else those of Python's wheels.
+# The folders of the CUDA libraries: from a toolkit, else from Python wheels.
 libraries() {
     find / -xdev \( -name 'libcublas.so.13' -o -name 'libcublasLt.so.13' -o -name 'libcurand.so.10' \
         -o -name 'libnvrtc.so.13' -o -name 'libcudart.so.13' -o -name 'libcuda.so.1' \) -printf '%h\n' 2>/dev/null |
         sort -u | paste -sd:
 }
 
-# section NAME SECONDS COMMAND..: runs it within so many seconds, keeps its log, prints the end of it.
+# section NAME SECONDS COMMAND..: runs it with a timeout, keeps its log, prints the log's tail.
 section() {
     local name=$1 limit=$2 start=$SECONDS code
     shift 2

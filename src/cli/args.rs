@@ -1,4 +1,4 @@
-//! Groups of flags that several verbs share, and the values that flags take.
+//! Argument groups shared by several commands, and their value types.
 
 pub(crate) mod control;
 pub(crate) mod device;

@@ -1,4 +1,4 @@
-//! The input of an edit, and how it is brought to the model's size and back.
+//! The input of an edit, and how it is resized to the model's size and back.
 
 use std::path::PathBuf;
 
@@ -13,27 +13,27 @@ use icd::{
 
 use super::args::size::SizeArgs;
 
-/// A photo, or an inverted one and the file that holds it.
+/// A picture, or the latents of an inverted one with their file.
 pub(crate) enum Input {
     Photo(Picture),
     Dump(PathBuf, Latents),
 }
 
-/// How a photo is fitted to the model, and the result back to the photo.
+/// How a picture is fitted to the model, and the result back to the picture.
 pub(crate) struct Frame<'a> {
     /// None for a file of latents.
     photo: Option<&'a Picture>,
-    /// The photo as it is worked on.
+    /// The picture at the working size.
     placed: Option<Picture>,
-    /// How it was placed, and its size; none where a file of latents does not state it.
+    /// How it was placed, and its size; `None` if a file of latents does not state it.
     placing: Option<(Canvas, Size)>,
-    /// Of the latent's values.
+    /// The size of the latent.
     pub(crate) latent: Size,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame of an input, which is placed as the flags say unless it is
-    /// inverted already.
+    /// The frame of an input, which is placed according to the flags unless it
+    /// is already inverted.
     pub(crate) fn of(input: &'a Input, size: SizeArgs, model: &Model) -> Result<Self> {
         match input {
             Input::Photo(photo) => {
@@ -58,7 +58,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Refuses to restore an unknown size.
+    /// Fails if the size to restore is unknown.
     pub(crate) fn check_restorable(&self) -> Result<()> {
         match self.placing {
             Some(_) => Ok(()),
@@ -68,17 +68,17 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Whether the photo is yet to be inverted.
+    /// Whether the input is a picture that still needs inversion.
     pub(crate) fn is_photo(&self) -> bool {
         self.photo.is_some()
     }
 
-    /// The photo as it is worked on.
+    /// The picture at the working size.
     pub(crate) fn placed(&self) -> Option<&Picture> {
         self.placed.as_ref()
     }
 
-    /// A mask over the photo, of any size, as one of its latent (1, 1, h, w).
+    /// A mask for the picture, of any size, resized to its latent (1, 1, h, w).
     pub(crate) fn latent_mask(&self, mask: &Picture, device: &Device) -> Result<Tensor> {
         let placed = match self.placing {
             Some((canvas, photo)) => canvas.place(&mask.resized(photo)),
@@ -87,8 +87,8 @@ impl<'a> Frame<'a> {
         Ok(placed.to_mask(self.latent, device)?)
     }
 
-    /// A result in the photo's colours, and back at its size where that is
-    /// wanted: over the photo where a part was cut out of it.
+    /// A result in the picture's colours and, if requested, at its original
+    /// size: pasted over the picture if it was cropped.
     pub(crate) fn finished(&self, result: &Picture, restore_size: bool) -> Picture {
         let restored = match self.placing {
             Some((canvas, photo)) if restore_size => canvas.restore(result, photo),

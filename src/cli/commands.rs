@@ -1,4 +1,4 @@
-//! One module per verb.
+//! One module per command.
 
 pub(crate) mod completions;
 pub(crate) mod distill;

@@ -7,11 +7,11 @@ use icd::io::hold_writing;
 
 use super::ui::console::log_line;
 
-/// The exit code of a program that SIGINT ended, as shells count: 128 + 2.
+/// The shell exit code of a program terminated by SIGINT: 128 + 2.
 const INTERRUPTED: i32 = 130;
 
-/// Ends the program at Ctrl-C, once no bytes are being written: what is there is
-/// whole, and no temporary file is left.
+/// Exits on Ctrl-C once no file is being written, so that no file is left
+/// incomplete and no temporary file is left.
 #[expect(
     clippy::exit,
     reason = "the other threads are to end wherever they are"

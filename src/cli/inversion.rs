@@ -1,4 +1,4 @@
-//! The inversion of a photo, for `icd invert` and `icd edit`.
+//! The inversion of a picture, for `icd invert` and `icd edit`.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -10,11 +10,11 @@ use icd::{
 
 use super::{Console, args::output::check_folder};
 
-/// What is inverted, and how.
+/// The input and settings of an inversion.
 pub(crate) struct Inversion<'a> {
     pub(crate) pipeline: &'a Pipeline,
     pub(crate) photo: &'a Picture,
-    /// The photo as it is worked on.
+    /// The picture at the working size.
     pub(crate) placed: Picture,
     pub(crate) canvas: Canvas,
     pub(crate) prompt: &'a str,
@@ -22,7 +22,7 @@ pub(crate) struct Inversion<'a> {
 }
 
 impl Inversion<'_> {
-    /// Inverts the photo.
+    /// Inverts the picture.
     pub(crate) fn run(&self, console: &mut Console) -> Result<Latents> {
         let model = self.pipeline.model();
         let picture = self.placed.to_tensor(model.device())?;
@@ -36,8 +36,8 @@ impl Inversion<'_> {
         })
     }
 
-    /// The same from a folder of earlier inversions, if it has this one, and
-    /// else kept there. A run that dumps every value takes none from there.
+    /// The same, reusing an earlier inversion from a cache folder, or else
+    /// storing it there. A run that dumps every value does not read the cache.
     pub(crate) fn cached(
         &self,
         folder: Option<&PathBuf>,
@@ -56,7 +56,7 @@ impl Inversion<'_> {
             return Ok(found);
         }
         if folder.exists() {
-            check_folder(folder)?; // before the work
+            check_folder(folder)?; // fail before the inversion
         }
         let inverted = self.run(console)?;
         cache.put(&file, &inverted)?;

@@ -1,4 +1,4 @@
-//! Pictures in and out of a verb.
+//! Reading and writing a command's pictures.
 
 use std::{io::Read, path::Path};
 
@@ -10,7 +10,7 @@ use icd::{
 
 use super::{args::output, settings::Settings, ui::console::print_bytes};
 
-/// Reads a picture from a file, or from stdin where the file is `-`.
+/// Reads a picture from a file, or from stdin if the file is `-`.
 pub(crate) fn read(file: &Path) -> Result<Picture> {
     if file != Path::new("-") {
         return Ok(Picture::read(file)?);
@@ -22,8 +22,8 @@ pub(crate) fn read(file: &Path) -> Result<Picture> {
     Ok(Picture::decode(&bytes, Path::new("stdin"))?)
 }
 
-/// Writes a picture in the format of its name's ending, or to stdout as PNG; a
-/// PNG carries the settings that made it, where there are some to carry.
+/// Writes a picture in the format given by the file extension, or to stdout as
+/// PNG; a PNG embeds `settings`, if given.
 pub(crate) fn write(picture: &Picture, file: &Path, settings: Option<&Settings>) -> Result<()> {
     let bytes = match (settings, output::format(file)?) {
         (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,

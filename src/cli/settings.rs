@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::picture::note;
 use serde_json::{Map, Value, json};
 
-/// Flags that do not change the picture, or only where and how it is computed.
+/// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
     "output",
     "comparison",
@@ -39,13 +39,13 @@ const ASIDE: &[&str] = &[
     "version",
 ];
 
-/// Keys of older files by what they are called now.
+/// Keys of older files and their current names.
 const RENAMED: [(&str, &str); 2] = [
     ("forward_path", "forward_timesteps"),
     ("reverse_path", "reverse_timesteps"),
 ];
 
-/// Flags that replace each other.
+/// Mutually exclusive flags.
 const EITHER: [[&str; 2]; 1] = [["image", "latents"]];
 
 /// The settings of one result.
@@ -53,7 +53,7 @@ const EITHER: [[&str; 2]; 1] = [["image", "latents"]];
 pub(crate) struct Settings(Map<String, Value>);
 
 impl Settings {
-    /// Those of the parsed arguments of a verb.
+    /// The settings from the parsed arguments of a command.
     pub(crate) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
         let mut settings = Map::new();
         settings.insert("verb".into(), verb.into());
@@ -69,13 +69,13 @@ impl Settings {
         Self(settings)
     }
 
-    /// The same with another value.
+    /// The settings with one value replaced.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.0.insert(key.into(), value.into());
         self
     }
 
-    /// Those that a PNG carries.
+    /// Reads the settings embedded in a PNG.
     pub(crate) fn read(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
@@ -108,7 +108,7 @@ impl Settings {
         self.0
     }
 
-    /// Arguments that repeat the settings, except those that were typed.
+    /// Arguments that reproduce the settings, except those given explicitly.
     pub(crate) fn arguments(&self, verb: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
         if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
             bail!("its settings are not those of `icd {verb}`");
@@ -124,7 +124,7 @@ impl Settings {
                     .any(|pair| pair.contains(&id) && pair.iter().any(|id| is_typed(id)))
         };
         let mut arguments = Vec::new();
-        // The file may come from anyone: it never decides which files are written.
+        // The file is untrusted: it never decides which files are written.
         let own = |key: &String| {
             let key = key.as_str();
             !["verb", "version"].contains(&key) && !ASIDE.contains(&key)
@@ -151,7 +151,7 @@ impl Settings {
     }
 }
 
-/// The value of a flag, typed or default.
+/// The value of a flag, given or default.
 fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let id = arg.get_id().as_str();
     let values = matches.try_get_raw(id).ok().flatten()?;
@@ -163,8 +163,8 @@ fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     }
 }
 
-/// The typed arguments, then the settings of the file that `--from` names that were
-/// not typed.
+/// The explicit arguments, then those settings of the `--from` file that were not
+/// given explicitly.
 pub(crate) fn completed(
     typed: Vec<OsString>,
     verb: &str,

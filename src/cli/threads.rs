@@ -2,14 +2,14 @@
 
 use std::{env, process::Command};
 
-/// The number of threads that candle splits its operations among.
+/// The variable for the number of threads that candle uses per operation.
 const THREADS: &str = "CANDLE_NUM_THREADS";
 
-/// Starts the program anew with candle on a single thread, unless the person
-/// has said how many it has. While candle waits for its threads it spins, which
-/// takes the cores from parts of a step that are learnt side by side; it reads
-/// their number from the environment alone, before its first operation. Where
-/// that cannot be done the program goes on, slower.
+/// Re-executes the program with candle limited to a single thread, unless the
+/// user has set the variable. candle's threads busy-wait, which takes cores from
+/// the parts of a training step that run in parallel; candle reads their number
+/// only from the environment, before its first operation. If re-executing fails,
+/// the program continues, slower.
 pub(crate) fn leave_candle_one_thread() {
     if env::var_os(THREADS).is_some() {
         return;
@@ -24,7 +24,7 @@ pub(crate) fn leave_candle_one_thread() {
 #[cfg(unix)]
 fn replace_by(command: &mut Command) {
     use std::os::unix::process::CommandExt;
-    let _ = command.exec(); // comes back only where it failed
+    let _ = command.exec(); // returns only on failure
 }
 
 #[cfg(not(unix))]

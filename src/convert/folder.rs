@@ -1,4 +1,4 @@
-//! Where a conversion goes: a file, or a UNet's folder.
+//! The output of a conversion: a file, or a UNet's folder.
 
 use std::{
     fs,
@@ -11,24 +11,24 @@ use crate::{
     io::write_beside,
 };
 
-/// The weights in a UNet's folder in the layout of diffusers.
+/// The weights file of a UNet in the diffusers layout.
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// Endings of weights files that are never written.
+/// File extensions that are refused as output.
 const OTHERS: [&str; 6] = ["pt", "pth", "bin", "ckpt", "onnx", "json"];
 
-/// Where a conversion goes.
+/// The output of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// A safetensors file.
     File(PathBuf),
-    /// A folder in the layout of diffusers.
+    /// A folder in the diffusers layout.
     Folder(PathBuf),
 }
 
 impl Output {
-    /// What the name `path` means for what is converted: a safetensors file by
-    /// its ending, else a folder, which only a UNet may go into.
+    /// Interprets `path`: a safetensors file by its extension, else a folder,
+    /// which is allowed for a UNet only.
     pub fn of(path: &Path, input: &Input) -> Result<Self> {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         let ending = ending.to_string_lossy();
@@ -63,7 +63,7 @@ impl Output {
         }
     }
 
-    /// Writes what was made of `input`, and gives the length of the weights.
+    /// Writes the conversion of `input`, and returns the size of the weights file.
     pub fn write(
         &self,
         input: &Input,
@@ -94,13 +94,13 @@ fn write_folder(
         Ok(length)
     });
     if written.is_err() && is_new {
-        // The first failure is the one to tell.
+        // Report the original error, not one of the cleanup.
         let _ = fs::remove_dir(folder);
     }
     written
 }
 
-/// The configuration beside a UNet's weights.
+/// The configuration next to a UNet's weights.
 fn config(input: &Input) -> Result<Vec<u8>> {
     let found = input.config().map_err(|_| {
         let reason = "there is no config.json beside it, which a folder needs: put the UNet's \

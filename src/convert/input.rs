@@ -1,4 +1,4 @@
-//! A file to convert, and what it holds.
+//! The input of a conversion, and the kind of weights it contains.
 
 use std::{fmt, path::Path};
 
@@ -10,15 +10,15 @@ use crate::{
     model::{ADAPTER_FILES, NETWORK_FILES},
 };
 
-/// The configuration of a network in the layout of diffusers.
+/// The configuration file of a network in the diffusers layout.
 pub(super) const CONFIG: &str = "config.json";
 
-/// What a file of weights holds, told by its tensors.
+/// The kind of a weights file, detected from its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Low-rank changes of a network.
+    /// A LoRA adapter.
     Adapter,
-    /// A UNet, with the names of diffusers.
+    /// A UNet with diffusers' tensor names.
     Unet,
     /// Anything else.
     Other,
@@ -50,18 +50,18 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A file of weights to convert, opened.
+/// An opened weights file to convert.
 pub struct Input {
     pub(super) source: Source,
     pub(super) checkpoint: Checkpoint,
     folder: FileTree,
-    /// Where adapters to merge are looked for that are on the hub.
+    /// The cache in which adapters from the hub are looked up.
     pub(super) cache: Cache,
     kind: Kind,
 }
 
 impl Input {
-    /// What of the hub a file or folder of weights is, and its configuration.
+    /// The hub files required for a weights file or folder, with its configuration.
     pub fn needs(text: &str, cache: &Cache) -> Result<Vec<RequiredFile>> {
         let reference = Location::parse(text, Path::new(""), cache)?;
         let folder = Location::Folder(reference.folder());
@@ -72,8 +72,8 @@ impl Input {
         Ok(needs.into_iter().flatten().collect())
     }
 
-    /// Opens a file, the weights in a folder (or of the UNet in a folder of a
-    /// model), or `hub:owner/name[/file]`.
+    /// Opens a file, the weights in a folder (for a model folder, those of its
+    /// UNet), or `hub:owner/name[/file]`.
     pub fn open(text: &str, cache: &Cache) -> Result<Self> {
         let reference = match Location::parse(text, Path::new(""), cache)? {
             Location::Folder(home) if home.has("unet") => Location::Folder(home.within("unet")),
@@ -90,18 +90,18 @@ impl Input {
         })
     }
 
-    /// What the file holds.
+    /// The kind of weights in the file.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The configuration beside it.
+    /// The configuration next to it.
     pub(super) fn config(&self) -> Result<Source> {
         self.folder.file(CONFIG)
     }
 }
 
-/// What the weights in a folder are called.
+/// Possible names of the weights file in a folder.
 fn names() -> Vec<&'static str> {
     NETWORK_FILES.into_iter().chain(ADAPTER_FILES).collect()
 }

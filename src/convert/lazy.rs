@@ -1,4 +1,4 @@
-//! Tensors that are made when they are written.
+//! Tensors that are computed when they are written.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use safetensors::View;
 use super::narrow;
 use crate::{error::Result, io::Checkpoint};
 
-/// A tensor that is made when it is written, from those of a checkpoint.
+/// A tensor computed from those of a checkpoint when it is written.
 pub(super) struct Lazy<'a> {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
-    /// The type it is written in.
+    /// The dtype it is written in.
     pub(super) dtype: DType,
     checkpoint: &'a Checkpoint,
     make: Box<dyn Fn() -> Result<Tensor> + 'a>,
@@ -31,7 +31,7 @@ impl<'a> Lazy<'a> {
         })
     }
 
-    /// A number that the checkpoint says elsewhere.
+    /// A scalar that is not a tensor of the checkpoint.
     pub(super) fn number(checkpoint: &'a Checkpoint, name: String, value: f64) -> Self {
         Self {
             name,
@@ -42,12 +42,12 @@ impl<'a> Lazy<'a> {
         }
     }
 
-    /// The same by another name.
+    /// The same under another name.
     pub(super) fn named(self, name: String) -> Self {
         Self { name, ..self }
     }
 
-    /// The same in another type; whole numbers stay what they are.
+    /// The same in another dtype; integer tensors are unchanged.
     pub(super) fn in_type(self, dtype: DType) -> Self {
         match self.dtype.is_float() {
             true => Self { dtype, ..self },
@@ -55,7 +55,7 @@ impl<'a> Lazy<'a> {
         }
     }
 
-    /// What `change` makes of it, of the same shape.
+    /// The result of `change`, which must keep the shape.
     pub(super) fn changed(self, change: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
         let make = self.make;
         Self {
@@ -64,7 +64,7 @@ impl<'a> Lazy<'a> {
         }
     }
 
-    /// How many bytes it takes.
+    /// Its size in bytes.
     pub(super) fn size(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.size_in_bytes()
     }

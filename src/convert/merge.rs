@@ -1,4 +1,4 @@
-//! Adapters as a part of a UNet's weights.
+//! Merges adapters into a UNet's weights.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ use crate::{
     nn::{LoraDelta, LoraDeltas, ops::Packed, sum_of},
 };
 
-/// Where merged adapters are noted.
+/// The metadata key that lists the merged adapters.
 const MERGED: &str = "icd.merged";
 
 impl<'a> Conversion<'a> {
-    /// The UNet with adapters in its weights: each is changed by share x alpha /
-    /// rank x up x down, added in f32.
+    /// The UNet with adapters merged into its weights: weight x alpha / rank x
+    /// up x down is added to each, in f32.
     pub(super) fn merged(
         input: &'a Input,
         adapters: &[(String, f64)],
@@ -47,7 +47,7 @@ impl<'a> Conversion<'a> {
     }
 }
 
-/// The changes of the UNet in an adapter's file.
+/// The UNet deltas of an adapter file.
 fn read(text: &str, input: &Input, alpha: Option<f64>) -> Result<LoraDeltas> {
     let (unet, cache) = (&input.checkpoint, &input.cache);
     let source = Location::parse(text, Path::new(""), cache)?.file(&ADAPTER_FILES)?;
@@ -71,7 +71,7 @@ fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> L
     weight.changed(merged)
 }
 
-/// The adapters by their files' names, with their shares.
+/// The file names of the adapters, with their weights.
 fn told(adapters: &[(String, f64)]) -> String {
     let told = adapters.iter().map(|(text, share)| {
         let name = Path::new(text).file_name().unwrap_or_default();

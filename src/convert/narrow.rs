@@ -1,9 +1,9 @@
-//! Values that a type has no room for.
+//! Detects overflow in dtype conversions.
 
 use candle_core::{DType, Result, Tensor};
 
-/// The first value that is finite in one tensor and too large for the type of
-/// the other, which has the same values.
+/// The first value that is finite in `wide` but overflowed in `narrow`, which
+/// is the same tensor in another dtype.
 pub(super) fn lost(wide: &Tensor, narrow: &Tensor) -> Result<Option<f64>> {
     if wide.dtype() == narrow.dtype() {
         return Ok(None);

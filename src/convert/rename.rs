@@ -1,4 +1,4 @@
-//! Adapters by other names.
+//! Converts adapters between naming conventions.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::{
 };
 
 impl<'a> Conversion<'a> {
-    /// The adapter with its tensors named otherwise, its changes the same.
+    /// The adapter in another naming convention, with the same deltas.
     ///
-    /// kohya's files state an alpha for each layer, the others one for all: the
-    /// largest, and layers that have a smaller one get that much smaller factors.
+    /// kohya's files store an alpha per layer, the others a single one: the
+    /// largest is used, and the factors of the other layers are scaled down.
     pub(super) fn renamed(input: &'a Input, naming: Naming, alpha: Option<f64>) -> Result<Self> {
         let layers = layers(&input.source, &input.checkpoint, alpha)?;
         let texts = layers.iter().map(|layer| match layer.network {
@@ -89,7 +89,7 @@ fn times(tensor: Lazy<'_>, share: f64) -> Lazy<'_> {
     tensor.changed(scaled)
 }
 
-/// What the file is to note of alpha.
+/// The file's metadata, with alpha as the naming convention requires.
 fn renamed_notes(mut notes: Metadata, naming: Naming, layers: &[Layer], alpha: f64) -> Metadata {
     notes.remove(ALPHA);
     notes.remove(DIFFUSERS_METADATA);
@@ -105,7 +105,7 @@ fn renamed_notes(mut notes: Metadata, naming: Naming, layers: &[Layer], alpha: f
     notes
 }
 
-/// The LoRA configurations of the networks, as diffusers writes and reads them.
+/// The LoRA configuration of each network, in diffusers' format.
 fn configuration(layers: &[Layer], alpha: f64) -> Value {
     let mut networks: BTreeMap<Network, Vec<&Layer>> = BTreeMap::new();
     for layer in layers {

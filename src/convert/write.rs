@@ -1,4 +1,4 @@
-//! Files of tensors that are made one after the other.
+//! Writes safetensors files tensor by tensor.
 
 use std::{cmp::Reverse, collections::BTreeMap, path::Path};
 
@@ -11,8 +11,8 @@ use crate::{
     io::{Growing, Metadata},
 };
 
-/// Writes a safetensors file, one tensor in memory at a time, and gives its
-/// length. The same tensors make the same file.
+/// Writes a safetensors file with one tensor in memory at a time, and returns
+/// its size in bytes. The output is deterministic.
 pub(super) fn write(
     file: &Path,
     tensors: &[Lazy],
@@ -20,7 +20,7 @@ pub(super) fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let mut tensors: Vec<_> = tensors.iter().collect();
-    // Wide types first: every tensor then begins at a multiple of its values' size.
+    // Wide dtypes first, so that every tensor is aligned to its element size.
     tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size_in_bytes()), &tensor.name));
     let header = header(&tensors, notes);
     let sizes = tensors.iter().map(|tensor| tensor.size());
@@ -37,7 +37,7 @@ pub(super) fn write(
     Ok(length)
 }
 
-/// The length of the table of contents, and the table.
+/// The safetensors header, preceded by its length.
 fn header(tensors: &[&Lazy], notes: &Metadata) -> Vec<u8> {
     let notes: BTreeMap<_, _> = notes.iter().collect();
     let mut table = Map::from_iter([("__metadata__".to_owned(), json!(notes))]);

@@ -17,35 +17,35 @@ use crate::{
 /// Alpha of the released adapters, which do not state it: PEFT's default.
 pub(crate) const RELEASED_ALPHA: f64 = 8.0;
 
-/// What names of PEFT have, and no others.
+/// The infix that only PEFT's tensor names contain.
 const PEFT: &str = "base_model.model.";
 
-/// One layer that an adapter file changes.
+/// One layer that an adapter file modifies.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    /// Whose layer it is.
+    /// The network it belongs to.
     pub(crate) network: Network,
-    /// Its path in the network.
+    /// Its module path in the network.
     pub(crate) module: String,
-    /// The names of its factors in the file.
+    /// The tensor names of its factors in the file.
     pub(crate) down: String,
     pub(crate) up: String,
-    /// Channels between the factors.
+    /// The LoRA rank.
     pub(crate) rank: usize,
-    /// The change is multiplied by alpha / rank.
+    /// The delta is scaled by alpha / rank.
     pub(crate) alpha: f64,
 }
 
-/// Whether a file has tensors of an adapter.
+/// Whether a file contains adapter tensors.
 pub(crate) fn is_adapter(checkpoint: &Checkpoint) -> bool {
     let names = checkpoint.names();
     let factor = |name: &String| Factor::of(name).map(|(_, factor)| factor);
     names.iter().any(|name| factor(name) == Some(Factor::Down))
 }
 
-/// `alpha`, or if there is none, what is usual for an adapter that states none:
-/// that of the released adapters for those that PEFT named or that tell a path;
-/// none for others, which mean their rank.
+/// `alpha`, or if it is `None`, the default for an adapter that states none:
+/// that of the released adapters if it has PEFT names or states timesteps, else
+/// `None`, which means the rank.
 pub(crate) fn usual_alpha(
     alpha: Option<f64>,
     file: &Source,
@@ -60,7 +60,7 @@ pub(crate) fn usual_alpha(
 }
 
 /// The layers of the adapter in `file`, which is opened as `checkpoint`;
-/// `alpha` is that of a file that states none.
+/// `alpha` is used if the file states none.
 pub(crate) fn layers(
     file: &Source,
     checkpoint: &Checkpoint,
@@ -72,8 +72,8 @@ pub(crate) fn layers(
     read(checkpoint, checkpoint.names(), &place, reason, alpha)
 }
 
-/// The layers of an adapter, or of its part for `network`, in the network whose
-/// tensors are in `base`.
+/// The layers of an adapter, or only those for `network`, resolved against the
+/// network whose tensors are in `base`.
 pub(super) fn layers_of(
     checkpoint: &Checkpoint,
     network: Option<Network>,
@@ -138,8 +138,8 @@ impl Found {
     }
 }
 
-/// The layers that tensors belong to; `reason` says what is wrong with tensors
-/// that `place` does not know.
+/// Groups tensors by layer; `reason` is the error message for tensors that
+/// `place` does not recognise.
 fn read(
     checkpoint: &Checkpoint,
     names: Vec<String>,

@@ -1,4 +1,4 @@
-//! Names in adapter files: which module a tensor belongs to.
+//! Parses the tensor names of adapter files.
 
 use std::{collections::HashMap, path::Path};
 
@@ -7,7 +7,7 @@ use crate::{
     layout::{Layout, Network},
 };
 
-/// What a tensor of an adapter file is to its module.
+/// The role of an adapter tensor in its module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Factor {
     Down,
@@ -16,7 +16,7 @@ pub(crate) enum Factor {
 }
 
 impl Factor {
-    /// The factor that the tensor `name` is, and what comes before it.
+    /// Splits a tensor's name into the module part and the factor.
     pub(super) fn of(name: &str) -> Option<(&str, Self)> {
         let split = |&(ending, factor)| Some((name.strip_suffix(ending)?, factor));
         ENDINGS.iter().find_map(split)
@@ -30,8 +30,8 @@ pub(super) fn network(name: &str) -> Network {
     text.map_or(Network::Unet, |&(_, index)| Network::TextEncoder(index))
 }
 
-/// How the names of text encoders' tensors begin, as kohya and diffusers write
-/// them, and the encoder.
+/// Prefixes of text encoder tensors in kohya's and diffusers' naming, with the
+/// index of the encoder.
 const TEXT_PREFIXES: [(&str, usize); 5] = [
     ("lora_te_", 0),
     ("lora_te1_", 0),
@@ -40,7 +40,7 @@ const TEXT_PREFIXES: [(&str, usize); 5] = [
     ("text_encoder_2.", 1),
 ];
 
-/// The endings of the three namings, with the generations of each.
+/// The suffixes of the three naming conventions, older variants included.
 const ENDINGS: [(&str, Factor); 13] = [
     (".lora_A.weight", Factor::Down),
     (".lora_B.weight", Factor::Up),
@@ -57,10 +57,10 @@ const ENDINGS: [(&str, Factor); 13] = [
     (".alpha", Factor::Alpha),
 ];
 
-/// The modules of a network that an adapter may change.
+/// The modules of a network that an adapter may modify.
 pub(super) struct Modules {
-    /// From a module's path, and from its path or its original name with
-    /// underscores for dots, as kohya's scripts write them, to the path.
+    /// Maps to a module's path: the path itself, and the path and the original
+    /// name with underscores for dots, as in kohya's scripts.
     paths: HashMap<String, String>,
 }
 
@@ -90,7 +90,7 @@ impl Modules {
     }
 }
 
-/// A module's name without the prefixes of the tools that wrote it.
+/// A module's name without tool-specific prefixes.
 pub(super) fn bare(module: &str) -> &str {
     let networks = TEXT_PREFIXES.iter().map(|(prefix, _)| prefix);
     let networks = networks.chain(&["lora_unet_", "unet."]);
@@ -101,7 +101,7 @@ pub(super) fn bare(module: &str) -> &str {
         })
 }
 
-/// Today's name of a module that an old attention processor held:
+/// The current name of a module of diffusers' former attention processors:
 /// `attn1.processor.to_q_lora` is `attn1.to_q`.
 pub(super) fn modern(module: &str) -> String {
     let plain = module.replace(".processor.", ".");

@@ -1,22 +1,22 @@
-//! How tensors of adapter files are named.
+//! Naming conventions for the tensors of adapter files.
 
 use super::names::Factor;
 use crate::layout::Network;
 
-/// Whose names the tensors of an adapter file have.
+/// The naming convention of an adapter file's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// PEFT's, as in the released adapters.
     Peft,
-    /// Those of diffusers.
+    /// diffusers'.
     Diffusers,
-    /// Those of kohya's scripts.
+    /// kohya's sd-scripts'.
     Kohya,
 }
 
 impl Naming {
-    /// The name of a factor of a module of a network, where so many text
-    /// encoders are changed.
+    /// The tensor name of a factor of a module; `encoders` is the number of text
+    /// encoders that the adapter modifies.
     pub(crate) fn tensor(
         self,
         (network, module): (Network, &str),
@@ -39,7 +39,7 @@ impl Naming {
     }
 }
 
-/// What kohya's scripts call it; they number text encoders where there are two.
+/// kohya's prefix for a network; text encoders are numbered if there are two.
 fn short(network: Network, encoders: usize) -> &'static str {
     match (network, encoders) {
         (Network::Unet, _) => "lora_unet",

@@ -1,4 +1,4 @@
-//! Adapters that are being trained, and how they are written.
+//! Trainable adapters, and writing them to files.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,8 +17,8 @@ use crate::{
     schedule::Timesteps,
 };
 
-/// The layers of a UNet that get a low-rank change, by the ends of their
-/// paths: those of the released adapters.
+/// The UNet layers that get a LoRA, by the suffixes of their module paths: the
+/// target modules of the released adapters.
 pub const TARGET_MODULES: [&str; 14] = [
     "to_q",
     "to_k",
@@ -36,17 +36,17 @@ pub const TARGET_MODULES: [&str; 14] = [
     "time_emb_proj",
 ];
 
-/// Rank and strength of an adapter.
+/// Rank and alpha of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoraConfig {
-    /// Channels between the factors.
+    /// The LoRA rank.
     pub rank: usize,
-    /// The change is multiplied by alpha / rank.
+    /// The delta is scaled by alpha / rank.
     pub alpha: f64,
 }
 
 impl Default for LoraConfig {
-    /// That of the released adapters.
+    /// The configuration of the released adapters.
     fn default() -> Self {
         Self {
             rank: 64,
@@ -55,18 +55,18 @@ impl Default for LoraConfig {
     }
 }
 
-/// The low-rank changes of all adapted layers of a UNet, as variables.
+/// The LoRA factors of all adapted layers of a UNet, as trainable variables.
 #[derive(Clone, Debug)]
 pub struct TrainableAdapter {
-    /// By module path: the factors down and up.
+    /// The down and up factors by module path.
     factors: BTreeMap<String, [Var; 2]>,
     rank: LoraConfig,
 }
 
 impl TrainableAdapter {
-    /// An adapter of the UNet whose tensors are in `base`, which changes
-    /// nothing yet: down is drawn evenly from within 1 / sqrt(inputs), as PEFT
-    /// begins, up is zero.
+    /// A new adapter for the UNet whose tensors are in `base`, initialised as in
+    /// PEFT: down is uniform within +-1 / sqrt(inputs), up is zero, so that the
+    /// initial delta is zero.
     pub fn new(base: &Checkpoint, rank: LoraConfig, seed: u64, device: &Device) -> Result<Self> {
         let modules = base.names().into_iter().filter_map(adapted);
         let mut noise = Noise::new(seed);
@@ -87,7 +87,7 @@ impl TrainableAdapter {
         }
     }
 
-    /// The changes by module path; they follow the variables.
+    /// The deltas by module path; they are backed by the variables.
     pub fn deltas(&self) -> LoraDeltas {
         let scale = self.rank.alpha / self.rank.rank as f64;
         let change = |(module, [down, up]): (&String, &[Var; 2])| {
@@ -101,7 +101,7 @@ impl TrainableAdapter {
         self.factors.iter().map(change).collect()
     }
 
-    /// The variables, under the names that the file gives them.
+    /// The variables by their tensor names in the file.
     pub fn vars(&self) -> BTreeMap<String, Var> {
         let named = |(module, [down, up]): (&String, &[Var; 2])| {
             let name = |factor| Naming::Peft.tensor((Network::Unet, module), factor, 0);
@@ -111,8 +111,8 @@ impl TrainableAdapter {
         self.factors.iter().flat_map(named).collect()
     }
 
-    /// Writes tensors named as [`vars`](Self::vars) names them, in `dtype`,
-    /// with the path and alpha in the file's metadata.
+    /// Writes tensors named as in [`vars`](Self::vars), in `dtype`, with the
+    /// timesteps and alpha in the file's metadata.
     pub fn write(
         &self,
         file: &Path,
@@ -131,7 +131,7 @@ impl TrainableAdapter {
     }
 }
 
-/// The module of an adapted layer's weight.
+/// The module path of a weight, if its layer is adapted.
 fn adapted(name: String) -> Option<String> {
     let module = name.strip_suffix(".weight")?;
     let ends = |end: &&str| {

@@ -1,7 +1,7 @@
-//! Module paths out of kohya's names, which have underscores for dots.
+//! Recovers module paths from kohya's names, which replace dots by underscores.
 
-/// The parts of module paths, numbers aside, in UNets and text encoders of
-/// Stable Diffusion as diffusers and transformers name them.
+/// The components of module paths, except numbers, in Stable Diffusion's UNets
+/// and text encoders as named by diffusers and transformers.
 const WORDS: [&str; 54] = [
     "add_embedding",
     "attentions",
@@ -59,7 +59,7 @@ const WORDS: [&str; 54] = [
     "v_proj",
 ];
 
-/// The path of which `name` is the form with underscores:
+/// The module path that `name` spells with underscores:
 /// `mid_block_attentions_0_proj_in` is `mid_block.attentions.0.proj_in`.
 pub(super) fn dotted(name: &str) -> Option<String> {
     let (mut words, mut rest) = (Vec::new(), Some(name));
@@ -71,7 +71,7 @@ pub(super) fn dotted(name: &str) -> Option<String> {
     Some(words.join("."))
 }
 
-/// The longest word or number that `name` begins with.
+/// The longest component or number that `name` starts with.
 fn first_word(name: &str) -> Option<&str> {
     let number = name.bytes().take_while(u8::is_ascii_digit).count();
     let known = WORDS.iter().filter(|word| name.starts_with(**word));

@@ -1,4 +1,4 @@
-//! Attention inside the UNet, and the port through which an edit controls it.
+//! Attention layers of the UNet, and the hook through which an edit controls them.
 
 use candle_core::Tensor;
 
@@ -10,46 +10,46 @@ use crate::{
     },
 };
 
-/// The part of the UNet that a site lies in.
+/// The part of the UNet that a site belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockPlace {
-    /// From the latent towards the middle.
+    /// The down blocks.
     Down,
-    /// The coarsest part.
+    /// The middle block.
     Mid,
-    /// From the middle back to the latent.
+    /// The up blocks.
     Up,
 }
 
 /// What the queries of a site attend to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionKind {
-    /// The picture itself.
+    /// The picture's own features.
     SelfAttention,
     /// The text.
     CrossAttention,
 }
 
-/// Where in the UNet an attention map arises.
+/// An attention layer of the UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// The transformer block, counted in the order of the evaluation from 0.
+    /// Index of the transformer block in evaluation order, from 0.
     pub index: usize,
     /// The part of the network.
     pub place: BlockPlace,
-    /// What is attended to.
+    /// Self- or cross-attention.
     pub kind: AttentionKind,
-    /// How often the latent was halved to get here.
+    /// Number of times the latent has been downsampled here.
     pub level: usize,
-    /// Rows of the grid that the queries form.
+    /// Height of the query grid.
     pub height: usize,
-    /// Columns of that grid.
+    /// Width of the query grid.
     pub width: usize,
 }
 
 impl Site {
-    /// The self-attention of a block whose latent was halved `level` times; the grid
-    /// and the index are filled in on the way there.
+    /// The self-attention of a block whose latent was downsampled `level` times; the
+    /// grid and the index are set later.
     pub(super) fn at(place: BlockPlace, level: usize) -> Self {
         Self {
             index: 0,
@@ -62,29 +62,29 @@ impl Site {
     }
 }
 
-/// What a control wants of the attention at a site.
+/// What a control requests of the attention at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intervention {
-    /// Nothing: the maps are never materialised.
+    /// Nothing: the maps are not materialised.
     None,
-    /// Every row reads its own values through the first row's maps, which
-    /// takes the first row's queries and keys and no materialised map.
+    /// Every row applies the first row's maps to its own values: computed from the
+    /// first row's queries and keys without materialised maps.
     FirstRowsMaps,
     /// The maps are computed and passed to `rewrite`.
     Maps,
 }
 
-/// Sees and may rewrite attention maps while the UNet runs.
+/// Reads and optionally rewrites attention maps during a UNet evaluation.
 pub trait AttentionControl {
-    /// What is wanted at `site`.
+    /// The intervention requested at `site`.
     fn intervention(&self, site: &Site) -> Intervention;
 
-    /// Rewrites maps (rows, heads, queries, keys) that were wished for; each
-    /// row of keys sums to one on the way in.
+    /// Rewrites the requested maps (rows, heads, queries, keys); on input they sum
+    /// to one over the keys.
     fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor>;
 }
 
-/// The control that leaves every map alone.
+/// The control that does not intervene.
 #[derive(Clone, Copy, Debug)]
 pub struct NoControl;
 
@@ -98,7 +98,7 @@ impl AttentionControl for NoControl {
     }
 }
 
-/// What one site attends to: computed once for a text that stays the same.
+/// Keys and values of one attention layer; computed once per text and reused.
 #[derive(Clone, Debug)]
 pub struct KeyValues {
     /// (b, m, c)
@@ -108,14 +108,14 @@ pub struct KeyValues {
 }
 
 impl KeyValues {
-    /// The tensors of contexts in a row.
+    /// The keys and values of `contexts`, flattened to a sequence of tensors.
     pub(super) fn to_tensors(contexts: &[Self]) -> impl Iterator<Item = &Tensor> {
         contexts
             .iter()
             .flat_map(|context| [&context.keys, &context.values])
     }
 
-    /// Contexts of tensors in a row, as [`to_tensors`](Self::to_tensors) lists them.
+    /// The inverse of [`to_tensors`](Self::to_tensors).
     pub(super) fn from_tensors(tensors: &[Tensor]) -> Vec<Self> {
         let pairs = tensors.chunks_exact(2);
         let context = |pair: &[Tensor]| Self {
@@ -138,7 +138,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Attention of (.., channels) to (.., context).
+    /// Attention with queries of width `channels` and a context of width `context`.
     pub fn new(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
         Ok(Self {
             ops: w.ops(),
@@ -152,7 +152,7 @@ impl Attention {
         })
     }
 
-    /// What `context` (b, m, d) offers to queries.
+    /// The keys and values of `context` (b, m, d).
     pub fn keys_values(&self, context: &Tensor) -> Result<KeyValues> {
         Ok(KeyValues {
             keys: self.key.forward(context)?,
@@ -160,7 +160,7 @@ impl Attention {
         })
     }
 
-    /// `residual` plus what x (b, n, c) reads out of a context: (b, n, c).
+    /// `residual` plus the attention of x (b, n, c) over `context`: (b, n, c).
     pub fn forward_onto(
         &self,
         residual: &Tensor,
@@ -189,7 +189,7 @@ impl Attention {
     }
 }
 
-/// Self-attention, attention to the text, and a gated feed-forward network.
+/// Self-attention, cross-attention to the text, and a GEGLU feed-forward network.
 #[derive(Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
@@ -241,7 +241,7 @@ impl TransformerBlock {
     }
 }
 
-/// Transformer blocks over the pixels of a picture.
+/// Transformer blocks over the pixels of a feature map (`Transformer2DModel`).
 #[derive(Debug)]
 pub struct Transformer {
     norm: GroupNorm,
@@ -253,21 +253,21 @@ pub struct Transformer {
 /// The configuration of a [`Transformer`].
 #[derive(Clone, Copy, Debug)]
 pub struct TransformerShape {
-    /// Channels of the picture.
+    /// Channels of the feature map.
     pub channels: usize,
     /// Attention heads.
     pub heads: usize,
     /// Number of blocks.
     pub transformer_layers: usize,
-    /// Width of the text states.
+    /// Width of the text encoder hidden states.
     pub cross_attention_dim: usize,
-    /// Groups of the norm.
+    /// Groups of the group norm.
     pub groups: usize,
 }
 
 impl Transformer {
-    /// Reads a transformer; whether its projections are linear layers or 1x1
-    /// convolutions in the file makes no difference.
+    /// Loads a transformer; its projections may be linear layers or 1x1 convolutions
+    /// in the file.
     pub fn new(w: &Weights, shape: TransformerShape) -> Result<Self> {
         let TransformerShape {
             channels: c,
@@ -287,7 +287,7 @@ impl Transformer {
         })
     }
 
-    /// What text states (b, m, text width) offer to each block.
+    /// The keys and values of text hidden states (b, m, text width) for each block.
     pub fn keys_values(&self, text: &Tensor) -> Result<Vec<KeyValues>> {
         self.blocks
             .iter()
@@ -300,8 +300,8 @@ impl Transformer {
         self.blocks.len()
     }
 
-    /// Transforms x (b, h, w, c) under a text that each block has prepared; `site` is
-    /// that of the first block.
+    /// Transforms x (b, h, w, c) with the text's keys and values for each block; `site`
+    /// is that of the first block.
     pub fn forward(
         &self,
         x: &Tensor,

@@ -14,25 +14,25 @@ use crate::{
 /// The configuration of a text encoder.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ClipConfig {
-    /// Number of token ids.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Tokens per prompt.
+    /// Maximum number of tokens per prompt.
     pub max_position_embeddings: usize,
-    /// Width of the states.
+    /// Width of the hidden states.
     pub hidden_size: usize,
     /// Width of the feed-forward network.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// The non-linearity.
+    /// The activation function.
     #[serde(deserialize_with = "activation")]
     pub hidden_act: Activation,
-    /// What the norms add to the variance.
+    /// Epsilon of the layer norms.
     #[serde(default = "vit_l_eps")]
     pub layer_norm_eps: f64,
-    /// Width of the pooled projection, where the encoder has one.
+    /// Width of the pooled projection, if the encoder has one.
     #[serde(default = "vit_l_projection")]
     pub projection_dim: Option<usize>,
 }
@@ -57,7 +57,7 @@ fn vit_l_projection() -> Option<usize> {
 }
 
 impl ClipConfig {
-    /// The encoder of SD1.5 (CLIP ViT-L/14), also SDXL's first.
+    /// The text encoder of SD1.5 (CLIP ViT-L/14), also SDXL's first.
     pub fn vit_l() -> Self {
         Self {
             vocab_size: 49408,
@@ -72,7 +72,7 @@ impl ClipConfig {
         }
     }
 
-    /// SDXL's second encoder (OpenCLIP ViT-bigG/14).
+    /// SDXL's second text encoder (OpenCLIP ViT-bigG/14).
     pub fn vit_big_g() -> Self {
         Self {
             hidden_size: 1280,
@@ -86,12 +86,12 @@ impl ClipConfig {
     }
 }
 
-/// What a text encoder makes of a batch of prompts.
+/// A text encoder's output for a batch of prompts.
 #[derive(Clone, Debug)]
 pub struct States {
-    /// The states after the final norm (b, context, width).
+    /// The hidden states after the final norm (b, context, width).
     pub last: Tensor,
-    /// The states before the last layer (b, context, width).
+    /// The hidden states before the last layer (b, context, width).
     pub penultimate: Tensor,
     /// The projected final state at the end token (b, projection).
     pub pooled: Option<Tensor>,
@@ -110,9 +110,9 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Reads a text encoder of this configuration.
+    /// Loads a text encoder with this configuration.
     pub fn new(w: &Weights, config: ClipConfig) -> Result<Self> {
-        // Files of the bare text model leave the first name out.
+        // Files of a bare text model omit the outer prefix.
         let text = if w.at("text_model").exists() {
             w.at("text_model")
         } else {
@@ -143,7 +143,7 @@ impl Clip {
     }
 
     /// Encodes prompts of `context` ids each; `ends` are the positions of
-    /// their end tokens.
+    /// their end-of-text tokens.
     pub fn forward(&self, ids: &[&[u32]], ends: &[u32]) -> Result<States> {
         let mut x = self.embed(ids)?;
         let mut penultimate = x.clone();
@@ -189,7 +189,7 @@ impl Clip {
     }
 }
 
-/// The states (b, width) at the end tokens of (b, context, width).
+/// The hidden states (b, width) at the end-of-text tokens of (b, context, width).
 fn at_ends(states: &Tensor, ends: &[u32]) -> candle_core::Result<Tensor> {
     let rows = ends
         .iter()

@@ -1,5 +1,5 @@
-//! The configuration files of the diffusers layout, as configurations of our
-//! networks. What a network cannot do is an error that names the field.
+//! Reads the configuration files of the diffusers layout into the configurations of our
+//! networks. An unsupported value is an error that names the field.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -39,7 +39,7 @@ pub fn vae_config(file: &Source) -> Result<VaeConfig> {
 }
 
 /// The configuration of the text encoder that `file` (text_encoder/config.json)
-/// describes; `projected` tells whether its pooled projection is used.
+/// describes; `projected` is whether its pooled projection is used.
 pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
     let config: ClipConfig = read_json(file)?;
     let (width, heads) = (config.hidden_size, config.num_attention_heads);
@@ -71,7 +71,7 @@ pub fn schedule(file: &Source) -> Result<NoiseSchedule> {
     }
 }
 
-/// Values that the UNet takes for granted; a file may leave them out.
+/// The values that the UNet supports; a file may omit them.
 const UNET_FIXED: [(&str, &[&str]); 17] = [
     ("act_fn", &["\"silu\""]),
     ("addition_embed_type", &["\"text_time\""]),
@@ -92,7 +92,7 @@ const UNET_FIXED: [(&str, &[&str]); 17] = [
     ("time_embedding_type", &["\"positional\""]),
 ];
 
-/// Values that the autoencoder takes for granted.
+/// The values that the autoencoder supports; a file may omit them.
 const VAE_FIXED: [(&str, &[&str]); 6] = [
     ("act_fn", &["\"silu\""]),
     ("in_channels", &["3"]),
@@ -102,8 +102,8 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
     ("shift_factor", &["0.0", "0"]),
 ];
 
-/// Reads a JSON file into `T`, and refuses fields with any value but null and the
-/// allowed ones.
+/// Reads a JSON file into `T`, and rejects fields whose value is neither null nor
+/// allowed.
 fn read_supported<T: DeserializeOwned>(file: &Source, fixed: &[(&str, &[&str])]) -> Result<T> {
     let raw: Value = read_json(file)?;
     for (field, allowed) in fixed {
@@ -150,7 +150,7 @@ struct UnetJson {
     down_block_types: Vec<String>,
     up_block_types: Vec<String>,
     layers_per_block: PerLevel,
-    /// diffusers' historic name: these are numbers of heads.
+    /// The name is historic in diffusers: these are numbers of heads.
     attention_head_dim: PerLevel,
     num_attention_heads: Option<PerLevel>,
     transformer_layers_per_block: Option<PerLevel>,
@@ -236,7 +236,7 @@ impl UnetJson {
         )
     }
 
-    /// Depths on the way up, finest level first; the file lists them coarsest first.
+    /// Depths of the up blocks, finest level first; the file lists them coarsest first.
     fn depths_up(&self) -> Result<Vec<usize>, String> {
         let Some(depths) = &self.reverse_transformer_layers_per_block else {
             return self.depths();
@@ -264,7 +264,7 @@ impl UnetJson {
     }
 }
 
-/// Which levels attend, by the class names of their blocks.
+/// Which levels have cross-attention, by the class names of their blocks.
 fn attends(field: &str, types: &[String], levels: usize, way: &str) -> Result<Vec<bool>, String> {
     if types.len() != levels {
         return Err(format!(

@@ -1,4 +1,4 @@
-//! What tells Stable Diffusion 1.5 from SDXL: values, not code.
+//! The differences between Stable Diffusion 1.5 and SDXL, as values.
 
 use std::fmt;
 
@@ -16,23 +16,23 @@ pub enum Family {
     Sdxl,
 }
 
-/// How a picture's latent is drawn from the encoder's distribution.
+/// How a picture's latent is taken from the encoder's distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LatentSampling {
     /// Its mean.
     Mode,
-    /// A sample, made with the first draw of the seed.
+    /// A sample, with the first noise drawn from the seed.
     Sample,
 }
 
-/// Where a text encoder is in a model folder.
+/// The location of a text encoder in a model folder.
 #[derive(Clone, Debug)]
 pub(super) struct TextEncoder {
     /// The folder of its tokenizer.
     pub(super) tokenizer: &'static str,
     /// The folder of its weights.
     pub(super) folder: &'static str,
-    /// Its configuration where no config.json says otherwise.
+    /// Its default configuration, without a config.json.
     pub(super) config: ClipConfig,
 }
 
@@ -52,7 +52,7 @@ impl Family {
         }
     }
 
-    /// How the reference inverts pictures of this family.
+    /// How the reference takes the latent of a picture to invert.
     pub fn latent_sampling(self) -> LatentSampling {
         match self {
             Self::Sd15 => LatentSampling::Mode,
@@ -60,7 +60,7 @@ impl Family {
         }
     }
 
-    /// The type that the reference rounds adapters to before it merges them.
+    /// The dtype to which the reference casts adapters before merging.
     pub(super) fn adapter_rounding(self) -> DType {
         match self {
             Self::Sd15 => DType::F16,
@@ -68,7 +68,7 @@ impl Family {
         }
     }
 
-    /// The configuration of the UNet where there is no config.json.
+    /// The default configuration of the UNet, without a config.json.
     pub(super) fn unet_config(self) -> UnetConfig {
         match self {
             Self::Sd15 => UnetConfig::sd15(),
@@ -76,7 +76,7 @@ impl Family {
         }
     }
 
-    /// The text encoders, in their order.
+    /// The text encoders in order.
     pub(super) fn text_encoders(self) -> Vec<TextEncoder> {
         let first = TextEncoder {
             tokenizer: "tokenizer",
@@ -94,7 +94,7 @@ impl Family {
         }
     }
 
-    /// The guidance an edit uses where none is asked for.
+    /// The default guidance of edits.
     pub fn edit_guidance(self) -> f64 {
         match self {
             Self::Sd15 => 19.0,
@@ -102,8 +102,8 @@ impl Family {
         }
     }
 
-    /// Whether edits use prompt-to-prompt where nothing is asked for; the
-    /// reference's SDXL keeps the source by its early prompt instead.
+    /// Whether edits use prompt-to-prompt by default; the reference's SDXL preserves
+    /// the source with an early prompt instead.
     pub fn edits_by_attention(self) -> bool {
         self == Self::Sd15
     }

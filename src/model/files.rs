@@ -1,5 +1,5 @@
-//! Where the parts of a model are: presets, model folders with their
-//! `icd.toml`, and the choices that override both.
+//! Locates the parts of a model: presets, model folders with their `icd.toml`, and
+//! the overrides of both.
 
 use std::path::Path;
 
@@ -23,40 +23,40 @@ use crate::{
     schedule::Timesteps,
 };
 
-/// The user's choice of a model and its overrides: a name or folder, and overrides. Paths
-/// are as typed, or `hub:owner/name[/file]`.
+/// The user's choice of a model and its overrides. Paths are as given, or
+/// `hub:owner/name[/file]`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelChoice {
-    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout, here or
-    /// as `hub:owner/name`.
+    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout, local or
+    /// `hub:owner/name`.
     pub model: String,
-    /// A preset's adapter pair.
+    /// The adapter pair of a preset.
     pub variant: Option<Variant>,
-    /// Another UNet.
+    /// Overrides the UNet.
     pub unet: Option<String>,
-    /// Another forward adapter.
+    /// Overrides the forward adapter.
     pub forward_adapter: Option<String>,
-    /// Another reverse adapter.
+    /// Overrides the reverse adapter.
     pub reverse_adapter: Option<String>,
-    /// Other forward timesteps.
+    /// Overrides the forward timesteps.
     pub forward_timesteps: Option<Timesteps>,
-    /// Other reverse timesteps.
+    /// Overrides the reverse timesteps.
     pub reverse_timesteps: Option<Timesteps>,
-    /// Alpha where the adapter file states none.
+    /// LoRA alpha if the adapter file states none.
     pub adapter_alpha: Option<f64>,
-    /// Adapters of a style, stacked on the way back, and their shares.
+    /// Style LoRAs for editing and generation, and their weights.
     pub loras: Vec<(String, f64)>,
-    /// A single file whose UNet, autoencoder and text encoders take the place
-    /// of the model's.
+    /// A single-file checkpoint that replaces the model's UNet, autoencoder and text
+    /// encoders.
     pub checkpoint: Option<String>,
     /// Whether the autoencoder computes in strips.
     pub tiling: Tiling,
-    /// Where files of the hub lie; where the environment says by default.
+    /// The cache of Hugging Face Hub files; by default from the environment.
     pub cache: Option<Cache>,
 }
 
 impl ModelChoice {
-    /// A model of this name, or in this folder, as it is.
+    /// A model by name or folder, without overrides.
     pub fn named(model: impl Into<String>) -> Self {
         Self {
             model: model.into(),
@@ -64,13 +64,13 @@ impl ModelChoice {
         }
     }
 
-    /// Where files of the hub lie.
+    /// The cache of Hugging Face Hub files.
     pub(super) fn cache(&self) -> Cache {
         self.cache.clone().unwrap_or_else(Cache::from_env)
     }
 }
 
-/// The parts of a model, found but not read.
+/// The located parts of a model, not loaded yet.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
     /// The folder of text encoders, tokenizers, autoencoder and scheduler.
@@ -80,22 +80,22 @@ pub struct ModelFiles {
     pub(super) forward: DirectionAdapter,
     pub(super) reverse: DirectionAdapter,
     pub(super) adapter_alpha: f64,
-    /// The guidance of edits and new pictures where none is asked for.
+    /// The default guidance of edits and generations.
     pub(super) guidance: Option<f64>,
-    /// Where the guidance of edits ends where nothing is asked for.
+    /// The default tau of edits.
     pub(super) tau: Option<Tau>,
-    /// Adapters of a style, and their shares.
+    /// Style LoRAs and their weights.
     pub(super) loras: Vec<(Location, f64)>,
-    /// A file that holds UNet, autoencoder and text encoders.
+    /// A single-file checkpoint with UNet, autoencoder and text encoders.
     single: Option<Location>,
-    /// Whether a person named the UNet, which then goes before that file's.
+    /// Whether the user named the UNet, which then takes precedence over that file's.
     unet_is_named: bool,
 }
 
-/// An adapter's file and its share.
+/// A LoRA file and its weight.
 pub(super) type Lora = (Source, f64);
 
-/// The networks' files in their folders, safetensors first.
+/// The networks' file names in their folders, safetensors first.
 pub(crate) const NETWORK_FILES: [&str; 4] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
@@ -108,13 +108,13 @@ const ENCODER_FILES: [&str; 4] = [
     "model.fp16.safetensors",
     "pytorch_model.bin",
 ];
-/// The adapters' files in a folder.
+/// The adapters' file names in a folder.
 pub(crate) const ADAPTER_FILES: [&str; 2] = [
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 ];
 
-/// What one direction of the walk needs beside the UNet.
+/// The adapter and timesteps of one direction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DirectionAdapter {
     pub(super) adapter: Option<Location>,
@@ -130,8 +130,8 @@ impl DirectionAdapter {
             .transpose()
     }
 
-    /// The timesteps as given, else as the adapter's file states them, which
-    /// `stated` reads.
+    /// The timesteps as configured, else those that `stated` reads from the adapter's
+    /// file.
     pub(super) fn timesteps(
         &self,
         stated: fn(&Source) -> Result<Option<Timesteps>>,
@@ -143,7 +143,7 @@ impl DirectionAdapter {
         }
     }
 
-    /// Another adapter has timesteps of its own; other timesteps keep the adapter.
+    /// An overriding adapter drops the old timesteps; overriding timesteps keep the adapter.
     fn overridden(
         self,
         adapter: Option<&String>,
@@ -165,7 +165,7 @@ impl DirectionAdapter {
 }
 
 impl ModelFiles {
-    /// Finds the parts that a choice means.
+    /// Locates the parts of the chosen model.
     pub fn find(choice: &ModelChoice) -> Result<Self> {
         let cache = &choice.cache();
         let parts = match (Preset::named(&choice.model), choice.variant) {
@@ -268,13 +268,13 @@ impl ModelFiles {
         })
     }
 
-    /// The file of a network's weights.
+    /// A network's weight file.
     pub(super) fn file(&self, network: Network) -> Result<Source> {
         let (place, names) = self.place(network);
         place.file(names)
     }
 
-    /// Where a network's weights are, and the names they may have in a folder.
+    /// The location of a network's weights, and their possible file names in a folder.
     pub(super) fn place(&self, network: Network) -> (Location, &'static [&'static str]) {
         if let Some(single) = &self.single
             && !(network == Network::Unet && self.unet_is_named)
@@ -289,7 +289,7 @@ impl ModelFiles {
         }
     }
 
-    /// A network's weights.
+    /// Opens a network's weights.
     pub(super) fn open(&self, network: Network) -> Result<Checkpoint> {
         single::open(self.file(network)?, network)
     }
@@ -302,7 +302,7 @@ impl ModelFiles {
         others.into_iter().chain(encoders).collect()
     }
 
-    /// The files of the styles, and their shares.
+    /// The files of the style LoRAs, and their weights.
     pub(super) fn loras(&self) -> Result<Vec<Lora>> {
         let loras = self.loras.iter();
         loras
@@ -310,7 +310,7 @@ impl ModelFiles {
             .collect()
     }
 
-    /// The configuration of the UNet: its own, else the family's.
+    /// The UNet's configuration from its config.json, else the family's default.
     pub(super) fn unet_config(&self) -> Result<UnetConfig> {
         match self.unet_config_file()? {
             Some(file) => config::unet_config(&file),
@@ -318,7 +318,7 @@ impl ModelFiles {
         }
     }
 
-    /// The config.json beside the UNet, else the model's own.
+    /// The config.json next to the UNet's weights, else the one in the model folder.
     pub(super) fn unet_config_file(&self) -> Result<Option<Source>> {
         let beside = match &self.unet {
             Location::Folder(home @ FileTree::Hub(..)) => Some(home.file("config.json")?),
@@ -342,7 +342,7 @@ pub(super) fn home(model: &str, cache: &Cache) -> Result<FileTree> {
     }
 }
 
-/// The family that a model folder's index names, or that its folders show.
+/// The family according to a model folder's index, else its subfolders.
 fn family_of(home: &FileTree) -> Result<Family> {
     #[derive(Deserialize)]
     struct Index {

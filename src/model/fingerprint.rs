@@ -1,4 +1,4 @@
-//! A short name of a file by its content.
+//! A short identifier of a file by its content.
 
 use std::{
     fs::File,
@@ -10,14 +10,14 @@ use crate::{
     io::{Source, shard_names},
 };
 
-/// Bytes that are read at each place.
+/// Bytes per sample.
 const SAMPLE: u64 = 64 << 10;
-/// Places, evenly spread over the file: a table of contents alone may be longer than
-/// a sample, and a fine-tune may change a few layers only.
+/// Number of samples, evenly spaced over the file: the header alone may be longer than
+/// a sample, and a fine-tune may change only a few layers.
 const SAMPLES: u64 = 64;
 
-/// A hash (FNV-1a, 64 bits) of a file's length and of samples of its content; of an
-/// index of shards, of all shards.
+/// A hash (FNV-1a, 64 bits) of a file's length and of samples of its content; for a
+/// shard index, of all shards.
 pub(super) fn fingerprint(file: &Source) -> Result<String> {
     let mut hash = of_file(file)?;
     for shard in shard_names(file.name())? {

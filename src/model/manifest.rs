@@ -1,4 +1,4 @@
-//! A model folder's own word on its parts: `icd.toml`.
+//! A model folder's manifest: `icd.toml`.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use crate::{
     hub::FileTree,
 };
 
-/// What `icd.toml` may say; its paths start at the folder.
+/// The contents of `icd.toml`; its paths are relative to the folder.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {

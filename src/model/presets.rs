@@ -1,13 +1,13 @@
-//! The models that have a name: where the reference's weights are published
+//! The named models: the published weights of the reference implementation
 //! (<https://github.com/yandex-research/invertible-cd>).
 
 use super::{Family, shapes};
 use crate::hub::{Cache, FileTree, Location, Repository};
 
-/// The models that have a name; any other word is a folder.
+/// The named models; any other value is a folder.
 pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
 
-/// Which of a preset's adapter pairs.
+/// The adapter pair of a preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
     /// Four steps, for tau 0.8.
@@ -28,15 +28,15 @@ impl Variant {
     }
 }
 
-/// A model of the hub that has a name. None of its repositories names a
-/// release, so that their newest state is taken.
+/// A named model on the Hugging Face Hub. Its repositories have no tagged revision, so
+/// the latest one is used.
 #[derive(Debug)]
 pub(super) struct Preset {
     name: &'static str,
     pub(super) family: Family,
-    /// Text encoders, tokenizers, autoencoder and scheduler.
+    /// The repository of text encoders, tokenizers, autoencoder and scheduler.
     pub(super) base: &'static str,
-    /// The UNet that was taught guidance.
+    /// The repository of the guidance-distilled UNet.
     pub(super) unet: &'static str,
     adapters: &'static str,
     usual: Variant,
@@ -67,7 +67,7 @@ impl Preset {
         OF_HUB.iter().find(|preset| preset.name == name)
     }
 
-    /// The adapters of a variant: into noise and back.
+    /// The forward and reverse adapters of a variant.
     pub(super) fn adapters(&self, variant: Option<Variant>, cache: &Cache) -> [Location; 2] {
         variant.unwrap_or(self.usual).adapters().map(|name| {
             let home = FileTree::hub(cache, Repository::new(self.adapters));

@@ -1,4 +1,4 @@
-//! What a model needs of the hub.
+//! The Hugging Face Hub files that a model requires.
 
 use super::{
     files::{ADAPTER_FILES, ModelChoice, ModelFiles, home},
@@ -11,11 +11,11 @@ use crate::{
     layout::Network,
 };
 
-/// The file that tells what a model folder holds.
+/// The index of a model folder.
 const INDEX: &str = "model_index.json";
 
-/// The files of the hub that a choice of model needs, as far as is known: some
-/// of them name more, so whoever has fetched these asks again.
+/// The Hub files that a model requires, as far as is known: some files list others,
+/// so call again after fetching them.
 pub fn required_files(choice: &ModelChoice) -> Result<Vec<RequiredFile>> {
     if Preset::named(&choice.model).is_none() {
         let home = home(&choice.model, &choice.cache())?;
@@ -33,7 +33,7 @@ pub fn required_files(choice: &ModelChoice) -> Result<Vec<RequiredFile>> {
 }
 
 impl ModelFiles {
-    /// The weights of the networks.
+    /// The networks' weights.
     fn networks(&self) -> Result<Vec<RequiredFile>> {
         let mut needs = Vec::new();
         for network in self.all() {
@@ -83,7 +83,7 @@ impl ModelFiles {
     }
 }
 
-/// The need of a file in a folder, where that is on the hub.
+/// The requirement of a file in a folder, if that is on the Hub.
 fn need(home: &FileTree, names: &[&str], optional: bool) -> Option<RequiredFile> {
     Location::Folder(home.clone()).need(names, optional)
 }

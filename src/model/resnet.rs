@@ -1,4 +1,4 @@
-//! The residual block that UNets and autoencoders are built of.
+//! The residual block of UNets and autoencoders.
 
 use candle_core::{Result as TensorResult, Tensor};
 
@@ -7,8 +7,8 @@ use crate::{
     nn::{Conv2d, Epilogue, GroupNorm, Linear, Stride, Weights},
 };
 
-/// Two convolutions beside a shortcut (arXiv 1512.03385), with the time
-/// embedding added between them where there is one.
+/// Two convolutions with a skip connection (arXiv 1512.03385), and the time
+/// embedding, if any, added between them.
 #[derive(Debug)]
 pub struct Resnet {
     pub(super) norm1: GroupNorm,
@@ -24,13 +24,13 @@ pub struct Resnet {
 pub struct Norm {
     /// Groups of channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Epsilon.
     pub eps: f64,
 }
 
 impl Resnet {
     /// A block from `inputs` to `outputs` channels; `time` is the width of the
-    /// time embedding of the networks that have one.
+    /// time embedding, if the network has one.
     pub fn new(
         w: &Weights,
         inputs: usize,
@@ -54,8 +54,7 @@ impl Resnet {
         })
     }
 
-    /// Maps x (b, h, w, inputs) under a time embedding (b, width), already
-    /// through its activation.
+    /// Maps x (b, h, w, inputs) with an activated time embedding (b, width).
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
         let y = self.norm2.forward_silu(&self.hidden(x, time)?)?;
         self.output(&y, x)
@@ -75,7 +74,7 @@ impl Resnet {
             .forward_with(&self.norm1.forward_silu(x)?, shifted)
     }
 
-    /// The second convolution, of y (b, h, w, outputs), beside the shortcut of x.
+    /// The second convolution, of y (b, h, w, outputs), plus the skip connection of x.
     pub(super) fn output(&self, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
         let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
         let onto = Epilogue {
@@ -85,7 +84,7 @@ impl Resnet {
         self.conv2.forward_with(y, onto)
     }
 
-    /// Channels of what it makes.
+    /// Number of output channels.
     pub(super) fn outputs(&self) -> usize {
         self.conv2.outputs()
     }

@@ -1,11 +1,10 @@
-//! The model `shapes`, which is part of the program: a toy world of simple
-//! things before simple backgrounds, 64 pixels wide, learnt by the programs in
-//! `examples/` (its files tell their making in `ORIGIN.md`). It shows what an
-//! edit is on a machine without a network; it knows nothing of real pictures.
+//! The model `shapes`, built into the program: trained by the programs in `examples/`
+//! (see `ORIGIN.md` among its files) on synthetic 64-pixel pictures of simple objects on
+//! simple backgrounds. It demonstrates edits offline; it does not model real pictures.
 
 use crate::hub::{BuiltInFile, FileTree};
 
-/// What `--model` calls it.
+/// Its name for `--model`.
 pub(super) const NAME: &str = "shapes";
 
 /// Its folder, in the diffusers layout.
@@ -13,7 +12,7 @@ pub(super) fn home() -> FileTree {
     FileTree::BuiltIn(NAME.into(), FILES.to_vec())
 }
 
-/// The files below `src/model/shapes`, by their paths there.
+/// The files under `src/model/shapes`, by relative path.
 macro_rules! files {
     ($($name:literal),+ $(,)?) => {
         &[$(($name, include_bytes!(concat!("shapes/", $name)))),+]

@@ -1,5 +1,5 @@
 //! Single-file checkpoints: all networks in one file of Stable Diffusion's
-//! original layout, seen under the names of diffusers.
+//! original layout, with tensors mapped to their diffusers names.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use crate::{
     layout::{Layout, Network},
 };
 
-/// The views of a network's tensors by their names in diffusers.
+/// Views of a network's tensors by their diffusers names.
 type Views = BTreeMap<String, View>;
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
-/// The only text encoder of SD1.x and the first one of SDXL.
+/// Prefixes of the text encoder of SD1.x and of SDXL's first.
 const CLIP: [&str; 2] = [
     "cond_stage_model.transformer.",
     "conditioner.embedders.0.transformer.",
 ];
 const OPEN_CLIP: &str = "conditioner.embedders.1.model.";
 
-/// Opens a file for one network: as it is, or if it is a single-file checkpoint,
-/// the part of it that is the network.
+/// Opens a file for one network: all of it, or only the network's part of a
+/// single-file checkpoint.
 pub(super) fn open(file: impl Into<Source>, network: Network) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(file)?;
     if !checkpoint.has_prefix(UNET) {
@@ -50,7 +50,7 @@ pub(super) fn open(file: impl Into<Source>, network: Network) -> Result<Checkpoi
     }
 }
 
-/// The names below a prefix, without it.
+/// The names with a prefix, stripped of it.
 fn below<'a>(names: &'a [String], prefix: &str) -> Vec<&'a str> {
     let names = names.iter();
     names.filter_map(|name| name.strip_prefix(prefix)).collect()
@@ -77,8 +77,8 @@ fn clip(names: &[String]) -> Views {
     CLIP.iter().flat_map(encoder).collect()
 }
 
-/// The tensors of transformers that a tensor of an OpenCLIP holds: it has three
-/// projections in one, and the last one transposed.
+/// Maps a tensor of an OpenCLIP to those of transformers: OpenCLIP fuses the q, k and v
+/// projections and stores the text projection transposed.
 fn unpacked(checkpoint: &Checkpoint, (name, view): (String, View)) -> Vec<(String, View)> {
     if name == "text_projection.weight" {
         return vec![(name, view.transposed())];

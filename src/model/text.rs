@@ -1,4 +1,4 @@
-//! Text encoding: prompts to the UNet's conditioning: one or two text encoders.
+//! Encodes prompts into the UNet's conditioning with one or two text encoders.
 
 use candle_core::{DType, Tensor};
 
@@ -18,17 +18,17 @@ use crate::{
     prompt::{Prompt, Tokenizer},
 };
 
-/// The text of some rows, as the UNet takes it.
+/// The UNet's text conditioning of a batch of rows.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
-    /// The text states (rows, tokens, width).
+    /// The text encoder hidden states (rows, tokens, width).
     pub hidden_states: Tensor,
-    /// SDXL's pooled text (rows, width).
+    /// SDXL's pooled text embeddings (rows, width).
     pub pooled: Option<Tensor>,
 }
 
 impl Conditioning {
-    /// Picks rows, in any order and number.
+    /// Selects rows, in any order and with repetition.
     pub fn rows(&self, rows: impl Iterator<Item = usize>) -> Result<Self> {
         let rows: Vec<u32> = rows.map(|row| row as u32).collect();
         let index = Tensor::new(rows, self.hidden_states.device())?;
@@ -39,7 +39,7 @@ impl Conditioning {
         })
     }
 
-    /// These states under the pooled text of others.
+    /// These hidden states with the pooled text embeddings of `other`.
     pub fn pooled_as(self, other: &Self) -> Self {
         Self {
             pooled: other.pooled.clone(),
@@ -48,10 +48,10 @@ impl Conditioning {
     }
 }
 
-/// Prompts, with their tokens and text states.
+/// Prompts with their tokens and encoded conditioning.
 #[derive(Clone, Debug)]
 pub struct EncodedPrompts {
-    /// The prompts in the first encoder's tokens.
+    /// The prompts, tokenized for the first encoder.
     pub prompts: Vec<Prompt>,
     /// One row per prompt.
     pub states: Conditioning,
@@ -62,7 +62,7 @@ pub struct EncodedPrompts {
 pub struct Tokenizers(Vec<(Tokenizer, usize)>);
 
 impl Tokenizers {
-    /// Opens the tokenizers of a model, with the length of their contexts.
+    /// Opens the tokenizers of a model, with their context lengths.
     pub fn open(home: &FileTree, family: Family) -> Result<Self> {
         let encoders = family.text_encoders().into_iter();
         let open = |(encoder, config): (TextEncoder, ClipConfig)| -> Result<_> {
@@ -73,12 +73,12 @@ impl Tokenizers {
         all.collect::<Result<_>>().map(Self)
     }
 
-    /// How many tokens the first encoder reads, start and end included.
+    /// The context length of the first encoder, start and end tokens included.
     pub fn context(&self) -> usize {
         self.0[0].1
     }
 
-    /// A prompt in the first encoder's tokens.
+    /// Tokenizes a prompt for the first encoder.
     pub fn tokenize(&self, prompt: &str) -> Result<Prompt> {
         let (tokenizer, context) = &self.0[0];
         tokenizer.encode(prompt, *context)
@@ -99,7 +99,7 @@ fn tokenizer(home: &FileTree, folder: &str) -> Result<Tokenizer> {
     }
 }
 
-/// The files of a model's tokenizers that there are.
+/// The existing tokenizer files of a model.
 pub(super) fn tokenizer_files(home: &FileTree, family: Family) -> Vec<Source> {
     const NAMES: [&str; 4] = [
         "vocab.json",
@@ -113,7 +113,7 @@ pub(super) fn tokenizer_files(home: &FileTree, family: Family) -> Vec<Source> {
     files.filter_map(|file| home.file(&file).ok()).collect()
 }
 
-/// The configurations of a model's text encoders, else the family's.
+/// The configurations of a model's text encoders, else the family's defaults.
 pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>> {
     let encoders = family.text_encoders().into_iter();
     let config = |encoder: TextEncoder| match home.file(&format!("{}/config.json", encoder.folder))
@@ -124,7 +124,7 @@ pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>
     encoders.map(config).collect()
 }
 
-/// What styles change in a network whose tensors are in `base`.
+/// The weighted sum of the LoRAs' deltas for a network whose base weights are `base`.
 pub(super) fn lora_deltas(
     loras: &[Lora],
     network: Network,
@@ -150,7 +150,7 @@ pub struct TextEncoders {
 }
 
 impl TextEncoders {
-    /// Reads the text encoders of a model, changed by these styles.
+    /// Loads the text encoders of a model with these LoRAs merged in.
     pub(super) fn open(parts: &ModelFiles, placement: &Placement, loras: &[Lora]) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
         let open = |(index, config)| -> Result<Clip> {
@@ -166,9 +166,9 @@ impl TextEncoders {
         })
     }
 
-    /// Reads prompts. A single encoder gives its final states; of two, the
-    /// states before their last layers lie side by side, and the second gives
-    /// the pooled text.
+    /// Encodes prompts. A single encoder gives its final hidden states; of two, the
+    /// penultimate hidden states are concatenated along the width, and the second
+    /// gives the pooled embeddings.
     pub fn encode(&self, prompts: &[&str]) -> Result<EncodedPrompts> {
         let states = self.states(prompts)?;
         let (tokens, pooled) = match &states[..] {

@@ -1,4 +1,4 @@
-//! The UNet: one definition for SD1.5, SDXL and every size of that family
+//! The UNet (`UNet2DConditionModel`): one definition for SD1.5, SDXL and other sizes
 //! (arXiv 2112.10752, arXiv 2307.01952, in the layout of diffusers).
 
 use candle_core::{DType, Tensor};
@@ -16,18 +16,18 @@ use crate::{
 use blocks::{BlockInputs, UnetBlock};
 use embedding::{Embedding, PooledText};
 
-/// One resolution of the UNet.
+/// One resolution level of the UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
     /// Channels.
     pub channels: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Transformer blocks behind each residual block on the way down; 0 is none.
+    /// Transformer blocks after each residual block of the down block; 0 for none.
     pub transformer_layers: usize,
-    /// The same on the way up.
+    /// The same in the up block.
     pub transformer_layers_up: usize,
-    /// Residual blocks on the way down; one more on the way up.
+    /// Residual blocks of the down block; the up block has one more.
     pub blocks: usize,
 }
 
@@ -36,19 +36,19 @@ pub struct Level {
 pub struct UnetConfig {
     /// Channels of the latent.
     pub in_channels: usize,
-    /// The resolutions, finest first.
+    /// The resolution levels, finest first.
     pub levels: Vec<Level>,
-    /// Transformer blocks in the middle; 0 is none.
+    /// Transformer blocks in the middle block; 0 for none.
     pub mid_transformer_layers: usize,
-    /// Width of the text states.
+    /// Width of the text encoder hidden states.
     pub cross_attention_dim: usize,
-    /// Groups of the norms.
+    /// Groups of the group norms.
     pub norm_num_groups: usize,
-    /// What the norms add to the variance.
+    /// Epsilon of the norms.
     pub norm_eps: f64,
     /// SDXL's added conditioning.
     pub pooled: Option<PooledText>,
-    /// Side of the latent the network was trained on.
+    /// Side of the latent that the network was trained on.
     pub sample_size: usize,
 }
 
@@ -96,7 +96,7 @@ impl UnetConfig {
         }
     }
 
-    /// The levels that attend, as counts of halvings.
+    /// The levels with attention, as numbers of downsamplings.
     pub fn attentive_levels(&self) -> Vec<usize> {
         let attends =
             |level: &Level| level.transformer_layers > 0 || level.transformer_layers_up > 0;
@@ -105,8 +105,8 @@ impl UnetConfig {
             .collect()
     }
 
-    /// Transformer blocks on the way down, from which those of the middle and of the
-    /// way up are counted on.
+    /// Number of transformer blocks in the down blocks; the indices of those in the middle
+    /// and up blocks follow.
     fn down_sites(&self) -> usize {
         let levels = self.levels.iter();
         levels
@@ -114,7 +114,7 @@ impl UnetConfig {
             .sum()
     }
 
-    /// The channels of every result kept on the way down, in their order.
+    /// The channels of the skip connections, in the order of the down blocks.
     fn skips(&self) -> Vec<usize> {
         let last = self.levels.len().saturating_sub(1);
         let of_level = |(i, level): (usize, &Level)| {
@@ -134,7 +134,7 @@ impl UnetConfig {
         Resnet::new(&w.at("resnets").at(i), inputs, outputs, norm, Some(time))
     }
 
-    /// The transformers at `w`, `count` unless they have no layers.
+    /// The `count` transformers at `w`; none if `transformer_layers` is 0.
     fn transformers(
         &self,
         w: &Weights,
@@ -155,7 +155,7 @@ impl UnetConfig {
     }
 }
 
-/// What the network predicts the noise from.
+/// The inputs of a UNet evaluation.
 #[derive(Clone, Copy)]
 pub struct UnetInput<'a> {
     /// The latents (rows, 4, h, w).
@@ -164,19 +164,19 @@ pub struct UnetInput<'a> {
     pub times: &'a [Timestep],
     /// The guidance strength of each row.
     pub guidance: &'a [f64],
-    /// The text of each row, as [`Unet::prepare`] read it.
+    /// The text of each row, from [`Unet::prepare`].
     pub text: &'a PreparedText,
 }
 
-/// A text as every site of a network reads it.
+/// The text's keys and values for every cross-attention layer.
 #[derive(Clone, Debug)]
 pub struct PreparedText {
-    /// Per stage, transformer and block, in the order of the evaluation.
+    /// Per stage, transformer and block, in evaluation order.
     stages: Vec<Vec<Vec<KeyValues>>>,
     pooled: Option<Tensor>,
 }
 
-/// A network that predicts the noise in a latent.
+/// A noise-prediction UNet.
 #[derive(Debug)]
 pub struct Unet {
     embedding: Embedding,
@@ -190,10 +190,10 @@ pub struct Unet {
 }
 
 impl Unet {
-    /// Reads a UNet of this configuration.
+    /// Loads a UNet with this configuration.
     pub fn new(w: &Weights, config: UnetConfig) -> Result<Self> {
         let first = config.levels[0].channels;
-        // Reading files and packing weights keep a core each half busy: two halves together.
+        // Reading files and packing weights each half-load a core: load two halves in parallel.
         let ((down, middle), up) = rayon::join(
             || (down_stages(w, &config), middle_stage(w, &config)),
             || up_stages(w, &config),
@@ -219,9 +219,9 @@ impl Unet {
         })
     }
 
-    /// The network for learning in a smaller memory: what its blocks compute is
-    /// forgotten and computed again on the way back, which leaves the gradients
-    /// of the blocks' weights in `sink`. It takes no attention control.
+    /// Enables gradient checkpointing for training: activations inside blocks are not
+    /// kept but recomputed in the backward pass, which puts the gradients of the
+    /// blocks' weights in `sink`. Attention control is not supported.
     pub fn with_gradient_checkpointing(self, sink: &GradientSink) -> Self {
         let all = |stages: Vec<UnetBlock>| -> Vec<UnetBlock> {
             let stages = stages.into_iter();
@@ -237,12 +237,12 @@ impl Unet {
         }
     }
 
-    /// Whether it was distilled on guidance.
+    /// Whether it has a guidance embedding (was guidance-distilled).
     pub fn takes_guidance(&self) -> bool {
         self.embedding.takes_guidance()
     }
 
-    /// Reads the text of some rows, once for as many evaluations as use it.
+    /// Computes the text's keys and values, for reuse in any number of evaluations.
     pub fn prepare(&self, text: &Conditioning) -> Result<PreparedText> {
         let tokens = text.hidden_states.to_dtype(self.compute)?;
         let stages = self.down.iter().chain([&self.middle]).chain(&self.up);

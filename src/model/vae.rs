@@ -1,5 +1,5 @@
-//! The autoencoder between pictures and latents (`AutoencoderKL`). Nobody
-//! outside ever sees an unscaled latent.
+//! The autoencoder between pictures and latents (`AutoencoderKL`). All latents in its
+//! interface are scaled.
 
 mod config;
 mod posterior;
@@ -38,7 +38,7 @@ pub struct Vae {
 }
 
 impl Vae {
-    /// Reads an autoencoder of this configuration, which computes pictures whole.
+    /// Loads an autoencoder with this configuration, without tiling.
     pub fn new(w: &Weights, config: VaeConfig) -> Result<Self> {
         let z = config.latent_channels;
         let pointwise = |name, c| -> Result<Option<Conv2d>> {
@@ -59,22 +59,22 @@ impl Vae {
         })
     }
 
-    /// The same, computing large pictures or all of them in strips of rows.
+    /// Sets whether pictures are computed in strips of rows.
     pub fn with_tiling(self, tiling: Tiling) -> Self {
         Self { tiling, ..self }
     }
 
-    /// Where it runs.
+    /// The device it runs on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Whether it encodes pictures (b, 3, h, w) in strips.
+    /// Whether it would encode pictures (b, 3, h, w) in strips.
     pub fn encodes_in_strips(&self, picture: &Tensor) -> Result<bool> {
         Ok(self.encoding(picture)?.cuts_any())
     }
 
-    /// Whether it decodes latents (b, 4, h, w) in strips.
+    /// Whether it would decode latents (b, 4, h, w) in strips.
     pub fn decodes_in_strips(&self, latent: &Tensor) -> Result<bool> {
         Ok(self.decoding(latent)?.cuts_any())
     }
@@ -89,16 +89,16 @@ impl Vae {
         Ok(self.tiling.plan(finest))
     }
 
-    /// Bytes of the activations at the size of pictures that are so many times
-    /// as large as x (b, c, h, w): of the blocks' results, and of the largest.
+    /// Bytes of activations at full resolution, `times` the size of x (b, c, h, w):
+    /// of a block's output, and of the largest activation.
     fn finest(&self, x: &Tensor, times: usize) -> Result<[usize; 2]> {
         let (b, _, h, w) = x.dims4()?;
         let bytes = b * h * w * times * times * self.compute.size_in_bytes();
         Ok(self.config.finest().map(|channels| channels * bytes))
     }
 
-    /// The latents of pictures (b, 3, h, w) in [-1, 1], whose sides are
-    /// multiples of the factor.
+    /// Encodes pictures (b, 3, h, w) in [-1, 1], whose sides are multiples of the
+    /// downsampling factor, to latents.
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
         let plan = self.encoding(picture)?;
         let picture = channels_last(&picture.to_dtype(self.compute)?)?;
@@ -114,7 +114,7 @@ impl Vae {
         ))
     }
 
-    /// The pictures (b, 3, h, w), about in [-1, 1], of scaled latents.
+    /// Decodes scaled latents to pictures (b, 3, h, w), approximately in [-1, 1].
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
         let plan = self.decoding(latent)?;
         let z = channels_last(&(latent / self.config.scaling_factor)?.to_dtype(self.compute)?)?;
@@ -127,7 +127,7 @@ fn pass(layer: Option<&Conv2d>, x: Tensor) -> Result<Tensor> {
     layer.map_or(Ok(x.clone()), |layer| Ok(layer.forward(&x)?))
 }
 
-/// Residual blocks at one size, then a change of size.
+/// The residual blocks of one resolution, then optional resampling.
 #[derive(Debug)]
 struct Scale {
     resnets: Vec<Resnet>,
@@ -136,7 +136,7 @@ struct Scale {
 
 impl Scale {
     /// All scales of a coder, each with `blocks` residual blocks and all but the
-    /// last with a convolution that changes the size.
+    /// last with a resampling convolution.
     fn all(
         w: &Weights,
         channels: &[usize],
@@ -175,7 +175,7 @@ impl Scale {
     }
 }
 
-/// Two residual blocks with attention over the whole picture between them.
+/// The middle block: two residual blocks with self-attention between them.
 #[derive(Debug)]
 struct Middle {
     resnets: Scale,
@@ -270,7 +270,7 @@ impl Coder {
         )
     }
 
-    /// `channels` are those before and after the first and the last convolution.
+    /// `channels` are the inputs and outputs of the first and the last convolution.
     fn new(
         w: &Weights,
         config: &VaeConfig,

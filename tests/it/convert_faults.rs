@@ -107,7 +107,12 @@ fn adapters_that_do_not_fit() {
             1,
             &["unet_part.pt", "fit no layer"],
         ),
-        ("no share", merge(&format!("{ADAPTER}=much")), 2, &["weight"]),
+        (
+            "no share",
+            merge(&format!("{ADAPTER}=much")),
+            2,
+            &["weight"],
+        ),
     ]);
 }
 

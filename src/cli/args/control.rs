@@ -60,7 +60,7 @@ enum ModeValue {
 }
 
 impl ControlArgs {
-    /// The edit of a source prompt into targets that these flags ask for.
+    /// The edit from a source prompt to targets that these flags describe.
     pub(crate) fn edit(
         &self,
         model: &Model,
@@ -142,8 +142,8 @@ impl ControlArgs {
         }
     }
 
-    /// The early prompt of the targets: as asked, else the source where the
-    /// family keeps it that way.
+    /// The early prompt of the targets: as given, else the source prompt if that
+    /// is the default of the model family.
     fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
         let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
         match &self.early_prompt {

@@ -1,4 +1,4 @@
-//! Where the networks run.
+//! The device that the networks run on.
 
 use anyhow::{Context, Result};
 use candle_core::{Device, DeviceLocation};
@@ -22,8 +22,8 @@ pub(crate) struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Starts the CPU threads and opens the device; `note` is told why one that this
-    /// program was built for is not used.
+    /// Starts the CPU threads and opens the device; `note` receives the reason if a
+    /// device that this program was built for is not usable.
     pub(crate) fn open(&self, note: &dyn Fn(&str)) -> Result<Device> {
         let threads = self.threads.map_or(0, usize::from); // 0: as many as cores
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -32,7 +32,7 @@ impl DeviceArgs {
     }
 }
 
-/// The device of that name, or for `auto` the best that works.
+/// The device with this name, or for `auto` the best available one.
 fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
     match name {
         "auto" => return Ok(best(note)),
@@ -52,7 +52,7 @@ fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
         .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
 }
 
-/// How a device is called on stderr.
+/// The display name of a device.
 pub(crate) fn name(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
@@ -61,7 +61,7 @@ pub(crate) fn name(device: &Device) -> String {
     }
 }
 
-/// The first accelerator that works, else the CPU.
+/// The first usable accelerator, else the CPU.
 fn best(note: &dyn Fn(&str)) -> Device {
     let built = ACCELERATORS.iter().filter(|accelerator| accelerator.built);
     let mut working = built.filter_map(|accelerator| {
@@ -76,10 +76,10 @@ fn best(note: &dyn Fn(&str)) -> Device {
     working.next().unwrap_or(Device::Cpu)
 }
 
-/// A kind of device beside the CPU.
+/// A kind of device other than the CPU.
 struct Accelerator {
     name: &'static str,
-    /// Whether this program was built for it.
+    /// Whether this program was built with support for it.
     built: bool,
     new: fn(usize) -> candle_core::Result<Device>,
 }
@@ -88,7 +88,7 @@ const ACCELERATORS: [Accelerator; 2] = [
     Accelerator {
         name: "cuda",
         built: cfg!(feature = "cuda"),
-        // One stream for all threads: candle's other way gives each its own, in no order.
+        // One stream for all threads: `new_cuda` gives each its own, unsynchronised.
         new: Device::new_cuda_with_stream,
     },
     Accelerator {

@@ -1,4 +1,4 @@
-//! The model arguments, shared by every verb that runs a network.
+//! The model arguments, shared by every command that runs a network.
 
 use anyhow::Result;
 use candle_core::{DType, Device};
@@ -149,7 +149,7 @@ enum TilingValue {
 }
 
 impl ModelArgs {
-    /// Opens the model on its device, fetches what is missing, and reports both.
+    /// Opens the model on its device, downloads missing files, and reports both.
     pub(crate) fn open(&self, console: &Console) -> Result<Pipeline> {
         let device = self.device.open(&|line| console.note(line))?;
         let placement = Placement::new(self.dtype_on(&device), device);
@@ -169,7 +169,7 @@ impl ModelArgs {
     fn dtype_on(&self, device: &Device) -> DType {
         match self.dtype {
             DTypeValue::Auto if device.is_cpu() && !self.low_memory => DType::F32,
-            // cuDNN sums f16 in f16, but bf16 in f32.
+            // cuDNN accumulates f16 in f16, but bf16 in f32.
             DTypeValue::Auto if device.is_cuda() && cfg!(feature = "cudnn") => DType::BF16,
             DTypeValue::Auto | DTypeValue::F16 => DType::F16,
             DTypeValue::F32 => DType::F32,

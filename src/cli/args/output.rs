@@ -1,4 +1,4 @@
-//! Output files: their names, and whether they may be written.
+//! Output files: their names, and checks that they can be written.
 
 use std::{
     collections::BTreeSet,
@@ -22,12 +22,12 @@ pub(crate) struct WriteArgs {
 }
 
 impl WriteArgs {
-    /// Refuses files that could not or must not be written, before the work for
-    /// them is done.
+    /// Fails on files that cannot or must not be written, before the work is
+    /// done.
     pub(crate) fn check<'a>(self, files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
         let mut seen = BTreeSet::new();
         for file in files {
-            // x.png and ./x.png are one place.
+            // x.png and ./x.png are the same file.
             if !seen.insert(absolute(file).unwrap_or_else(|_| file.clone())) {
                 let reason = format!("{}: two outputs have this name", file.display());
                 return Err(Error::setting(reason).into());
@@ -37,7 +37,7 @@ impl WriteArgs {
         Ok(())
     }
 
-    /// Refuses files that exist and must not be replaced.
+    /// Fails on existing files that must not be overwritten.
     pub(crate) fn check_new(self, files: &[PathBuf]) -> Result<()> {
         files.iter().try_for_each(|file| self.check_absent(file))
     }
@@ -73,7 +73,7 @@ impl WriteArgs {
     }
 }
 
-/// Refuses what is not a folder and cannot become one.
+/// Fails if `folder` is not a folder and cannot be created.
 pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     match folder.exists() {
         true if folder.is_dir() => Ok(check_writable(&folder.join("new"))?),
@@ -82,12 +82,12 @@ pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     }
 }
 
-/// Whether a name stands for stdout.
+/// Whether a file name denotes stdout.
 pub(crate) fn is_stdout(file: &Path) -> bool {
     file == Path::new(STDOUT)
 }
 
-/// Refuses stdout for a file that is not the run's picture.
+/// Fails if stdout is given for a file other than the run's picture.
 pub(crate) fn refuse_stdout(file: &Path) -> Result<(), Error> {
     match is_stdout(file) {
         true => Err(Error::setting(
@@ -97,7 +97,7 @@ pub(crate) fn refuse_stdout(file: &Path) -> Result<(), Error> {
     }
 }
 
-/// The format that a picture of this name is written in; PNG on stdout.
+/// The picture format for a file name; PNG on stdout.
 pub(crate) fn format(file: &Path) -> Result<Format, Error> {
     match is_stdout(file) {
         true => Ok(Format::Png),

@@ -1,4 +1,4 @@
-//! How large a picture is worked on.
+//! The working size of pictures.
 
 use clap::{Args, ValueEnum};
 use icd::{

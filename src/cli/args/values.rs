@@ -1,4 +1,4 @@
-//! Small languages of single flags.
+//! Parsers for the values of flags.
 
 use std::str::FromStr;
 

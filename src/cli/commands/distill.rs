@@ -148,7 +148,7 @@ impl RunArgs {
     }
 }
 
-/// Refuses placements with wrong or vanishing gradients.
+/// Rejects placements with wrong or vanishing gradients.
 fn check_gradients(placement: &Placement) -> Result<()> {
     let reason = match (&placement.device, placement.dtype) {
         (Device::Metal(_), _) => {
@@ -171,7 +171,7 @@ fn run(config: &DistillConfig) -> Run {
     }
 }
 
-/// Trains with a bar that shows speed, remaining time and the losses.
+/// Trains with a progress bar that shows speed, remaining time and the losses.
 fn train(config: &DistillConfig, trainer: &mut dyn Trainer) -> Result<()> {
     let bar = bar(config.steps, "distilling")?;
     run(config).go(trainer, &mut |progress| {

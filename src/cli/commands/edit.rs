@@ -112,7 +112,7 @@ Examples:
       --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
-/// Warns where the reverse timesteps do not start where the forward ones end.
+/// Warns if the reverse timesteps do not start where the forward ones end.
 fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
     let (end, start) = (
         model.forward_timesteps()?.end(),
@@ -140,7 +140,7 @@ impl EditArgs {
         }
         let request = self.request(model, &input, &frame)?;
         let prompts = request.tokenize(model)?;
-        let rows = request.rows_evaluated(model, &prompts)?; // unknown words end here
+        let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
         warn_unread(&prompts, &console);
         if frame.is_photo() {
             warn_of_gap(model, &console)?;
@@ -171,7 +171,7 @@ impl EditArgs {
             })
     }
 
-    /// The names of the edited pictures. All files of the run can be written.
+    /// The names of the edited pictures; checks that all output files can be written.
     fn checked_outputs(&self) -> Result<Vec<PathBuf>> {
         let (output, count) = (self.output(), self.tgt_prompt.len());
         if is_stdout(&output) && (count > 1 || self.report.json) {
@@ -211,7 +211,7 @@ impl EditArgs {
         given.or_else(|| input.map(named_after)).unwrap_or_default()
     }
 
-    /// What is edited, read before a model is opened.
+    /// Reads the input, before a model is opened.
     fn read(&self) -> Result<Input> {
         match (&self.image, &self.latents) {
             (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),

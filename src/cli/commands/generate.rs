@@ -87,7 +87,7 @@ impl GenerateArgs {
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         warn_unread(&[model.tokenizers()?.tokenize(&self.prompt)?], &console);
-        model.reverse_timesteps()?; // an error before anything is loaded
+        model.reverse_timesteps()?; // fail before anything is loaded
         drop(console);
         let indices: Vec<_> = (0..self.count as usize).collect();
         let together = match pipeline.residency() {
@@ -98,7 +98,7 @@ impl GenerateArgs {
         batches.try_for_each(|batch| self.generate(&pipeline, batch, &settings))
     }
 
-    /// Generates and writes the pictures of these indices.
+    /// Generates and writes the pictures with these indices.
     fn generate(&self, pipeline: &Pipeline, batch: &[usize], settings: &Settings) -> Result<()> {
         let mut console = Console::new(self.report, self.dump.is_some());
         let guidance = self.guidance(pipeline.model())?;
@@ -132,7 +132,7 @@ impl GenerateArgs {
         Noise::new(self.seed(index)).normal(self.shape(model)?, model.device())
     }
 
-    /// Writes a picture, and its latent where it is wanted.
+    /// Writes a picture, and its latent if requested.
     fn write(
         &self,
         index: usize,
@@ -151,7 +151,7 @@ impl GenerateArgs {
         Ok(())
     }
 
-    /// All files of the run can be written.
+    /// Checks that all output files can be written.
     fn check_outputs(&self) -> Result<()> {
         let output = self.output();
         output::format(&output)?;

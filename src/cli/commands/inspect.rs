@@ -37,7 +37,7 @@ Examples:
   icd inspect bird.edited.png
   icd inspect shapes --json";
 
-/// The first factor of a LoRA delta in all namings; its rows are the rank.
+/// The down factor of a LoRA in all naming conventions; its row count is the rank.
 const DOWN: [&str; 3] = ["lora_A", "lora.down", "lora_down"];
 
 /// Facts by name.

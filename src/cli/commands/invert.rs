@@ -108,7 +108,7 @@ impl InvertArgs {
         Ok(file)
     }
 
-    /// Reconstructs the picture, unguided under the same prompt, and compares.
+    /// Reconstructs the picture without guidance under the same prompt, and compares.
     fn reconstructed(
         &self,
         inversion: &Inversion,
@@ -125,12 +125,12 @@ impl InvertArgs {
         let placed = &inversion.placed;
         Ok(Likeness {
             psnr: result.psnr(placed)?,
-            ssim: result.ssim(placed).ok(), // none for pictures below its window
+            ssim: result.ssim(placed).ok(), // None for pictures smaller than its window
         })
     }
 }
 
-/// How close a reconstruction is to its picture.
+/// The similarity of a reconstruction to its picture.
 struct Likeness {
     psnr: f64,
     ssim: Option<f64>,

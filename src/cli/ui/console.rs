@@ -20,7 +20,7 @@ use crate::cli::{ReportArgs, args::output};
 
 /// Writes a line to stderr.
 pub(crate) fn log_line(line: &str) {
-    // Nobody reads a closed stderr.
+    // A closed stderr is not an error.
     let _ = writeln!(stderr(), "{line}");
 }
 
@@ -40,14 +40,14 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// The progress bar, the evaluation count and the dump of one run.
+/// Progress bar, evaluation count and dump of one run.
 pub(crate) struct Console {
     report: ReportArgs,
     bar: ProgressBar,
     began: Instant,
-    /// Of all pictures of the run.
+    /// Values common to all pictures of the run.
     common: Record,
-    /// Of each of several pictures.
+    /// One record per picture, if there are several.
     pictures: Vec<Record>,
     dumps: bool,
 }
@@ -55,14 +55,14 @@ pub(crate) struct Console {
 /// The evaluations and values of a picture.
 #[derive(Clone, Default)]
 struct Record {
-    /// Rows of each evaluation, in order.
+    /// Batch size of each evaluation, in order.
     evaluations: Vec<usize>,
-    /// Values by name, kept where a dump is wanted.
+    /// Values by name, kept if a dump is requested.
     values: BTreeMap<String, Tensor>,
 }
 
 impl Console {
-    /// A console that keeps every value for a dump where one is wanted.
+    /// A console that keeps every value if a dump is requested.
     pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
         Self {
             report,
@@ -78,12 +78,12 @@ impl Console {
         }
     }
 
-    /// Whether every value is kept for a file.
+    /// Whether every value is kept for a dump.
     pub(crate) fn dumps(&self) -> bool {
         self.dumps
     }
 
-    /// Suspends the progress line while `f` prints; `f` is given whether to be quiet.
+    /// Suspends the progress line while `f` prints; its argument is whether to be quiet.
     pub(crate) fn suspended<T>(&self, f: impl FnOnce(bool) -> T) -> T {
         self.bar.suspend(|| f(self.report.quiet))
     }
@@ -95,14 +95,14 @@ impl Console {
         }
     }
 
-    /// Prints a message to stderr where the run is verbose.
+    /// Prints a message to stderr if verbose.
     pub(crate) fn detail(&self, line: &str) {
         if self.report.verbose {
             self.note(line);
         }
     }
 
-    /// The record of the picture that is being made.
+    /// The record of the current picture.
     fn record(&mut self) -> &mut Record {
         self.pictures.last_mut().unwrap_or(&mut self.common)
     }
@@ -120,7 +120,7 @@ impl Console {
     }
 
     /// Writes the values of a picture, counted from 0, and those common to all
-    /// pictures, where a file is named.
+    /// pictures to `file`, if given.
     pub(crate) fn write_dump(&self, file: Option<&Path>, picture: usize) -> icd::Result<()> {
         let Some(file) = file else {
             return Ok(());
@@ -133,8 +133,8 @@ impl Console {
         write_tensors(file, &values, HashMap::new())
     }
 
-    /// Prints the result of a picture, counted from 0: the file's name, or a JSON
-    /// object with the facts. What went to stdout itself is not printed there.
+    /// Prints the result of a picture, counted from 0: the file name, or a JSON
+    /// object with the facts. Nothing is printed if the picture went to stdout.
     pub(crate) fn result(&self, output: &Path, picture: usize, facts: Value) -> Result<()> {
         if output::is_stdout(output) {
             return Ok(());
@@ -153,7 +153,7 @@ impl Console {
         print_line(&Value::Object(object).to_string())
     }
 
-    /// The evaluations in words: "network evaluations: 4 of 1 row, 4 of 2 rows".
+    /// The evaluations as text: "network evaluations: 4 of 1 row, 4 of 2 rows".
     fn count(&self) -> String {
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         let own = self.pictures.iter().chain([&self.common]);
@@ -199,15 +199,15 @@ impl Observer for Console {
 }
 
 impl Drop for Console {
-    /// Removes the progress line on errors too.
+    /// Removes the progress line, on errors too.
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-/// The progress line of work of unknown length.
+/// The progress template for work of unknown length.
 const WAITING: &str = "{spinner} {msg} {elapsed}";
-/// The progress line of a walk.
+/// The progress template for sampling steps.
 const STEPPING: &str = "{spinner} {msg} {bar:24} {pos}/{len} {elapsed}";
 
 fn style(template: &str) -> ProgressStyle {

@@ -16,9 +16,9 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::console::log_line;
 
-/// Less than this is downloaded without asking: configurations and indices.
+/// Downloads smaller than this (configurations, indices) need no confirmation.
 const UNASKED: u64 = 1 << 20;
-/// A model's files name others, which may name others: an index, then its parts.
+/// Some files refer to others, for example a sharded index to its shards.
 const ROUNDS: usize = 3;
 
 /// Whether to ask, and what to print.
@@ -96,8 +96,8 @@ fn agreed() -> Result<bool> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// A plan in lines: each repository with its licence, its large files, and how
-/// many small ones.
+/// A plan as lines: each repository with its licence, its large files, and the
+/// number of small ones.
 fn contents(plan: &DownloadPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for (repository, licence) in &plan.licences {
@@ -126,13 +126,13 @@ fn contents(plan: &DownloadPlan) -> Vec<String> {
     lines
 }
 
-/// A bar for the file that is fetched, and one for all of them.
+/// Progress bars for the current file and for the whole download.
 struct Bars {
     options: FetchOptions,
     both: MultiProgress,
     file: ProgressBar,
     all: ProgressBar,
-    /// Bytes before each file.
+    /// Total size of the files before each file.
     before: BTreeMap<String, u64>,
 }
 
@@ -184,9 +184,9 @@ impl Bars {
 }
 
 impl Drop for Bars {
-    /// Removes the bars on errors too.
+    /// Removes the bars, on errors too.
     fn drop(&mut self) {
-        let _ = self.both.clear(); // nobody looks at a terminal that is gone
+        let _ = self.both.clear(); // the terminal may be gone
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::console::print_line;
 use crate::cli::canvas::Frame;
 
-/// Prints tokens, words, walks and memory, as lines or as a JSON object.
+/// Prints tokens, words, timesteps and memory, as lines or as a JSON object.
 pub(crate) fn print_edit(
     model: &Model,
     edit: &Edit,
@@ -75,7 +75,7 @@ fn facts(
     Ok(facts)
 }
 
-/// The words of a prompt with their tokens, and those that do not fit.
+/// The words of a prompt with their tokens, and the truncated words.
 fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
     let word = |word: &Word| {
         let ids: Vec<_> = word.tokens.clone().map(|i| prompt.ids()[i]).collect();

@@ -1,13 +1,13 @@
-//! Words of prompts beyond the model's context.
+//! Warnings about prompt words beyond the model's context length.
 
 use icd::prompt::Prompt;
 
 use crate::cli::Console;
 
-/// How many words a warning lists.
+/// The maximum number of words that a warning lists.
 const NAMED: usize = 8;
 
-/// Warns of words beyond the tokens that the model reads of each prompt.
+/// Warns about words that are truncated because a prompt exceeds the token limit.
 pub(crate) fn warn_unread(prompts: &[Prompt], console: &Console) {
     for prompt in prompts {
         let words = prompt.words().iter();

@@ -17,15 +17,15 @@ use icd::{
 
 use crate::cli::{args::output::numbered, picture};
 
-/// Heat maps side by side.
+/// Heat maps per row.
 const ACROSS: usize = 4;
 
 /// An edit with its pictures, all of one size.
 pub(crate) struct Shown<'a> {
     pub(crate) edited: &'a Edited,
-    /// The photo as it was worked on, where there is one.
+    /// The input picture at the working size, if any.
     pub(crate) photo: Option<Picture>,
-    /// The source as the edit's walk reconstructed it, where it is needed.
+    /// The reconstruction of the source during the edit, if needed.
     pub(crate) source: Option<Picture>,
     pub(crate) targets: Vec<Picture>,
 }
@@ -46,7 +46,7 @@ impl Shown<'_> {
         Ok(gallery(&all, all.len())?)
     }
 
-    /// A sheet of attention maps for each prompt, a heat map for each word.
+    /// Writes a sheet of attention maps for each prompt, with a heat map per word.
     pub(crate) fn write_attention(&self, folder: &Path) -> Result<()> {
         let Some(store) = &self.edited.attention else {
             return Ok(());
@@ -65,7 +65,7 @@ impl Shown<'_> {
     }
 }
 
-/// The files of the heat maps, the source's first.
+/// The files of the attention sheets, the source's first.
 pub(crate) fn files(folder: &Path, targets: usize) -> Vec<PathBuf> {
     let target = folder.join("target.png");
     let targets = (1..=targets).map(|i| numbered(&target, i, targets));
@@ -75,7 +75,7 @@ pub(crate) fn files(folder: &Path, targets: usize) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A heat map of every word that the network read.
+/// A heat map for every word that was not truncated.
 fn panels(
     store: &AttentionStore,
     row: usize,

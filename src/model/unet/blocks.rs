@@ -1,5 +1,5 @@
-//! One stage of a UNet: residual blocks, optional transformers, optional
-//! resampling. Down, middle and up are alike.
+//! One block of a UNet: residual blocks, optional transformers, optional
+//! resampling. Down, middle and up blocks are alike.
 
 use std::sync::Arc;
 
@@ -14,21 +14,21 @@ use crate::{
     nn::{Conv2d, Epilogue, GradientSink, checkpointed, ops::Ops},
 };
 
-/// What every block of one evaluation sees.
+/// The inputs shared by all blocks of one evaluation.
 #[derive(Clone, Copy)]
 pub struct BlockInputs<'a> {
     /// The activated time embedding (b, width).
     pub time: &'a Tensor,
-    /// The text, as each block of each of the stage's transformers reads it.
+    /// The text's keys and values, per transformer and transformer block.
     pub text: &'a [Vec<KeyValues>],
 }
 
-/// A residual block and the transformer that follows it, where one does.
+/// A residual block and the transformer that follows it, if any.
 #[derive(Debug)]
 struct Layer {
     resnet: Resnet,
     transformer: Option<Transformer>,
-    /// That of the transformer's first block.
+    /// The site of the transformer's first block.
     site: Site,
 }
 
@@ -47,7 +47,7 @@ impl Layer {
         }
     }
 
-    /// The same for learning, without keeping what it computes on the way.
+    /// As `forward`, for training with gradient checkpointing.
     fn forward_forgetting(
         self: &Arc<Self>,
         x: &Tensor,
@@ -72,7 +72,7 @@ impl Layer {
     }
 }
 
-/// Residual blocks, each followed by its transformer where the stage has one.
+/// Residual blocks, each optionally followed by a transformer, and the resampling.
 #[derive(Debug)]
 pub struct UnetBlock {
     ops: &'static dyn Ops,
@@ -82,8 +82,8 @@ pub struct UnetBlock {
 }
 
 impl UnetBlock {
-    /// A stage whose first transformer block is at `site`. There are as many
-    /// transformers as residual blocks or fewer; they follow the first ones.
+    /// A block whose first transformer block is at `site`. `transformers` may be fewer
+    /// than `resnets`; they follow the first ones.
     pub fn new(
         ops: &'static dyn Ops,
         mut site: Site,
@@ -109,7 +109,7 @@ impl UnetBlock {
         }
     }
 
-    /// Forgets what blocks compute, for their gradients to be computed anew.
+    /// Recomputes activations in the backward pass; weight gradients go to `sink`.
     pub fn with_gradient_checkpointing(self, sink: &GradientSink) -> Self {
         Self {
             recompute: Some(sink.clone()),
@@ -117,7 +117,7 @@ impl UnetBlock {
         }
     }
 
-    /// What text states (b, tokens, text width) offer to its transformers.
+    /// The keys and values of text hidden states (b, tokens, text width) per transformer.
     pub fn keys_values(&self, text: &Tensor) -> Result<Vec<Vec<KeyValues>>> {
         let transformers = self
             .blocks
@@ -128,7 +128,7 @@ impl UnetBlock {
             .collect()
     }
 
-    /// Goes down: every intermediate result is kept for the way up.
+    /// Runs a down block: every intermediate output is pushed to `skips`.
     pub fn down(
         &self,
         mut x: Tensor,
@@ -147,8 +147,8 @@ impl UnetBlock {
         Ok(x)
     }
 
-    /// Goes up: each block takes the latest result kept on the way down, and
-    /// the enlarged picture takes the size of the next one.
+    /// Runs an up block: each layer pops its skip connection from `skips`, and the output
+    /// is upsampled to the size of the next one.
     pub fn up(
         &self,
         mut x: Tensor,

@@ -1,5 +1,5 @@
-//! What the UNet knows of an evaluation beside the latent and the text:
-//! timestep, guidance strength and, for SDXL, the pooled text and the sizes.
+//! The UNet's conditioning besides the text hidden states: timestep, guidance
+//! scale and, for SDXL, the pooled text embeddings and sizes.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -9,14 +9,14 @@ use crate::{
     schedule::Timestep,
 };
 
-/// The sizes that SDXL is told: original, crop corner, target. The reference
-/// of iCD always says 1024.
+/// SDXL's size conditioning: original size, crop corner, target size. The iCD reference
+/// always uses 1024.
 const SDXL_SIZES: [f64; 6] = [1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0];
 
 /// Sines and cosines of `value` times each frequency (arXiv 1706.03762).
 ///
 /// Every step rounds to f32 as the reference does: near w = 19 the argument is
-/// 19000, where one bit of f32 is 0.002.
+/// 19000, where the f32 spacing is 0.002.
 fn sinusoids(value: f64, frequencies: impl Iterator<Item = f32>) -> (Vec<f32>, Vec<f32>) {
     let angles = frequencies.map(|frequency| f64::from(value as f32 * frequency));
     angles
@@ -29,8 +29,8 @@ fn exp(exponent: f32) -> f32 {
     f64::from(exponent).exp() as f32
 }
 
-/// The features of a timestep or a size: cosines, then sines, of frequencies
-/// that fall geometrically from 1 towards 1/10000.
+/// Sinusoidal features of a timestep or a size: cosines, then sines, of frequencies
+/// that decrease geometrically from 1 towards 1/10000.
 fn time_features(value: f64, width: usize) -> Vec<f32> {
     let half = width / 2;
     let frequency = |i: usize| exp(-10000f32.ln() * i as f32 / half as f32);
@@ -38,8 +38,8 @@ fn time_features(value: f64, width: usize) -> Vec<f32> {
     [cosines, sines].concat()
 }
 
-/// The features of a guidance strength: sines, then cosines, of 1000 w, with
-/// frequencies that reach 1/10000 (arXiv 2210.03142, in the form of
+/// Sinusoidal features of a guidance scale: sines, then cosines, of 1000 w, with
+/// frequencies down to 1/10000 (arXiv 2210.03142, in the form of
 /// variational diffusion models).
 fn guidance_features(w: f64, width: usize) -> Vec<f32> {
     let half = width / 2;
@@ -53,7 +53,7 @@ fn guidance_features(w: f64, width: usize) -> Vec<f32> {
 /// SDXL's added conditioning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PooledText {
-    /// Width of the pooled text.
+    /// Width of the pooled text embeddings.
     pub width: usize,
     /// Width of the features of each of the six sizes.
     pub size_width: usize,
@@ -87,8 +87,8 @@ impl Mlp {
     }
 }
 
-/// The embedding that every residual block receives. It is small, and what it
-/// loses every block loses, so all of it is in f32.
+/// The time embedding passed to every residual block. It is small and its rounding
+/// errors affect every block, so it is computed in f32.
 #[derive(Debug)]
 pub struct Embedding {
     time: Mlp,
@@ -96,13 +96,13 @@ pub struct Embedding {
     pooled: Option<(Mlp, PooledText)>,
     channels: usize,
     device: Device,
-    /// What the residual blocks compute in.
+    /// The compute dtype of the residual blocks.
     pub(super) compute: DType,
 }
 
 impl Embedding {
-    /// Reads the embedding of a network whose first level has `channels`. The
-    /// weights tell whether and how wide the guidance embedding is.
+    /// Loads the embedding of a network whose first level has `channels`. The presence
+    /// and width of the guidance embedding follow from the weights.
     pub fn new(w: &Weights, channels: usize, pooled: Option<PooledText>) -> Result<Self> {
         let (exact, compute) = (w.placement().in_f32(), w.placement().compute_dtype());
         let (w, width) = (w.with_placement(&exact), 4 * channels);
@@ -126,13 +126,13 @@ impl Embedding {
         })
     }
 
-    /// Whether the network was distilled on guidance.
+    /// Whether it has a guidance embedding (was guidance-distilled).
     pub fn takes_guidance(&self) -> bool {
         self.guidance.is_some()
     }
 
     /// The activated embedding (rows, 4 * channels) of a timestep and a guidance
-    /// strength per row and, where the network wants it, the pooled text
+    /// scale per row and, if the network uses them, the pooled text embeddings
     /// (rows, width).
     pub fn forward(
         &self,
@@ -176,7 +176,7 @@ impl Embedding {
         self.tensor(features, guidance.len())
     }
 
-    /// The pooled text beside the features of the sizes: (rows, inputs).
+    /// The pooled text embeddings concatenated with the size features: (rows, inputs).
     fn added(&self, pooled: Option<&Tensor>, shape: PooledText, rows: usize) -> Result<Tensor> {
         let pooled = pooled
             .filter(|pooled| pooled.dims() == [rows, shape.width])

@@ -7,18 +7,18 @@ use crate::model::resnet::Norm;
 /// The configuration of an autoencoder.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct VaeConfig {
-    /// Channels of each level, finest first; the picture is halved between them.
+    /// Channels of each level, finest first; each level halves the resolution.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks per level on the way in; one more on the way out.
+    /// Residual blocks per level of the encoder; the decoder has one more.
     pub layers_per_block: usize,
     /// Channels of the latent.
     pub latent_channels: usize,
-    /// Groups of the norms.
+    /// Groups of the group norms.
     pub norm_num_groups: usize,
-    /// What latents are multiplied with; early files leave it out.
+    /// The factor that latents are multiplied by; early files omit it.
     #[serde(default = "sd15_scale")]
     pub scaling_factor: f64,
-    /// Whether the middle attends.
+    /// Whether the middle block has attention.
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
 }
@@ -62,7 +62,7 @@ impl VaeConfig {
         (channels(first), channels(last))
     }
 
-    /// Pixels along one side of a latent's value.
+    /// Downsampling factor: pixels per latent value along each axis.
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }
@@ -75,8 +75,8 @@ impl VaeConfig {
         }
     }
 
-    /// Channels at the picture's own size: what the blocks make there, and the
-    /// most that there are, on the way out before the first of them.
+    /// Channels at full resolution: of a block's output, and the maximum, which the
+    /// decoder has before its first block there.
     pub(super) fn finest(&self) -> [usize; 2] {
         let channels = |level: usize| {
             self.block_out_channels

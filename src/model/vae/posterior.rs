@@ -1,10 +1,10 @@
-//! The encoder's output for a picture: a distribution of latents: a distribution of latents.
+//! The encoder's output for a picture: a distribution of latents.
 
 use candle_core::{Shape, Tensor};
 
 use crate::error::{Error, Result};
 
-/// The distribution of latents that the encoder gives for a picture.
+/// The encoder's distribution of latents of a picture (`DiagonalGaussianDistribution`).
 #[derive(Clone, Debug)]
 pub struct Posterior {
     mean: Tensor,
@@ -13,12 +13,12 @@ pub struct Posterior {
 }
 
 impl Posterior {
-    /// The distribution of an unscaled mean and deviation (b, 4, h, w).
+    /// The distribution with this unscaled mean and standard deviation (b, 4, h, w).
     pub(super) fn encoded(mean: Tensor, std: Tensor, scale: f64) -> Self {
         Self { mean, std, scale }
     }
 
-    /// The distribution of this mean and deviation (b, 4, h, w), both scaled.
+    /// The distribution with this mean and standard deviation (b, 4, h, w), both scaled.
     pub fn of(mean: Tensor, std: Tensor) -> Result<Self> {
         match mean.shape() == std.shape() {
             true => Ok(Self {
@@ -34,12 +34,12 @@ impl Posterior {
         }
     }
 
-    /// The scaled mean and deviation (b, 4, h, w).
+    /// The scaled mean and standard deviation (b, 4, h, w).
     pub fn parts(&self) -> Result<[Tensor; 2]> {
         Ok([(&self.mean * self.scale)?, (&self.std * self.scale)?])
     }
 
-    /// Some rows, in any order and number.
+    /// Selects rows, in any order and with repetition.
     pub fn rows(&self, rows: &[usize]) -> Result<Self> {
         let rows: Vec<_> = rows.iter().map(|&row| row as u32).collect();
         let rows = Tensor::new(rows, self.mean.device())?;
@@ -61,15 +61,15 @@ impl Posterior {
         Ok((&self.mean * self.scale)?)
     }
 
-    /// How far it is from standard normal noise, as the mean over all values of
-    /// their Kullback-Leibler divergence (arXiv 1312.6114, appendix B).
+    /// The Kullback-Leibler divergence from the standard normal distribution, averaged
+    /// over all values (arXiv 1312.6114, appendix B).
     pub fn kl(&self) -> Result<Tensor> {
         let variance = self.std.sqr()?;
         let spread = ((self.mean.sqr()? + &variance)? - variance.log()?)?;
         Ok(((spread - 1.0)? * 0.5)?.mean_all()?)
     }
 
-    /// The scaled sample (b, 4, h, w) that normal `noise` of that shape picks.
+    /// The scaled sample (b, 4, h, w) for standard normal `noise` of that shape.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         Ok(((&self.mean + (&self.std * noise)?)? * self.scale)?)
     }

@@ -1,11 +1,11 @@
-//! A picture between two layers of the autoencoder, whole or in strips of rows.
+//! A feature map between two layers of the autoencoder, whole or in strips of rows.
 //!
-//! A layer makes its result strip by strip and drops its input on the way, so
-//! that of a large activation there is one in memory at a time. Two things reach
-//! beyond a strip: a 3x3 convolution sees a row more at each edge, which is why
-//! some rows are computed for both their strips, and a group norm needs sums over
-//! the whole picture, which a pass before collects; the values that this pass
-//! computes on the way to a block's second norm are computed anew later.
+//! A layer computes its output strip by strip and drops its input as it proceeds, so
+//! only one large activation is in memory at a time. Two operations reach beyond
+//! a strip: a 3x3 convolution needs one more row at each edge, so some rows are
+//! computed for both adjacent strips; and a group norm needs sums over the whole
+//! feature map, which a previous pass accumulates; the intermediate values of this pass
+//! before a block's second norm are recomputed later.
 
 use std::ops::Range;
 
@@ -18,14 +18,14 @@ use crate::{
     nn::{Conv2d, Epilogue, GroupNorm, GroupSums},
 };
 
-/// Some rows of a picture.
+/// A range of rows of a feature map.
 #[derive(Clone, Debug)]
 struct Band {
     /// (b, rows, w, c)
     x: Tensor,
-    /// The first of its rows.
+    /// Index of the first row.
     top: usize,
-    /// Rows of the picture.
+    /// Height of the whole feature map.
     height: usize,
 }
 
@@ -34,7 +34,7 @@ impl Band {
         self.top..self.top + self.x.dims()[1]
     }
 
-    /// Those of its rows that are among these.
+    /// The intersection with `rows`.
     fn rows(&self, rows: &Range<usize>) -> Result<Self> {
         let Range { start, end } = self.range();
         let (start, end) = (start.max(rows.start), end.min(rows.end));
@@ -49,14 +49,14 @@ impl Band {
         })
     }
 
-    /// The same rows of what a layer makes of them.
+    /// The same rows of the output of `layer`.
     fn map(&self, layer: impl Fn(&Tensor) -> TensorResult<Tensor>) -> Result<Self> {
         let x = layer(&self.x)?;
         Ok(Self { x, ..*self })
     }
 
-    /// Those of its rows that a 3x3 convolution made knowing what lies above and
-    /// below: all but the first and the last, unless the picture ends there.
+    /// The rows of a 3x3 convolution's output whose neighbours were both available: all but
+    /// the first and the last, except at the edges of the feature map.
     fn known(&self) -> Result<Self> {
         let Range { start, end } = self.range();
         let (above, below) = (start > 0, end < self.height);
@@ -68,19 +68,19 @@ impl Band {
     }
 }
 
-/// A picture: its strips from top to bottom, and a convolution that enlarges it
-/// where it is seen.
+/// A feature map: its strips from top to bottom, and a pending upsampling convolution
+/// that is applied when rows are read.
 #[derive(Debug)]
 pub(super) struct Strips<'a> {
     bands: Vec<Band>,
-    /// (b, h, w, c) before it is enlarged.
+    /// (b, h, w, c) before upsampling.
     size: [usize; 4],
     enlarging: Option<&'a Conv2d>,
     plan: StripPlan,
 }
 
 impl<'a> Strips<'a> {
-    /// A picture (b, h, w, c) in one piece.
+    /// A feature map (b, h, w, c) in one piece.
     pub(super) fn whole(x: Tensor, plan: StripPlan) -> Result<Self> {
         let (b, height, w, c) = x.dims4()?;
         Ok(Self {
@@ -91,7 +91,7 @@ impl<'a> Strips<'a> {
         })
     }
 
-    /// A picture of these strips, which are joined if it may be whole.
+    /// A feature map of these strips, joined if the plan allows it whole.
     fn of(bands: Vec<Band>, plan: StripPlan) -> Result<Self> {
         let first = bands.first().expect("a picture has rows");
         let (b, _, w, c) = first.x.dims4()?;
@@ -107,13 +107,13 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// The picture (b, h, w, c) in one piece.
+    /// The feature map (b, h, w, c) in one piece.
     pub(super) fn joined(self) -> Result<Tensor> {
         let bands: Vec<_> = self.bands.into_iter().map(|band| band.x).collect();
         Ok(Tensor::cat(&bands, 1)?.contiguous()?)
     }
 
-    /// What a residual block makes of it.
+    /// The output of a residual block.
     pub(super) fn through(self, block: &Resnet) -> Result<Self> {
         if let Some(x) = self.piece(block.outputs()) {
             return Self::whole(block.forward(x, None)?, self.plan);
@@ -132,7 +132,7 @@ impl<'a> Strips<'a> {
         })
     }
 
-    /// What a 3x3 convolution makes of it.
+    /// The output of a 3x3 convolution.
     pub(super) fn convolved(self, conv: &Conv2d) -> Result<Self> {
         if let Some(x) = self.piece(conv.outputs()) {
             return Self::whole(conv.forward(x)?, self.plan);
@@ -141,7 +141,7 @@ impl<'a> Strips<'a> {
         self.remade(height, around(1), |x| x.convolved(conv))
     }
 
-    /// The same of a 3x3 convolution that halves its size, looking right and down.
+    /// The output of a 3x3 convolution with stride 2, padded at the right and bottom.
     pub(super) fn halved(self, conv: &Conv2d) -> Result<Self> {
         if let Some(x) = self.piece(conv.outputs()) {
             return Self::whole(conv.forward(x)?, self.plan);
@@ -157,7 +157,7 @@ impl<'a> Strips<'a> {
         })
     }
 
-    /// The same of one that sees it at twice its size.
+    /// The output of a 3x3 convolution after 2x upsampling.
     pub(super) fn enlarged(self, conv: &'a Conv2d) -> Result<Self> {
         let enlarged = Self {
             enlarging: Some(conv),
@@ -173,7 +173,7 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// What a norm, SiLU and a 3x3 convolution make of it, in one piece.
+    /// The output of a norm, SiLU and a 3x3 convolution, in one piece.
     pub(super) fn left(self, norm: &GroupNorm, conv: &Conv2d) -> Result<Tensor> {
         if let Some(x) = self.piece(conv.outputs()) {
             return Ok(conv.forward(&norm.forward_silu(x)?)?);
@@ -184,8 +184,8 @@ impl<'a> Strips<'a> {
             .joined()
     }
 
-    /// The picture where it is in one piece and a result with so many channels
-    /// may be too.
+    /// The feature map if it is in one piece and the plan also allows an output with
+    /// `channels` in one piece.
     fn piece(&self, channels: usize) -> Option<&Tensor> {
         match (&self.bands[..], self.enlarging) {
             ([band], None) if !self.plan.cuts(self.bytes(channels)) => Some(&band.x),
@@ -193,7 +193,7 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// Bytes of it, with at least so many channels.
+    /// Its bytes, with at least `channels` channels.
     fn bytes(&self, channels: usize) -> usize {
         let [b, h, w, c] = self.size;
         let (pixels, own) = match self.enlarging {
@@ -204,7 +204,7 @@ impl<'a> Strips<'a> {
         pixels * own.max(channels) * value
     }
 
-    /// Rows of it.
+    /// Its height.
     fn height(&self) -> usize {
         let [_, height, ..] = self.size;
         match self.enlarging {
@@ -213,8 +213,8 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// Makes a picture of so many rows strip by strip from the rows that each of
-    /// them sees. What none sees any more is dropped.
+    /// Computes a feature map of this height strip by strip, each from the input rows that
+    /// `sees` gives. Input rows that are no longer needed are dropped.
     fn remade(
         mut self,
         height: usize,
@@ -230,7 +230,7 @@ impl<'a> Strips<'a> {
         Self::of(bands, self.plan)
     }
 
-    /// The sums over what is made strip by strip from rows up to `reach` away.
+    /// The group sums of what `make` computes strip by strip from rows up to `reach` away.
     fn sums(
         &self,
         norm: &GroupNorm,
@@ -246,7 +246,7 @@ impl<'a> Strips<'a> {
         total.expect("a picture has rows")
     }
 
-    /// Those of these rows that there are.
+    /// The existing rows among these, upsampled if pending.
     fn rows(&self, rows: &Range<usize>) -> Result<Band> {
         let Some(conv) = self.enlarging else {
             return self.held(rows);
@@ -265,7 +265,7 @@ impl<'a> Strips<'a> {
         large.known()?.rows(rows)
     }
 
-    /// The rows that are held for these.
+    /// The stored rows that these are computed from.
     fn behind(&self, rows: &Range<usize>) -> Range<usize> {
         match self.enlarging {
             Some(_) => rows.start.saturating_sub(1) / 2..rows.end / 2 + 1,
@@ -273,7 +273,7 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// Those of these rows that are held, in one piece.
+    /// The stored rows among these, in one piece.
     fn held(&self, rows: &Range<usize>) -> Result<Band> {
         let touched = |band: &&Band| band.top < rows.end && rows.start < band.range().end;
         let parts = self.bands.iter().filter(touched);
@@ -283,14 +283,14 @@ impl<'a> Strips<'a> {
         first.map(|_| Tensor::cat(&pieces, 1))
     }
 
-    /// Drops what lies above this row.
+    /// Drops the strips that lie entirely above this row.
     fn forget(&mut self, row: usize) {
         let first = self.behind(&(row..row)).start;
         self.bands.retain(|band| band.range().end > first);
     }
 }
 
-/// Some rows with so many more above and below, where there are any.
+/// A range of rows extended by `more` above (down to row 0) and below.
 fn around(more: usize) -> impl Fn(Range<usize>) -> Range<usize> {
     move |rows| rows.start.saturating_sub(more)..rows.end + more
 }

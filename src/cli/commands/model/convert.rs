@@ -119,7 +119,7 @@ impl ConvertArgs {
         self.report(&conversion, written?)
     }
 
-    /// What of IN and of the adapters lies on the hub.
+    /// The files of IN and of the adapters that are on the hub.
     fn required_files(&self) -> icd::Result<Vec<RequiredFile>> {
         let cache = Cache::from_env();
         let adapters = self.adapter.iter().map(|LoraValue(file, _)| file);
@@ -141,7 +141,7 @@ impl ConvertArgs {
         }
     }
 
-    /// Refuses what must not or could not be written, before the work is done.
+    /// Fails on files that must not or cannot be written, before the work is done.
     fn check(&self, output: &Output) -> Result<()> {
         let files = match output.path().is_dir() {
             true => output.files(),

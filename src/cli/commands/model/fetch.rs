@@ -84,7 +84,7 @@ impl FetchArgs {
         })
     }
 
-    /// What is needed of a model, or a single file.
+    /// The required files of a model, or a single file.
     fn required_files(&self) -> Result<Box<dyn Fn() -> icd::Result<Vec<RequiredFile>>>> {
         if self.what.starts_with("hub:")
             && let file @ Location::File(..) =

@@ -27,13 +27,13 @@ Examples:
   icd model list
   icd model list --json";
 
-/// What there is of a model.
+/// The download state of a model.
 struct State {
     name: &'static str,
     required_files: Vec<RequiredFile>,
-    /// Files that are needed and here.
+    /// Required files that are present.
     here: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     bytes: u64,
 }
 
@@ -86,7 +86,7 @@ impl State {
         all.map(ToString::to_string).collect()
     }
 
-    /// Its name and state, and below where it comes from.
+    /// Its name and state, followed by its sources.
     fn lines(&self) -> String {
         let size = match self.bytes {
             0 => String::new(),

@@ -68,7 +68,7 @@ impl VerifyArgs {
     }
 }
 
-/// Checks a file of the cache; names its content where that is damaged.
+/// Checks a cached file; returns the path of its content if that is damaged.
 fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
     let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
     let hash = content.file_name().and_then(|hash| hash.to_str());
