@@ -16,7 +16,7 @@ use super::args::size::SizeArgs;
 /// A picture, or the latents of an inverted one with their file.
 pub(crate) enum Input {
     Photo(Picture),
-    Dump(PathBuf, Latents),
+    Latents(PathBuf, Latents),
 }
 
 /// How a picture is fitted to the model, and the result back to the picture.
@@ -46,7 +46,7 @@ impl<'a> Frame<'a> {
                     latent: Size::new(worked.width / factor, worked.height / factor),
                 })
             }
-            Input::Dump(_, latents) => {
+            Input::Latents(_, latents) => {
                 let (_, _, height, width) = latents.latent.dims4()?;
                 Ok(Self {
                     photo: None,

@@ -37,7 +37,8 @@ pub trait Predictor {
 pub struct BatchConditioning {
     /// The text of each row.
     pub text: Conditioning,
-    /// The text that replaces it while a row's guidance is not yet full.
+    /// The text of all rows in steps in which the guidance of any row is reduced; a row
+    /// without an early prompt repeats its own.
     pub early: Option<Conditioning>,
     /// The guidance of each row.
     pub guidance: Vec<Guidance>,

@@ -207,7 +207,7 @@ impl ModelFiles {
                           diffusers layout";
             return Err(Error::config(home.path(), reason));
         }
-        let recipe = Manifest::read(&home)?;
+        let manifest = Manifest::read(&home)?;
         let reference = |text: &String| home.reference(text, cache);
         let direction = |adapter: &Option<String>, timesteps: &Option<Vec<u16>>| {
             let timesteps = timesteps.as_ref().map(|list| Timesteps::new(list));
@@ -218,15 +218,15 @@ impl ModelFiles {
         };
         Ok(Self {
             family: family_of(&home)?,
-            unet: match &recipe.unet {
+            unet: match &manifest.unet {
                 Some(text) => reference(text)?,
                 None => Location::Folder(home.within("unet")),
             },
-            forward: direction(&recipe.forward_adapter, &recipe.forward_timesteps)?,
-            reverse: direction(&recipe.reverse_adapter, &recipe.reverse_timesteps)?,
-            adapter_alpha: recipe.adapter_alpha.unwrap_or(RELEASED_ALPHA),
-            guidance: recipe.guidance,
-            tau: recipe.tau.map(Tau::step).transpose()?,
+            forward: direction(&manifest.forward_adapter, &manifest.forward_timesteps)?,
+            reverse: direction(&manifest.reverse_adapter, &manifest.reverse_timesteps)?,
+            adapter_alpha: manifest.adapter_alpha.unwrap_or(RELEASED_ALPHA),
+            guidance: manifest.guidance,
+            tau: manifest.tau.map(Tau::step).transpose()?,
             loras: Vec::new(),
             single: None,
             unet_is_named: false,

@@ -72,10 +72,10 @@ impl ModelFiles {
     }
 
     fn adapters(&self) -> Vec<RequiredFile> {
-        let walkers = [&self.forward, &self.reverse];
-        let adapters = walkers
+        let directions = [&self.forward, &self.reverse];
+        let adapters = directions
             .into_iter()
-            .filter_map(|walker| walker.adapter.as_ref());
+            .filter_map(|direction| direction.adapter.as_ref());
         let loras = self.loras.iter().map(|(style, _)| style);
         let all = adapters.chain(loras);
         all.filter_map(|adapter| adapter.need(&ADAPTER_FILES, false))

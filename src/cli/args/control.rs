@@ -101,17 +101,17 @@ impl ControlArgs {
     }
 
     fn cross(&self) -> CrossReplaceSteps {
-        let mut reach = CrossReplaceSteps {
+        let mut steps = CrossReplaceSteps {
             default: StepRange::CROSS,
             words: Vec::new(),
         };
         for value in &self.cross_replace {
             match value {
-                CrossReplace::All(span) => reach.default = *span,
-                CrossReplace::Word(word, span) => reach.words.push((word.clone(), *span)),
+                CrossReplace::All(span) => steps.default = *span,
+                CrossReplace::Word(word, span) => steps.words.push((word.clone(), *span)),
             }
         }
-        reach
+        steps
     }
 
     fn amplify(&self) -> Amplify {

@@ -215,7 +215,7 @@ impl EditArgs {
     fn read(&self) -> Result<Input> {
         match (&self.image, &self.latents) {
             (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),
-            (None, Some(dump)) => Ok(Input::Dump(dump.clone(), Latents::read(dump)?)),
+            (None, Some(dump)) => Ok(Input::Latents(dump.clone(), Latents::read(dump)?)),
             (None, None) => bail!(Error::setting("no input: pass --image or --latents")),
         }
     }
@@ -223,7 +223,7 @@ impl EditArgs {
     fn request(&self, model: &Model, input: &Input, frame: &Frame) -> Result<Edit> {
         let source = match (&self.src_prompt, input) {
             (Some(prompt), _) => prompt.clone(),
-            (None, Input::Dump(_, latents)) => latents.prompt.clone(),
+            (None, Input::Latents(_, latents)) => latents.prompt.clone(),
             (None, Input::Photo(_)) => String::new(),
         };
         let request = self.control.edit(model, source, self.tgt_prompt.clone())?;
@@ -259,7 +259,7 @@ impl EditArgs {
                 };
                 inversion.cached(self.cache.as_ref(), console)?
             }
-            Input::Dump(file, latents) => {
+            Input::Latents(file, latents) => {
                 latents.check_origin(file, model)?;
                 latents.clone()
             }
