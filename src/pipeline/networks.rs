@@ -18,7 +18,7 @@ pub enum Residency {
     /// From their first use on.
     All,
     /// From their first use on, with one UNet for both directions whose adapters are not
-    /// merged: less memory than two UNets, some more time for each step.
+    /// merged, but applied at each step.
     Shared,
 }
 
