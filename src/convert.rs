@@ -19,7 +19,7 @@ use candle_core::DType;
 use crate::{
     error::{Error, Result, Setting},
     io::{Metadata, safetensors_metadata},
-    lora::{Naming, TIMESTEPS, timesteps},
+    lora::{Naming, TIMESTEPS, WeightedLora, timesteps},
 };
 use lazy::Lazy;
 
@@ -34,9 +34,9 @@ pub struct Request {
     pub dtype: Option<DType>,
     /// The naming convention for an adapter's tensors, or `None` to keep the names.
     pub naming: Option<Naming>,
-    /// Adapters to merge into a UNet, with their weights: files, folders or
+    /// Adapters to merge into a UNet, as files, folders or
     /// `hub:owner/name[/file]`. Their text encoder layers are ignored.
-    pub adapters: Vec<(String, f64)>,
+    pub adapters: Vec<WeightedLora>,
     /// Alpha of adapters whose files state none. The default is 8 for those with
     /// PEFT names or stated timesteps, like the released ones, and the rank for
     /// others, as in other programs.

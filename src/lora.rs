@@ -14,6 +14,7 @@ mod layers;
 mod names;
 mod naming;
 mod trainable;
+mod weighted;
 mod words;
 
 use candle_core::{DType, Device, Tensor};
@@ -31,6 +32,7 @@ pub(crate) use layers::{Layer, RELEASED_ALPHA, is_adapter, layers, usual_alpha};
 pub(crate) use names::Factor;
 pub use naming::Naming;
 pub use trainable::{LoraConfig, TARGET_MODULES, TrainableAdapter};
+pub use weighted::WeightedLora;
 
 /// The metadata key of an adapter file's timesteps.
 pub(crate) const TIMESTEPS: &str = "icd.path";

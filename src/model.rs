@@ -36,7 +36,6 @@ use crate::{
     nn::{LoraDeltas, Placement, SharedLayers, Weights, sum_of},
     schedule::{NoiseSchedule, Timesteps},
 };
-use files::Lora;
 use fingerprint::fingerprint;
 use text::lora_deltas;
 use unet::{Unet, UnetConfig};
@@ -54,13 +53,17 @@ pub struct Model {
     placement: Placement,
 }
 
-/// A direction of the diffusion process.
+/// The adapters of a UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Picture to noise: inversion.
+pub enum Adapters {
+    /// None: the base model.
+    None,
+    /// The forward consistency adapter: picture to noise, for inversions.
     Forward,
-    /// Noise to picture: editing and generation.
+    /// The reverse consistency adapter: noise to picture, for reconstructions.
     Reverse,
+    /// The reverse one and the style LoRAs, for edits and generations.
+    ReverseWithLoras,
 }
 
 /// The default guidance of generations, suited to the released models.
@@ -219,32 +222,20 @@ impl Model {
         timesteps.ok_or_else(unknown)?.descending()
     }
 
-    /// The UNet of a direction with its consistency adapter merged in; for edits and
-    /// generations the style LoRAs are merged in as well.
-    pub fn unet(&self, direction: Direction) -> Result<Unet> {
+    /// The UNet with these adapters merged in.
+    pub fn unet(&self, adapters: Adapters) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
-        let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
-        self.merged(&checkpoint, &deltas)
+        let deltas = self.deltas(&checkpoint, adapters)?;
+        let weights = Weights::new(&checkpoint, &self.placement);
+        Unet::new(&weights.with_merged_lora(&deltas), self.unet_config.clone())
     }
 
-    /// As [`unet`](Self::unet), on base layers that both directions share, adapters unmerged.
-    pub fn unet_on(&self, direction: Direction, layers: &SharedLayers) -> Result<Unet> {
+    /// As [`unet`](Self::unet), on base layers shared with other UNets, adapters unmerged.
+    pub fn unet_on(&self, layers: &SharedLayers, adapters: Adapters) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
-        let deltas = self.deltas(&checkpoint, direction, &self.loras(direction)?)?;
+        let deltas = self.deltas(&checkpoint, adapters)?;
         let weights = Weights::new(&checkpoint, &self.placement).with_shared_layers(layers);
         Unet::new(&weights.with_lora(&deltas), self.unet_config.clone())
-    }
-
-    /// The UNet of edits and generations without style LoRAs.
-    pub fn reverse_unet_without_loras(&self) -> Result<Unet> {
-        let checkpoint = self.unet_checkpoint()?;
-        let deltas = self.deltas(&checkpoint, Direction::Reverse, &[])?;
-        self.merged(&checkpoint, &deltas)
-    }
-
-    /// The base UNet without any adapter.
-    pub fn plain_unet(&self) -> Result<Unet> {
-        self.merged(&self.unet_checkpoint()?, &LoraDeltas::new())
     }
 
     /// Whether style LoRAs are configured.
@@ -273,31 +264,16 @@ impl Model {
         &self.placement
     }
 
-    fn merged(&self, checkpoint: &Checkpoint, deltas: &LoraDeltas) -> Result<Unet> {
-        let weights = Weights::new(checkpoint, &self.placement);
-        Unet::new(&weights.with_merged_lora(deltas), self.unet_config.clone())
-    }
-
-    /// The style LoRAs of a direction; inversions use none.
-    fn loras(&self, direction: Direction) -> Result<Vec<Lora>> {
-        match direction {
-            Direction::Forward => Ok(Vec::new()),
-            Direction::Reverse => self.parts.loras(),
-        }
-    }
-
-    /// The sum of the weight deltas of a direction's adapter and of `loras` for the UNet.
-    fn deltas(
-        &self,
-        checkpoint: &Checkpoint,
-        direction: Direction,
-        loras: &[Lora],
-    ) -> Result<LoraDeltas> {
-        let adapter = match direction {
-            Direction::Forward => &self.parts.forward,
-            Direction::Reverse => &self.parts.reverse,
+    /// The sum of the adapters' weight deltas for the UNet.
+    fn deltas(&self, checkpoint: &Checkpoint, adapters: Adapters) -> Result<LoraDeltas> {
+        let parts = &self.parts;
+        let (adapter, loras) = match adapters {
+            Adapters::None => return Ok(LoraDeltas::new()),
+            Adapters::Forward => (&parts.forward, Vec::new()),
+            Adapters::Reverse => (&parts.reverse, Vec::new()),
+            Adapters::ReverseWithLoras => (&parts.reverse, parts.loras()?),
         };
-        let mut layers = vec![(lora_deltas(loras, Network::Unet, checkpoint)?, 1.0)];
+        let mut layers = vec![(lora_deltas(&loras, Network::Unet, checkpoint)?, 1.0)];
         if let Some(file) = adapter.adapter_file()? {
             let options = AdapterOptions {
                 alpha: Some(self.parts.adapter_alpha),

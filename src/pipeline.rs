@@ -20,13 +20,13 @@ use std::{panic::resume_unwind, sync::Arc, thread};
 use candle_core::Tensor;
 
 pub use edit::{Edit, Edited, Outputs};
-pub use latents::{Cache, Latents, Method};
+pub use latents::{InversionCache, Latents, Method};
 pub use networks::Residency;
 
 use networks::Networks;
 
 use crate::{
-    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, Scoped, Walk, WalkControl},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, Predictor, Scoped, Walk},
     error::Result,
     guidance::Guidance,
     model::{
@@ -110,8 +110,9 @@ impl Pipeline {
             prefix: "invert.",
             observer: &mut *observer,
         };
-        let walked = (&*unet, &timesteps, start);
-        let inverted = self.walk(walked, &rows, &mut NoControl, &mut scoped)?;
+        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
+        let walk = self.walk(&predictor, &timesteps);
+        let inverted = walk.run(start, &mut NoControl, &mut scoped)?;
         observer.observe(Event::Value("inverted_latent", &inverted));
         Ok(inverted)
     }
@@ -147,17 +148,20 @@ impl Pipeline {
             let text = self.networks.text_with_loras()?;
             encode_prompts(&text, &[prompt], &["tgt"], observer)
         };
-        let load = || self.networks.reverse_unet();
+        let load = || self.networks.reverse_unet_with_loras();
         let waiting = "loading the reverse network";
         let (text, unet) = while_loading(prepare, load, waiting, observer)?;
         observer.observe(Event::Begins("generating"));
         let rows = BatchConditioning::one(text.states, guidance);
-        let timesteps = self.model().reverse_timesteps()?;
+        let (timesteps, predictor) = (
+            self.model().reverse_timesteps()?,
+            EmbeddedGuidance::new(&unet, &rows)?,
+        );
+        let walk = self.walk(&predictor, &timesteps);
         let one = |(index, noise): (usize, &Tensor)| {
             observer.observe(Event::Picture(index));
             observer.observe(Event::Value("start_noise", noise));
-            let walked = (&*unet, &timesteps, noise.clone());
-            let latent = self.walk(walked, &rows, &mut NoControl, observer)?;
+            let latent = walk.run(noise.clone(), &mut NoControl, observer)?;
             observer.observe(Event::Value("latent", &latent));
             Ok(latent)
         };
@@ -179,14 +183,15 @@ impl Pipeline {
         let prepare = |observer: &mut dyn Observer| {
             encode_prompts(&*self.networks.text()?, &[prompt], &["src"], observer)
         };
-        let load = || self.networks.reverse_unet_without_loras();
+        let load = || self.networks.reverse_unet();
         let waiting = "loading the reverse network";
         let (text, unet) = while_loading(prepare, load, waiting, &mut scoped)?;
         scoped.observe(Event::Begins("reconstructing"));
         let rows = BatchConditioning::one(text.states, Guidance::NONE);
         let timesteps = self.model().reverse_timesteps()?;
-        let walked = (&*unet, &timesteps, inverted.clone());
-        let latent = self.walk(walked, &rows, &mut NoControl, &mut scoped)?;
+        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
+        let walk = self.walk(&predictor, &timesteps);
+        let latent = walk.run(inverted.clone(), &mut NoControl, &mut scoped)?;
         scoped.observe(Event::Value("latent", &latent));
         Ok(latent)
     }
@@ -202,20 +207,13 @@ impl Pipeline {
         (0..latents.dim(0)?).map(one).collect()
     }
 
-    /// Walks latents (rows, 4, h, w) along timesteps.
-    fn walk(
-        &self,
-        (unet, timesteps, x): (&Unet, &Timesteps, Tensor),
-        rows: &BatchConditioning,
-        control: &mut dyn WalkControl,
-        observer: &mut dyn Observer,
-    ) -> Result<Tensor> {
-        let walk = Walk {
-            predictor: &EmbeddedGuidance::new(unet, rows)?,
+    /// A walk on the model's noise schedule.
+    fn walk<'a>(&'a self, predictor: &'a dyn Predictor, timesteps: &'a Timesteps) -> Walk<'a> {
+        Walk {
+            predictor,
             schedule: self.model().schedule(),
             timesteps,
-        };
-        walk.run(x, control, observer)
+        }
     }
 }
 

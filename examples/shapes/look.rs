@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use icd::{
     diffusion::{BatchConditioning, ClassifierFree, Silent, Walk},
     guidance::{Guidance, Tau},
-    model::{Model, ModelChoice, attention::NoControl},
+    model::{Adapters, Model, ModelChoice, attention::NoControl},
     noise::Noise,
     picture::{Picture, sheet::sheet},
     schedule::Timesteps,
@@ -84,7 +84,7 @@ fn open(folder: &Path) -> Result<Model> {
 
 /// Latents by DDIM with classifier-free guidance.
 fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
-    let unet = model.plain_unet()?;
+    let unet = model.unet(Adapters::None)?;
     let prompts: Vec<_> = captions.iter().map(String::as_str).collect();
     let (text, count) = (model.text()?, prompts.len());
     let rows = BatchConditioning {

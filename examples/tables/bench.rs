@@ -8,7 +8,7 @@ use icd::{
     diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Walk, WalkControl},
     guidance::Guidance,
     model::{
-        Direction, EncodedPrompts, Model, ModelChoice, TextEncoders, attention::NoControl,
+        Adapters, EncodedPrompts, Model, ModelChoice, TextEncoders, attention::NoControl,
         unet::Unet, vae::Vae,
     },
     nn::Placement,
@@ -160,8 +160,11 @@ impl Way {
     /// The consistency models of a model.
     pub(crate) fn of(model: &Model) -> Result<Self> {
         Ok(Self {
-            forward: (model.unet(Direction::Forward)?, model.forward_timesteps()?),
-            reverse: (model.unet(Direction::Reverse)?, model.reverse_timesteps()?),
+            forward: (model.unet(Adapters::Forward)?, model.forward_timesteps()?),
+            reverse: (
+                model.unet(Adapters::ReverseWithLoras)?,
+                model.reverse_timesteps()?,
+            ),
         })
     }
 
@@ -170,8 +173,8 @@ impl Way {
         let up: Vec<_> = start.iter().copied().chain(teacher_steps().rev()).collect();
         let down: Vec<_> = teacher_steps().chain([0]).collect();
         Ok(Self {
-            forward: (model.plain_unet()?, Timesteps::forward(&up)?),
-            reverse: (model.plain_unet()?, Timesteps::reverse(&down)?),
+            forward: (model.unet(Adapters::None)?, Timesteps::forward(&up)?),
+            reverse: (model.unet(Adapters::None)?, Timesteps::reverse(&down)?),
         })
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Result;
 use icd::{
     picture::{Picture, fit::Canvas},
-    pipeline::{Cache, Latents, Method, Pipeline},
+    pipeline::{InversionCache, Latents, Method, Pipeline},
 };
 
 use super::{Console, args::output::check_folder};
@@ -46,7 +46,7 @@ impl Inversion<'_> {
         let Some(folder) = folder else {
             return self.run(console);
         };
-        let cache = Cache::new(folder);
+        let cache = InversionCache::new(folder);
         let model = self.pipeline.model();
         let file = cache.file(model, &self.placed, self.prompt, self.seed)?;
         if !console.dumps()

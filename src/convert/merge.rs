@@ -10,7 +10,7 @@ use crate::{
     hub::Location,
     io::Checkpoint,
     layout::Network,
-    lora::{Adapter, AdapterOptions, usual_alpha},
+    lora::{Adapter, AdapterOptions, WeightedLora, usual_alpha},
     model::ADAPTER_FILES,
     nn::{LoraDelta, LoraDeltas, ops::Packed, sum_of},
 };
@@ -23,11 +23,11 @@ impl<'a> Conversion<'a> {
     /// up x down is added to each, in f32.
     pub(super) fn merged(
         input: &'a Input,
-        adapters: &[(String, f64)],
+        adapters: &[WeightedLora],
         alpha: Option<f64>,
     ) -> Result<Self> {
         let layers = adapters.iter();
-        let layers = layers.map(|(text, share)| Ok((read(text, input, alpha)?, *share)));
+        let layers = layers.map(|lora| Ok((read(&lora.file, input, alpha)?, lora.weight)));
         let mut changes = sum_of(&layers.collect::<Result<Vec<_>>>()?)?;
         let stored = Self::stored(input)?;
         let merged = |tensor: Lazy<'a>| {
@@ -72,10 +72,10 @@ fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> L
 }
 
 /// The file names of the adapters, with their weights.
-fn told(adapters: &[(String, f64)]) -> String {
-    let told = adapters.iter().map(|(text, share)| {
-        let name = Path::new(text).file_name().unwrap_or_default();
-        format!("{}={share}", name.to_string_lossy())
+fn told(adapters: &[WeightedLora]) -> String {
+    let told = adapters.iter().map(|lora| {
+        let name = Path::new(&lora.file).file_name().unwrap_or_default();
+        format!("{}={}", name.to_string_lossy(), lora.weight)
     });
     told.collect::<Vec<_>>().join(", ")
 }

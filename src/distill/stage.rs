@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     io::{Tensors, write_beside, write_tensors},
     lora::TrainableAdapter,
-    model::{Model, unet::Unet},
+    model::{Adapters, Model, unet::Unet},
     nn::{RandomInit, SharedLayers, Weights},
     noise::Noise,
     schedule::Timesteps,
@@ -94,7 +94,7 @@ pub fn guidance_stage(
     GuidanceStage::new(
         data,
         schedule,
-        model.plain_unet()?,
+        model.unet(Adapters::None)?,
         (student, &fresh),
         config.options(),
     )

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     nn::{
         GroupNorm, LayerNorm, Linear, Weights,
         ops::{AttentionMode, Ops},
@@ -309,6 +309,11 @@ impl Transformer {
         site: Site,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
+        if text.len() != self.blocks.len() {
+            return Err(Error::setting(
+                "the text was prepared by a UNet with other blocks",
+            ));
+        }
         let shape = x.dims4()?;
         let (_, height, width, _) = shape;
         let x = x.flatten(1, 2)?; // (b, h * w, c)

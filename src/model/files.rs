@@ -19,7 +19,7 @@ use crate::{
     hub::{Cache, FileTree, Location, Repository},
     io::{Checkpoint, Source},
     layout::Network,
-    lora::RELEASED_ALPHA,
+    lora::{RELEASED_ALPHA, WeightedLora},
     schedule::Timesteps,
 };
 
@@ -44,8 +44,8 @@ pub struct ModelChoice {
     pub reverse_timesteps: Option<Timesteps>,
     /// LoRA alpha if the adapter file states none.
     pub adapter_alpha: Option<f64>,
-    /// Style LoRAs for editing and generation, and their weights.
-    pub loras: Vec<(String, f64)>,
+    /// Style LoRAs for edits and generations.
+    pub loras: Vec<WeightedLora>,
     /// A single-file checkpoint that replaces the model's UNet, autoencoder and text
     /// encoders.
     pub checkpoint: Option<String>,
@@ -84,16 +84,12 @@ pub struct ModelFiles {
     pub(super) guidance: Option<f64>,
     /// The default tau of edits.
     pub(super) tau: Option<Tau>,
-    /// Style LoRAs and their weights.
-    pub(super) loras: Vec<(Location, f64)>,
+    pub(super) loras: Vec<WeightedLora<Location>>,
     /// A single-file checkpoint with UNet, autoencoder and text encoders.
     single: Option<Location>,
     /// Whether the user named the UNet, which then takes precedence over that file's.
     unet_is_named: bool,
 }
-
-/// A LoRA file and its weight.
-pub(super) type Lora = (Source, f64);
 
 /// The networks' file names in their folders, safetensors first.
 pub(crate) const NETWORK_FILES: [&str; 4] = [
@@ -262,7 +258,12 @@ impl ModelFiles {
             )?,
             adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
             loras: (choice.loras.iter())
-                .map(|(text, share)| Ok((file(text)?, *share)))
+                .map(|lora| {
+                    Ok(WeightedLora {
+                        file: file(&lora.file)?,
+                        weight: lora.weight,
+                    })
+                })
                 .collect::<Result<_>>()?,
             ..self
         })
@@ -302,12 +303,15 @@ impl ModelFiles {
         others.into_iter().chain(encoders).collect()
     }
 
-    /// The files of the style LoRAs, and their weights.
-    pub(super) fn loras(&self) -> Result<Vec<Lora>> {
-        let loras = self.loras.iter();
-        loras
-            .map(|(style, share)| Ok((style.file(&ADAPTER_FILES)?, *share)))
-            .collect()
+    /// The located style LoRAs.
+    pub(super) fn loras(&self) -> Result<Vec<WeightedLora<Source>>> {
+        let located = |lora: &WeightedLora<Location>| {
+            Ok(WeightedLora {
+                file: lora.file.file(&ADAPTER_FILES)?,
+                weight: lora.weight,
+            })
+        };
+        self.loras.iter().map(located).collect()
     }
 
     /// The UNet's configuration from its config.json, else the family's default.

@@ -76,7 +76,7 @@ impl ModelFiles {
         let adapters = directions
             .into_iter()
             .filter_map(|direction| direction.adapter.as_ref());
-        let loras = self.loras.iter().map(|(style, _)| style);
+        let loras = self.loras.iter().map(|lora| &lora.file);
         let all = adapters.chain(loras);
         all.filter_map(|adapter| adapter.need(&ADAPTER_FILES, false))
             .collect()

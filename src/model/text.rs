@@ -6,14 +6,14 @@ use super::{
     clip::{Clip, ClipConfig, States},
     config,
     family::{Family, TextEncoder},
-    files::{Lora, ModelFiles},
+    files::ModelFiles,
 };
 use crate::{
     error::Result,
     hub::FileTree,
     io::{Checkpoint, Source},
     layout::Network,
-    lora::{Adapter, AdapterOptions},
+    lora::{Adapter, AdapterOptions, WeightedLora},
     nn::{LoraDeltas, Placement, Weights, sum_of},
     prompt::{Prompt, Tokenizer},
 };
@@ -126,7 +126,7 @@ pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>
 
 /// The weighted sum of the LoRAs' deltas for a network whose base weights are `base`.
 pub(super) fn lora_deltas(
-    loras: &[Lora],
+    loras: &[WeightedLora<Source>],
     network: Network,
     base: &Checkpoint,
 ) -> Result<LoraDeltas> {
@@ -134,9 +134,9 @@ pub(super) fn lora_deltas(
         alpha: None,
         rounding: DType::F32,
     };
-    let read = |(file, share): &Lora| -> Result<_> {
-        let adapter = Adapter::read_part(file, network, base, reading)?;
-        Ok((adapter.deltas().clone(), *share))
+    let read = |lora: &WeightedLora<Source>| -> Result<_> {
+        let adapter = Adapter::read_part(&lora.file, network, base, reading)?;
+        Ok((adapter.deltas().clone(), lora.weight))
     };
     let layers: Vec<_> = loras.iter().map(read).collect::<Result<_>>()?;
     Ok(sum_of(&layers)?)
@@ -151,7 +151,11 @@ pub struct TextEncoders {
 
 impl TextEncoders {
     /// Loads the text encoders of a model with these LoRAs merged in.
-    pub(super) fn open(parts: &ModelFiles, placement: &Placement, loras: &[Lora]) -> Result<Self> {
+    pub(super) fn open(
+        parts: &ModelFiles,
+        placement: &Placement,
+        loras: &[WeightedLora<Source>],
+    ) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
         let open = |(index, config)| -> Result<Clip> {
             let checkpoint = parts.open(Network::TextEncoder(index))?;
@@ -169,48 +173,41 @@ impl TextEncoders {
     /// Encodes prompts. A single encoder gives its final hidden states; of two, the
     /// penultimate hidden states are concatenated along the width, and the second
     /// gives the pooled embeddings.
-    pub fn encode(&self, prompts: &[&str]) -> Result<EncodedPrompts> {
-        let states = self.states(prompts)?;
-        let (tokens, pooled) = match &states[..] {
-            [only] => (only.last.clone(), None),
-            many => {
-                let tokens: Vec<_> = many.iter().map(|states| &states.penultimate).collect();
-                (
-                    Tensor::cat(&tokens, 2)?,
-                    many.last().and_then(|states| states.pooled.clone()),
-                )
-            }
+    pub fn encode(&self, texts: &[&str]) -> Result<EncodedPrompts> {
+        let tokenize = |(tokenizer, context): &(Tokenizer, usize)| -> Result<Vec<_>> {
+            let prompts = texts.iter().map(|text| tokenizer.encode(text, *context));
+            prompts.collect()
         };
-        let pooled = pooled
-            .map(|pooled| pooled.to_dtype(DType::F32))
-            .transpose()?;
-        let states = Conditioning {
-            hidden_states: tokens.to_dtype(DType::F32)?,
-            pooled,
-        };
-        let prompts = prompts
-            .iter()
-            .map(|prompt| self.tokenizers.tokenize(prompt))
-            .collect::<Result<_>>()?;
-        Ok(EncodedPrompts { prompts, states })
+        let tokenizers = self.tokenizers.0.iter();
+        let mut prompts: Vec<_> = tokenizers.map(tokenize).collect::<Result<_>>()?;
+        let states = prompts.iter().zip(&self.encoders);
+        let states = states.map(|(prompts, clip)| hidden_states(clip, prompts));
+        Ok(EncodedPrompts {
+            states: conditioning(&states.collect::<Result<Vec<_>>>()?)?,
+            prompts: prompts.swap_remove(0),
+        })
     }
+}
 
-    fn states(&self, prompts: &[&str]) -> Result<Vec<States>> {
-        let encode =
-            |((tokenizer, context), clip): (&(Tokenizer, usize), &Clip)| -> Result<States> {
-                let prompts: Vec<Prompt> = prompts
-                    .iter()
-                    .map(|prompt| tokenizer.encode(prompt, *context))
-                    .collect::<Result<_>>()?;
-                let ids: Vec<&[u32]> = prompts.iter().map(Prompt::ids).collect();
-                let ends: Vec<u32> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
-                clip.forward(&ids, &ends)
-            };
-        self.tokenizers
-            .0
-            .iter()
-            .zip(&self.encoders)
-            .map(encode)
-            .collect()
-    }
+fn hidden_states(clip: &Clip, prompts: &[Prompt]) -> Result<States> {
+    let ids: Vec<&[u32]> = prompts.iter().map(Prompt::ids).collect();
+    let ends: Vec<u32> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
+    clip.forward(&ids, &ends)
+}
+
+/// The conditioning, in f32, from the states of each encoder.
+fn conditioning(states: &[States]) -> Result<Conditioning> {
+    let (hidden, pooled) = match states {
+        [only] => (only.last.clone(), None),
+        many => {
+            let all: Vec<_> = many.iter().map(|states| &states.penultimate).collect();
+            let pooled = many.last().and_then(|states| states.pooled.as_ref());
+            (Tensor::cat(&all, 2)?, pooled)
+        }
+    };
+    let pooled = pooled.map(|pooled| pooled.to_dtype(DType::F32));
+    Ok(Conditioning {
+        hidden_states: hidden.to_dtype(DType::F32)?,
+        pooled: pooled.transpose()?,
+    })
 }

@@ -171,8 +171,8 @@ pub struct UnetInput<'a> {
 /// The text's keys and values for every cross-attention layer.
 #[derive(Clone, Debug)]
 pub struct PreparedText {
-    /// Per stage, transformer and block, in evaluation order.
-    stages: Vec<Vec<Vec<KeyValues>>>,
+    /// Per UNet block, transformer and block, in evaluation order.
+    blocks: Vec<Vec<Vec<KeyValues>>>,
     pooled: Option<Tensor>,
 }
 
@@ -181,9 +181,9 @@ pub struct PreparedText {
 pub struct Unet {
     embedding: Embedding,
     conv_in: Conv2d,
-    down: Vec<UnetBlock>,
-    middle: UnetBlock,
-    up: Vec<UnetBlock>,
+    down_blocks: Vec<UnetBlock>,
+    mid_block: UnetBlock,
+    up_blocks: Vec<UnetBlock>,
     norm: GroupNorm,
     conv_out: Conv2d,
     compute: DType,
@@ -194,19 +194,18 @@ impl Unet {
     pub fn new(w: &Weights, config: UnetConfig) -> Result<Self> {
         let first = config.levels[0].channels;
         // Reading files and packing weights each half-load a core: load two halves in parallel.
-        let ((down, middle), up) = rayon::join(
-            || (down_stages(w, &config), middle_stage(w, &config)),
-            || up_stages(w, &config),
+        let ((down, mid), up) = rayon::join(
+            || (down_blocks(w, &config), mid_block(w, &config)),
+            || up_blocks(w, &config),
         );
-        let (down, middle, up) = (down?, middle?, up?);
         Ok(Self {
             embedding: Embedding::new(w, first, config.pooled)?,
             conv_in: w
                 .at("conv_in")
                 .conv(config.in_channels, first, 3, Stride::One)?,
-            down,
-            middle,
-            up,
+            down_blocks: down?,
+            mid_block: mid?,
+            up_blocks: up?,
             norm: w.at("conv_norm_out").group_norm(
                 first,
                 config.norm_num_groups,
@@ -223,16 +222,12 @@ impl Unet {
     /// kept but recomputed in the backward pass, which puts the gradients of the
     /// blocks' weights in `sink`. Attention control is not supported.
     pub fn with_gradient_checkpointing(self, sink: &GradientSink) -> Self {
-        let all = |stages: Vec<UnetBlock>| -> Vec<UnetBlock> {
-            let stages = stages.into_iter();
-            stages
-                .map(|stage| stage.with_gradient_checkpointing(sink))
-                .collect()
-        };
+        let enabled = |block: UnetBlock| block.with_gradient_checkpointing(sink);
+        let all = |blocks: Vec<UnetBlock>| blocks.into_iter().map(enabled).collect();
         Self {
-            down: all(self.down),
-            middle: self.middle.with_gradient_checkpointing(sink),
-            up: all(self.up),
+            down_blocks: all(self.down_blocks),
+            mid_block: enabled(self.mid_block),
+            up_blocks: all(self.up_blocks),
             ..self
         }
     }
@@ -245,10 +240,14 @@ impl Unet {
     /// Computes the text's keys and values, for reuse in any number of evaluations.
     pub fn prepare(&self, text: &Conditioning) -> Result<PreparedText> {
         let tokens = text.hidden_states.to_dtype(self.compute)?;
-        let stages = self.down.iter().chain([&self.middle]).chain(&self.up);
+        let blocks = self
+            .down_blocks
+            .iter()
+            .chain([&self.mid_block])
+            .chain(&self.up_blocks);
         Ok(PreparedText {
-            stages: stages
-                .map(|stage| stage.keys_values(&tokens))
+            blocks: blocks
+                .map(|block| block.keys_values(&tokens))
                 .collect::<Result<_>>()?,
             pooled: text.pooled.clone(),
         })
@@ -265,8 +264,8 @@ impl Unet {
         let time = self
             .embedding
             .forward(times, guidance, text.pooled.as_ref())?;
-        let mut texts = text.stages.iter();
-        let mut seen = || BlockInputs {
+        let mut texts = text.blocks.iter();
+        let mut inputs = || BlockInputs {
             time: &time,
             text: texts.next().map_or(&[], Vec::as_slice),
         };
@@ -274,22 +273,22 @@ impl Unet {
         let latent = channels_last(&latent.to_dtype(self.compute)?)?;
         let mut x = self.conv_in.forward(&latent)?;
         let mut skips = vec![x.clone()];
-        for stage in &self.down {
-            x = stage.down(x, seen(), &mut skips, control)?;
+        for block in &self.down_blocks {
+            x = block.down(x, inputs(), &mut skips, control)?;
         }
-        x = self.middle.down(x, seen(), &mut Vec::new(), control)?;
-        for stage in &self.up {
-            x = stage.up(x, seen(), &mut skips, control)?;
+        x = self.mid_block.down(x, inputs(), &mut Vec::new(), control)?;
+        for block in &self.up_blocks {
+            x = block.up(x, inputs(), &mut skips, control)?;
         }
         let eps = self.conv_out.forward(&self.norm.forward_silu(&x)?)?;
         Ok(channels_first(&eps)?.to_dtype(DType::F32)?)
     }
 }
 
-fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
+fn down_blocks(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
     let mut channels = config.levels[0].channels;
     let mut index = 0;
-    let stage = |(i, &level): (usize, &Level)| {
+    let block = |(i, &level): (usize, &Level)| {
         let w = w.at("down_blocks").at(i);
         let inputs = |block| if block == 0 { channels } else { level.channels };
         let resnet = |i| config.resnet(&w, i, inputs(i), level.channels);
@@ -310,10 +309,10 @@ fn down_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
         index += level.blocks * layers;
         Ok(UnetBlock::new(w.ops(), site, resnets, transformers, halve))
     };
-    config.levels.iter().enumerate().map(stage).collect()
+    config.levels.iter().enumerate().map(block).collect()
 }
 
-fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<UnetBlock> {
+fn mid_block(w: &Weights, config: &UnetConfig) -> Result<UnetBlock> {
     let w = w.at("mid_block");
     let level = *config
         .levels
@@ -334,15 +333,18 @@ fn middle_stage(w: &Weights, config: &UnetConfig) -> Result<UnetBlock> {
     ))
 }
 
-fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
+fn up_blocks(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
     let mut channels = config.levels.last().map_or(0, |level| level.channels);
     let mut skips = config.skips();
     let mut index = config.down_sites() + config.mid_transformer_layers;
-    let stage = |(i, (halvings, &level)): (usize, (usize, &Level))| {
+    let block = |(i, (halvings, &level)): (usize, (usize, &Level))| {
         let w = w.at("up_blocks").at(i);
         let blocks = level.blocks + 1;
         let resnets = (0..blocks).map(|i| {
-            let inputs = channels + skips.pop().expect("the way up mirrors the way down");
+            let inputs = channels
+                + skips
+                    .pop()
+                    .expect("a skip connection for each resnet of the up blocks");
             channels = level.channels;
             config.resnet(&w, i, inputs, channels)
         });
@@ -366,7 +368,7 @@ fn up_stages(w: &Weights, config: &UnetConfig) -> Result<Vec<UnetBlock>> {
         .enumerate()
         .rev()
         .enumerate()
-        .map(stage)
+        .map(block)
         .collect()
 }
 

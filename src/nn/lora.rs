@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{Linear, ops::Ops};
+use super::{Linear, Placement, ops::Ops};
 
 /// The LoRA deltas of a network by the path of their layer, as in
 /// `down_blocks.0.attentions.0.proj_in`.
@@ -45,6 +45,20 @@ impl LoraDelta {
             down: Tensor::cat(&[&self.down, &other.down], 0)?,
             up: Tensor::cat(&[up(self)?, up(other)?], 1)?,
             scale: 1.0,
+        })
+    }
+
+    /// The delta on the device and in the type of the activations; itself if it is there,
+    /// so that a trained one stays the variable that it is.
+    pub(super) fn placed(&self, placement: &Placement) -> Result<Self> {
+        let place = |x: &Tensor| {
+            let x = x.to_device(&placement.device)?;
+            x.to_dtype(placement.compute_dtype())
+        };
+        Ok(Self {
+            down: place(&self.down)?,
+            up: place(&self.up)?,
+            scale: self.scale,
         })
     }
 

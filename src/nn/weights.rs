@@ -177,8 +177,8 @@ impl<'a> Weights<'a> {
             Some(layers) => layers.linear(&self.path, read)?,
             None => read()?,
         };
-        match self.beside() {
-            Some(change) => Ok(layer.with_lora(change)?),
+        match self.lora_branch()? {
+            Some(delta) => Ok(layer.with_lora(&delta)?),
             None => Ok(layer),
         }
     }
@@ -194,8 +194,8 @@ impl<'a> Weights<'a> {
             Some(layers) => layers.conv(&self.path, read)?,
             None => read()?,
         };
-        match self.beside() {
-            Some(change) => Ok(layer.with_lora(change)?),
+        match self.lora_branch()? {
+            Some(delta) => Ok(layer.with_lora(&delta)?),
             None => Ok(layer),
         }
     }
@@ -206,12 +206,15 @@ impl<'a> Weights<'a> {
             .filter(|_| !matches!(self.changes, Changes::Merged(_)))
     }
 
-    /// The LoRA branch of the layer here.
-    fn beside(&self) -> Option<&'a LoraDelta> {
-        match self.changes {
-            Changes::LoraBranch(changes) => changes.get(&self.path),
-            _ => None,
-        }
+    /// The LoRA branch of the layer here, where and as its activations are.
+    fn lora_branch(&self) -> Result<Option<LoraDelta>> {
+        let Changes::LoraBranch(deltas) = self.changes else {
+            return Ok(None);
+        };
+        let delta = deltas.get(&self.path);
+        Ok(delta
+            .map(|delta| delta.placed(self.placement))
+            .transpose()?)
     }
 
     /// Reads a group norm.

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::{Pipeline, encode_prompts, while_loading};
 use crate::{
     control::{AttentionStore, Chain, ControlPlan, Controls, LatentMask, WalkInfo},
-    diffusion::{BatchConditioning, Event, Observer, WalkControl},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
     error::Result,
     guidance::Guidance,
     model::{Conditioning, Model},
@@ -78,7 +78,7 @@ impl Pipeline {
             let controls = EditControls::new(edit, self.model(), &text.prompts)?;
             Ok((text, controls))
         };
-        let load = || self.networks.reverse_unet();
+        let load = || self.networks.reverse_unet_with_loras();
         let waiting = "loading the reverse network";
         let ((text, mut controls), unet) = while_loading(prepare, load, waiting, observer)?;
         observer.observe(Event::Begins("editing"));
@@ -86,12 +86,9 @@ impl Pipeline {
         let rows = edit.rows(&text.states, 1 - sources..text.prompts.len())?;
         let x = inverted.repeat((rows.count(), 1, 1, 1))?;
         let timesteps = self.model().reverse_timesteps()?;
-        let x = self.walk(
-            (&unet, &timesteps, x),
-            &rows,
-            &mut controls.chain(),
-            observer,
-        )?;
+        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
+        let walk = self.walk(&predictor, &timesteps);
+        let x = walk.run(x, &mut controls.chain(), observer)?;
         observer.observe(Event::Value("latent", &x));
         Ok(Edited {
             source: (sources == 1).then(|| x.narrow(0, 0, 1)).transpose()?,

@@ -14,7 +14,7 @@ use crate::{
     picture::{Size, fit::Canvas},
 };
 
-pub use cache::Cache;
+pub use cache::InversionCache;
 
 /// Metadata keys: the inversion method.
 const METHOD: &str = "method";

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
     error::Result,
-    model::{Direction, Model, TextEncoders, unet::Unet, vae::Vae},
+    model::{Adapters, Model, TextEncoders, unet::Unet, vae::Vae},
     nn::SharedLayers,
 };
 
@@ -35,6 +35,7 @@ pub(super) struct Networks {
     text_with_loras: Slot<TextEncoders>,
     forward: Slot<Unet>,
     reverse: Slot<Unet>,
+    reverse_with_loras: Slot<Unet>,
     layers: SharedLayers,
 }
 
@@ -48,6 +49,7 @@ impl Networks {
             text_with_loras: Slot::default(),
             forward: Slot::default(),
             reverse: Slot::default(),
+            reverse_with_loras: Slot::default(),
             layers: SharedLayers::default(),
         }
     }
@@ -77,27 +79,29 @@ impl Networks {
         }
     }
 
+    /// The UNet of inversions.
     pub(super) fn forward_unet(&self) -> Result<Arc<Unet>> {
-        self.held(&self.forward, || self.unet(Direction::Forward))
+        self.unet(&self.forward, Adapters::Forward)
     }
 
+    /// The UNet of reconstructions.
     pub(super) fn reverse_unet(&self) -> Result<Arc<Unet>> {
-        self.held(&self.reverse, || self.unet(Direction::Reverse))
+        self.unet(&self.reverse, Adapters::Reverse)
     }
 
-    /// The reverse UNet without style LoRAs, for reconstructions.
-    pub(super) fn reverse_unet_without_loras(&self) -> Result<Arc<Unet>> {
+    /// The UNet of edits and generations.
+    pub(super) fn reverse_unet_with_loras(&self) -> Result<Arc<Unet>> {
         match self.model.has_loras() {
-            true => self.model.reverse_unet_without_loras().map(Arc::new),
+            true => self.unet(&self.reverse_with_loras, Adapters::ReverseWithLoras),
             false => self.reverse_unet(),
         }
     }
 
-    fn unet(&self, direction: Direction) -> Result<Unet> {
-        match self.residency {
-            Residency::Shared => self.model.unet_on(direction, &self.layers),
-            Residency::OneAtATime | Residency::All => self.model.unet(direction),
-        }
+    fn unet(&self, slot: &Slot<Unet>, adapters: Adapters) -> Result<Arc<Unet>> {
+        self.held(slot, || match self.residency {
+            Residency::Shared => self.model.unet_on(&self.layers, adapters),
+            Residency::OneAtATime | Residency::All => self.model.unet(adapters),
+        })
     }
 
     /// The network in a slot, else a loaded one, which is kept if the residency allows.

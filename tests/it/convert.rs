@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, safetensors::save};
 use icd::{
     io::{Checkpoint, safetensors_metadata},
     lora::{Adapter, AdapterOptions},
-    model::{Direction, Model, ModelChoice},
+    model::{Adapters, Model, ModelChoice},
 };
 use tempfile::TempDir;
 
@@ -256,11 +256,11 @@ fn a_merged_unet_is_the_live_adapters() {
             };
             Model::open(&choice, plain()).unwrap()
         };
-        let merged = of(Some(&done.path("merged"))).plain_unet().unwrap();
+        let merged = of(Some(&done.path("merged"))).unet(Adapters::None).unwrap();
         let merged = evaluate(&golden, &merged, "square");
         let live = evaluate(
             &golden,
-            &of(None).unet(Direction::Forward).unwrap(),
+            &of(None).unet(Adapters::Forward).unwrap(),
             "square",
         );
         agree("live", &merged, &live, 1e-5);

@@ -1,16 +1,16 @@
 //! Every stage of both families against diffusers and transformers, on the
 //! tiny models of tests/data (made by tests/oracle/make_golden.py).
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use icd::{
     io::Checkpoint,
     model::{
-        Direction,
+        Adapters, Model, ModelChoice,
         attention::NoControl,
         config::{unet_config, vae_config},
         unet::{Unet, UnetInput},
     },
-    nn::Weights,
+    nn::{Backend, Placement, SharedLayers, Weights},
     noise::Noise,
     picture::{Picture, Size},
     prompt::{Refine, Replace},
@@ -275,20 +275,36 @@ fn both_adapters_merge_as_in_peft() {
     for family in FAMILIES {
         let golden = Golden::of(family);
         let model = model(&golden.folder);
-        let forward = evaluate(&golden, &model.unet(Direction::Forward).unwrap(), "square");
-        agree(
-            "forward",
-            &forward,
-            golden.tensor("unet.forward.out"),
-            NETWORK,
-        );
-        let reverse = evaluate(&golden, &model.unet(Direction::Reverse).unwrap(), "square");
-        agree(
-            "reverse",
-            &reverse,
-            golden.tensor("unet.reverse.out"),
-            NETWORK,
-        );
+        both_directions(&golden, NETWORK, |adapters| model.unet(adapters));
+    }
+}
+
+#[test]
+fn adapters_on_shared_layers_give_what_merged_ones_do() {
+    let halves = Placement {
+        dtype: DType::F16,
+        backend: Backend::Composed,
+        ..Placement::cpu_f32()
+    };
+    for (placement, tolerance) in [(Placement::cpu_f32(), 1e-5), (halves, 1e-2)] {
+        let golden = Golden::of("sd");
+        let choice = ModelChoice::named(golden.folder.display().to_string());
+        let model = Model::open(&choice, placement).unwrap();
+        let layers = SharedLayers::default();
+        both_directions(&golden, tolerance, |adapters| {
+            model.unet_on(&layers, adapters)
+        });
+    }
+}
+
+/// Compares the UNets of both directions with PEFT's.
+fn both_directions(golden: &Golden, tolerance: f64, unet: impl Fn(Adapters) -> icd::Result<Unet>) {
+    for (adapters, what) in [
+        (Adapters::Forward, "unet.forward.out"),
+        (Adapters::Reverse, "unet.reverse.out"),
+    ] {
+        let found = evaluate(golden, &unet(adapters).unwrap(), "square");
+        agree(what, &found, golden.tensor(what), tolerance);
     }
 }
 

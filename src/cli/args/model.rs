@@ -5,16 +5,14 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use icd::{
     hub::Cache,
+    lora::WeightedLora,
     model::{Model, ModelChoice, Variant, required_files, vae::Tiling},
     nn::Placement,
     pipeline::{Pipeline, Residency},
     schedule::Timesteps,
 };
 
-use super::{
-    device::{self, DeviceArgs},
-    values::LoraValue,
-};
+use super::device::{self, DeviceArgs};
 use crate::cli::{
     Console,
     ui::download::{FetchOptions, fetch_missing},
@@ -65,7 +63,7 @@ pub(crate) struct ModelArgs {
     /// A style LoRA and its weight, applied to editing and generation but not to
     /// inversion; repeat it for several [default weight: 1].
     #[arg(long, value_name = "FILE|HUB[=WEIGHT]")]
-    lora: Vec<LoraValue>,
+    lora: Vec<WeightedLora>,
     /// Download missing weights without asking.
     #[arg(long, env = "ICD_YES", value_parser = FalseyValueParser::new())]
     yes: bool,
@@ -198,11 +196,7 @@ impl ModelArgs {
             checkpoint: self.checkpoint.clone(),
             tiling: self.tiling(),
             cache: Some(Cache::from_env()),
-            loras: self
-                .lora
-                .iter()
-                .map(|LoraValue(file, share)| (file.clone(), *share))
-                .collect(),
+            loras: self.lora.clone(),
         }
     }
 }

@@ -77,31 +77,6 @@ impl FromStr for BlendValue {
     }
 }
 
-/// `--lora style.safetensors`, `--lora style.safetensors=0.8`.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LoraValue(pub(crate) String, pub(crate) f64);
-
-impl FromStr for LoraValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write a file, or a file and a weight as in style.safetensors=0.8"
-            ))
-        };
-        let (file, share) = match text.rsplit_once('=') {
-            Some((file, share)) => (file, share.parse().map_err(|_| fault())?),
-            None => (text, 1.0),
-        };
-        let share = Some(share).filter(|share: &f64| share.is_finite());
-        match file.is_empty() {
-            true => Err(fault()),
-            false => Ok(Self(file.into(), share.ok_or_else(fault)?)),
-        }
-    }
-}
-
 /// `--early-prompt source`, `--early-prompt target`, or a prompt of its own.
 #[derive(Clone, Debug)]
 pub(crate) enum EarlyPrompt {
@@ -196,11 +171,6 @@ mod tests {
         assert!(matches!("bird=0.8".parse(), Ok(CrossReplace::Word(..))));
         for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
             assert!(bad.parse::<AmplifyValue>().is_err(), "{bad:?}");
-        }
-        let style = "a=b.safetensors=0.5".parse::<LoraValue>().unwrap();
-        assert_eq!(style, LoraValue("a=b.safetensors".into(), 0.5));
-        for bad in ["", "=0.5", "a=", "a=x", "a=nan"] {
-            assert!(bad.parse::<LoraValue>().is_err(), "{bad:?}");
         }
         for bad in ["bird", ":", "bird:", ":lego"] {
             assert!(bad.parse::<BlendValue>().is_err(), "{bad:?}");

@@ -48,21 +48,21 @@ impl Layer {
     }
 
     /// As `forward`, for training with gradient checkpointing.
-    fn forward_forgetting(
+    fn forward_checkpointed(
         self: &Arc<Self>,
         x: &Tensor,
         time: &Tensor,
         text: &[KeyValues],
         sink: &GradientSink,
     ) -> Result<Tensor> {
-        let block = Arc::clone(self);
+        let layer = Arc::clone(self);
         let again = move |inputs: &[Tensor]| {
             let [x, time, text @ ..] = inputs else {
-                candle_core::bail!("a block has a picture and a time")
+                candle_core::bail!("a layer has a picture and a time")
             };
             let text = KeyValues::from_tensors(text);
-            let made = block.forward(x, time, &text, &mut NoControl);
-            made.map_err(Error::wrap)
+            let y = layer.forward(x, time, &text, &mut NoControl);
+            y.map_err(Error::wrap)
         };
         let inputs: Vec<_> = [x, time]
             .into_iter()
@@ -76,9 +76,9 @@ impl Layer {
 #[derive(Debug)]
 pub struct UnetBlock {
     ops: &'static dyn Ops,
-    blocks: Vec<Arc<Layer>>,
+    layers: Vec<Arc<Layer>>,
     resample: Option<Conv2d>,
-    recompute: Option<GradientSink>,
+    checkpointing: Option<GradientSink>,
 }
 
 impl UnetBlock {
@@ -103,26 +103,25 @@ impl UnetBlock {
         };
         Self {
             ops,
-            blocks: resnets.into_iter().map(layer).collect(),
+            layers: resnets.into_iter().map(layer).collect(),
             resample,
-            recompute: None,
+            checkpointing: None,
         }
     }
 
-    /// Recomputes activations in the backward pass; weight gradients go to `sink`.
+    /// Enables gradient checkpointing: activations are recomputed in the backward pass, and
+    /// the gradients of the weights go to `sink`.
     pub fn with_gradient_checkpointing(self, sink: &GradientSink) -> Self {
         Self {
-            recompute: Some(sink.clone()),
+            checkpointing: Some(sink.clone()),
             ..self
         }
     }
 
     /// The keys and values of text hidden states (b, tokens, text width) per transformer.
     pub fn keys_values(&self, text: &Tensor) -> Result<Vec<Vec<KeyValues>>> {
-        let transformers = self
-            .blocks
-            .iter()
-            .filter_map(|block| block.transformer.as_ref());
+        let layers = self.layers.iter();
+        let transformers = layers.filter_map(|layer| layer.transformer.as_ref());
         transformers
             .map(|transformer| transformer.keys_values(text))
             .collect()
@@ -132,12 +131,12 @@ impl UnetBlock {
     pub fn down(
         &self,
         mut x: Tensor,
-        seen: BlockInputs,
+        inputs: BlockInputs,
         skips: &mut Vec<Tensor>,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        for block in 0..self.blocks.len() {
-            x = self.block(block, &x, seen, control)?;
+        for layer in 0..self.layers.len() {
+            x = self.layer(layer, &x, inputs, control)?;
             skips.push(x.clone());
         }
         if let Some(halve) = &self.resample {
@@ -152,15 +151,15 @@ impl UnetBlock {
     pub fn up(
         &self,
         mut x: Tensor,
-        seen: BlockInputs,
+        inputs: BlockInputs,
         skips: &mut Vec<Tensor>,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        for block in 0..self.blocks.len() {
+        for layer in 0..self.layers.len() {
             let skip = skips
                 .pop()
-                .expect("the way up has as many blocks as the way down kept results");
-            x = self.block(block, &self.ops.concat(&x, &skip)?, seen, control)?;
+                .expect("a skip connection for each layer of the up blocks");
+            x = self.layer(layer, &self.ops.concat(&x, &skip)?, inputs, control)?;
         }
         if let (Some(conv), Some(next)) = (&self.resample, skips.last()) {
             let (_, height, width, _) = next.dims4()?;
@@ -173,17 +172,17 @@ impl UnetBlock {
         Ok(x)
     }
 
-    fn block(
+    fn layer(
         &self,
         i: usize,
         x: &Tensor,
-        seen: BlockInputs,
+        inputs: BlockInputs,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let text = seen.text.get(i).map_or(&[][..], Vec::as_slice);
-        match &self.recompute {
-            Some(sink) => self.blocks[i].forward_forgetting(x, seen.time, text, sink),
-            None => self.blocks[i].forward(x, seen.time, text, control),
+        let text = inputs.text.get(i).map_or(&[][..], Vec::as_slice);
+        match &self.checkpointing {
+            Some(sink) => self.layers[i].forward_checkpointed(x, inputs.time, text, sink),
+            None => self.layers[i].forward(x, inputs.time, text, control),
         }
     }
 }

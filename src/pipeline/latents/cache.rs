@@ -9,11 +9,11 @@ use crate::{error::Result, model::Model, picture::Picture, pipeline::Latents};
 /// A folder of inverted pictures. Its files are those of `icd invert` and may be deleted
 /// at any time.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub struct InversionCache {
     folder: PathBuf,
 }
 
-impl Cache {
+impl InversionCache {
     /// The folder is created with its first file.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn whatever_changes_an_inversion_changes_its_file() {
-        let cache = Cache::new("cache");
+        let cache = InversionCache::new("cache");
         let usual = model(DType::F32, "");
         let picture = noise(8, 8);
         let first = cache.file(&usual, &picture, "a bird", 0).unwrap();

@@ -8,13 +8,13 @@ use clap::{Args, ValueEnum};
 use icd::{
     convert::{Conversion, Input, Output, Request},
     hub::{Cache, RequiredFile},
-    lora::Naming,
+    lora::{Naming, WeightedLora},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::{
-    args::{output::WriteArgs, values::LoraValue},
+    args::output::WriteArgs,
     ui::{
         console::print_line,
         download::{FetchOptions, fetch_missing},
@@ -46,7 +46,7 @@ pub(crate) struct ConvertArgs {
     /// A LoRA to merge into a UNet, and its weight; repeat it for several. Its layers of
     /// text encoders are ignored [default weight: 1].
     #[arg(long, value_name = "FILE|HUB[=WEIGHT]")]
-    adapter: Vec<LoraValue>,
+    adapter: Vec<WeightedLora>,
     /// Alpha of adapters whose files state none [default: 8 for those that PEFT named
     /// or whose names hold timesteps, as the published ones; the rank for others].
     #[arg(long, value_name = "ALPHA")]
@@ -122,7 +122,7 @@ impl ConvertArgs {
     /// The files of IN and of the adapters that are on the hub.
     fn required_files(&self) -> icd::Result<Vec<RequiredFile>> {
         let cache = Cache::from_env();
-        let adapters = self.adapter.iter().map(|LoraValue(file, _)| file);
+        let adapters = self.adapter.iter().map(|lora| &lora.file);
         let required_files = [&self.input]
             .into_iter()
             .chain(adapters)
@@ -131,12 +131,10 @@ impl ConvertArgs {
     }
 
     fn request(&self) -> Request {
-        let adapters = self.adapter.iter();
-        let adapters = adapters.map(|LoraValue(file, share)| (file.clone(), *share));
         Request {
             dtype: self.dtype.map(DType::from),
             naming: self.naming.map(Naming::from),
-            adapters: adapters.collect(),
+            adapters: self.adapter.clone(),
             alpha: self.adapter_alpha,
         }
     }
