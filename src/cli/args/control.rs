@@ -1,6 +1,6 @@
 //! The flags that control an edit.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use icd::{
     control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
     guidance::{Guidance, Tau},
@@ -25,7 +25,7 @@ pub(crate) struct ControlArgs {
     tau: Option<Tau>,
     /// How cross-attention follows the source (prompt-to-prompt).
     #[arg(long, default_value = "auto")]
-    control: ModeValue,
+    control: CrossControl,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
     /// or word=FROM..TO for one word [default: 0.3].
     #[arg(long, value_name = "FRACTION")]
@@ -45,18 +45,6 @@ pub(crate) struct ControlArgs {
     /// --tau) [default: target; source for SDXL with --control auto].
     #[arg(long, value_name = "source|target|TEXT")]
     early_prompt: Option<EarlyPrompt>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeValue {
-    /// Replace if both prompts have the same number of words, else refine; none on SDXL.
-    Auto,
-    /// Attention maps of words one for one.
-    Replace,
-    /// Attention maps of the words that both prompts have.
-    Refine,
-    /// Neither cross- nor self-attention follows the source.
-    None,
 }
 
 impl ControlArgs {
@@ -85,11 +73,8 @@ impl ControlArgs {
 
     fn plan(&self, model: &Model) -> ControlPlan {
         let mode = match self.control {
-            ModeValue::Auto if !model.family().edits_by_attention() => CrossControl::None,
-            ModeValue::Auto => CrossControl::Auto,
-            ModeValue::Replace => CrossControl::Replace,
-            ModeValue::Refine => CrossControl::Refine,
-            ModeValue::None => CrossControl::None,
+            CrossControl::Auto if !model.family().edits_by_attention() => CrossControl::None,
+            given => given,
         };
         ControlPlan {
             mode,
@@ -145,7 +130,7 @@ impl ControlArgs {
     /// The early prompt of the targets: as given, else the source prompt if that
     /// is the default of the model family.
     fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
-        let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
+        let by_default = self.control == CrossControl::Auto && !model.family().edits_by_attention();
         match &self.early_prompt {
             Some(EarlyPrompt::Source) => Some(source.into()),
             Some(EarlyPrompt::Text(text)) => Some(text.clone()),

@@ -77,28 +77,14 @@ impl FromStr for BlendValue {
     }
 }
 
-/// `--lora style.safetensors`, `--lora style.safetensors=0.8`.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LoraValue(pub(crate) String, pub(crate) f64);
-
-impl FromStr for LoraValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write a file, or a file and a weight as in style.safetensors=0.8"
-            ))
-        };
-        let (file, share) = match text.rsplit_once('=') {
-            Some((file, share)) => (file, share.parse().map_err(|_| fault())?),
-            None => (text, 1.0),
-        };
-        let share = Some(share).filter(|share: &f64| share.is_finite());
-        match file.is_empty() {
-            true => Err(fault()),
-            false => Ok(Self(file.into(), share.ok_or_else(fault)?)),
-        }
+/// Parses `--lora style.safetensors` (weight 1) and `--lora style.safetensors=0.8`.
+pub(crate) fn weighted(text: &str) -> Result<(String, f64), Error> {
+    let (file, weight) = text.rsplit_once('=').unwrap_or((text, "1"));
+    match weight.parse::<f64>() {
+        Ok(weight) if weight.is_finite() && !file.is_empty() => Ok((file.into(), weight)),
+        _ => Err(Error::setting(format!(
+            "{text:?}: write a file, or a file and a weight as in style.safetensors=0.8"
+        ))),
     }
 }
 
@@ -122,40 +108,18 @@ impl FromStr for EarlyPrompt {
     }
 }
 
-/// `--size 512` (a square) or `--size 768x512` (width x height).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SizeValue {
-    Square(usize),
-    Sides(Size),
-}
-
-impl SizeValue {
-    pub(crate) fn size(self) -> Size {
-        match self {
-            Self::Square(side) => Size::new(side, side),
-            Self::Sides(size) => size,
-        }
-    }
-}
-
-impl FromStr for SizeValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
-            ))
-        };
-        let side = |text: &str| -> Result<usize, Error> {
-            let side = text.trim().parse().ok();
-            side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
-                .ok_or_else(fault)
-        };
-        Ok(match text.split_once(['x', 'X']) {
-            Some((width, height)) => Self::Sides(Size::new(side(width)?, side(height)?)),
-            None => Self::Square(side(text)?),
-        })
+/// Parses `--size 512` (a square) and `--size 768x512` (width x height).
+pub(crate) fn size(text: &str) -> Result<Size, Error> {
+    let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    let side = |text: &str| {
+        let side = text.trim().parse().ok();
+        side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
+    };
+    match side(width).zip(side(height)) {
+        Some((width, height)) => Ok(Size::new(width, height)),
+        None => Err(Error::setting(format!(
+            "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
+        ))),
     }
 }
 
@@ -165,14 +129,8 @@ mod tests {
 
     #[test]
     fn sizes_are_multiples_of_eight() {
-        assert_eq!(
-            "512".parse::<SizeValue>().unwrap().size(),
-            Size::new(512, 512)
-        );
-        assert_eq!(
-            "312x200".parse::<SizeValue>().unwrap().size(),
-            Size::new(312, 200)
-        );
+        assert_eq!(size("512").unwrap(), Size::new(512, 512));
+        assert_eq!(size("312x200").unwrap(), Size::new(312, 200));
         for bad in [
             "",
             "0",
@@ -184,7 +142,7 @@ mod tests {
             "512x512x512",
             "-8",
         ] {
-            assert!(bad.parse::<SizeValue>().is_err(), "{bad:?}");
+            assert!(size(bad).is_err(), "{bad:?}");
         }
     }
 
@@ -197,10 +155,10 @@ mod tests {
         for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
             assert!(bad.parse::<AmplifyValue>().is_err(), "{bad:?}");
         }
-        let style = "a=b.safetensors=0.5".parse::<LoraValue>().unwrap();
-        assert_eq!(style, LoraValue("a=b.safetensors".into(), 0.5));
+        let style = weighted("a=b.safetensors=0.5").unwrap();
+        assert_eq!(style, ("a=b.safetensors".into(), 0.5));
         for bad in ["", "=0.5", "a=", "a=x", "a=nan"] {
-            assert!(bad.parse::<LoraValue>().is_err(), "{bad:?}");
+            assert!(weighted(bad).is_err(), "{bad:?}");
         }
         for bad in ["bird", ":", "bird:", ":lego"] {
             assert!(bad.parse::<BlendValue>().is_err(), "{bad:?}");

@@ -13,12 +13,12 @@ use icd::{
     model::Model,
     nn::Placement,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::cli::{
     args::device::DeviceArgs,
     threads,
-    ui::console::{log_line, print_line},
+    ui::console::{log_line, print_line, progress_bar},
 };
 
 /// Distils a diffusion model into one that inverts and generates in a few steps.
@@ -122,7 +122,7 @@ impl RunArgs {
         let placement = Placement::new(config.dtype.into(), self.device.open(&log_line)?);
         check_gradients(&placement)?;
         let model = Model::open(&config.choice(), placement)?;
-        let bar = bar(0, "encoding the pictures")?;
+        let bar = bar(0, "encoding the pictures");
         let data = TrainingData::open(&model, &config, &mut |done, of| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
@@ -173,7 +173,7 @@ fn run(config: &DistillConfig) -> Run {
 
 /// Trains with a progress bar that shows speed, remaining time and the losses.
 fn train(config: &DistillConfig, trainer: &mut dyn Trainer) -> Result<()> {
-    let bar = bar(config.steps, "distilling")?;
+    let bar = bar(config.steps, "distilling");
     run(config).go(trainer, &mut |progress| {
         show(&bar, progress);
         Ok(())
@@ -197,10 +197,7 @@ fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_message(shown.collect::<Vec<_>>().join(", "));
 }
 
-fn bar(length: usize, what: &'static str) -> Result<ProgressBar> {
+fn bar(length: usize, what: &'static str) -> ProgressBar {
     let style = "{prefix} {bar:30} {pos}/{len} {per_sec}, left {eta} {wide_msg}";
-    let style = ProgressStyle::with_template(style)?;
-    Ok(ProgressBar::new(length as u64)
-        .with_style(style)
-        .with_prefix(what))
+    progress_bar(style, length as u64).with_prefix(what)
 }

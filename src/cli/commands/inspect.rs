@@ -17,7 +17,10 @@ use icd::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::cli::{settings::Settings, ui::console::print_line};
+use crate::cli::{
+    settings::Settings,
+    ui::console::{print_fact, print_line},
+};
 
 /// Describes a picture and its settings, a file of latents, weights, an adapter or a
 /// model.
@@ -49,10 +52,8 @@ impl InspectArgs {
         if self.json {
             return print_line(&Value::Object(facts).to_string());
         }
-        facts.iter().try_for_each(|(name, value)| match value {
-            Value::String(text) => print_line(&format!("{name}: {text}")),
-            other => print_line(&format!("{name}: {other}")),
-        })
+        let mut facts = facts.iter();
+        facts.try_for_each(|(name, value)| print_fact(name, value))
     }
 }
 

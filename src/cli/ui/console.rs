@@ -29,6 +29,19 @@ pub(crate) fn print_line(line: &str) -> Result<()> {
     print_bytes(format!("{line}\n").as_bytes())
 }
 
+/// Writes a result to stdout: the facts as a JSON object, or else its text.
+pub(crate) fn print_result(as_json: bool, facts: &Value, text: String) -> Result<()> {
+    print_line(&if as_json { facts.to_string() } else { text })
+}
+
+/// Writes a fact to stdout.
+pub(crate) fn print_fact(name: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::String(text) => print_line(&format!("{name}: {text}")),
+        other => print_line(&format!("{name}: {other}")),
+    }
+}
+
 /// Writes bytes to stdout. A closed pipe is not an error.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = stdout().lock();
@@ -66,10 +79,9 @@ impl Console {
     pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
         Self {
             report,
-            bar: if report.quiet {
-                ProgressBar::hidden()
-            } else {
-                spinner()
+            bar: match report.quiet {
+                true => ProgressBar::hidden(),
+                false => spinner(),
             },
             began: Instant::now(),
             common: Record::default(),
@@ -215,8 +227,13 @@ fn style(template: &str) -> ProgressStyle {
     style.unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
+/// A progress bar of this template and length, 0 if it is not known yet.
+pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
+    ProgressBar::new(length).with_style(style(template))
+}
+
 fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_style(style(WAITING));
+    let bar = progress_bar(WAITING, 0);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }

@@ -9,9 +9,11 @@ use icd::{
     model::{Model, ModelChoice, required_files},
     nn::Placement,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{args::model::VariantValue, ui::console::print_line};
+use crate::cli::{
+    args::model::VariantArgs,
+    ui::console::{print_line, progress_bar},
+};
 
 /// Compares the content of a model's files with the hashes they are named by in
 /// the cache, and opens the networks of any model.
@@ -21,10 +23,8 @@ pub(crate) struct VerifyArgs {
     /// sd15, sdxl, shapes, hub:owner/name, or a model folder.
     #[arg(value_name = "NAME|HUB|DIR")]
     model: String,
-    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
-    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
-    #[arg(long)]
-    variant: Option<VariantValue>,
+    #[command(flatten)]
+    preset: VariantArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -35,7 +35,7 @@ Examples:
 impl VerifyArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let choice = ModelChoice {
-            variant: self.variant.map(Into::into),
+            variant: self.preset.variant,
             ..ModelChoice::named(&self.model)
         };
         let cache = Cache::from_env();
@@ -76,7 +76,9 @@ fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
         print_line(&format!("{name}: no hash is known"))?;
         return Ok(None);
     };
-    let bar = bar(name, &content);
+    let length = fs::metadata(&content).map_or(0, |found| found.len());
+    let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
+    bar.set_message(name.to_owned());
     let fits = digest.matches(&content, &mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let fits = fits.with_context(|| content.display().to_string())?;
@@ -85,13 +87,4 @@ fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
         if fits { "whole" } else { "DAMAGED" }
     ))?;
     Ok((!fits).then(|| content.display().to_string()))
-}
-
-fn bar(name: &str, content: &Path) -> ProgressBar {
-    let length = fs::metadata(content).map_or(0, |found| found.len());
-    let style = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes}");
-    let bar = ProgressBar::new(length);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(name.to_owned());
-    bar
 }
