@@ -2,78 +2,50 @@
 
 use std::str::FromStr;
 
-use icd::{Error, control::StepRange, picture::Size};
+use icd::{
+    Error,
+    control::{Amplify, Blend, StepRange},
+    picture::Size,
+};
 
-/// `--cross-replace 0.3` for all words, `--cross-replace bird=0.8` for one.
-#[derive(Clone, Debug)]
-pub(crate) enum CrossReplace {
-    All(StepRange),
-    Word(String, StepRange),
-}
-
-impl FromStr for CrossReplace {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        Ok(match text.rsplit_once('=') {
-            Some((word, span)) => Self::Word(word.into(), span.parse()?),
-            None => Self::All(text.parse()?),
-        })
+/// Parses `--cross-replace 0.3` for all words and `--cross-replace bird=0.8` for one.
+pub(crate) fn cross_replace(text: &str) -> Result<(Option<String>, StepRange), Error> {
+    match text.rsplit_once('=') {
+        Some((word, range)) => Ok((Some(word.into()), range.parse()?)),
+        None => Ok((None, text.parse()?)),
     }
 }
 
-/// `--amplify auto`, `--amplify none`, `--amplify word=4`.
-#[derive(Clone, Debug)]
-pub(crate) enum AmplifyValue {
-    Auto,
-    None,
-    Word(String, f64),
-}
-
-impl FromStr for AmplifyValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write auto, none, or a word and a factor as in bird=4"
-            ))
-        };
-        match text {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            pair => {
-                let (word, factor) = pair.rsplit_once('=').ok_or_else(fault)?;
-                let factor = factor
-                    .parse()
-                    .ok()
-                    .filter(|factor: &f64| factor.is_finite());
-                Ok(Self::Word(word.into(), factor.ok_or_else(fault)?))
-            }
-        }
+/// Parses `--amplify auto`, `--amplify none` and `--amplify word=4`.
+pub(crate) fn amplify(text: &str) -> Result<Amplify, Error> {
+    let pair = || {
+        let (word, factor) = text.rsplit_once('=')?;
+        let factor = factor
+            .parse()
+            .ok()
+            .filter(|factor: &f64| factor.is_finite());
+        Some((word.to_owned(), factor?))
+    };
+    match (text, pair()) {
+        ("auto", _) => Ok(Amplify::Auto),
+        ("none", _) => Ok(Amplify::Words(Vec::new())),
+        (_, Some(pair)) => Ok(Amplify::Words(vec![pair])),
+        (_, None) => Err(Error::setting(format!(
+            "{text:?}: write auto, none, or a word and a factor as in bird=4"
+        ))),
     }
 }
 
-/// `--blend auto`, `--blend bird:lego`.
-#[derive(Clone, Debug)]
-pub(crate) enum BlendValue {
-    Auto,
-    Pair(String, String),
-}
-
-impl FromStr for BlendValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match (text, text.split_once(':')) {
-            ("auto", _) => Ok(Self::Auto),
-            (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
-                Ok(Self::Pair(source.into(), target.into()))
-            }
-            _ => Err(Error::setting(format!(
-                "{text:?}: write auto, or a source word and a target word as in bird:lego"
-            ))),
+/// Parses `--blend auto` and `--blend bird:lego`.
+pub(crate) fn blend(text: &str) -> Result<Blend, Error> {
+    match (text, text.split_once(':')) {
+        ("auto", _) => Ok(Blend::Auto),
+        (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
+            Ok(Blend::Words(vec![(source.into(), target.into())]))
         }
+        _ => Err(Error::setting(format!(
+            "{text:?}: write auto, or a source word and a target word as in bird:lego"
+        ))),
     }
 }
 
@@ -148,12 +120,11 @@ mod tests {
 
     #[test]
     fn words_may_hold_signs() {
-        assert!(
-            matches!("a=b=2".parse(), Ok(AmplifyValue::Word(word, factor)) if word == "a=b" && factor == 2.0)
-        );
-        assert!(matches!("bird=0.8".parse(), Ok(CrossReplace::Word(..))));
+        let twice = Amplify::Words(vec![("a=b".into(), 2.0)]);
+        assert_eq!(amplify("a=b=2").unwrap(), twice);
+        assert_eq!(cross_replace("bird=0.8").unwrap().0, Some("bird".into()));
         for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
-            assert!(bad.parse::<AmplifyValue>().is_err(), "{bad:?}");
+            assert!(amplify(bad).is_err(), "{bad:?}");
         }
         let style = weighted("a=b.safetensors=0.5").unwrap();
         assert_eq!(style, ("a=b.safetensors".into(), 0.5));
@@ -161,7 +132,7 @@ mod tests {
             assert!(weighted(bad).is_err(), "{bad:?}");
         }
         for bad in ["bird", ":", "bird:", ":lego"] {
-            assert!(bad.parse::<BlendValue>().is_err(), "{bad:?}");
+            assert!(blend(bad).is_err(), "{bad:?}");
         }
     }
 }

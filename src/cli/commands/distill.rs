@@ -88,31 +88,26 @@ Examples:
 
 impl DistillArgs {
     pub(crate) fn run(&self) -> Result<()> {
-        match &self.stage {
-            StageArgs::Guidance(args) => args.guidance(),
-            StageArgs::Consistency(args) => args.consistency(),
-        }
+        let (StageArgs::Guidance(args) | StageArgs::Consistency(args)) = &self.stage;
+        let (config, model, data) = args.open()?;
+        let written = match self.stage {
+            StageArgs::Guidance(_) => {
+                let mut stage = guidance_stage(&model, &config, data)?;
+                train(&config, &mut stage)?;
+                vec![stage.write(&model, &config)?]
+            }
+            StageArgs::Consistency(_) => {
+                let mut stage = consistency_stage(&model, &config, data)?;
+                train(&config, &mut stage)?;
+                stage.write(&config)?.into()
+            }
+        };
+        let mut written = written.iter();
+        written.try_for_each(|path| print_line(&path.display().to_string()))
     }
 }
 
 impl RunArgs {
-    fn guidance(&self) -> Result<()> {
-        let (config, model, data) = self.open()?;
-        let mut stage = guidance_stage(&model, &config, data)?;
-        train(&config, &mut stage)?;
-        print_line(&stage.write(&model, &config)?.display().to_string())
-    }
-
-    fn consistency(&self) -> Result<()> {
-        let (config, model, data) = self.open()?;
-        let mut stage = consistency_stage(&model, &config, data)?;
-        train(&config, &mut stage)?;
-        for file in stage.write(&config)? {
-            print_line(&file.display().to_string())?;
-        }
-        Ok(())
-    }
-
     fn open(&self) -> Result<(DistillConfig, Model, TrainingData)> {
         let config = DistillConfig::read(&self.config)?;
         if config.parallel_micro_batches > 1 {

@@ -14,7 +14,7 @@ use icd::{
     io::{Tensors, write_tensors},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::{ReportArgs, args::output};
 
@@ -147,22 +147,15 @@ impl Console {
 
     /// Prints the result of a picture, counted from 0: the file name, or a JSON
     /// object with the facts. Nothing is printed if the picture went to stdout.
-    pub(crate) fn result(&self, output: &Path, picture: usize, facts: Value) -> Result<()> {
+    pub(crate) fn result(&self, output: &Path, picture: usize, mut facts: Value) -> Result<()> {
         if output::is_stdout(output) {
             return Ok(());
         }
-        if !self.report.json {
-            return print_line(&output.display().to_string());
-        }
-        let mut object = Map::new();
-        object.insert("output".into(), json!(output));
-        if let Value::Object(facts) = facts {
-            object.extend(facts);
-        }
         let own = self.pictures.get(picture).unwrap_or(&self.common);
-        object.insert("evaluations".into(), json!(own.evaluations));
-        object.insert("seconds".into(), json!(self.began.elapsed().as_secs_f64()));
-        print_line(&Value::Object(object).to_string())
+        facts["output"] = json!(output);
+        facts["evaluations"] = json!(own.evaluations);
+        facts["seconds"] = json!(self.began.elapsed().as_secs_f64());
+        print_result(self.report.json, &facts, output.display().to_string())
     }
 
     /// The evaluations as text: "network evaluations: 4 of 1 row, 4 of 2 rows".

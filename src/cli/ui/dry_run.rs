@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use anyhow::Result;
+use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::CrossControl,
     guidance::Guidance,
     model::Model,
     pipeline::Edit,
@@ -96,11 +96,8 @@ fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
 /// How a target's attention follows the source's.
 fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Vec<(&'static str, Value)> {
     let plan = &edit.control;
-    let mode = match plan.mode_for(source, target) {
-        CrossControl::Replace => "replace",
-        CrossControl::Refine => "refine",
-        CrossControl::Auto | CrossControl::None => "none",
-    };
+    let mode = plan.mode_for(source, target).to_possible_value();
+    let mode = mode.as_ref().map(PossibleValue::get_name);
     let followed = plan.followed(source, target).into_iter();
     let followed = followed.map(|(word, from)| match from {
         Some(from) => format!("{word} follows {from}"),

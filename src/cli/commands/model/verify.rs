@@ -1,6 +1,9 @@
 //! `icd model verify`.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -76,12 +79,14 @@ fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
         print_line(&format!("{name}: no hash is known"))?;
         return Ok(None);
     };
-    let length = fs::metadata(&content).map_or(0, |found| found.len());
+    let fault = || content.display().to_string();
+    let file = File::open(&content).with_context(fault)?;
+    let length = file.metadata().with_context(fault)?.len();
     let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
     bar.set_message(name.to_owned());
-    let fits = digest.matches(&content, &mut |bytes| bar.inc(bytes));
+    let fits = digest.matches(bar.wrap_read(file), length);
     bar.finish_and_clear();
-    let fits = fits.with_context(|| content.display().to_string())?;
+    let fits = fits.with_context(fault)?;
     print_line(&format!(
         "{name}: {}",
         if fits { "whole" } else { "DAMAGED" }
