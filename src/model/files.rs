@@ -332,12 +332,14 @@ impl ModelFiles {
 pub(super) fn home(model: &str, cache: &Cache) -> Result<FileTree> {
     match model {
         shapes::NAME => Ok(shapes::home()),
-        _ if model.starts_with("hub:") => match Location::parse(model, Path::new(""), cache)? {
-            Location::Folder(home) => Ok(home),
-            Location::File(..) => Err(Error::setting(format!(
-                "{model} names a file; a model is all of a repository, hub:owner/name"
-            ))),
-        },
+        _ if Location::on_hub(model).is_some() => {
+            match Location::parse(model, Path::new(""), cache)? {
+                Location::Folder(home) => Ok(home),
+                Location::File(..) => Err(Error::setting(format!(
+                    "{model} names a file; a model is all of a repository, hub:owner/name"
+                ))),
+            }
+        }
         folder => Ok(FileTree::Folder(folder.into())),
     }
 }

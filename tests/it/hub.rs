@@ -592,9 +592,15 @@ fn any_model_of_the_hub_is_named_by_its_repository() {
     let near = edit().path("--model", &data("sdxl")).succeeds();
     assert!(pixels(&far) == pixels(&near));
     let pinned = format!("hub:some/model@{}", hub.commit());
-    at(edit(), &hub, home.path())
-        .with("--model", pinned)
-        .succeeds();
+    let alias = pinned.replace("hub:", "hf://");
+    for name in [pinned, alias, "hf://some/model".into()] {
+        at(edit(), &hub, home.path())
+            .with("--model", name)
+            .succeeds();
+    }
+    let fetch = icd("model").args("fetch hf://some/model/unet/config.json --yes");
+    let folder = at(fetch, &hub, home.path()).succeeds().stdout;
+    assert!(Path::new(folder.trim()).join("unet/config.json").exists());
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl FetchArgs {
 
     /// The required files of a model, or a single file.
     fn required_files(&self) -> Result<Box<dyn Fn() -> icd::Result<Vec<RequiredFile>>>> {
-        if self.what.starts_with("hub:")
+        if Location::on_hub(&self.what).is_some()
             && let file @ Location::File(..) =
                 Location::parse(&self.what, Path::new(""), &Cache::from_env())?
         {
