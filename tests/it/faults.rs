@@ -574,12 +574,12 @@ fn flags() {
         (
             "a path that turns",
             "--reverse-timesteps 999,259,519,0",
-            &["descend"],
+            &["ascending or descending order"],
         ),
         (
             "a path upside down",
             "--forward-timesteps 999,779,19",
-            &["climb"],
+            &["--forward-timesteps", "ascending order"],
         ),
         (
             "a path of words",

@@ -99,21 +99,26 @@ pub(crate) fn is_stdout(file: &Path) -> bool {
 /// Parses the name of a file other than stdout.
 pub(crate) fn file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|file| match is_stdout(&file) {
-        true => Err(Error::setting(
-            "- (stdout) is only for the --output of a picture: name a file",
-        )),
+        true => Err("- (stdout) is only for the --output of a picture: name a file"),
         false => Ok(file),
     })
 }
 
-/// Parses the name of a picture, which states its format, or `-` for stdout.
+/// Parses the name of a picture, or `-` for stdout.
 pub(crate) fn picture() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|file| format(&file).map(|_| file))
+    PathBufValueParser::new().try_map(of_picture)
 }
 
 /// Parses the name of a picture other than stdout.
 pub(crate) fn picture_file() -> impl TypedValueParser<Value = PathBuf> {
-    file().try_map(|file| format(&file).map(|_| file))
+    file().try_map(of_picture)
+}
+
+fn of_picture(file: PathBuf) -> Result<PathBuf, &'static str> {
+    match format(&file) {
+        Ok(_) => Ok(file),
+        Err(_) => Err("a picture to write must be named .png, .jpg, .jpeg or .webp"),
+    }
 }
 
 /// The picture format for a file name; PNG on stdout.

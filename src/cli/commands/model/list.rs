@@ -72,9 +72,9 @@ impl State {
     fn word(&self) -> &'static str {
         match (self.required_files.len(), self.here) {
             (0, _) => "built in",
-            (_, 0) => "not fetched",
-            (all, here) if all == here => "here",
-            _ => "partly here",
+            (_, 0) => "not downloaded",
+            (all, here) if all == here => "downloaded",
+            _ => "partly downloaded",
         }
     }
 

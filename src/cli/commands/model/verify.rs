@@ -59,8 +59,11 @@ impl VerifyArgs {
             );
         }
         let model = Model::open(&choice, Placement::cpu_f32());
-        let model = model
-            .with_context(|| format!("`icd model fetch {}` downloads missing files", self.model))?;
+        let remedy = || format!("`icd model fetch {}` downloads missing files", self.model);
+        let model = match required_files.is_empty() {
+            true => model?, // nothing to download
+            false => model.with_context(remedy)?,
+        };
         for (network, values) in model.parameter_counts()? {
             print_line(&format!(
                 "{network}: {:.1} million values",
