@@ -19,7 +19,7 @@ use crate::{
     hub::{Cache, FileTree, Location, Repository},
     io::{Checkpoint, Source},
     layout::Network,
-    lora::RELEASED_ALPHA,
+    lora::{RELEASED_ALPHA, finite_alpha},
     schedule::Timesteps,
 };
 
@@ -209,11 +209,10 @@ impl ModelFiles {
         }
         let manifest = Manifest::read(&home)?;
         let reference = |text: &String| home.reference(text, cache);
-        let direction = |adapter: &Option<String>, timesteps: &Option<Vec<u16>>| {
-            let timesteps = timesteps.as_ref().map(|list| Timesteps::new(list));
+        let direction = |adapter: &Option<String>, timesteps: &Option<Timesteps>| {
             Ok::<_, Error>(DirectionAdapter {
                 adapter: adapter.as_ref().map(reference).transpose()?,
-                timesteps: timesteps.transpose()?,
+                timesteps: timesteps.clone(),
             })
         };
         Ok(Self {
@@ -226,7 +225,7 @@ impl ModelFiles {
             reverse: direction(&manifest.reverse_adapter, &manifest.reverse_timesteps)?,
             adapter_alpha: manifest.adapter_alpha.unwrap_or(RELEASED_ALPHA),
             guidance: manifest.guidance,
-            tau: manifest.tau.map(Tau::step).transpose()?,
+            tau: manifest.tau,
             loras: Vec::new(),
             single: None,
             unet_is_named: false,
@@ -237,10 +236,7 @@ impl ModelFiles {
     fn overridden(self, choice: &ModelChoice, cache: &Cache) -> Result<Self> {
         let file = |text: &String| Location::parse(text, Path::new(""), cache);
         let single = choice.checkpoint.as_ref().map(file).transpose()?;
-        if let Some(alpha) = choice.adapter_alpha.filter(|alpha| !alpha.is_finite()) {
-            let reason = format!("{alpha} is not a finite number");
-            return Err(Error::of(Setting::AdapterAlpha, reason));
-        }
+        let alpha = choice.adapter_alpha.map(finite_alpha).transpose()?;
         Ok(Self {
             unet: choice
                 .unet
@@ -260,7 +256,7 @@ impl ModelFiles {
                 choice.reverse_timesteps.as_ref(),
                 cache,
             )?,
-            adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
+            adapter_alpha: alpha.unwrap_or(self.adapter_alpha),
             loras: (choice.loras.iter())
                 .map(|(text, share)| Ok((file(text)?, *share)))
                 .collect::<Result<_>>()?,
