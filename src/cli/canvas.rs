@@ -48,7 +48,7 @@ pub(crate) enum Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// The frame of an input, which is placed according to the flags unless it
-    /// is already inverted; by another model is an error.
+    /// is already inverted. An inversion by another model is an error.
     pub(crate) fn of(input: &'a Input, size: SizeArgs, model: &Model) -> Result<Self> {
         match input {
             Input::Photo(photo) => {
