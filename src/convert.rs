@@ -19,7 +19,7 @@ use candle_core::DType;
 use crate::{
     error::{Error, Result, Setting},
     io::{Metadata, safetensors_metadata},
-    lora::{Naming, TIMESTEPS, WeightedLora, timesteps},
+    lora::{Naming, TIMESTEPS, WeightedLora, finite_alpha, timesteps},
 };
 use lazy::Lazy;
 
@@ -120,11 +120,8 @@ impl Request {
                 Setting::AdapterAlpha,
                 "it is used only where the naming is changed or adapters are merged",
             )),
-            Some(alpha) if !alpha.is_finite() => Err(Error::of(
-                Setting::AdapterAlpha,
-                format!("{alpha} is not a finite number"),
-            )),
-            _ => Ok(()),
+            Some(alpha) => finite_alpha(alpha).map(drop),
+            None => Ok(()),
         }
     }
 }

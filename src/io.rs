@@ -10,3 +10,4 @@ pub(crate) use checkpoint::shard_names;
 pub use checkpoint::{Checkpoint, View, safetensors_metadata};
 pub use source::Source;
 pub use tensors::{Metadata, Tensors, write_tensors};
+pub(crate) use tensors::{by_width, header};

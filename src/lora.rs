@@ -20,7 +20,7 @@ mod words;
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Setting},
     io::{Checkpoint, Metadata, Source, safetensors_metadata},
     layout::Network,
     nn::{LoraDelta, LoraDeltas},
@@ -174,6 +174,15 @@ pub fn timesteps(file: &Source) -> Result<Option<Timesteps>> {
     match name.to_string_lossy().contains("forward") {
         true => forward_timesteps(file),
         false => reverse_timesteps(file),
+    }
+}
+
+/// Refuses an alpha that is not a finite number.
+pub(crate) fn finite_alpha(alpha: f64) -> Result<f64> {
+    let reason = || format!("{alpha} is not a finite number");
+    match alpha.is_finite() {
+        true => Ok(alpha),
+        false => Err(Error::of(Setting::AdapterAlpha, reason())),
     }
 }
 

@@ -212,7 +212,7 @@ impl Model {
     pub fn forward_timesteps(&self) -> Result<Timesteps> {
         let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
         let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
-        timesteps.ok_or_else(unknown)?.climbing()
+        timesteps.ok_or_else(unknown)?.ascending()
     }
 
     /// The timesteps of an edit or a generation, in descending order.

@@ -15,7 +15,7 @@ mod edit;
 mod latents;
 mod networks;
 
-use std::{panic::resume_unwind, sync::Arc, thread};
+use std::{fmt::Display, panic::resume_unwind, sync::Arc, thread};
 
 use candle_core::Tensor;
 
@@ -98,7 +98,7 @@ impl Pipeline {
         let timesteps = self.model().forward_timesteps()?;
         let prepare = |observer: &mut dyn Observer| {
             let start = self.noised(picture, &timesteps, seed, observer)?;
-            let text = encode_prompts(&*self.networks.text()?, &[prompt], &["src"], observer)?;
+            let text = encode_prompts(&*self.networks.text()?, &[("src", prompt)], observer)?;
             Ok((start, text))
         };
         let load = || self.networks.forward_unet();
@@ -146,7 +146,7 @@ impl Pipeline {
     ) -> Result<Vec<Tensor>> {
         let prepare = |observer: &mut dyn Observer| {
             let text = self.networks.text_with_loras()?;
-            encode_prompts(&text, &[prompt], &["tgt"], observer)
+            encode_prompts(&text, &[("tgt", prompt)], observer)
         };
         let load = || self.networks.reverse_unet_with_loras();
         let waiting = "loading the reverse network";
@@ -181,7 +181,7 @@ impl Pipeline {
             observer,
         };
         let prepare = |observer: &mut dyn Observer| {
-            encode_prompts(&*self.networks.text()?, &[prompt], &["src"], observer)
+            encode_prompts(&*self.networks.text()?, &[("src", prompt)], observer)
         };
         let load = || self.networks.reverse_unet();
         let waiting = "loading the reverse network";
@@ -217,16 +217,16 @@ impl Pipeline {
     }
 }
 
-/// Encodes prompts and reports the states of the first of them by these names.
-fn encode_prompts(
+/// Encodes named prompts and reports their states.
+fn encode_prompts<N: Display>(
     text: &TextEncoders,
-    prompts: &[&str],
-    names: &[&str],
+    prompts: &[(N, &str)],
     observer: &mut dyn Observer,
 ) -> Result<EncodedPrompts> {
     observer.observe(Event::Begins("encoding the prompts"));
-    let text = text.encode(prompts)?;
-    for (row, name) in names.iter().enumerate() {
+    let texts: Vec<_> = prompts.iter().map(|(_, prompt)| *prompt).collect();
+    let text = text.encode(&texts)?;
+    for (row, (name, _)) in prompts.iter().enumerate() {
         let states = text.states.hidden_states.narrow(0, row, 1)?;
         observer.observe(Event::Value(&format!("text_{name}"), &states));
         if let Some(pooled) = &text.states.pooled {

@@ -43,15 +43,15 @@ pub struct Jump {
 /// The timesteps of a sampling loop, in order: those that a consistency model was
 /// distilled on, or any of DDIM.
 ///
-/// The forward process (inversion) climbs (19, 259, 519, 779, 999), the reverse
-/// process descends (999, 779, 519, 259, 0). They are not mirror images: inversion
+/// Those of the forward process (inversion) ascend (19, 259, 519, 779, 999), those of the
+/// reverse process descend (999, 779, 519, 259, 0). They are not mirror images: inversion
 /// starts from a latent that already has the noise of its first timestep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timesteps(Vec<Timestep>);
 
 impl Timesteps {
-    /// Creates a list of at least two timesteps from 0 to 999 that climb or descend
-    /// strictly.
+    /// Creates a list of at least two timesteps from 0 to 999, in strictly ascending or
+    /// descending order.
     pub fn new(timesteps: &[u16]) -> Result<Self> {
         let list = Self(timesteps.iter().copied().map(Timestep).collect());
         let reason = if let Some(t) = timesteps.iter().find(|&&t| usize::from(t) >= TIMESTEPS) {
@@ -61,14 +61,14 @@ impl Timesteps {
         } else if timesteps.is_sorted_by(|a, b| a < b) || timesteps.is_sorted_by(|a, b| a > b) {
             return Ok(list);
         } else {
-            "they must climb or descend strictly".into()
+            "they must be in strictly ascending or descending order".into()
         };
         Err(Error::setting(format!("timesteps {list}: {reason}")))
     }
 
-    /// Creates a list that climbs from the picture to noise.
+    /// Creates a list that ascends from the picture to noise.
     pub fn forward(timesteps: &[u16]) -> Result<Self> {
-        Self::new(timesteps)?.climbing()
+        Self::new(timesteps)?.ascending()
     }
 
     /// Creates a list that descends from noise to the picture.
@@ -76,12 +76,12 @@ impl Timesteps {
         Self::new(timesteps)?.descending()
     }
 
-    /// Returns an error unless the timesteps climb, as inversion needs.
-    pub fn climbing(self) -> Result<Self> {
+    /// Returns an error unless the timesteps ascend, as inversion needs.
+    pub fn ascending(self) -> Result<Self> {
         if self.start() < self.end() {
             return Ok(self);
         }
-        let reason = format!("{self} do not climb");
+        let reason = format!("{self} must be in ascending order, from the picture to noise");
         Err(Error::of(Setting::ForwardTimesteps, reason))
     }
 
@@ -90,7 +90,7 @@ impl Timesteps {
         if self.start() > self.end() {
             return Ok(self);
         }
-        let reason = format!("{self} do not descend");
+        let reason = format!("{self} must be in descending order, from noise to the picture");
         Err(Error::of(Setting::ReverseTimesteps, reason))
     }
 

@@ -223,7 +223,7 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
             text.parse::<Tau>().is_ok(),
             text.parse::<StepRange>().is_ok(),
             text.parse::<Size>().is_ok(),
-            text.parse::<Fit>().is_ok(),
+            Fit::from_str(text, false).is_ok(),
         ];
         taken.contains(&true)
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use icd::{
     Error,
@@ -19,84 +19,105 @@ pub(crate) enum Input {
     Latents(PathBuf, Latents),
 }
 
-/// How a picture is fitted to the model, and the result back to the picture.
-pub(crate) struct Frame<'a> {
-    /// None for a file of latents.
-    photo: Option<&'a Picture>,
+/// A picture, and how it is fitted to the model.
+pub(crate) struct Placed<'a> {
+    pub(crate) photo: &'a Picture,
+    pub(crate) canvas: Canvas,
     /// The picture at the working size.
-    placed: Option<Picture>,
-    /// How it was placed, and its size; `None` if a file of latents does not state it.
-    placing: Option<(Canvas, Size)>,
-    /// The size of the latent.
-    pub(crate) latent: Size,
+    pub(crate) picture: Picture,
+}
+
+impl<'a> Placed<'a> {
+    pub(crate) fn new(photo: &'a Picture, canvas: Canvas) -> Self {
+        let picture = canvas.place(photo);
+        Self {
+            photo,
+            canvas,
+            picture,
+        }
+    }
+}
+
+/// What an edit starts from, and how its result is fitted back.
+pub(crate) enum Frame<'a> {
+    /// A picture to invert, and the size of its latent.
+    Photo(Placed<'a>, Size),
+    /// An inverted picture, and how it was placed and its size, if its file states them.
+    Latents(&'a Latents, Option<(Canvas, Size)>),
 }
 
 impl<'a> Frame<'a> {
     /// The frame of an input, which is placed according to the flags unless it
-    /// is already inverted.
+    /// is already inverted. An inversion by another model is an error.
     pub(crate) fn of(input: &'a Input, size: SizeArgs, model: &Model) -> Result<Self> {
         match input {
             Input::Photo(photo) => {
-                let (canvas, factor) = (size.canvas(model)?, model.latent_factor()?);
-                let worked = canvas.target(photo.size());
-                Ok(Self {
-                    photo: Some(photo),
-                    placed: Some(canvas.place(photo)),
-                    placing: Some((canvas, photo.size())),
-                    latent: Size::new(worked.width / factor, worked.height / factor),
-                })
+                let placed = Placed::new(photo, size.canvas(model)?);
+                let (worked, factor) = (placed.picture.size(), model.latent_factor()?);
+                let latent = Size::new(worked.width / factor, worked.height / factor);
+                Ok(Self::Photo(placed, latent))
             }
-            Input::Latents(_, latents) => {
+            Input::Latents(file, latents) => {
+                latents.check_origin(file, model)?;
+                Ok(Self::Latents(latents, latents.placing()))
+            }
+        }
+    }
+
+    /// The picture to invert, if it is one.
+    pub(crate) fn placed(&self) -> Option<&Placed<'a>> {
+        match self {
+            Self::Photo(placed, _) => Some(placed),
+            Self::Latents(..) => None,
+        }
+    }
+
+    /// The size of the latent.
+    pub(crate) fn latent(&self) -> Result<Size> {
+        match self {
+            Self::Photo(_, latent) => Ok(*latent),
+            Self::Latents(latents, _) => {
                 let (_, _, height, width) = latents.latent.dims4()?;
-                Ok(Self {
-                    photo: None,
-                    placed: None,
-                    placing: latents.placing(),
-                    latent: Size::new(width, height),
-                })
+                Ok(Size::new(width, height))
             }
+        }
+    }
+
+    /// How the picture was placed, and its size.
+    fn placing(&self) -> Option<(Canvas, Size)> {
+        match self {
+            Self::Photo(placed, _) => Some((placed.canvas, placed.photo.size())),
+            Self::Latents(_, placing) => *placing,
         }
     }
 
     /// Fails if the size to restore is unknown.
     pub(crate) fn check_restorable(&self) -> Result<()> {
-        match self.placing {
-            Some(_) => Ok(()),
-            None => bail!(Error::setting(
-                "--restore-size: the file does not state the photo's size; invert the photo again"
-            )),
-        }
-    }
-
-    /// Whether the input is a picture that still needs inversion.
-    pub(crate) fn is_photo(&self) -> bool {
-        self.photo.is_some()
-    }
-
-    /// The picture at the working size.
-    pub(crate) fn placed(&self) -> Option<&Picture> {
-        self.placed.as_ref()
+        let reason =
+            "--restore-size: the file does not state the photo's size; invert the photo again";
+        ensure!(self.placing().is_some(), Error::setting(reason));
+        Ok(())
     }
 
     /// A mask for the picture, of any size, resized to its latent (1, 1, h, w).
     pub(crate) fn latent_mask(&self, mask: &Picture, device: &Device) -> Result<Tensor> {
-        let placed = match self.placing {
+        let placed = match self.placing() {
             Some((canvas, photo)) => canvas.place(&mask.resized(photo)),
             None => mask.clone(),
         };
-        Ok(placed.to_mask(self.latent, device)?)
+        Ok(placed.to_mask(self.latent()?, device)?)
     }
 
     /// A result in the picture's colours and, if requested, at its original
     /// size: pasted over the picture if it was cropped.
     pub(crate) fn finished(&self, result: &Picture, restore_size: bool) -> Picture {
-        let restored = match self.placing {
+        let restored = match self.placing() {
             Some((canvas, photo)) if restore_size => canvas.restore(result, photo),
             _ => result.clone(),
         };
-        match self.photo {
-            Some(photo) if restore_size => photo.with_in_the_middle(&restored),
-            Some(photo) => restored.with_profile_of(photo),
+        match self.placed() {
+            Some(placed) if restore_size => placed.photo.with_in_the_middle(&restored),
+            Some(placed) => restored.with_profile_of(placed.photo),
             None => restored,
         }
     }

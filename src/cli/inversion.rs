@@ -3,20 +3,14 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
-use icd::{
-    picture::{Picture, fit::Canvas},
-    pipeline::{InversionCache, Latents, Method, Pipeline},
-};
+use icd::pipeline::{InversionCache, Latents, Method, Pipeline};
 
-use super::{Console, args::output::check_folder};
+use super::{Console, args::output::check_folder, canvas::Placed};
 
 /// The input and settings of an inversion.
 pub(crate) struct Inversion<'a> {
     pub(crate) pipeline: &'a Pipeline,
-    pub(crate) photo: &'a Picture,
-    /// The picture at the working size.
-    pub(crate) placed: Picture,
-    pub(crate) canvas: Canvas,
+    pub(crate) placed: &'a Placed<'a>,
     pub(crate) prompt: &'a str,
     pub(crate) seed: u64,
 }
@@ -25,7 +19,7 @@ impl Inversion<'_> {
     /// Inverts the picture.
     pub(crate) fn run(&self, console: &mut Console) -> Result<Latents> {
         let model = self.pipeline.model();
-        let picture = self.placed.to_tensor(model.device())?;
+        let picture = self.placed.picture.to_tensor(model.device())?;
         let (prompt, seed) = (self.prompt, self.seed);
         Ok(Latents {
             method: Method::Icd,
@@ -48,7 +42,7 @@ impl Inversion<'_> {
         };
         let cache = InversionCache::new(folder);
         let model = self.pipeline.model();
-        let file = cache.file(model, &self.placed, self.prompt, self.seed)?;
+        let file = cache.file(model, &self.placed.picture, self.prompt, self.seed)?;
         if !console.dumps()
             && let Some(found) = cache.get(&file)
         {
@@ -71,7 +65,7 @@ impl Inversion<'_> {
             ("version", env!("CARGO_PKG_VERSION").to_string()),
         ];
         let notes = notes.map(|(key, value)| (key.to_owned(), value));
-        let placing = Latents::placing_notes(self.canvas, self.photo.size());
+        let placing = Latents::placing_notes(self.placed.canvas, self.placed.photo.size());
         Ok(notes.into_iter().chain(placing).collect())
     }
 }

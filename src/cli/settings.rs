@@ -45,8 +45,8 @@ const RENAMED: [(&str, &str); 2] = [
     ("reverse_path", "reverse_timesteps"),
 ];
 
-/// Mutually exclusive flags.
-const EITHER: [[&str; 2]; 1] = [["image", "latents"]];
+/// The flags of the input, which are mutually exclusive.
+const INPUTS: [&str; 2] = ["image", "latents"];
 
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
@@ -117,12 +117,8 @@ impl Settings {
             typed.try_contains_id(id).unwrap_or(false)
                 && typed.value_source(id) == Some(ValueSource::CommandLine)
         };
-        let is_replaced = |id: &str| {
-            is_typed(id)
-                || EITHER
-                    .iter()
-                    .any(|pair| pair.contains(&id) && pair.iter().any(|id| is_typed(id)))
-        };
+        let has_input = INPUTS.into_iter().any(is_typed);
+        let is_replaced = |id: &str| is_typed(id) || (has_input && INPUTS.contains(&id));
         let mut arguments = Vec::new();
         // The file is untrusted: it never decides which files are written.
         let own = |key: &String| {

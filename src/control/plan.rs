@@ -2,6 +2,7 @@
 //! prompts.
 
 use candle_core::{Device, Tensor};
+use clap::ValueEnum;
 
 use super::{
     CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange,
@@ -13,15 +14,18 @@ use crate::{
 };
 
 /// How the target's cross-attention follows the source's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CrossControl {
-    /// Replace if the prompts have equally many words, else refine.
+    /// Replace if both prompts have the same number of words, else refine.
+    #[value(
+        help = "Replace if both prompts have the same number of words, else refine; none on SDXL"
+    )]
     Auto,
-    /// Word for word; the prompts must have equally many words.
+    /// Attention maps of words one for one.
     Replace,
-    /// Along the alignment of the prompts' tokens.
+    /// Attention maps of the words that both prompts have.
     Refine,
-    /// No prompt-to-prompt: neither cross- nor self-attention follows the source.
+    /// Neither cross- nor self-attention follows the source.
     None,
 }
 

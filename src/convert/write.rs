@@ -1,14 +1,11 @@
 //! Writes safetensors files tensor by tensor.
 
-use std::{cmp::Reverse, collections::BTreeMap, path::Path};
-
-use safetensors::Dtype;
-use serde_json::{Map, Value, json};
+use std::path::Path;
 
 use super::Lazy;
 use crate::{
     error::Result,
-    io::{Growing, Metadata},
+    io::{Growing, Metadata, by_width, header},
 };
 
 /// Writes a safetensors file with one tensor in memory at a time, and returns
@@ -20,9 +17,10 @@ pub(super) fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let mut tensors: Vec<_> = tensors.iter().collect();
-    // Wide dtypes first, so that every tensor is aligned to its element size.
-    tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size_in_bytes()), &tensor.name));
-    let header = header(&tensors, notes);
+    tensors.sort_by_key(|tensor| by_width(tensor.dtype, &tensor.name));
+    let table = tensors.iter();
+    let table = table.map(|tensor| (&tensor.name[..], tensor.dtype, &tensor.shape[..]));
+    let header = header(table, notes);
     let sizes = tensors.iter().map(|tensor| tensor.size());
     let length = (header.len() + sizes.sum::<usize>()) as u64;
     let mut growing = Growing::begin(file)?;
@@ -35,25 +33,4 @@ pub(super) fn write(
     }
     growing.finish()?;
     Ok(length)
-}
-
-/// The safetensors header, preceded by its length.
-fn header(tensors: &[&Lazy], notes: &Metadata) -> Vec<u8> {
-    let notes: BTreeMap<_, _> = notes.iter().collect();
-    let mut table = Map::from_iter([("__metadata__".to_owned(), json!(notes))]);
-    let mut begin = 0;
-    for tensor in tensors {
-        let end = begin + tensor.size();
-        let entry = json!({
-            "dtype": Dtype::from(tensor.dtype),
-            "shape": tensor.shape,
-            "data_offsets": [begin, end],
-        });
-        table.insert(tensor.name.clone(), entry);
-        begin = end;
-    }
-    let mut text = Value::Object(table).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let length = text.len() as u64;
-    [&length.to_le_bytes()[..], &text].concat()
 }

@@ -55,7 +55,7 @@ impl Hub {
     ) -> Result<Vec<PathBuf>> {
         let archive = into.join(archive_name(url)?);
         if self.is_offline() {
-            return Err(Error::hub(url, "HF_HUB_OFFLINE forbids fetching it"));
+            return Err(Error::hub(url, "HF_HUB_OFFLINE forbids downloads"));
         }
         check_new(&archive)?;
         fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
@@ -74,7 +74,7 @@ fn archive_name(url: &str) -> Result<&str> {
     match stem.is_some_and(|stem| !stem.is_empty()) {
         true => Ok(name),
         false => Err(Error::setting(format!(
-            "{url}: only archives can be fetched from a URL, and this one does not end in .tar.gz"
+            "{url}: only archives can be downloaded from a URL: it does not end in .tar.gz or .tgz"
         ))),
     }
 }
@@ -84,7 +84,7 @@ fn check_new(file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let reason = "it is there already: move it, or choose another folder";
+    let reason = "it exists already: move it, or choose another folder";
     let taken = io::Error::new(io::ErrorKind::AlreadyExists, reason);
     Err(Error::io(file, taken))
 }
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(files, [into.join("./a/w.pt")]);
         assert_eq!(fs::read(&files[0]).unwrap(), b"abc");
         let error = unpack(&file, &into).unwrap_err().to_string();
-        assert!(error.contains("there already"), "{error}");
+        assert!(error.contains("exists already"), "{error}");
     }
 
     #[test]

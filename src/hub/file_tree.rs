@@ -100,11 +100,11 @@ impl FileTree {
                 Ok(Location::File(self.clone(), text.into()))
             }
             Self::BuiltIn(..) if self.has(text) => Ok(Location::Folder(self.within(text))),
-            Self::Hub(..) if !text.starts_with("hub:") && !is_inside(text) => {
+            Self::Hub(..) if Location::on_hub(text).is_none() && !is_inside(text) => {
                 let reason = format!("it refers to {text:?}, which is outside of it");
                 Err(Error::config(self.path(), reason))
             }
-            Self::Hub(..) if !text.starts_with("hub:") => Ok(match text.contains('.') {
+            Self::Hub(..) if Location::on_hub(text).is_none() => Ok(match text.contains('.') {
                 true => Location::File(self.clone(), text.into()),
                 false => Location::Folder(self.within(text)),
             }),
@@ -194,6 +194,8 @@ mod tests {
             file,
             Location::File(home.clone(), "unet/w.safetensors".into())
         );
+        let other = home.reference("hf://c/d/w.safetensors", &cache()).unwrap();
+        assert_eq!(other.home().path(), Path::new("c/d"));
         assert!(home.reference("../../w.safetensors", &cache()).is_err());
         let error = home.within("x").file("y.json").unwrap_err().to_string();
         assert!(

@@ -8,8 +8,8 @@ use crate::{
     io::Source,
 };
 
-/// A file or folder as named by the user: a path, `hub:owner/name[@revision][/file]`,
-/// or a part of a built-in model.
+/// A file or folder as named by the user: a path, `hub:owner/name[@revision][/file]`
+/// (or `hf://owner/name..`), or a part of a built-in model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// One file, local or on the hub.
@@ -22,10 +22,16 @@ impl Location {
     /// Parses a path, relative to `base`, or a name on the hub, which refers to files in
     /// `cache`.
     pub fn parse(text: &str, base: &Path, cache: &Cache) -> Result<Self> {
-        match text.strip_prefix("hub:") {
+        match Self::on_hub(text) {
             Some(hub) => Self::parse_hub(text, hub, cache),
             None => Self::parse_path(&base.join(text)),
         }
+    }
+
+    /// What follows `hub:` or `hf://` in a name on the hub; `None` for paths.
+    pub fn on_hub(text: &str) -> Option<&str> {
+        let hub = text.strip_prefix("hub:");
+        hub.or_else(|| text.strip_prefix("hf://"))
     }
 
     fn parse_hub(text: &str, hub: &str, cache: &Cache) -> Result<Self> {
@@ -108,13 +114,19 @@ mod tests {
     #[test]
     fn hub_references_name_a_repository_or_a_file_in_it() {
         let cache = Cache::new("no/such/cache");
-        let parse = |text| Location::parse(text, Path::new("."), &cache).unwrap();
+        let parse = |text: &str| Location::parse(text, Path::new("."), &cache).unwrap();
         let home = FileTree::hub(&cache, Repository::new("a/b"));
         assert_eq!(parse("hub:a/b"), Location::Folder(home.clone()));
         assert_eq!(
             parse("hub:a/b/c/d.safetensors"),
             Location::File(home, "c/d.safetensors".into())
         );
+        for text in ["a/b", "a/b/c/d.safetensors", "a/b@v1/c.pt"] {
+            assert_eq!(
+                parse(&format!("hf://{text}")),
+                parse(&format!("hub:{text}"))
+            );
+        }
         let pinned = FileTree::hub(&cache, "a/b@v1".parse().unwrap());
         assert_eq!(
             parse("hub:a/b@v1/c.pt"),
@@ -126,6 +138,8 @@ mod tests {
             "hub:/",
             "hub:a/b/../c",
             "hub:a/b//c",
+            "hf://a",
+            "hf:a/b",
             "no/such/file",
         ] {
             assert!(

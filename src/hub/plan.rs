@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// A required file: the first of several names that a repository has.
+/// A file that a model requires, under the first of several names that its repository has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredFile {
     /// The repository.
@@ -33,7 +33,7 @@ impl RequiredFile {
     }
 }
 
-/// A file to fetch.
+/// A file to download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFile {
     /// The repository.
@@ -68,7 +68,7 @@ impl fmt::Display for PlannedFile {
     }
 }
 
-/// The files to fetch.
+/// The files to download.
 #[derive(Clone, Debug, Default)]
 pub struct DownloadPlan {
     /// The repositories, with the licences named on their pages.
@@ -96,7 +96,7 @@ impl Hub {
             let Some(missing) = missing else { continue };
             if self.is_offline() {
                 let reason = format!(
-                    "it is not in the cache {}, and HF_HUB_OFFLINE forbids fetching it",
+                    "it is not in the cache {}, and HF_HUB_OFFLINE forbids downloads",
                     cache.root().display()
                 );
                 let file = format!("{}/{}", missing.repository, missing.names[0]);
@@ -110,7 +110,7 @@ impl Hub {
         Ok(plan)
     }
 
-    /// Fetches all files of a plan and reports the progress of each.
+    /// Downloads all files of a plan and reports the progress of each.
     pub fn fetch_all(
         &self,
         cache: &Cache,
@@ -147,7 +147,7 @@ impl DownloadPlan {
                 }),
                 None if need.optional => {}
                 None => {
-                    let reason = format!("it has no {}", need.names.join(", nor "));
+                    let reason = format!("it has no {}", need.names.join(" or "));
                     return Err(Error::hub(repository, reason));
                 }
             }

@@ -1,15 +1,17 @@
 //! Writing of safetensors files.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     path::Path,
 };
 
-use candle_core::{Device, Tensor};
-use safetensors::tensor::serialize;
+use candle_core::{DType, Device, Tensor};
+use safetensors::{Dtype, View};
+use serde_json::{Map, Value, json};
 
 use super::write_beside;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The metadata of a safetensors file.
 pub type Metadata = HashMap<String, String>;
@@ -17,34 +19,54 @@ pub type Metadata = HashMap<String, String>;
 /// Named tensors, sorted by name.
 pub type Tensors = Vec<(String, Tensor)>;
 
-/// Writes tensors to a safetensors file atomically.
+/// Writes tensors to a safetensors file atomically. Equal values give equal files.
 pub fn write_tensors(file: &Path, tensors: &Tensors, metadata: Metadata) -> Result<()> {
-    let tensors: Vec<_> = tensors
+    let tensors = tensors
         .iter()
-        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
-        .collect::<Result<_>>()?;
-    let views = tensors.iter().map(|(name, tensor)| (*name, tensor));
-    let sorted: BTreeMap<_, _> = metadata.clone().into_iter().collect();
-    let mut bytes = serialize(views, Some(metadata)).map_err(|e| Error::weights(file, e))?;
-    sort_metadata(&mut bytes, &sorted);
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
+    let mut tensors: Vec<_> = tensors.collect::<Result<_>>()?;
+    tensors.sort_by_key(|(name, tensor)| by_width(tensor.dtype(), name));
+    let table = tensors.iter();
+    let table = table.map(|(name, tensor)| (&name[..], tensor.dtype(), tensor.dims()));
+    let mut bytes = header(table, &metadata);
+    for (_, tensor) in &tensors {
+        bytes.extend_from_slice(&tensor.data());
+    }
     write_beside(file, &bytes)
 }
 
-/// Sorts the metadata of a safetensors file by key, so that equal values give equal
-/// files. It comes first in the header and has the same size in any order.
-fn sort_metadata(bytes: &mut [u8], metadata: &BTreeMap<String, String>) {
-    const BEFORE: &[u8] = b"{\"__metadata__\":";
-    let text = serde_json::to_string(metadata).unwrap_or_default();
-    let start = size_of::<u64>() + BEFORE.len();
-    let place = bytes.get_mut(start..start + text.len());
-    if let Some(place) = place.filter(|place| place.ends_with(b"}")) {
-        place.copy_from_slice(text.as_bytes());
+/// The order of tensors in a file: wide types first, so that each is aligned.
+pub(crate) fn by_width(dtype: DType, name: &str) -> (Reverse<usize>, &str) {
+    (Reverse(dtype.size_in_bytes()), name)
+}
+
+/// The header of a safetensors file, preceded by its length: the metadata, and the name,
+/// type and shape of each tensor in the order of their bytes.
+pub(crate) fn header<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, DType, &'a [usize])>,
+    metadata: &Metadata,
+) -> Vec<u8> {
+    let metadata: BTreeMap<_, _> = metadata.iter().collect();
+    let mut table = Map::from_iter([("__metadata__".to_owned(), json!(metadata))]);
+    let mut begin = 0;
+    for (name, dtype, shape) in tensors {
+        let end = begin + shape.iter().product::<usize>() * dtype.size_in_bytes();
+        let entry = json!({
+            "dtype": Dtype::from(dtype),
+            "shape": shape,
+            "data_offsets": [begin, end],
+        });
+        table.insert(name.into(), entry);
+        begin = end;
     }
+    let mut text = Value::Object(table).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let length = text.len() as u64;
+    [&length.to_le_bytes()[..], &text].concat()
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
     use safetensors::SafeTensors;
 
     use super::*;

@@ -1,16 +1,18 @@
 //! Naming conventions for the tensors of adapter files.
 
 use super::names::Factor;
+use clap::ValueEnum;
+
 use crate::layout::Network;
 
 /// The naming convention of an adapter file's tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Naming {
-    /// PEFT's, as in the released adapters.
+    /// PEFT's, as in the published adapters.
     Peft,
-    /// diffusers'.
+    /// diffusers', with alpha in the metadata.
     Diffusers,
-    /// kohya's sd-scripts'.
+    /// kohya-ss', with an alpha for each layer.
     Kohya,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     hub::{Cache, FileTree, Location, Repository},
     io::{Checkpoint, Source},
     layout::Network,
-    lora::{RELEASED_ALPHA, WeightedLora},
+    lora::{RELEASED_ALPHA, WeightedLora, finite_alpha},
     schedule::Timesteps,
 };
 
@@ -205,11 +205,10 @@ impl ModelFiles {
         }
         let manifest = Manifest::read(&home)?;
         let reference = |text: &String| home.reference(text, cache);
-        let direction = |adapter: &Option<String>, timesteps: &Option<Vec<u16>>| {
-            let timesteps = timesteps.as_ref().map(|list| Timesteps::new(list));
+        let direction = |adapter: &Option<String>, timesteps: &Option<Timesteps>| {
             Ok::<_, Error>(DirectionAdapter {
                 adapter: adapter.as_ref().map(reference).transpose()?,
-                timesteps: timesteps.transpose()?,
+                timesteps: timesteps.clone(),
             })
         };
         Ok(Self {
@@ -222,7 +221,7 @@ impl ModelFiles {
             reverse: direction(&manifest.reverse_adapter, &manifest.reverse_timesteps)?,
             adapter_alpha: manifest.adapter_alpha.unwrap_or(RELEASED_ALPHA),
             guidance: manifest.guidance,
-            tau: manifest.tau.map(Tau::step).transpose()?,
+            tau: manifest.tau,
             loras: Vec::new(),
             single: None,
             unet_is_named: false,
@@ -233,10 +232,7 @@ impl ModelFiles {
     fn overridden(self, choice: &ModelChoice, cache: &Cache) -> Result<Self> {
         let file = |text: &String| Location::parse(text, Path::new(""), cache);
         let single = choice.checkpoint.as_ref().map(file).transpose()?;
-        if let Some(alpha) = choice.adapter_alpha.filter(|alpha| !alpha.is_finite()) {
-            let reason = format!("{alpha} is not a finite number");
-            return Err(Error::of(Setting::AdapterAlpha, reason));
-        }
+        let alpha = choice.adapter_alpha.map(finite_alpha).transpose()?;
         Ok(Self {
             unet: choice
                 .unet
@@ -256,7 +252,7 @@ impl ModelFiles {
                 choice.reverse_timesteps.as_ref(),
                 cache,
             )?,
-            adapter_alpha: choice.adapter_alpha.unwrap_or(self.adapter_alpha),
+            adapter_alpha: alpha.unwrap_or(self.adapter_alpha),
             loras: (choice.loras.iter())
                 .map(|lora| {
                     Ok(WeightedLora {
@@ -336,12 +332,14 @@ impl ModelFiles {
 pub(super) fn home(model: &str, cache: &Cache) -> Result<FileTree> {
     match model {
         shapes::NAME => Ok(shapes::home()),
-        _ if model.starts_with("hub:") => match Location::parse(model, Path::new(""), cache)? {
-            Location::Folder(home) => Ok(home),
-            Location::File(..) => Err(Error::setting(format!(
-                "{model} names a file; a model is all of a repository, hub:owner/name"
-            ))),
-        },
+        _ if Location::on_hub(model).is_some() => {
+            match Location::parse(model, Path::new(""), cache)? {
+                Location::Folder(home) => Ok(home),
+                Location::File(..) => Err(Error::setting(format!(
+                    "{model} names a file; a model is all of a repository, hub:owner/name"
+                ))),
+            }
+        }
         folder => Ok(FileTree::Folder(folder.into())),
     }
 }

@@ -1,6 +1,8 @@
 //! The named models: the published weights of the reference implementation
 //! (<https://github.com/yandex-research/invertible-cd>).
 
+use clap::ValueEnum;
+
 use super::{Family, shapes};
 use crate::hub::{Cache, FileTree, Location, Repository};
 
@@ -8,13 +10,16 @@ use crate::hub::{Cache, FileTree, Location, Repository};
 pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
 
 /// The adapter pair of a preset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Variant {
     /// Four steps, for tau 0.8.
+    #[value(name = "4a", help = None)]
     FourA,
     /// Four steps, for tau 0.7.
+    #[value(name = "4b", help = None)]
     FourB,
     /// Three steps, for tau 0.7.
+    #[value(name = "3", help = None)]
     Three,
 }
 

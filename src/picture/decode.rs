@@ -4,7 +4,7 @@ use std::{fs, io::Cursor, path::Path};
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::{Picture, Size};
+use super::{Format, Picture, Size};
 use crate::error::{Error, Result};
 
 /// Maximum side in pixels.
@@ -26,7 +26,7 @@ impl Picture {
     /// over white, and the EXIF orientation is applied. An ICC colour profile for RGB is
     /// kept. Sides are at most 16384 pixels.
     pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
-        let format = format_of(bytes).map_err(|reason| Error::picture(name, reason))?;
+        let format = format_of(bytes, name).map_err(|reason| Error::picture(name, reason))?;
         let (image, profile) =
             upright(bytes, format).map_err(|error| Error::picture(name, reason(&error)))?;
         if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
@@ -42,13 +42,16 @@ impl Picture {
     }
 }
 
-fn format_of(bytes: &[u8]) -> Result<ImageFormat, &'static str> {
+fn format_of(bytes: &[u8], name: &Path) -> Result<ImageFormat, &'static str> {
     if bytes.is_empty() {
         return Err("the file is empty");
     }
     match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
-        _ => Err("this is not a PNG, JPEG or WebP picture, despite its name"),
+        _ if Format::of(name).is_ok() => {
+            Err("this is not a PNG, JPEG or WebP picture, despite its name")
+        }
+        _ => Err("this is not a PNG, JPEG or WebP picture"),
     }
 }
 
@@ -156,6 +159,16 @@ mod tests {
         ($pixel:expr) => {
             png(ImageBuffer::from_pixel(1, 1, $pixel))
         };
+    }
+
+    #[test]
+    fn only_a_name_of_a_picture_is_contradicted() {
+        for (name, contradicted) in [("in.png", true), ("in.WEBP", true), ("stdin", false)] {
+            let told = Picture::decode(b"hello", Path::new(name)).unwrap_err();
+            let told = told.to_string();
+            assert!(told.contains("not a PNG, JPEG or WebP picture"), "{told}");
+            assert_eq!(told.contains("despite its name"), contradicted, "{told}");
+        }
     }
 
     #[test]

@@ -1,51 +1,34 @@
 //! Fitting photos to the size of the network's input.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+
+use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{Picture, Size};
-use crate::error::{Error, Result};
 
 /// The sides of latents are 8 times smaller than those of pictures.
 const STEP: usize = 8;
 
-/// The fits by name; `keep` is an alias.
-const FITS: [(&str, Fit); 5] = [
-    ("aspect", Fit::Aspect),
-    ("stretch", Fit::Stretch),
-    ("crop", Fit::Crop),
-    ("pad", Fit::Pad),
-    ("keep", Fit::Aspect),
-];
+/// How a photo of another aspect ratio is fitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Fit {
+    /// Its own aspect ratio, at as many pixels as the size has.
+    #[value(alias = "keep")]
+    Aspect,
+    /// Stretched to the size.
+    #[default]
+    Stretch,
+    /// Scaled to cover the size, the rest cut off.
+    Crop,
+    /// Scaled to fit inside, the rest filled.
+    Pad,
+}
 
 impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = FITS.iter().find(|(_, fit)| fit == self);
-        f.write_str(named.map_or("", |(name, _)| name))
+        let name = self.to_possible_value();
+        f.write_str(name.as_ref().map_or("", PossibleValue::get_name))
     }
-}
-
-impl FromStr for Fit {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let named = FITS.iter().find(|(name, _)| *name == text);
-        let fault = || Error::setting(format!("{text:?}: write aspect, stretch, crop or pad"));
-        named.map(|(_, fit)| *fit).ok_or_else(fault)
-    }
-}
-
-/// How a photo of another aspect ratio is fitted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Fit {
-    /// The size is changed to the aspect ratio of the photo, at about as many pixels.
-    Aspect,
-    /// The photo is stretched to the size, as in the reference.
-    #[default]
-    Stretch,
-    /// The photo covers the size and is cropped on two sides.
-    Crop,
-    /// The photo fits inside the size and is padded with the pixels of its edges.
-    Pad,
 }
 
 /// The size of the network's input, and how photos are fitted to it.

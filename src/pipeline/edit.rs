@@ -64,16 +64,10 @@ impl Pipeline {
         edit: &Edit,
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
-        let texts: Vec<&str> = edit.prompts().chain(edit.early_prompt.as_deref()).collect();
+        let prompts = self.named_prompts(edit);
         let prepare = |observer: &mut dyn Observer| {
             let text = self.networks.text_with_loras()?;
-            // An inversion reports the source's states without LoRAs as `text_src`.
-            let source = if self.model().has_loras() {
-                "src.lora"
-            } else {
-                "src"
-            };
-            let mut text = encode_prompts(&text, &texts, &[source, "tgt"], observer)?;
+            let mut text = encode_prompts(&text, &prompts, observer)?;
             text.prompts.truncate(1 + edit.targets.len());
             let controls = EditControls::new(edit, self.model(), &text.prompts)?;
             Ok((text, controls))
@@ -96,6 +90,23 @@ impl Pipeline {
             prompts: text.prompts,
             attention: controls.store,
         })
+    }
+
+    /// The prompts of the rows and the early prompt, with the names of their states.
+    fn named_prompts<'a>(&self, edit: &'a Edit) -> Vec<(String, &'a str)> {
+        let name = |row| match row {
+            // An inversion reports the source's states without LoRAs as `text_src`.
+            0 if self.model().has_loras() => "src.lora".into(),
+            0 => "src".into(),
+            1 => "tgt".into(),
+            _ => format!("tgt{row}"),
+        };
+        let early = edit.early_prompt.as_deref();
+        let early = early.map(|prompt| ("early".into(), prompt));
+        let rows = edit.prompts().enumerate();
+        rows.map(|(row, prompt)| (name(row), prompt))
+            .chain(early)
+            .collect()
     }
 }
 

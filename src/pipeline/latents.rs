@@ -5,13 +5,17 @@ mod cache;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
 use safetensors::SafeTensors;
 
 use crate::{
     error::{Error, Result},
     io::{Metadata, write_tensors},
     model::Model,
-    picture::{Size, fit::Canvas},
+    picture::{
+        Size,
+        fit::{Canvas, Fit},
+    },
 };
 
 pub use cache::InversionCache;
@@ -119,7 +123,7 @@ impl Latents {
         let note = |key| self.notes.get(key);
         let canvas = Canvas {
             size: note(SIZE)?.parse().ok()?,
-            fit: note(FIT)?.parse().ok()?,
+            fit: Fit::from_str(note(FIT)?, false).ok()?,
         };
         Some((canvas, note(PHOTO)?.parse().ok()?))
     }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use clap::ValueEnum;
+
 use crate::{
     error::Result,
     model::{Adapters, Model, TextEncoders, unet::Unet, vae::Vae},
@@ -9,16 +11,15 @@ use crate::{
 };
 
 /// How long networks stay in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Residency {
-    /// While in use: the least memory. Each call loads a network once for all its
-    /// pictures.
+    /// Load each network when needed and free it afterwards: least memory.
     #[default]
+    #[value(name = "one")]
     OneAtATime,
-    /// From their first use on.
+    /// Keep each network after its first use.
     All,
-    /// From their first use on, with one UNet for both directions whose adapters are not
-    /// merged, but applied at each step.
+    /// Like all, with one UNet for both directions, its adapters applied at each step.
     Shared,
 }
 

@@ -114,5 +114,5 @@ fn an_adapter_that_tells_no_path_asks_for_one() {
         .succeeds();
     run()
         .args("--forward-timesteps 19,519,259")
-        .fails(2, &["climb"]);
+        .fails(2, &["ascending or descending order"]);
 }

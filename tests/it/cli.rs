@@ -66,7 +66,7 @@ fn values_without_sense_are_wrong_usage() {
     edit().args("--device abacus").fails(2, &["abacus"]);
     edit()
         .args("--reverse-timesteps 0,999")
-        .fails(2, &["descend"]);
+        .fails(2, &["descending order"]);
     edit().args("--variant 3").fails(2, &["--variant"]);
     edit().args("--control replace").fails(2, &["words"]);
     icd("edit").args("--tgt-prompt x").fails(2, &["--image"]);
@@ -292,5 +292,11 @@ fn inspecting_tells_what_files_are() {
     for fact in ["kind: inverted picture", "prompt: bird", "seed: 0"] {
         assert!(latents.contains(fact), "{latents}");
     }
-    icd("inspect").args("no/such").fails(1, &["no/such"]);
+    for misspelt in ["no/such", "brid.png", "sd51"] {
+        let told = icd("inspect").args(misspelt);
+        told.fails(
+            1,
+            &[misspelt, "there is no such file or folder", "sd15, sdxl"],
+        );
+    }
 }

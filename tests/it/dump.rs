@@ -9,7 +9,7 @@ use icd::{
     pipeline::{Pipeline, Residency},
 };
 
-use crate::support::{agree, data, icd, model};
+use crate::support::{agree, data, distance, icd, model};
 
 /// The names of all values, in the order in which they were reported.
 #[derive(Default)]
@@ -70,6 +70,28 @@ fn edited(flags: &str) -> HashMap<String, Tensor> {
         .with("--tgt-prompt", "a photo of a dog")
         .args("--size 64 --dump dump.safetensors -o out.png");
     run.args(flags).succeeds().tensors("dump.safetensors")
+}
+
+#[test]
+fn the_states_of_every_prompt_are_dumped_by_its_name() {
+    for (family, states) in [("sd", &["text"][..]), ("sdxl", &["text", "pooled"])] {
+        let run = icd("edit")
+            .path("--model", &data(family))
+            .path("--image", &data("square.png"))
+            .with("--src-prompt", "bird")
+            .args("--tgt-prompt dog --tgt-prompt cat --tgt-prompt owl --early-prompt eagle")
+            .args("--size 64 --dump dump.safetensors -o out.png");
+        let dump = run.succeeds().tensors("dump.safetensors");
+        for states in states {
+            let names = ["src", "tgt", "tgt2", "tgt3", "early"];
+            let of = |name: &str| dump.get(&format!("{states}_{name}")).expect(name);
+            for (i, name) in names.into_iter().enumerate() {
+                assert_eq!(of(name).dim(0).unwrap(), 1, "{family}: {name}");
+                let others = names[..i].iter().map(|other| distance(of(other), of(name)));
+                assert!(others.into_iter().all(|distance| distance > 1e-3), "{name}");
+            }
+        }
+    }
 }
 
 #[test]

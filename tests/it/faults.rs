@@ -369,6 +369,11 @@ fn models() {
         model_with(&[("icd.toml", Some(b"abacus = 1"))]),
         model_with(&[("icd.toml", Some(b"guidance = \"strong\""))]),
         model_with(&[("icd.toml", Some(b"unet = \"none.pt\""))]),
+        model_with(&[("icd.toml", Some(b"reverse_timesteps = [0, 999]"))]),
+        model_with(&[("icd.toml", Some(b"forward_path = [19, 1000]"))]),
+        model_with(&[("icd.toml", Some(b"guidance = -1"))]),
+        model_with(&[("icd.toml", Some(b"tau = 1.5"))]),
+        model_with(&[("icd.toml", Some(b"adapter_alpha = nan"))]),
         model_with(&[("unet/config.json", Some(b"[]"))]),
         model_with(&[(VAE, None)]),
         model_with(&[(VAE, Some(b"text"))]),
@@ -377,12 +382,23 @@ fn models() {
         model_with(&[("tokenizer/merges.txt", None)]),
         model_with(&[("text_encoder/model.safetensors", Some(b""))]),
     ];
-    let words: [(&str, &[&str]); 12] = [
+    let words: [(&str, &[&str]); 17] = [
         ("an unknown pipeline", &["model_index.json", "Abacus"]),
         ("a broken index", &["model_index.json"]),
         ("an unknown key", &["icd.toml", "abacus"]),
         ("a value of another kind", &["icd.toml", "guidance"]),
         ("an icd.toml that names nothing", &["none.pt"]),
+        (
+            "timesteps of the manifest upside down",
+            &["icd.toml", "reverse_timesteps = [0", "descending order"],
+        ),
+        (
+            "timesteps of the manifest beyond the last",
+            &["icd.toml", "forward_path = [", "greater than 999"],
+        ),
+        ("guidance below none", &["icd.toml", "guidance = -1"]),
+        ("a tau beyond noise", &["icd.toml", "tau = 1.5"]),
+        ("an alpha that is no number", &["icd.toml", "alpha = nan"]),
         ("a broken UNet configuration", &["unet/config.json"]),
         ("no autoencoder", &[VAE]),
         ("an autoencoder of text", &[VAE]),
@@ -574,12 +590,12 @@ fn flags() {
         (
             "a path that turns",
             "--reverse-timesteps 999,259,519,0",
-            &["descend"],
+            &["ascending or descending order"],
         ),
         (
             "a path upside down",
             "--forward-timesteps 999,779,19",
-            &["climb"],
+            &["--forward-timesteps", "ascending order"],
         ),
         (
             "a path of words",

@@ -379,7 +379,7 @@ fn archives_come_by_the_program_and_replace_nothing() {
     assert_eq!(done.bytes("out/w.pt"), b"abc");
     let kept = run()
         .file("w.tar.gz", b"mine")
-        .fails(1, &["w.tar.gz", "there already"]);
+        .fails(1, &["w.tar.gz", "exists already"]);
     assert_eq!(kept.bytes("w.tar.gz"), b"mine");
     // Whole, but not yet known to be.
     let again = run().file("w.tar.gz.incomplete", &archive).succeeds();
@@ -530,7 +530,7 @@ fn models_are_listed_fetched_and_verified() {
     let run = |words: &str| at(icd("model").args(words), &hub, home.path());
     let before = run("list").succeeds().stdout;
     assert!(
-        before.contains("sd15    not fetched") && before.contains("shapes  built in"),
+        before.contains("sd15    not downloaded") && before.contains("shapes  built in"),
         "{before}"
     );
     run("verify sd15").fails(1, &["it is not in the cache", "icd model fetch"]);
@@ -541,9 +541,15 @@ fn models_are_listed_fetched_and_verified() {
         "{fetched}"
     );
     let list = run("list").succeeds().stdout;
-    assert!(list.contains("sd15    here"), "{list}");
+    assert!(list.contains("sd15    downloaded"), "{list}");
     let verified = run("verify sd15").succeeds().stdout;
     assert!(verified.contains("vae/config.json: whole"), "{verified}");
+
+    let vae = Path::new(fetched.lines().last().unwrap()).join("vae");
+    fs::rename(vae.join("config.json"), vae.join("aside.json")).unwrap();
+    let list = run("list").succeeds().stdout;
+    assert!(list.contains("sd15    partly downloaded"), "{list}");
+    fs::rename(vae.join("aside.json"), vae.join("config.json")).unwrap();
 
     let file =
         Path::new(fetched.lines().next().unwrap()).join("forward-19-259-519-779.safetensors");
@@ -565,6 +571,8 @@ fn models_are_listed_fetched_and_verified() {
         "convert {three} x.safetensors --naming kohya --yes"
     ))
     .succeeds();
+    let local = run("verify no/such/model").fails(1, &["error: no/such/model: it is neither"]);
+    assert!(!local.stderr.contains("fetch"), "{}", local.stderr);
     let shapes = run("verify shapes").succeeds().stdout;
     assert!(shapes.contains("UNet"), "{shapes}");
 }
@@ -592,9 +600,15 @@ fn any_model_of_the_hub_is_named_by_its_repository() {
     let near = edit().path("--model", &data("sdxl")).succeeds();
     assert!(pixels(&far) == pixels(&near));
     let pinned = format!("hub:some/model@{}", hub.commit());
-    at(edit(), &hub, home.path())
-        .with("--model", pinned)
-        .succeeds();
+    let alias = pinned.replace("hub:", "hf://");
+    for name in [pinned, alias, "hf://some/model".into()] {
+        at(edit(), &hub, home.path())
+            .with("--model", name)
+            .succeeds();
+    }
+    let fetch = icd("model").args("fetch hf://some/model/unet/config.json --yes");
+    let folder = at(fetch, &hub, home.path()).succeeds().stdout;
+    assert!(Path::new(folder.trim()).join("unet/config.json").exists());
 }
 
 #[test]

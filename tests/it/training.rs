@@ -158,7 +158,7 @@ fn a_run_file_with_a_fault_is_told() {
         ("steps = 0", "steps must be greater than 0"),
         ("steps = 1\nspeed = 3", "unknown field"),
         ("steps = 1\nguidance = []", "guidance must be"),
-        ("steps = 1\nforward_path = [19, 9]", "climb"),
+        ("steps = 1\nforward_path = [19, 9]", "ascending order"),
         ("steps = 1\nforward_path = [19, 499]", "end at 999"),
         (
             "steps = 1\nreverse_path = [999, 500, 0]",

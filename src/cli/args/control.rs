@@ -1,6 +1,6 @@
 //! The flags that control an edit.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use icd::{
     control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
     guidance::{Guidance, Tau},
@@ -8,7 +8,7 @@ use icd::{
     pipeline::{Edit, Outputs},
 };
 
-use super::values::{AmplifyValue, BlendValue, CrossReplace, EarlyPrompt};
+use super::values::{EarlyPrompt, amplify, blend, cross_replace};
 
 /// What preserves the picture, and how far the edit goes.
 #[derive(Args)]
@@ -25,38 +25,26 @@ pub(crate) struct ControlArgs {
     tau: Option<Tau>,
     /// How cross-attention follows the source (prompt-to-prompt).
     #[arg(long, default_value = "auto")]
-    control: ModeValue,
+    control: CrossControl,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
     /// or word=FROM..TO for one word [default: 0.3].
-    #[arg(long, value_name = "FRACTION")]
-    cross_replace: Vec<CrossReplace>,
+    #[arg(long, value_name = "FRACTION", value_parser = cross_replace)]
+    cross_replace: Vec<(Option<String>, StepRange)>,
     /// The fraction of steps in which self-attention, which sets the layout, is the
     /// source's; or FROM..TO.
     #[arg(long, value_name = "FRACTION", default_value = "0.6")]
     self_replace: StepRange,
     /// Multiply the attention to a target word; auto: each new word by 4 [default: auto].
-    #[arg(long, value_name = "WORD=FACTOR|auto|none")]
-    amplify: Vec<AmplifyValue>,
+    #[arg(long, value_name = "WORD=FACTOR|auto|none", value_parser = amplify)]
+    amplify: Vec<Amplify>,
     /// Local blend: change the picture only where a source word or its target word is; auto:
     /// the words that differ; repeat it for several.
-    #[arg(long, value_name = "SRC:TGT|auto")]
-    blend: Vec<BlendValue>,
+    #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend)]
+    blend: Vec<Blend>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
     /// --tau) [default: target; source for SDXL with --control auto].
     #[arg(long, value_name = "source|target|TEXT")]
     early_prompt: Option<EarlyPrompt>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeValue {
-    /// Replace if both prompts have the same number of words, else refine; none on SDXL.
-    Auto,
-    /// Attention maps of words one for one.
-    Replace,
-    /// Attention maps of the words that both prompts have.
-    Refine,
-    /// Neither cross- nor self-attention follows the source.
-    None,
 }
 
 impl ControlArgs {
@@ -85,11 +73,8 @@ impl ControlArgs {
 
     fn plan(&self, model: &Model) -> ControlPlan {
         let mode = match self.control {
-            ModeValue::Auto if !model.family().edits_by_attention() => CrossControl::None,
-            ModeValue::Auto => CrossControl::Auto,
-            ModeValue::Replace => CrossControl::Replace,
-            ModeValue::Refine => CrossControl::Refine,
-            ModeValue::None => CrossControl::None,
+            CrossControl::Auto if !model.family().edits_by_attention() => CrossControl::None,
+            given => given,
         };
         ControlPlan {
             mode,
@@ -107,45 +92,37 @@ impl ControlArgs {
         };
         for value in &self.cross_replace {
             match value {
-                CrossReplace::All(span) => steps.default = *span,
-                CrossReplace::Word(word, span) => steps.words.push((word.clone(), *span)),
+                (Some(word), range) => steps.words.push((word.clone(), *range)),
+                (None, range) => steps.default = *range,
             }
         }
         steps
     }
 
     fn amplify(&self) -> Amplify {
-        let word = |value: &AmplifyValue| match value {
-            AmplifyValue::Word(word, factor) => Some((word.clone(), *factor)),
-            AmplifyValue::Auto | AmplifyValue::None => None,
-        };
-        let auto =
-            self.amplify.is_empty() || self.amplify.iter().any(|v| matches!(v, AmplifyValue::Auto));
-        match auto {
-            true => Amplify::Auto,
-            false => Amplify::Words(self.amplify.iter().filter_map(word).collect()),
+        let words = self.amplify.iter().map(|value| match value {
+            Amplify::Words(words) => Some(&words[..]),
+            Amplify::Auto => None,
+        });
+        match words.collect::<Option<Vec<_>>>() {
+            Some(words) if !words.is_empty() => Amplify::Words(words.concat()),
+            _ => Amplify::Auto,
         }
     }
 
     fn blend(&self) -> Blend {
-        let pair = |value: &BlendValue| match value {
-            BlendValue::Pair(source, target) => Some((source.clone(), target.clone())),
-            BlendValue::Auto => None,
-        };
-        match self
-            .blend
-            .iter()
-            .any(|value| matches!(value, BlendValue::Auto))
-        {
-            true => Blend::Auto,
-            false => Blend::Words(self.blend.iter().filter_map(pair).collect()),
-        }
+        let words = self.blend.iter().map(|value| match value {
+            Blend::Words(words) => Some(&words[..]),
+            Blend::Auto => None,
+        });
+        let words = words.collect::<Option<Vec<_>>>();
+        words.map_or(Blend::Auto, |words| Blend::Words(words.concat()))
     }
 
     /// The early prompt of the targets: as given, else the source prompt if that
     /// is the default of the model family.
     fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
-        let by_default = self.control == ModeValue::Auto && !model.family().edits_by_attention();
+        let by_default = self.control == CrossControl::Auto && !model.family().edits_by_attention();
         match &self.early_prompt {
             Some(EarlyPrompt::Source) => Some(source.into()),
             Some(EarlyPrompt::Text(text)) => Some(text.clone()),

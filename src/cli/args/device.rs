@@ -1,6 +1,6 @@
 //! The device that the networks run on.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{Device, DeviceLocation};
 use clap::Args;
 use icd::Error;
@@ -46,9 +46,8 @@ fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
         ))
     };
     let index: usize = index.parse().map_err(|_| unknown())?;
-    let accelerator = Accelerator::named(kind).ok_or_else(unknown)?;
-    accelerator
-        .open(index)
+    ensure!(["cuda", "metal"].contains(&kind), unknown());
+    accelerator(kind, index)
         .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
 }
 
@@ -63,54 +62,32 @@ pub(crate) fn name(device: &Device) -> String {
 
 /// The first usable accelerator, else the CPU.
 fn best(note: &dyn Fn(&str)) -> Device {
-    let built = ACCELERATORS.iter().filter(|accelerator| accelerator.built);
-    let mut working = built.filter_map(|accelerator| {
+    let mut working = BUILT.iter().filter_map(|name| {
         let report = |error: &anyhow::Error| {
-            let name = accelerator.name;
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default(); // no backtrace
             note(&format!("device: {name} does not work here: {reason}"));
         };
-        accelerator.open(0).inspect_err(report).ok()
+        accelerator(name, 0).inspect_err(report).ok()
     });
     working.next().unwrap_or(Device::Cpu)
 }
 
-/// A kind of device other than the CPU.
-struct Accelerator {
-    name: &'static str,
-    /// Whether this program was built with support for it.
-    built: bool,
-    new: fn(usize) -> candle_core::Result<Device>,
-}
-
-const ACCELERATORS: [Accelerator; 2] = [
-    Accelerator {
-        name: "cuda",
-        built: cfg!(feature = "cuda"),
-        // One stream for all threads: `new_cuda` gives each its own, unsynchronised.
-        new: Device::new_cuda_with_stream,
-    },
-    Accelerator {
-        name: "metal",
-        built: cfg!(feature = "metal"),
-        new: Device::new_metal,
-    },
+/// The accelerators that this program was built for.
+const BUILT: &[&str] = &[
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "metal")]
+    "metal",
 ];
 
-impl Accelerator {
-    fn named(name: &str) -> Option<&'static Self> {
-        ACCELERATORS.iter().find(|known| known.name == name)
-    }
-
-    fn open(&self, index: usize) -> Result<Device> {
-        if !self.built {
-            let name = self.name;
-            let reason = format!(
-                "this icd was built without {name}: cargo install --path . --features {name}"
-            );
-            return Err(Error::setting(reason).into());
-        }
-        Ok((self.new)(index)?)
-    }
+fn accelerator(name: &str, index: usize) -> Result<Device> {
+    let absent =
+        || format!("this icd was built without {name}: cargo install --path . --features {name}");
+    ensure!(BUILT.contains(&name), Error::setting(absent()));
+    Ok(match name {
+        "metal" => Device::new_metal(index)?,
+        // One stream for all threads: `new_cuda` gives each its own, unsynchronised.
+        _ => Device::new_cuda_with_stream(index)?,
+    })
 }

@@ -18,6 +18,15 @@ use crate::cli::{
     ui::download::{FetchOptions, fetch_missing},
 };
 
+/// The adapters of a preset.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct VariantArgs {
+    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
+    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
+    #[arg(long)]
+    pub(crate) variant: Option<Variant>,
+}
+
 /// Which model, where and how.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
@@ -32,10 +41,8 @@ pub(crate) struct ModelArgs {
         value_name = "NAME|DIR|HUB"
     )]
     model: String,
-    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
-    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
-    #[arg(long)]
-    variant: Option<VariantValue>,
+    #[command(flatten)]
+    preset: VariantArgs,
     /// The UNet: a .safetensors or .pt file, a folder with config.json, or
     /// hub:owner/name[/file].
     #[arg(long, value_name = "FILE|DIR|HUB")]
@@ -81,54 +88,14 @@ pub(crate) struct ModelArgs {
     /// Whether the VAE works in strips of rows: the same picture in less memory and more
     /// time; auto does so above 1024x1024 pixels.
     #[arg(long, default_value = "auto")]
-    vae_tiling: TilingValue,
+    vae_tiling: Tiling,
     /// Use less memory, at some cost in precision and time: f16 weights and the VAE in
     /// strips, unless --dtype and --vae-tiling say otherwise.
     #[arg(long)]
     low_memory: bool,
     /// Which networks stay in memory.
     #[arg(long, default_value = "one")]
-    residency: ResidencyValue,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ResidencyValue {
-    /// Load each network when needed and free it afterwards: least memory.
-    One,
-    /// Keep each network after its first use.
-    All,
-    /// Like all, with one UNet for both directions, its adapters applied at each step.
-    Shared,
-}
-
-impl From<ResidencyValue> for Residency {
-    fn from(value: ResidencyValue) -> Self {
-        match value {
-            ResidencyValue::One => Self::OneAtATime,
-            ResidencyValue::All => Self::All,
-            ResidencyValue::Shared => Self::Shared,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum VariantValue {
-    #[value(name = "4a")]
-    FourA,
-    #[value(name = "4b")]
-    FourB,
-    #[value(name = "3")]
-    Three,
-}
-
-impl From<VariantValue> for Variant {
-    fn from(value: VariantValue) -> Self {
-        match value {
-            VariantValue::FourA => Self::FourA,
-            VariantValue::FourB => Self::FourB,
-            VariantValue::Three => Self::Three,
-        }
-    }
+    residency: Residency,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -137,13 +104,6 @@ enum DTypeValue {
     F32,
     F16,
     Bf16,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TilingValue {
-    Auto,
-    On,
-    Off,
 }
 
 impl ModelArgs {
@@ -161,7 +121,7 @@ impl ModelArgs {
         let missing = || required_files(&choice);
         console.suspended(|quiet| fetch_missing(&missing, FetchOptions { yes, quiet }))?;
         let model = Model::open(&choice, placement)?;
-        Ok(Pipeline::new(model, self.residency.into()))
+        Ok(Pipeline::new(model, self.residency))
     }
 
     fn dtype_on(&self, device: &Device) -> DType {
@@ -177,16 +137,15 @@ impl ModelArgs {
 
     fn tiling(&self) -> Tiling {
         match self.vae_tiling {
-            TilingValue::Auto if !self.low_memory => Tiling::Auto,
-            TilingValue::Auto | TilingValue::On => Tiling::On,
-            TilingValue::Off => Tiling::Off,
+            Tiling::Auto if self.low_memory => Tiling::On,
+            given => given,
         }
     }
 
     fn choice(&self) -> ModelChoice {
         ModelChoice {
             model: self.model.clone(),
-            variant: self.variant.map(Into::into),
+            variant: self.preset.variant,
             unet: self.unet.clone(),
             forward_adapter: self.forward_adapter.clone(),
             reverse_adapter: self.reverse_adapter.clone(),

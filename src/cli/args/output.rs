@@ -6,12 +6,28 @@ use std::{
     path::{Path, PathBuf, absolute},
 };
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Result, ensure};
+use clap::{
+    Args,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 use icd::{Error, io::check_writable, picture::Format};
 
 /// The name that stands for stdout.
 const STDOUT: &str = "-";
+
+/// What is saved with pictures, and how.
+#[derive(Args)]
+pub(crate) struct SaveArgs {
+    /// Every intermediate value, as safetensors.
+    #[arg(long, value_name = "FILE", value_parser = file())]
+    pub(crate) dump: Option<PathBuf>,
+    /// Leave the settings out of the PNG.
+    #[arg(long)]
+    pub(crate) no_metadata: bool,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+}
 
 /// Whether existing files are replaced.
 #[derive(Args, Clone, Copy, Debug)]
@@ -28,10 +44,9 @@ impl WriteArgs {
         let mut seen = BTreeSet::new();
         for file in files {
             // x.png and ./x.png are the same file.
-            if !seen.insert(absolute(file).unwrap_or_else(|_| file.clone())) {
-                let reason = format!("{}: two outputs have this name", file.display());
-                return Err(Error::setting(reason).into());
-            }
+            let is_new = seen.insert(absolute(file).unwrap_or_else(|_| file.clone()));
+            let twice = || format!("{}: two outputs have this name", file.display());
+            ensure!(is_new, Error::setting(twice()));
             self.check_one(file)?;
         }
         Ok(())
@@ -43,31 +58,25 @@ impl WriteArgs {
     }
 
     fn check_absent(self, file: &Path) -> Result<()> {
-        if !file.is_file() || self.force {
-            return Ok(());
-        }
-        let reason = format!(
-            "{}: this file exists; --force overwrites it",
-            file.display()
-        );
-        Err(Error::setting(reason).into())
+        let reason = || {
+            format!(
+                "{}: this file exists; --force overwrites it",
+                file.display()
+            )
+        };
+        ensure!(self.force || !file.is_file(), Error::setting(reason()));
+        Ok(())
     }
 
     fn check_one(self, file: &Path) -> Result<()> {
         if is_stdout(file) {
-            return match stdout().is_terminal() {
-                true => Err(Error::setting(
-                    "-o - writes a picture's bytes, but stdout is a terminal: redirect it to a \
-                     file or a program",
-                )
-                .into()),
-                false => Ok(()),
-            };
+            let reason = "-o - writes a picture's bytes, but stdout is a terminal: redirect it to \
+                          a file or a program";
+            ensure!(!stdout().is_terminal(), Error::setting(reason));
+            return Ok(());
         }
-        if file.is_dir() {
-            let reason = format!("{}: this is a folder; name a file in it", file.display());
-            return Err(Error::setting(reason).into());
-        }
+        let reason = || format!("{}: this is a folder; name a file in it", file.display());
+        ensure!(!file.is_dir(), Error::setting(reason()));
         self.check_absent(file)?;
         Ok(check_writable(file)?)
     }
@@ -87,13 +96,28 @@ pub(crate) fn is_stdout(file: &Path) -> bool {
     file == Path::new(STDOUT)
 }
 
-/// Fails if stdout is given for a file other than the run's picture.
-pub(crate) fn refuse_stdout(file: &Path) -> Result<(), Error> {
-    match is_stdout(file) {
-        true => Err(Error::setting(
-            "- (stdout) is only for the --output of a picture: name a file",
-        )),
-        false => Ok(()),
+/// Parses the name of a file other than stdout.
+pub(crate) fn file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|file| match is_stdout(&file) {
+        true => Err("- (stdout) is only for the --output of a picture: name a file"),
+        false => Ok(file),
+    })
+}
+
+/// Parses the name of a picture, or `-` for stdout.
+pub(crate) fn picture() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(of_picture)
+}
+
+/// Parses the name of a picture other than stdout.
+pub(crate) fn picture_file() -> impl TypedValueParser<Value = PathBuf> {
+    file().try_map(of_picture)
+}
+
+fn of_picture(file: PathBuf) -> Result<PathBuf, &'static str> {
+    match format(&file) {
+        Ok(_) => Ok(file),
+        Err(_) => Err("a picture to write must be named .png, .jpg, .jpeg or .webp"),
     }
 }
 
@@ -101,7 +125,7 @@ pub(crate) fn refuse_stdout(file: &Path) -> Result<(), Error> {
 pub(crate) fn format(file: &Path) -> Result<Format, Error> {
     match is_stdout(file) {
         true => Ok(Format::Png),
-        false => Format::of(file).map_err(|error| Error::setting(error.to_string())),
+        false => Format::of(file),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The working size of pictures.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use icd::{
     model::Model,
     picture::{
@@ -9,48 +9,32 @@ use icd::{
     },
 };
 
-use super::values::SizeValue;
+use super::values::size;
 
 /// How large a picture is worked on.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Size")]
 pub(crate) struct SizeArgs {
     /// The size to work at: N for a square, or WxH [default: the model's].
-    #[arg(long, value_name = "N|WxH")]
-    size: Option<SizeValue>,
+    #[arg(long, value_name = "N|WxH", value_parser = size)]
+    size: Option<Size>,
     /// How a picture of another shape is fitted [default: aspect, or stretch where a size
     /// is given].
     #[arg(long)]
-    fit: Option<FitValue>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FitValue {
-    /// Its own aspect ratio, at as many pixels as the size has.
-    #[value(alias = "keep")]
-    Aspect,
-    /// Stretched to the size.
-    Stretch,
-    /// Scaled to cover the size, the rest cut off.
-    Crop,
-    /// Scaled to fit inside, the rest filled.
-    Pad,
+    fit: Option<Fit>,
 }
 
 impl SizeArgs {
     /// The canvas for pictures of this model.
     pub(crate) fn canvas(&self, model: &Model) -> icd::Result<Canvas> {
         let side = model.unet_config().sample_size * model.latent_factor()?;
-        let fit = match (self.fit, self.size) {
-            (Some(FitValue::Aspect), _) | (None, None) => Fit::Aspect,
-            (Some(FitValue::Stretch), _) | (None, Some(_)) => Fit::Stretch,
-            (Some(FitValue::Crop), _) => Fit::Crop,
-            (Some(FitValue::Pad), _) => Fit::Pad,
+        let by_default = match self.size {
+            Some(_) => Fit::Stretch,
+            None => Fit::Aspect,
         };
-        let own = Size::new(side, side);
         Ok(Canvas {
-            size: self.size.map_or(own, SizeValue::size),
-            fit,
+            size: self.size.unwrap_or(Size::new(side, side)),
+            fit: self.fit.unwrap_or(by_default),
         })
     }
 }

@@ -2,78 +2,50 @@
 
 use std::str::FromStr;
 
-use icd::{Error, control::StepRange, picture::Size};
+use icd::{
+    Error,
+    control::{Amplify, Blend, StepRange},
+    picture::Size,
+};
 
-/// `--cross-replace 0.3` for all words, `--cross-replace bird=0.8` for one.
-#[derive(Clone, Debug)]
-pub(crate) enum CrossReplace {
-    All(StepRange),
-    Word(String, StepRange),
-}
-
-impl FromStr for CrossReplace {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        Ok(match text.rsplit_once('=') {
-            Some((word, span)) => Self::Word(word.into(), span.parse()?),
-            None => Self::All(text.parse()?),
-        })
+/// Parses `--cross-replace 0.3` for all words and `--cross-replace bird=0.8` for one.
+pub(crate) fn cross_replace(text: &str) -> Result<(Option<String>, StepRange), Error> {
+    match text.rsplit_once('=') {
+        Some((word, range)) => Ok((Some(word.into()), range.parse()?)),
+        None => Ok((None, text.parse()?)),
     }
 }
 
-/// `--amplify auto`, `--amplify none`, `--amplify word=4`.
-#[derive(Clone, Debug)]
-pub(crate) enum AmplifyValue {
-    Auto,
-    None,
-    Word(String, f64),
-}
-
-impl FromStr for AmplifyValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write auto, none, or a word and a factor as in bird=4"
-            ))
-        };
-        match text {
-            "auto" => Ok(Self::Auto),
-            "none" => Ok(Self::None),
-            pair => {
-                let (word, factor) = pair.rsplit_once('=').ok_or_else(fault)?;
-                let factor = factor
-                    .parse()
-                    .ok()
-                    .filter(|factor: &f64| factor.is_finite());
-                Ok(Self::Word(word.into(), factor.ok_or_else(fault)?))
-            }
-        }
+/// Parses `--amplify auto`, `--amplify none` and `--amplify word=4`.
+pub(crate) fn amplify(text: &str) -> Result<Amplify, Error> {
+    let pair = || {
+        let (word, factor) = text.rsplit_once('=')?;
+        let factor = factor
+            .parse()
+            .ok()
+            .filter(|factor: &f64| factor.is_finite());
+        Some((word.to_owned(), factor?))
+    };
+    match (text, pair()) {
+        ("auto", _) => Ok(Amplify::Auto),
+        ("none", _) => Ok(Amplify::Words(Vec::new())),
+        (_, Some(pair)) => Ok(Amplify::Words(vec![pair])),
+        (_, None) => Err(Error::setting(format!(
+            "{text:?}: write auto, none, or a word and a factor as in bird=4"
+        ))),
     }
 }
 
-/// `--blend auto`, `--blend bird:lego`.
-#[derive(Clone, Debug)]
-pub(crate) enum BlendValue {
-    Auto,
-    Pair(String, String),
-}
-
-impl FromStr for BlendValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match (text, text.split_once(':')) {
-            ("auto", _) => Ok(Self::Auto),
-            (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
-                Ok(Self::Pair(source.into(), target.into()))
-            }
-            _ => Err(Error::setting(format!(
-                "{text:?}: write auto, or a source word and a target word as in bird:lego"
-            ))),
+/// Parses `--blend auto` and `--blend bird:lego`.
+pub(crate) fn blend(text: &str) -> Result<Blend, Error> {
+    match (text, text.split_once(':')) {
+        ("auto", _) => Ok(Blend::Auto),
+        (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
+            Ok(Blend::Words(vec![(source.into(), target.into())]))
         }
+        _ => Err(Error::setting(format!(
+            "{text:?}: write auto, or a source word and a target word as in bird:lego"
+        ))),
     }
 }
 
@@ -97,40 +69,18 @@ impl FromStr for EarlyPrompt {
     }
 }
 
-/// `--size 512` (a square) or `--size 768x512` (width x height).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SizeValue {
-    Square(usize),
-    Sides(Size),
-}
-
-impl SizeValue {
-    pub(crate) fn size(self) -> Size {
-        match self {
-            Self::Square(side) => Size::new(side, side),
-            Self::Sides(size) => size,
-        }
-    }
-}
-
-impl FromStr for SizeValue {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let fault = || {
-            Error::setting(format!(
-                "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
-            ))
-        };
-        let side = |text: &str| -> Result<usize, Error> {
-            let side = text.trim().parse().ok();
-            side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
-                .ok_or_else(fault)
-        };
-        Ok(match text.split_once(['x', 'X']) {
-            Some((width, height)) => Self::Sides(Size::new(side(width)?, side(height)?)),
-            None => Self::Square(side(text)?),
-        })
+/// Parses `--size 512` (a square) and `--size 768x512` (width x height).
+pub(crate) fn size(text: &str) -> Result<Size, Error> {
+    let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    let side = |text: &str| {
+        let side = text.trim().parse().ok();
+        side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
+    };
+    match side(width).zip(side(height)) {
+        Some((width, height)) => Ok(Size::new(width, height)),
+        None => Err(Error::setting(format!(
+            "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
+        ))),
     }
 }
 
@@ -140,14 +90,8 @@ mod tests {
 
     #[test]
     fn sizes_are_multiples_of_eight() {
-        assert_eq!(
-            "512".parse::<SizeValue>().unwrap().size(),
-            Size::new(512, 512)
-        );
-        assert_eq!(
-            "312x200".parse::<SizeValue>().unwrap().size(),
-            Size::new(312, 200)
-        );
+        assert_eq!(size("512").unwrap(), Size::new(512, 512));
+        assert_eq!(size("312x200").unwrap(), Size::new(312, 200));
         for bad in [
             "",
             "0",
@@ -159,21 +103,20 @@ mod tests {
             "512x512x512",
             "-8",
         ] {
-            assert!(bad.parse::<SizeValue>().is_err(), "{bad:?}");
+            assert!(size(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn words_may_hold_signs() {
-        assert!(
-            matches!("a=b=2".parse(), Ok(AmplifyValue::Word(word, factor)) if word == "a=b" && factor == 2.0)
-        );
-        assert!(matches!("bird=0.8".parse(), Ok(CrossReplace::Word(..))));
+        let twice = Amplify::Words(vec![("a=b".into(), 2.0)]);
+        assert_eq!(amplify("a=b=2").unwrap(), twice);
+        assert_eq!(cross_replace("bird=0.8").unwrap().0, Some("bird".into()));
         for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
-            assert!(bad.parse::<AmplifyValue>().is_err(), "{bad:?}");
+            assert!(amplify(bad).is_err(), "{bad:?}");
         }
         for bad in ["bird", ":", "bird:", ":lego"] {
-            assert!(bad.parse::<BlendValue>().is_err(), "{bad:?}");
+            assert!(blend(bad).is_err(), "{bad:?}");
         }
     }
 }

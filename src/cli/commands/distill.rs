@@ -13,12 +13,12 @@ use icd::{
     model::Model,
     nn::Placement,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::cli::{
     args::device::DeviceArgs,
     threads,
-    ui::console::{log_line, print_line},
+    ui::console::{log_line, print_line, progress_bar},
 };
 
 /// Distils a diffusion model into one that inverts and generates in a few steps.
@@ -88,31 +88,26 @@ Examples:
 
 impl DistillArgs {
     pub(crate) fn run(&self) -> Result<()> {
-        match &self.stage {
-            StageArgs::Guidance(args) => args.guidance(),
-            StageArgs::Consistency(args) => args.consistency(),
-        }
+        let (StageArgs::Guidance(args) | StageArgs::Consistency(args)) = &self.stage;
+        let (config, model, data) = args.open()?;
+        let written = match self.stage {
+            StageArgs::Guidance(_) => {
+                let mut stage = guidance_stage(&model, &config, data)?;
+                train(&config, &mut stage)?;
+                vec![stage.write(&model, &config)?]
+            }
+            StageArgs::Consistency(_) => {
+                let mut stage = consistency_stage(&model, &config, data)?;
+                train(&config, &mut stage)?;
+                stage.write(&config)?.into()
+            }
+        };
+        let mut written = written.iter();
+        written.try_for_each(|path| print_line(&path.display().to_string()))
     }
 }
 
 impl RunArgs {
-    fn guidance(&self) -> Result<()> {
-        let (config, model, data) = self.open()?;
-        let mut stage = guidance_stage(&model, &config, data)?;
-        train(&config, &mut stage)?;
-        print_line(&stage.write(&model, &config)?.display().to_string())
-    }
-
-    fn consistency(&self) -> Result<()> {
-        let (config, model, data) = self.open()?;
-        let mut stage = consistency_stage(&model, &config, data)?;
-        train(&config, &mut stage)?;
-        for file in stage.write(&config)? {
-            print_line(&file.display().to_string())?;
-        }
-        Ok(())
-    }
-
     fn open(&self) -> Result<(DistillConfig, Model, TrainingData)> {
         let config = DistillConfig::read(&self.config)?;
         if config.parallel_micro_batches > 1 {
@@ -122,7 +117,7 @@ impl RunArgs {
         let placement = Placement::new(config.dtype.into(), self.device.open(&log_line)?);
         check_gradients(&placement)?;
         let model = Model::open(&config.choice(), placement)?;
-        let bar = bar(0, "encoding the pictures")?;
+        let bar = bar(0, "encoding the pictures");
         let data = TrainingData::open(&model, &config, &mut |done, of| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
@@ -173,7 +168,7 @@ fn run(config: &DistillConfig) -> Run {
 
 /// Trains with a progress bar that shows speed, remaining time and the losses.
 fn train(config: &DistillConfig, trainer: &mut dyn Trainer) -> Result<()> {
-    let bar = bar(config.steps, "distilling")?;
+    let bar = bar(config.steps, "distilling");
     run(config).go(trainer, &mut |progress| {
         show(&bar, progress);
         Ok(())
@@ -197,10 +192,7 @@ fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_message(shown.collect::<Vec<_>>().join(", "));
 }
 
-fn bar(length: usize, what: &'static str) -> Result<ProgressBar> {
+fn bar(length: usize, what: &'static str) -> ProgressBar {
     let style = "{prefix} {bar:30} {pos}/{len} {per_sec}, left {eta} {wide_msg}";
-    let style = ProgressStyle::with_template(style)?;
-    Ok(ProgressBar::new(length as u64)
-        .with_style(style)
-        .with_prefix(what))
+    progress_bar(style, length as u64).with_prefix(what)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use icd::{
@@ -18,7 +18,7 @@ use crate::cli::{
     args::{
         control::ControlArgs,
         model::ModelArgs,
-        output::{self, WriteArgs, beside_name, is_stdout, numbered},
+        output::{self, SaveArgs, beside_name, is_stdout, numbered},
         size::SizeArgs,
     },
     canvas::{Frame, Input},
@@ -53,7 +53,7 @@ pub(crate) struct EditArgs {
     #[arg(long, value_name = "PNG")]
     from: Option<PathBuf>,
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator.
     #[arg(long, default_value_t = 0)]
@@ -67,7 +67,7 @@ pub(crate) struct EditArgs {
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
-    also: AlsoArgs,
+    result: ResultArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -76,10 +76,10 @@ pub(crate) struct EditArgs {
     report: ReportArgs,
 }
 
-/// What is written, and how.
+/// Where the result may change, its size, and what is written with it.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
-struct AlsoArgs {
+struct ResultArgs {
     /// A mask picture, white where the result may change; scaled to the input picture.
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
@@ -87,22 +87,16 @@ struct AlsoArgs {
     #[arg(long)]
     restore_size: bool,
     /// Source, reconstruction and edits side by side, with captions.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     comparison: Option<PathBuf>,
     /// Cross-attention maps of each word: source.png, target.png.
     #[arg(long, alias = "attention", value_name = "DIR")]
     attention_maps: Option<PathBuf>,
     /// The final latents of the targets, as safetensors.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output::file())]
     save_latents: Option<PathBuf>,
-    /// Every intermediate value, as safetensors.
-    #[arg(long, value_name = "FILE")]
-    dump: Option<PathBuf>,
-    /// Leave the settings out of the PNG.
-    #[arg(long)]
-    no_metadata: bool,
     #[command(flatten)]
-    write: WriteArgs,
+    save: SaveArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -129,20 +123,21 @@ fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
 
 impl EditArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {
-        let mut console = Console::new(self.report, self.also.dump.is_some());
+        let dump = self.result.save.dump.as_deref();
+        let mut console = Console::new(self.report, dump.is_some());
         let outputs = self.checked_outputs()?;
         let input = self.read()?;
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
-        if self.also.restore_size {
+        if self.result.restore_size {
             frame.check_restorable()?;
         }
-        let request = self.request(model, &input, &frame)?;
+        let request = self.request(model, &frame)?;
         let prompts = request.tokenize(model)?;
         let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
         warn_unread(&prompts, &console);
-        if frame.is_photo() {
+        if frame.placed().is_some() {
             warn_of_gap(model, &console)?;
         }
         if self.dry_run {
@@ -150,56 +145,36 @@ impl EditArgs {
             let worked = (&frame, rows);
             return dry_run::print_edit(model, &request, &prompts, worked, self.report.json);
         }
-        let inverted = self.inverted(&pipeline, &input, &frame, &mut console)?;
+        let inverted = self.inverted(&pipeline, &frame, &mut console)?;
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
-        self.write(
-            &pipeline,
-            &edited,
-            (&frame, &outputs),
-            settings,
-            &mut console,
-        )?;
-        console.write_dump(self.also.dump.as_deref(), 0)?;
+        let files = (&frame, &outputs[..]);
+        self.write(&pipeline, &edited, files, settings, &mut console)?;
+        console.write_dump(dump, 0)?;
         console.finish();
-        let (source, seed) = (&request.source, self.seed);
-        outputs
-            .iter()
-            .zip(&request.targets)
-            .try_for_each(|(output, target)| {
-                let facts = json!({ "source": source, "target": target, "seed": seed });
-                console.result(output, 0, facts)
-            })
+        let mut results = outputs.iter().zip(&request.targets);
+        results.try_for_each(|(output, target)| {
+            let (source, seed) = (&request.source, self.seed);
+            let facts = json!({ "source": source, "target": target, "seed": seed });
+            console.result(output, 0, facts)
+        })
     }
 
     /// The names of the edited pictures; checks that all output files can be written.
     fn checked_outputs(&self) -> Result<Vec<PathBuf>> {
         let (output, count) = (self.output(), self.tgt_prompt.len());
-        if is_stdout(&output) && (count > 1 || self.report.json) {
-            let reason = "-o - writes one picture to stdout: use one --tgt-prompt and no --json";
-            return Err(Error::setting(reason).into());
-        }
-        output::format(&output)?;
+        let reason = "-o - writes one picture to stdout: use one --tgt-prompt and no --json";
+        let is_alone = count == 1 && !self.report.json;
+        ensure!(is_alone || !is_stdout(&output), Error::setting(reason));
         let outputs: Vec<_> = (1..=count).map(|i| numbered(&output, i, count)).collect();
-        let also = &self.also;
-        if let Some(comparison) = &also.comparison {
-            output::format(comparison)?;
-        }
-        let sheets = also
-            .attention_maps
-            .iter()
-            .flat_map(|folder| sheets::files(folder, count));
-        let sheets: Vec<_> = sheets.collect();
-        let beside = [&also.comparison, &also.save_latents, &also.dump];
-        let beside = beside.into_iter().flatten();
-        beside
-            .clone()
-            .try_for_each(|file| output::refuse_stdout(file))?;
+        let result = &self.result;
         if !self.dry_run {
-            also.write.check(outputs.iter().chain(beside))?;
-            also.attention_maps
-                .iter()
-                .try_for_each(|folder| output::check_folder(folder))?;
-            also.write.check_new(&sheets)?;
+            let beside = [&result.comparison, &result.save_latents, &result.save.dump];
+            let write = result.save.write;
+            write.check(outputs.iter().chain(beside.into_iter().flatten()))?;
+            if let Some(folder) = &result.attention_maps {
+                output::check_folder(folder)?;
+                write.check_new(&sheets::files(folder, count))?;
+            }
         }
         Ok(outputs)
     }
@@ -220,18 +195,18 @@ impl EditArgs {
         }
     }
 
-    fn request(&self, model: &Model, input: &Input, frame: &Frame) -> Result<Edit> {
-        let source = match (&self.src_prompt, input) {
+    fn request(&self, model: &Model, frame: &Frame) -> Result<Edit> {
+        let prompt = match (&self.src_prompt, frame) {
             (Some(prompt), _) => prompt.clone(),
-            (None, Input::Latents(_, latents)) => latents.prompt.clone(),
-            (None, Input::Photo(_)) => String::new(),
+            (None, Frame::Latents(latents, _)) => latents.prompt.clone(),
+            (None, Frame::Photo(..)) => String::new(),
         };
-        let request = self.control.edit(model, source, self.tgt_prompt.clone())?;
-        let also = &self.also;
-        let mask = also.mask.as_deref().map(picture::read).transpose()?;
+        let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
+        let result = &self.result;
+        let mask = result.mask.as_deref().map(picture::read).transpose()?;
         let mask = mask.map(|mask| frame.latent_mask(&mask, model.device()));
-        let attention = also.attention_maps.is_some();
-        let source = attention || also.dump.is_some() || also.comparison.is_some();
+        let attention = result.attention_maps.is_some();
+        let source = attention || result.save.dump.is_some() || result.comparison.is_some();
         Ok(Edit {
             mask: mask.transpose()?,
             outputs: Outputs { source, attention },
@@ -242,29 +217,22 @@ impl EditArgs {
     fn inverted(
         &self,
         pipeline: &Pipeline,
-        input: &Input,
         frame: &Frame,
         console: &mut Console,
     ) -> Result<Tensor> {
-        let model = pipeline.model();
-        let latents = match input {
-            Input::Photo(photo) => {
+        let latent = match frame {
+            Frame::Photo(placed, _) => {
                 let inversion = Inversion {
                     pipeline,
-                    photo,
-                    placed: frame.placed().cloned().context("a photo is placed")?,
-                    canvas: self.size.canvas(model)?,
+                    placed,
                     prompt: self.src_prompt.as_deref().unwrap_or_default(),
                     seed: self.seed,
                 };
-                inversion.cached(self.cache.as_ref(), console)?
+                inversion.cached(self.cache.as_ref(), console)?.latent
             }
-            Input::Latents(file, latents) => {
-                latents.check_origin(file, model)?;
-                latents.clone()
-            }
+            Frame::Latents(latents, _) => latents.latent.clone(),
         };
-        Ok(latents.latent.to_device(model.device())?)
+        Ok(latent.to_device(pipeline.model().device())?)
     }
 
     fn write(
@@ -275,31 +243,31 @@ impl EditArgs {
         settings: Settings,
         console: &mut Console,
     ) -> Result<()> {
-        if let Some(file) = &self.also.save_latents {
+        let result = &self.result;
+        if let Some(file) = &result.save_latents {
             let latents = vec![("latent".into(), edited.targets.clone())];
             write_tensors(file, &latents, HashMap::new())?;
         }
-        let also = &self.also;
-        let with_source = also.comparison.is_some() || also.attention_maps.is_some();
+        let with_source = result.comparison.is_some() || result.attention_maps.is_some();
         let source = edited.source.as_ref().filter(|_| with_source);
         let latents: Vec<_> = source.into_iter().chain([&edited.targets]).collect();
         let mut targets = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
         let source = source.map(|_| targets.remove(0));
         for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
-            let result = frame.finished(target, also.restore_size);
+            let finished = frame.finished(target, result.restore_size);
             let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
-            picture::write(&result, file, (!also.no_metadata).then_some(&own))?;
+            picture::write(&finished, file, (!result.save.no_metadata).then_some(&own))?;
         }
         let shown = Shown {
             edited,
-            photo: frame.placed().cloned(),
+            photo: frame.placed().map(|placed| placed.picture.clone()),
             source,
             targets,
         };
-        if let Some(file) = &also.comparison {
+        if let Some(file) = &result.comparison {
             picture::write(&shown.comparison()?, file, None)?;
         }
-        match &also.attention_maps {
+        match &result.attention_maps {
             Some(folder) => shown.write_attention(folder),
             None => Ok(()),
         }

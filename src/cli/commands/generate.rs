@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
 use icd::{
@@ -23,8 +23,8 @@ use crate::cli::{
     Console, ReportArgs,
     args::{
         model::ModelArgs,
-        output::{self, WriteArgs, is_stdout, numbered},
-        values::SizeValue,
+        output::{self, SaveArgs, is_stdout, numbered},
+        values::size,
     },
     picture,
     settings::Settings,
@@ -39,7 +39,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     prompt: String,
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
     /// The number of pictures, with seeds SEED, SEED+1, ..; written together at the end, or
     /// one by one with --residency all or shared.
@@ -56,19 +56,13 @@ pub(crate) struct GenerateArgs {
     #[arg(long, default_value = "1")]
     tau: Tau,
     /// The size: N for a square, or WxH [default: the model's].
-    #[arg(long, value_name = "N|WxH")]
-    size: Option<SizeValue>,
+    #[arg(long, value_name = "N|WxH", value_parser = size)]
+    size: Option<Size>,
     /// The final latent, as safetensors.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output::file())]
     save_latents: Option<PathBuf>,
-    /// Every intermediate value, as safetensors.
-    #[arg(long, value_name = "FILE")]
-    dump: Option<PathBuf>,
-    /// Leave the settings out of the PNG.
-    #[arg(long)]
-    no_metadata: bool,
     #[command(flatten)]
-    write: WriteArgs,
+    save: SaveArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -100,7 +94,7 @@ impl GenerateArgs {
 
     /// Generates and writes the pictures with these indices.
     fn generate(&self, pipeline: &Pipeline, batch: &[usize], settings: &Settings) -> Result<()> {
-        let mut console = Console::new(self.report, self.dump.is_some());
+        let mut console = Console::new(self.report, self.save.dump.is_some());
         let guidance = self.guidance(pipeline.model())?;
         let noises = batch
             .iter()
@@ -112,7 +106,7 @@ impl GenerateArgs {
         for (row, &index) in batch.iter().enumerate() {
             self.write(index, &pictures[row], &latents[row], settings)?;
             let named = |file: &PathBuf| self.numbered(file, index);
-            console.write_dump(self.dump.as_ref().map(named).as_deref(), row)?;
+            console.write_dump(self.save.dump.as_ref().map(named).as_deref(), row)?;
             let facts = json!({ "prompt": self.prompt, "seed": self.seed(index) });
             console.result(&named(&self.output()), row, facts)?;
         }
@@ -143,7 +137,7 @@ impl GenerateArgs {
         let seed = self.seed(index).to_string();
         let own = settings.clone().with("seed", seed).with("count", "1");
         let file = self.numbered(&self.output(), index);
-        picture::write(picture, &file, (!self.no_metadata).then_some(&own))?;
+        picture::write(picture, &file, (!self.save.no_metadata).then_some(&own))?;
         if let Some(file) = &self.save_latents {
             let latents = vec![("latent".into(), latent.clone())];
             write_tensors(&self.numbered(file, index), &latents, HashMap::new())?;
@@ -154,30 +148,17 @@ impl GenerateArgs {
     /// Checks that all output files can be written.
     fn check_outputs(&self) -> Result<()> {
         let output = self.output();
-        output::format(&output)?;
-        if is_stdout(&output) && (self.count > 1 || self.report.json) {
-            let reason = "-o - writes one picture to stdout: use --count 1 and no --json";
-            return Err(Error::setting(reason).into());
-        }
-        let named = [
-            Some(&output),
-            self.save_latents.as_ref(),
-            self.dump.as_ref(),
-        ];
-        let beside = named[1..].iter().copied().flatten();
-        beside
-            .clone()
-            .try_for_each(|file| output::refuse_stdout(file))?;
-        let indices = 0..self.count as usize;
-        let files: Vec<_> = indices
-            .flat_map(|i| {
-                named
-                    .into_iter()
-                    .flatten()
-                    .map(move |file| self.numbered(file, i))
-            })
+        let reason = "-o - writes one picture to stdout: use --count 1 and no --json";
+        let is_alone = self.count == 1 && !self.report.json;
+        ensure!(is_alone || !is_stdout(&output), Error::setting(reason));
+        let beside = [&self.save_latents, &self.save.dump];
+        let named: Vec<_> = [&output]
+            .into_iter()
+            .chain(beside.into_iter().flatten())
             .collect();
-        self.write.check(&files)
+        let numbered = |i| named.iter().map(move |file| self.numbered(file, i));
+        let files: Vec<_> = (0..self.count as usize).flat_map(numbered).collect();
+        self.save.write.check(&files)
     }
 
     fn numbered(&self, file: &Path, index: usize) -> PathBuf {
@@ -194,7 +175,7 @@ impl GenerateArgs {
     fn shape(&self, model: &Model) -> icd::Result<(usize, usize, usize, usize)> {
         let (config, factor) = (model.unet_config(), model.latent_factor()?);
         let own = Size::new(config.sample_size * factor, config.sample_size * factor);
-        let size = self.size.map_or(own, SizeValue::size);
+        let size = self.size.unwrap_or(own);
         let (height, width) = (size.height / factor, size.width / factor);
         Ok((1, config.in_channels, height, width))
     }

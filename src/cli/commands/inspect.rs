@@ -5,19 +5,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::Args;
 use icd::{
+    hub::Location,
     io::{Checkpoint, Source, safetensors_metadata},
     lora::timesteps,
-    model::{Model, ModelChoice},
+    model::{Model, ModelChoice, PRESETS},
     nn::Placement,
     picture::Picture,
 };
 use serde_json::{Map, Value, json};
 
-use crate::cli::{settings::Settings, ui::console::print_line};
+use crate::cli::{
+    settings::Settings,
+    ui::console::{print_fact, print_line},
+};
 
 /// Describes a picture and its settings, a file of latents, weights, an adapter or a
 /// model.
@@ -49,10 +53,8 @@ impl InspectArgs {
         if self.json {
             return print_line(&Value::Object(facts).to_string());
         }
-        facts.iter().try_for_each(|(name, value)| match value {
-            Value::String(text) => print_line(&format!("{name}: {text}")),
-            other => print_line(&format!("{name}: {other}")),
-        })
+        let mut facts = facts.iter();
+        facts.try_for_each(|(name, value)| print_fact(name, value))
     }
 }
 
@@ -61,8 +63,18 @@ fn facts(what: &Path) -> Result<Facts> {
     match ending.to_str() {
         Some("safetensors" | "pt" | "bin") if !what.is_dir() => weights(what),
         _ if what.is_file() => picture(what),
-        _ => model(what),
+        _ if what.is_dir() || is_model_name(what) => model(what),
+        _ => bail!(
+            "{}: there is no such file or folder, nor a model of this name ({} or hub:owner/name)",
+            what.display(),
+            PRESETS.join(", ")
+        ),
     }
+}
+
+fn is_model_name(what: &Path) -> bool {
+    let named = |name: &str| PRESETS.contains(&name) || Location::on_hub(name).is_some();
+    what.to_str().is_some_and(named)
 }
 
 fn picture(file: &Path) -> Result<Facts> {

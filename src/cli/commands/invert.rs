@@ -17,6 +17,7 @@ use crate::cli::{
         output::{self, WriteArgs},
         size::SizeArgs,
     },
+    canvas::Placed,
     inversion::Inversion,
     picture,
     ui::prompts::warn_unread,
@@ -33,16 +34,16 @@ pub(crate) struct InvertArgs {
     #[arg(long)]
     prompt: String,
     /// The inverted latent [default: IN.latents.safetensors].
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::file())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     reconstruct: Option<PathBuf>,
     /// Every intermediate value, as safetensors.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = output::file())]
     dump: Option<PathBuf>,
     /// Keep inversions in this folder and reuse them.
     #[arg(long, value_name = "DIR")]
@@ -70,12 +71,9 @@ impl InvertArgs {
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         warn_unread(&[model.tokenizers()?.tokenize(&self.prompt)?], &console);
-        let canvas = self.size.canvas(model)?;
         let inversion = Inversion {
             pipeline: &pipeline,
-            photo: &photo,
-            placed: canvas.place(&photo),
-            canvas,
+            placed: &Placed::new(&photo, self.size.canvas(model)?),
             prompt: &self.prompt,
             seed: self.seed,
         };
@@ -96,15 +94,8 @@ impl InvertArgs {
     fn checked_output(&self) -> Result<PathBuf> {
         let name = || output::beside_name(&self.image, "latents", ".safetensors");
         let file = self.output.clone().unwrap_or_else(name);
-        if let Some(picture) = &self.reconstruct {
-            output::format(picture)?;
-        }
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
-        let files = files.into_iter().flatten();
-        files
-            .clone()
-            .try_for_each(|file| output::refuse_stdout(file))?;
-        self.write.check(files)?;
+        self.write.check(files.into_iter().flatten())?;
         Ok(file)
     }
 
@@ -120,9 +111,9 @@ impl InvertArgs {
         let inverted = latents.latent.to_device(pipeline.model().device())?;
         let latent = pipeline.reconstruct(&inverted, &self.prompt, console)?;
         let result = pipeline.decode(&latent, console)?.swap_remove(0);
-        let result = result.with_profile_of(inversion.photo);
+        let result = result.with_profile_of(inversion.placed.photo);
         picture::write(&result, file, None)?;
-        let placed = &inversion.placed;
+        let placed = &inversion.placed.picture;
         Ok(Likeness {
             psnr: result.psnr(placed)?,
             ssim: result.ssim(placed).ok(), // None for pictures smaller than its window

@@ -14,7 +14,7 @@ use icd::{
     io::{Tensors, write_tensors},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::cli::{ReportArgs, args::output};
 
@@ -27,6 +27,19 @@ pub(crate) fn log_line(line: &str) {
 /// Writes a line to stdout.
 pub(crate) fn print_line(line: &str) -> Result<()> {
     print_bytes(format!("{line}\n").as_bytes())
+}
+
+/// Writes a result to stdout: the facts as a JSON object, or else its text.
+pub(crate) fn print_result(as_json: bool, facts: &Value, text: String) -> Result<()> {
+    print_line(&if as_json { facts.to_string() } else { text })
+}
+
+/// Writes a fact to stdout.
+pub(crate) fn print_fact(name: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::String(text) => print_line(&format!("{name}: {text}")),
+        other => print_line(&format!("{name}: {other}")),
+    }
 }
 
 /// Writes bytes to stdout. A closed pipe is not an error.
@@ -66,10 +79,9 @@ impl Console {
     pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
         Self {
             report,
-            bar: if report.quiet {
-                ProgressBar::hidden()
-            } else {
-                spinner()
+            bar: match report.quiet {
+                true => ProgressBar::hidden(),
+                false => spinner(),
             },
             began: Instant::now(),
             common: Record::default(),
@@ -135,22 +147,15 @@ impl Console {
 
     /// Prints the result of a picture, counted from 0: the file name, or a JSON
     /// object with the facts. Nothing is printed if the picture went to stdout.
-    pub(crate) fn result(&self, output: &Path, picture: usize, facts: Value) -> Result<()> {
+    pub(crate) fn result(&self, output: &Path, picture: usize, mut facts: Value) -> Result<()> {
         if output::is_stdout(output) {
             return Ok(());
         }
-        if !self.report.json {
-            return print_line(&output.display().to_string());
-        }
-        let mut object = Map::new();
-        object.insert("output".into(), json!(output));
-        if let Value::Object(facts) = facts {
-            object.extend(facts);
-        }
         let own = self.pictures.get(picture).unwrap_or(&self.common);
-        object.insert("evaluations".into(), json!(own.evaluations));
-        object.insert("seconds".into(), json!(self.began.elapsed().as_secs_f64()));
-        print_line(&Value::Object(object).to_string())
+        facts["output"] = json!(output);
+        facts["evaluations"] = json!(own.evaluations);
+        facts["seconds"] = json!(self.began.elapsed().as_secs_f64());
+        print_result(self.report.json, &facts, output.display().to_string())
     }
 
     /// The evaluations as text: "network evaluations: 4 of 1 row, 4 of 2 rows".
@@ -215,8 +220,13 @@ fn style(template: &str) -> ProgressStyle {
     style.unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
+/// A progress bar of this template and length, 0 if it is not known yet.
+pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
+    ProgressBar::new(length).with_style(style(template))
+}
+
 fn spinner() -> ProgressBar {
-    let bar = ProgressBar::new_spinner().with_style(style(WAITING));
+    let bar = progress_bar(WAITING, 0);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }

@@ -12,9 +12,9 @@ use icd::{
     Error,
     hub::{Cache, DownloadPlan, Hub, PlannedFile, Progress, RequiredFile},
 };
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar};
 
-use super::console::log_line;
+use super::console::{log_line, progress_bar};
 
 /// Downloads smaller than this (configurations, indices) need no confirmation.
 const UNASKED: u64 = 1 << 20;
@@ -30,6 +30,16 @@ pub(crate) struct FetchOptions {
     /// Print errors only.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+impl FetchOptions {
+    /// A progress bar of this template, unless quiet.
+    pub(crate) fn bar(self, template: &str) -> ProgressBar {
+        match self.quiet {
+            true => ProgressBar::hidden(),
+            false => progress_bar(template, 0),
+        }
+    }
 }
 
 /// Downloads the required files that the cache lacks.
@@ -142,11 +152,7 @@ impl Bars {
         if options.quiet {
             bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
-        let bar = |length, template: &str| {
-            let style = ProgressStyle::with_template(template);
-            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-            bars.add(ProgressBar::new(length).with_style(style))
-        };
+        let bar = |length, template| bars.add(progress_bar(template, length));
         let sizes = plan.files.iter().scan(0, |sum, wanted| {
             let before = *sum;
             *sum += wanted.file.size;
@@ -191,7 +197,7 @@ impl Drop for Bars {
 }
 
 /// Reports a failed attempt and the pause before the next.
-fn pause(options: FetchOptions, what: &str, progress: &Progress) {
+pub(crate) fn pause(options: FetchOptions, what: &str, progress: &Progress) {
     if let (Progress::Again(reason, pause), false) = (progress, options.quiet) {
         let colon = if what.is_empty() { "" } else { ": " };
         let seconds = pause.max(&Duration::from_secs(1)).as_secs();

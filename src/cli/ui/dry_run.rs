@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use anyhow::Result;
+use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::CrossControl,
     guidance::Guidance,
     model::Model,
     pipeline::Edit,
@@ -13,7 +13,7 @@ use icd::{
 };
 use serde_json::{Map, Value, json};
 
-use super::console::print_line;
+use super::console::{print_fact, print_line};
 use crate::cli::canvas::Frame;
 
 /// Prints tokens, words, timesteps and memory, as lines or as a JSON object.
@@ -35,8 +35,7 @@ pub(crate) fn print_edit(
             let mut lines = lines.iter().filter_map(Value::as_str);
             lines.try_for_each(|line| print_line(&format!("  {line}")))
         }
-        Value::String(text) => print_line(&format!("{name}: {text}")),
-        other => print_line(&format!("{name}: {other}")),
+        other => print_fact(name, other),
     })
 }
 
@@ -47,7 +46,7 @@ fn facts(
     (frame, rows): (&Frame, usize),
 ) -> Result<Vec<(&'static str, Value)>> {
     let (forward, reverse) = (model.forward_timesteps()?, model.reverse_timesteps()?);
-    let latent = frame.latent;
+    let latent = frame.latent()?;
     let mut facts = vec![
         ("model", json!(model.fingerprint()?)),
         ("latent", json!(latent.to_string())),
@@ -57,7 +56,7 @@ fn facts(
         facts.push(("target", tokens(model, target)?));
         facts.extend(control(edit, &prompts[0], target));
     }
-    let evaluations = match frame.is_photo() {
+    let evaluations = match frame.placed().is_some() {
         true => format!(
             "{} of 1 row, {} of {rows}",
             forward.count(),
@@ -97,11 +96,8 @@ fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
 /// How a target's attention follows the source's.
 fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Vec<(&'static str, Value)> {
     let plan = &edit.control;
-    let mode = match plan.mode_for(source, target) {
-        CrossControl::Replace => "replace",
-        CrossControl::Refine => "refine",
-        CrossControl::Auto | CrossControl::None => "none",
-    };
+    let mode = plan.mode_for(source, target).to_possible_value();
+    let mode = mode.as_ref().map(PossibleValue::get_name);
     let followed = plan.followed(source, target).into_iter();
     let followed = followed.map(|(word, from)| match from {
         Some(from) => format!("{word} follows {from}"),

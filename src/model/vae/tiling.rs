@@ -2,20 +2,25 @@
 
 use std::ops::Range;
 
+use clap::ValueEnum;
+
 /// Whether the autoencoder computes its activations in strips of rows. Strips
 /// include neighbouring rows and use the norms' global statistics, so the results
 /// equal those without tiling up to rounding. Peak memory is little more than
 /// one block output at full resolution, instead of about five times as much; it
 /// takes up to half as much time again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Tiling {
     /// If the largest activation takes more than 1 GiB (and the total two to three
     /// times as much): beyond 1024x1024 pixels with Stable Diffusion.
     #[default]
+    #[value(help = None)]
     Auto,
     /// At every resolution above that of the middle block.
+    #[value(help = None)]
     On,
     /// Never.
+    #[value(help = None)]
     Off,
 }
 

@@ -4,19 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use candle_core::DType;
-use clap::{Args, ValueEnum};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use icd::{
     convert::{Conversion, Input, Output, Request},
     hub::{Cache, RequiredFile},
     lora::{Naming, WeightedLora},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::{
     args::output::WriteArgs,
     ui::{
-        console::print_line,
+        console::print_result,
         download::{FetchOptions, fetch_missing},
     },
 };
@@ -38,11 +40,11 @@ pub(crate) struct ConvertArgs {
     #[arg(value_name = "OUT")]
     output: PathBuf,
     /// How values are stored; a value too large for f16 is an error [default: as in IN].
-    #[arg(long)]
-    dtype: Option<DTypeValue>,
+    #[arg(long, value_parser = PossibleValuesParser::new(["f32", "f16", "bf16"]).try_map(|name| name.parse::<DType>()))]
+    dtype: Option<DType>,
     /// The naming of an adapter's tensors [default: as in IN].
     #[arg(long)]
-    naming: Option<NamingValue>,
+    naming: Option<Naming>,
     /// A LoRA to merge into a UNet, and its weight; repeat it for several. Its layers of
     /// text encoders are ignored [default weight: 1].
     #[arg(long, value_name = "FILE|HUB[=WEIGHT]")]
@@ -66,43 +68,6 @@ Examples:
   icd model convert forward-19-259-519-779.safetensors forward.safetensors --naming kohya
   icd model convert unet merged --adapter forward-19-259-519-779.safetensors=0.9 --dtype f32";
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DTypeValue {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<DTypeValue> for DType {
-    fn from(value: DTypeValue) -> Self {
-        match value {
-            DTypeValue::F32 => Self::F32,
-            DTypeValue::F16 => Self::F16,
-            DTypeValue::Bf16 => Self::BF16,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum NamingValue {
-    /// PEFT's, as in the published adapters.
-    Peft,
-    /// diffusers', with alpha in the metadata.
-    Diffusers,
-    /// kohya-ss', with an alpha for each layer.
-    Kohya,
-}
-
-impl From<NamingValue> for Naming {
-    fn from(value: NamingValue) -> Self {
-        match value {
-            NamingValue::Peft => Self::Peft,
-            NamingValue::Diffusers => Self::Diffusers,
-            NamingValue::Kohya => Self::Kohya,
-        }
-    }
-}
-
 impl ConvertArgs {
     pub(crate) fn run(&self) -> Result<()> {
         fetch_missing(&|| self.required_files(), self.options)?;
@@ -110,7 +75,8 @@ impl ConvertArgs {
         let output = Output::of(&self.output, &input)?;
         self.check(&output)?;
         let conversion = Conversion::new(&input, &self.request())?;
-        let bar = self.bar()?;
+        let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, left {eta}";
+        let bar = self.options.bar(style);
         let written = output.write(&input, &conversion, &mut |done, of| {
             bar.set_length(of);
             bar.set_position(done);
@@ -132,8 +98,8 @@ impl ConvertArgs {
 
     fn request(&self) -> Request {
         Request {
-            dtype: self.dtype.map(DType::from),
-            naming: self.naming.map(Naming::from),
+            dtype: self.dtype,
+            naming: self.naming,
             adapters: self.adapter.clone(),
             alpha: self.adapter_alpha,
         }
@@ -148,24 +114,13 @@ impl ConvertArgs {
         self.write.check(&files)
     }
 
-    fn bar(&self) -> Result<ProgressBar> {
-        if self.options.quiet {
-            return Ok(ProgressBar::hidden());
-        }
-        let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, left {eta}";
-        Ok(ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?))
-    }
-
     fn report(&self, conversion: &Conversion, bytes: u64) -> Result<()> {
-        if !self.json {
-            return print_line(&self.output.display().to_string());
-        }
         let facts = json!({
             "output": self.output,
             "tensors": conversion.tensors(),
             "bytes": bytes,
             "dtype": conversion.types().join(", "),
         });
-        print_line(&facts.to_string())
+        print_result(self.json, &facts, self.output.display().to_string())
     }
 }

@@ -9,14 +9,13 @@ use icd::{
     hub::{Cache, Hub, Location, Progress, RequiredFile, repositories},
     model::{ModelChoice, required_files},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::{
-    args::model::VariantValue,
+    args::model::VariantArgs,
     ui::{
-        console::{log_line, print_line},
-        download::{FetchOptions, fetch_missing},
+        console::{log_line, print_result},
+        download::{FetchOptions, fetch_missing, pause},
     },
 };
 
@@ -29,10 +28,8 @@ pub(crate) struct FetchArgs {
     /// /file for one file of any repository, or the https address of a .tar.gz.
     #[arg(value_name = "NAME|HUB|URL")]
     what: String,
-    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
-    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
-    #[arg(long)]
-    variant: Option<VariantValue>,
+    #[command(flatten)]
+    preset: VariantArgs,
     /// The folder that an archive is unpacked into; the current one by default.
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
@@ -75,18 +72,14 @@ impl FetchArgs {
         repositories.iter().try_for_each(|repository| {
             let folder = cache.snapshot(repository);
             let folder = folder.unwrap_or_default().display().to_string();
-            print_line(&match self.json {
-                true => {
-                    json!({ "repository": repository.to_string(), "folder": folder }).to_string()
-                }
-                false => folder,
-            })
+            let facts = json!({ "repository": repository.to_string(), "folder": folder });
+            print_result(self.json, &facts, folder)
         })
     }
 
     /// The required files of a model, or a single file.
     fn required_files(&self) -> Result<Box<dyn Fn() -> icd::Result<Vec<RequiredFile>>>> {
-        if self.what.starts_with("hub:")
+        if Location::on_hub(&self.what).is_some()
             && let file @ Location::File(..) =
                 Location::parse(&self.what, Path::new(""), &Cache::from_env())?
         {
@@ -95,7 +88,7 @@ impl FetchArgs {
             }));
         }
         let choice = ModelChoice {
-            variant: self.variant.map(Into::into),
+            variant: self.preset.variant,
             ..ModelChoice::named(&self.what)
         };
         Ok(Box::new(move || required_files(&choice)))
@@ -103,38 +96,22 @@ impl FetchArgs {
 
     fn archive(&self) -> Result<()> {
         ensure!(
-            self.variant.is_none(),
+            self.preset.variant.is_none(),
             Error::setting("--variant belongs to the presets sd15 and sdxl")
         );
         let into = self.into.clone().unwrap_or_else(|| ".".into());
-        let bar = self.bar();
+        let bar = (self.options).bar("{spinner} {bytes} {bytes_per_sec} {msg}");
         let files =
             Hub::from_env()?.fetch_archive(&self.what, &into, &mut |progress| match progress {
                 Progress::Here(bytes) => bar.set_position(bytes),
                 Progress::Checking => bar.set_message("unpacking"),
                 Progress::Waiting => {}
-                Progress::Again(reason, pause) => {
-                    bar.suspend(|| {
-                        log_line(&format!("{reason}; retrying in {} s", pause.as_secs()));
-                    });
-                }
+                again @ Progress::Again(..) => bar.suspend(|| pause(self.options, "", &again)),
             });
         bar.finish_and_clear();
         files?.iter().try_for_each(|file| {
             let file = file.display().to_string();
-            print_line(&match self.json {
-                true => json!({ "output": file }).to_string(),
-                false => file,
-            })
+            print_result(self.json, &json!({ "output": file }), file)
         })
-    }
-
-    fn bar(&self) -> ProgressBar {
-        if self.options.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{spinner} {bytes} {bytes_per_sec} {msg}");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-        ProgressBar::new_spinner().with_style(style)
     }
 }

@@ -11,7 +11,7 @@ use icd::{
 use indicatif::HumanBytes;
 use serde_json::json;
 
-use crate::cli::ui::console::print_line;
+use crate::cli::ui::console::print_result;
 
 /// Lists the presets and whether they are downloaded.
 #[derive(Args)]
@@ -41,10 +41,7 @@ impl ListArgs {
     pub(crate) fn run(&self) -> Result<()> {
         PRESETS.into_iter().try_for_each(|name| {
             let state = State::of(name)?;
-            print_line(&match self.json {
-                true => state.object().to_string(),
-                false => state.lines(),
-            })
+            print_result(self.json, &state.object(), state.lines())
         })
     }
 }
@@ -75,9 +72,9 @@ impl State {
     fn word(&self) -> &'static str {
         match (self.required_files.len(), self.here) {
             (0, _) => "built in",
-            (_, 0) => "not fetched",
-            (all, here) if all == here => "here",
-            _ => "partly here",
+            (_, 0) => "not downloaded",
+            (all, here) if all == here => "downloaded",
+            _ => "partly downloaded",
         }
     }
 

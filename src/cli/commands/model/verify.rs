@@ -1,6 +1,9 @@
 //! `icd model verify`.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -9,9 +12,11 @@ use icd::{
     model::{Model, ModelChoice, required_files},
     nn::Placement,
 };
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{args::model::VariantValue, ui::console::print_line};
+use crate::cli::{
+    args::model::VariantArgs,
+    ui::console::{print_line, progress_bar},
+};
 
 /// Compares the content of a model's files with the hashes they are named by in
 /// the cache, and opens the networks of any model.
@@ -21,10 +26,8 @@ pub(crate) struct VerifyArgs {
     /// sd15, sdxl, shapes, hub:owner/name, or a model folder.
     #[arg(value_name = "NAME|HUB|DIR")]
     model: String,
-    /// Adapter pair of a preset: 4a (4 steps, tau 0.8), 4b (4 steps, tau 0.7) or 3 (3 steps,
-    /// tau 0.7) [default: 4a for sd15, 4b for sdxl].
-    #[arg(long)]
-    variant: Option<VariantValue>,
+    #[command(flatten)]
+    preset: VariantArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -35,7 +38,7 @@ Examples:
 impl VerifyArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let choice = ModelChoice {
-            variant: self.variant.map(Into::into),
+            variant: self.preset.variant,
             ..ModelChoice::named(&self.model)
         };
         let cache = Cache::from_env();
@@ -56,8 +59,11 @@ impl VerifyArgs {
             );
         }
         let model = Model::open(&choice, Placement::cpu_f32());
-        let model = model
-            .with_context(|| format!("`icd model fetch {}` downloads missing files", self.model))?;
+        let remedy = || format!("`icd model fetch {}` downloads missing files", self.model);
+        let model = match required_files.is_empty() {
+            true => model?, // nothing to download
+            false => model.with_context(remedy)?,
+        };
         for (network, values) in model.parameter_counts()? {
             print_line(&format!(
                 "{network}: {:.1} million values",
@@ -76,22 +82,17 @@ fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
         print_line(&format!("{name}: no hash is known"))?;
         return Ok(None);
     };
-    let bar = bar(name, &content);
-    let fits = digest.matches(&content, &mut |bytes| bar.inc(bytes));
+    let fault = || content.display().to_string();
+    let file = File::open(&content).with_context(fault)?;
+    let length = file.metadata().with_context(fault)?.len();
+    let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
+    bar.set_message(name.to_owned());
+    let fits = digest.matches(bar.wrap_read(file), length);
     bar.finish_and_clear();
-    let fits = fits.with_context(|| content.display().to_string())?;
+    let fits = fits.with_context(fault)?;
     print_line(&format!(
         "{name}: {}",
         if fits { "whole" } else { "DAMAGED" }
     ))?;
     Ok((!fits).then(|| content.display().to_string()))
-}
-
-fn bar(name: &str, content: &Path) -> ProgressBar {
-    let length = fs::metadata(content).map_or(0, |found| found.len());
-    let style = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes}");
-    let bar = ProgressBar::new(length);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_message(name.to_owned());
-    bar
 }
