@@ -87,7 +87,7 @@ pub fn guidance_stage(
         .trainable();
     let placement = model.placement().in_f32();
     let student = Unet::new(
-        &Weights::fresh(&fresh, &placement),
+        &Weights::initial(&fresh, &placement),
         model.unet_config().clone(),
     )?;
     let schedule = model.schedule().clone();

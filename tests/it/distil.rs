@@ -158,7 +158,7 @@ fn adapter(name: &str, base: &Checkpoint) -> (LoraDeltas, BTreeMap<String, Var>)
 fn guidance_is_distilled_as_pytorch_would() {
     let oracle = Oracle::open();
     let fresh = RandomInit::new(0).starting_from(checkpoint()).trainable();
-    let student = unet(&Weights::fresh(&fresh, &plain()));
+    let student = unet(&Weights::initial(&fresh, &plain()));
     let teacher = unet(&Weights::new(&checkpoint(), &plain()));
     let texts = [
         student.prepare(&oracle.text).unwrap(),
