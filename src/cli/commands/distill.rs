@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use icd::{
     distill::{
-        DistillConfig, Progress, Run, Trainer, TrainingData, consistency_stage, guidance_stage,
+        ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         write_report,
     },
     model::Model,
@@ -98,14 +98,14 @@ impl DistillArgs {
 impl RunArgs {
     fn guidance(&self) -> Result<()> {
         let (config, model, data) = self.open()?;
-        let mut stage = guidance_stage(&model, &config, data)?;
+        let mut stage = GuidanceStage::new(&model, &config, data)?;
         train(&config, &mut stage)?;
         print_line(&stage.write(&model, &config)?.display().to_string())
     }
 
     fn consistency(&self) -> Result<()> {
         let (config, model, data) = self.open()?;
-        let mut stage = consistency_stage(&model, &config, data)?;
+        let mut stage = ConsistencyStage::new(&model, &config, data)?;
         train(&config, &mut stage)?;
         for file in stage.write(&config)? {
             print_line(&file.display().to_string())?;
