@@ -78,20 +78,24 @@ impl Timesteps {
 
     /// Returns an error unless the timesteps climb, as inversion needs.
     pub fn climbing(self) -> Result<Self> {
-        if self.start() < self.end() {
-            return Ok(self);
+        match self.start() < self.end() {
+            true => Ok(self),
+            false => Err(Error::of(
+                Setting::ForwardTimesteps,
+                format!("{self} do not climb"),
+            )),
         }
-        let reason = format!("{self} do not climb");
-        Err(Error::of(Setting::ForwardTimesteps, reason))
     }
 
     /// Returns an error unless the timesteps descend, as sampling needs.
     pub fn descending(self) -> Result<Self> {
-        if self.start() > self.end() {
-            return Ok(self);
+        match self.start() > self.end() {
+            true => Ok(self),
+            false => Err(Error::of(
+                Setting::ReverseTimesteps,
+                format!("{self} do not descend"),
+            )),
         }
-        let reason = format!("{self} do not descend");
-        Err(Error::of(Setting::ReverseTimesteps, reason))
     }
 
     /// All timesteps.
