@@ -23,7 +23,7 @@ mod step_rng;
 pub use accumulation::{GradientAccumulation, Gradients};
 pub use adamw::{AdamW, AdamWConfig};
 pub use config::{DistillConfig, Precision};
-pub use consistency::{ConsistencyStage, Preservation, Student};
+pub use consistency::{ConsistencyStage, Student};
 pub use dataset::{Captioned, Dataset, captioned};
 pub use guidance::GuidanceStage;
 pub use lr_schedule::LrSchedule;
@@ -31,7 +31,6 @@ pub use report::write_report;
 pub use row_levels::RowLevels;
 pub use run::{Metrics, Progress, Run, Trainer};
 pub use samples::Samples;
-pub use stage::{consistency_stage, guidance_stage};
 pub use step_rng::StepRng;
 
 use crate::{
@@ -39,28 +38,7 @@ use crate::{
     model::{Conditioning, TextEncoders, unet::Unet},
 };
 
-/// The hyperparameters of a training stage.
-#[derive(Clone, Debug)]
-pub struct TrainingOptions {
-    /// Batch size of one step.
-    pub batch: usize,
-    /// Number of micro-batches per step.
-    pub gradient_accumulation: usize,
-    /// Number of micro-batches that run in parallel.
-    pub parallel_micro_batches: usize,
-    /// Whether activations are recomputed in the backward pass.
-    pub gradient_checkpointing: bool,
-    /// The learning rate of each step.
-    pub lr_schedule: LrSchedule,
-    /// The guidance strengths to train on (0 is unguided).
-    pub guidance: Vec<f64>,
-    /// The settings of the optimisers.
-    pub optimiser: AdamWConfig,
-    /// The seed of all random numbers.
-    pub seed: u64,
-}
-
-impl TrainingOptions {
+impl DistillConfig {
     /// Prepares a network for training with this optimiser.
     fn learning(&self, unet: Unet, optimiser: &AdamW) -> Unet {
         match self.gradient_checkpointing {

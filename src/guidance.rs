@@ -72,19 +72,16 @@ impl Tau {
 
     /// A linear decrease between two fractions.
     pub fn ramp(full_until: f64, none_from: f64) -> Result<Self> {
-        if !(0.0..=1.0).contains(&full_until) || !(full_until..=1.0).contains(&none_from) {
-            let tau = Self {
-                full_until,
-                none_from,
-            };
-            return Err(Error::setting(format!(
-                "tau {tau}: it must be from 0 to 1, the smaller end of a ramp first"
-            )));
-        }
-        Ok(Self {
+        let tau = Self {
             full_until,
             none_from,
-        })
+        };
+        match (0.0..=1.0).contains(&full_until) && (full_until..=1.0).contains(&none_from) {
+            true => Ok(tau),
+            false => Err(Error::setting(format!(
+                "tau {tau}: it must be from 0 to 1, the smaller end of a ramp first"
+            ))),
+        }
     }
 
     /// The default for edits with these reverse timesteps, guided in all steps but the

@@ -44,8 +44,8 @@ pub use attention::{attend, attend_causally, attend_through_first, attention_map
 pub use conv::patches::ConvGeometry;
 pub(crate) use conv::patches::nearest;
 pub use conv::{PackedConv, conv2d, conv2d_tracked};
-pub use elementwise::{activate, add, geglu};
-pub use epilogue::{Activation, Epilogue};
+pub use elementwise::{Activation, activate, add, geglu};
+pub use epilogue::{ConvEpilogue, Epilogue};
 pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};
 pub use layer_norm::layer_norm;
 pub use linear::{PackedLinear, add_product, linear, linear_geglu, linear_tracked};

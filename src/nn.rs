@@ -27,7 +27,7 @@ pub use random_init::RandomInit;
 pub use shared_layers::SharedLayers;
 pub use weights::Weights;
 
-pub use crate::kernel::{Activation, Epilogue, GroupSums};
+pub use crate::kernel::{Activation, ConvEpilogue, Epilogue, GroupSums};
 
 /// (b, c, h, w), the layout of latents and pictures outside of the networks, to
 /// (b, h, w, c).

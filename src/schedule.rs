@@ -78,20 +78,20 @@ impl Timesteps {
 
     /// Returns an error unless the timesteps ascend, as inversion needs.
     pub fn ascending(self) -> Result<Self> {
-        if self.start() < self.end() {
-            return Ok(self);
-        }
         let reason = format!("{self} must be in ascending order, from the picture to noise");
-        Err(Error::of(Setting::ForwardTimesteps, reason))
+        match self.start() < self.end() {
+            true => Ok(self),
+            false => Err(Error::of(Setting::ForwardTimesteps, reason)),
+        }
     }
 
     /// Returns an error unless the timesteps descend, as sampling needs.
     pub fn descending(self) -> Result<Self> {
-        if self.start() > self.end() {
-            return Ok(self);
-        }
         let reason = format!("{self} must be in descending order, from noise to the picture");
-        Err(Error::of(Setting::ReverseTimesteps, reason))
+        match self.start() > self.end() {
+            true => Ok(self),
+            false => Err(Error::of(Setting::ReverseTimesteps, reason)),
+        }
     }
 
     /// All timesteps.

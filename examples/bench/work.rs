@@ -153,7 +153,7 @@ fn unet(case: Case<'_>) -> Result<Run<'_>> {
     };
     let first = config.levels[0].channels;
     let fresh = RandomInit::new(0).with("time_embedding.cond_proj.weight", &[first, 512]);
-    let unet = Unet::new(&Weights::fresh(&fresh, case.storage), config.clone())?;
+    let unet = Unet::new(&Weights::initial(&fresh, case.storage), config.clone())?;
     let (side, device) = (case.size / 8, &case.storage.device);
     let latent = normal(&[case.rows, 4, side, side], device)?;
     let pooled = config
@@ -187,7 +187,7 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
     };
     // The autoencoder is always kept in f32.
     let exact = case.storage.in_f32();
-    let vae = Vae::new(&Weights::fresh(&fresh, &exact), config)?;
+    let vae = Vae::new(&Weights::initial(&fresh, &exact), config)?;
     let vae = vae.with_tiling(case.tiling);
     let (rows, size, device) = (case.rows, case.size, &case.storage.device);
     if case.what == What::VaeEncode {
@@ -209,7 +209,7 @@ fn clip(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sd15 => ClipConfig::vit_l(),
         Family::Sdxl => ClipConfig::vit_big_g(),
     };
-    let clip = Clip::new(&Weights::fresh(&RandomInit::new(0), case.storage), config)?;
+    let clip = Clip::new(&Weights::initial(&RandomInit::new(0), case.storage), config)?;
     let ids: Vec<u32> = (0..77).map(|i| 320 + 7 * i).collect();
     Ok(timed(&case.storage.device, move || {
         clip.forward(&[&ids, &ids], &[76, 76])?;
@@ -274,7 +274,7 @@ fn train_step(case: Case<'_>) -> Result<Run<'_>> {
     };
     let fresh = RandomInit::new(0).trainable();
     let exact = case.storage.in_f32();
-    let unet = Unet::new(&Weights::fresh(&fresh, &exact), config)?;
+    let unet = Unet::new(&Weights::initial(&fresh, &exact), config)?;
     let vars: Vec<_> = fresh.vars().into_values().collect();
     let count: usize = vars.iter().map(|var| var.elem_count()).sum();
     eprintln!("{count} weights in {} tensors", vars.len());

@@ -55,7 +55,7 @@ impl Autoencoder {
     fn new(seed: u64) -> Result<Self> {
         let fresh = RandomInit::new(seed).trainable();
         let storage = storage();
-        let vae = Vae::new(&Weights::fresh(&fresh, &storage), configs::vae(1.0))?;
+        let vae = Vae::new(&Weights::initial(&fresh, &storage), configs::vae(1.0))?;
         let config = AdamWConfig {
             betas: (0.9, 0.99),
             average: Some(0.995),

@@ -73,7 +73,7 @@ struct Base {
 impl Base {
     fn new(options: &Options, scenes: Scenes, tokenizer: Tokenizer) -> Result<Self> {
         let fresh = RandomInit::new(!options.seed).trainable();
-        let unet = Unet::new(&Weights::fresh(&fresh, &storage()), configs::unet())?;
+        let unet = Unet::new(&Weights::initial(&fresh, &storage()), configs::unet())?;
         let settings = AdamWConfig {
             average: Some(0.9995),
             ..AdamWConfig::default()

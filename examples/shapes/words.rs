@@ -167,8 +167,8 @@ impl Words {
         let fresh = [seed, !seed].map(|seed| RandomInit::new(seed).trainable());
         let [text, paint] = &fresh;
         let config = configs::text(tokenizer.vocabulary());
-        let clip = Clip::new(&Weights::fresh(text, &storage), config)?;
-        let painter = Painter::new(&Weights::fresh(paint, &storage))?;
+        let clip = Clip::new(&Weights::initial(text, &storage), config)?;
+        let painter = Painter::new(&Weights::initial(paint, &storage))?;
         let weights: BTreeMap<_, _> = named("text", text).chain(named("paint", paint)).collect();
         let settings = AdamWConfig {
             average: Some(0.998),

@@ -61,18 +61,6 @@ struct Slot {
     average: Option<Tensor>,
 }
 
-/// The parameters of one step.
-#[derive(Clone, Copy)]
-struct Step {
-    rate: f64,
-    /// Factor of the gradients, for clipping.
-    shrink: f64,
-    /// Bias corrections of the moments.
-    missing: (f64, f64),
-    /// Decay of the EMA.
-    kept: f64,
-}
-
 impl AdamW {
     /// Creates an optimiser of these weights.
     pub fn new(weights: BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
@@ -117,14 +105,17 @@ impl AdamW {
         let count = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let shrink = |clip: f64| (clip / norm.max(1e-12)).min(1.0);
         let young = (1 + self.steps) as f64 / (10 + self.steps) as f64;
-        let step = Step {
-            rate,
+        let kept = config.average.unwrap_or_default().min(young);
+        let step = AdamWStep {
+            betas: config.betas,
+            eps: config.eps,
             shrink: config.clip.map_or(1.0, shrink),
             missing: (1.0 - beta1.powi(count), 1.0 - beta2.powi(count)),
-            kept: config.average.unwrap_or_default().min(young),
+            rate,
+            left: 1.0 - rate * config.decay,
         };
         let take = |(name, slot): (&String, &mut Slot)| match gradients.get(name) {
-            Some(gradient) => slot.step(gradient, step, config),
+            Some(gradient) => slot.step(gradient, step, kept),
             None => Ok(()),
         };
         self.slots.par_iter_mut().try_for_each(take)?;
@@ -218,46 +209,38 @@ fn square_sum(x: &Tensor) -> Result<f64> {
 }
 
 impl Slot {
-    fn step(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
+    /// Takes a step; `kept` is the decay of the EMA.
+    fn step(&mut self, gradient: &Tensor, step: AdamWStep, kept: f64) -> Result<()> {
         match self.weight.device().is_cpu() && self.weight.dtype() == DType::F32 {
-            true => self.step_in_place(gradient, step, config),
-            false => self.step_composed(gradient, step, config),
+            true => self.step_in_place(gradient, step, kept),
+            false => self.step_composed(gradient, step, kept),
         }
     }
 
     /// With the CPU kernels.
-    fn step_in_place(&self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
-        let numbers = AdamWStep {
-            betas: (config.betas.0 as f32, config.betas.1 as f32),
-            eps: config.eps as f32,
-            shrink: step.shrink as f32,
-            missing: (step.missing.0 as f32, step.missing.1 as f32),
-            rate: step.rate as f32,
-            left: (1.0 - step.rate * config.decay) as f32,
-        };
+    fn step_in_place(&self, gradient: &Tensor, step: AdamWStep, kept: f64) -> Result<()> {
         let weight = self.weight.as_tensor();
         let moments = [weight, &self.first, &self.second];
-        kernel::adamw(moments, &gradient.contiguous()?, numbers)?;
+        kernel::adamw(moments, &gradient.contiguous()?, step)?;
         match &self.average {
-            Some(average) => Ok(kernel::follow(average, weight, step.kept as f32)?),
+            Some(average) => Ok(kernel::follow(average, weight, kept)?),
             None => Ok(()),
         }
     }
 
     /// With candle's operations, on any device.
-    fn step_composed(&mut self, gradient: &Tensor, step: Step, config: AdamWConfig) -> Result<()> {
-        let (beta1, beta2) = config.betas;
+    fn step_composed(&mut self, gradient: &Tensor, step: AdamWStep, kept: f64) -> Result<()> {
+        let (beta1, beta2) = step.betas;
         // Detached: otherwise each step's tensors would keep those of the previous step.
         let weight = self.weight.as_detached_tensor();
         let gradient = (gradient.detach() * step.shrink)?;
         self.first = follow(&self.first, &gradient, beta1)?;
         self.second = follow(&self.second, &gradient.sqr()?, beta2)?;
-        let root = ((&self.second / step.missing.1)?.sqrt()? + config.eps)?;
+        let root = ((&self.second / step.missing.1)?.sqrt()? + step.eps)?;
         let ahead = ((&self.first / root)? * (step.rate / step.missing.0))?;
-        let kept = (&weight * (1.0 - step.rate * config.decay))?;
-        self.weight.set(&(kept - ahead)?)?;
+        self.weight.set(&((&weight * step.left)? - ahead)?)?;
         if let Some(average) = &mut self.average {
-            *average = follow(average, &weight, step.kept)?;
+            *average = follow(average, &weight, kept)?;
         }
         Ok(())
     }
@@ -280,11 +263,13 @@ mod tests {
         average: Some(0.3),
     };
 
-    const STEP: Step = Step {
-        rate: 0.1,
+    const STEP: AdamWStep = AdamWStep {
+        betas: CONFIG.betas,
+        eps: CONFIG.eps,
         shrink: 0.3,
         missing: (0.19, 0.0199),
-        kept: 0.5,
+        rate: 0.1,
+        left: 0.999,
     };
 
     fn start() -> (Var, AdamW) {
@@ -314,7 +299,7 @@ mod tests {
         let slot = optimiser.slots.get_mut("w").unwrap();
         for _ in 0..2 {
             let gradient = (weight.as_tensor() * 2.0).unwrap();
-            slot.step_composed(&gradient, STEP, CONFIG).unwrap();
+            slot.step_composed(&gradient, STEP, 0.5).unwrap();
         }
         for tensor in [&slot.first, &slot.second, slot.average.as_ref().unwrap()] {
             let store = tensor.sum_all().unwrap().backward().unwrap();
@@ -336,8 +321,8 @@ mod tests {
             let average = slot.average.as_ref().unwrap();
             [weight.as_tensor(), &slot.first, &slot.second, average].map(values)
         };
-        let in_place = stepped(|slot, gradient| slot.step_in_place(gradient, STEP, CONFIG));
-        let composed = stepped(|slot, gradient| slot.step_composed(gradient, STEP, CONFIG));
+        let in_place = stepped(|slot, gradient| slot.step_in_place(gradient, STEP, 0.5));
+        let composed = stepped(|slot, gradient| slot.step_composed(gradient, STEP, 0.5));
         for (a, b) in in_place.iter().flatten().zip(composed.iter().flatten()) {
             assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} {b}");
         }

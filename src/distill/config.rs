@@ -9,7 +9,7 @@ use candle_core::DType;
 use serde::Deserialize;
 
 use super::{
-    AdamWConfig, LrSchedule, Preservation, TrainingOptions,
+    AdamWConfig, LrSchedule,
     consistency::{FIRST, LAST, STRIDE},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl From<Precision> for DType {
 
 /// The decay of the learning rate after its warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "DecayValue")]
+#[serde(try_from = "toml::Value")]
 pub enum Decay {
     /// No decay.
     #[default]
@@ -53,26 +53,15 @@ pub enum Decay {
     Cosine,
 }
 
-/// `"constant"` or `"cosine"`; a boolean in older files.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase", untagged)]
-enum DecayValue {
-    Named(DecayName),
-    Falls(bool),
-}
+impl TryFrom<toml::Value> for Decay {
+    type Error = &'static str;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DecayName {
-    Constant,
-    Cosine,
-}
-
-impl From<DecayValue> for Decay {
-    fn from(value: DecayValue) -> Self {
-        match value {
-            DecayValue::Named(DecayName::Constant) | DecayValue::Falls(false) => Self::Constant,
-            DecayValue::Named(DecayName::Cosine) | DecayValue::Falls(true) => Self::Cosine,
+    /// `"constant"` or `"cosine"`; a boolean in older files.
+    fn try_from(value: toml::Value) -> Result<Self, Self::Error> {
+        match (value.as_str(), value.as_bool()) {
+            (Some("constant"), _) | (_, Some(false)) => Ok(Self::Constant),
+            (Some("cosine"), _) | (_, Some(true)) => Ok(Self::Cosine),
+            _ => Err("it must be \"constant\" or \"cosine\""),
         }
     }
 }
@@ -148,10 +137,10 @@ pub struct DistillConfig {
     /// The timesteps of the reverse adapter.
     #[serde(default = "reverse_timesteps", alias = "reverse_path")]
     pub reverse_timesteps: Vec<u16>,
-    /// Weight of the forward preservation loss; 0 disables it.
+    /// Weight of the forward preservation loss, relative to the consistency losses; 0 disables it.
     #[serde(default = "preservation")]
     pub forward_preservation: f64,
-    /// Weight of the reverse preservation loss; 0 disables it.
+    /// Weight of the reverse preservation loss, relative to the consistency losses; 0 disables it.
     #[serde(default = "preservation")]
     pub reverse_preservation: f64,
 }
@@ -245,24 +234,21 @@ impl DistillConfig {
         }
     }
 
-    /// The hyperparameters of a stage.
-    pub fn options(&self) -> TrainingOptions {
-        TrainingOptions {
-            batch: self.batch,
-            gradient_accumulation: self.gradient_accumulation,
-            parallel_micro_batches: self.parallel_micro_batches,
-            gradient_checkpointing: self.gradient_checkpointing,
-            lr_schedule: LrSchedule {
-                peak: self.learning_rate,
-                warmup: self.warmup,
-                end: (self.lr_schedule == Decay::Cosine).then_some(self.steps),
-            },
-            guidance: self.guidance.clone(),
-            optimiser: AdamWConfig {
-                average: self.ema_decay,
-                ..AdamWConfig::default()
-            },
-            seed: self.seed,
+    /// The learning rate of a step, numbered from 0.
+    pub fn learning_rate_at(&self, step: usize) -> f64 {
+        let schedule = LrSchedule {
+            peak: self.learning_rate,
+            warmup: self.warmup,
+            end: (self.lr_schedule == Decay::Cosine).then_some(self.steps),
+        };
+        schedule.at(step)
+    }
+
+    /// The settings of the optimisers.
+    pub fn optimiser(&self) -> AdamWConfig {
+        AdamWConfig {
+            average: self.ema_decay,
+            ..AdamWConfig::default()
         }
     }
 
@@ -280,14 +266,6 @@ impl DistillConfig {
             Timesteps::forward(&self.forward_timesteps)?,
             Timesteps::reverse(&self.reverse_timesteps)?,
         ])
-    }
-
-    /// The weights of the preservation losses.
-    pub fn preservation(&self) -> Preservation {
-        Preservation {
-            forward: self.forward_preservation,
-            reverse: self.reverse_preservation,
-        }
     }
 }
 
@@ -323,6 +301,7 @@ fn reverse_timesteps() -> Vec<u16> {
     vec![999, 779, 519, 259, 0]
 }
 
+/// As in the reference.
 fn preservation() -> f64 {
-    Preservation::default().forward
+    1.5
 }

@@ -6,15 +6,15 @@ use std::{collections::HashMap, path::Path};
 use candle_core::Tensor;
 
 use super::{
-    AdamW, GradientAccumulation, Gradients, Metrics, StepRng, Trainer, TrainingData,
-    TrainingOptions,
+    AdamW, DistillConfig, GradientAccumulation, Gradients, Metrics, StepRng, Trainer, TrainingData,
     objective::{Consistency, Net, Sample},
 };
 use crate::{
     error::Result,
     io::Tensors,
     lora::TrainableAdapter,
-    model::{Conditioning, unet::Unet},
+    model::{Conditioning, Model, unet::Unet},
+    nn::{SharedLayers, Weights},
     schedule::{NoiseSchedule, Timestep, Timesteps},
 };
 
@@ -33,26 +33,8 @@ pub struct Student {
     pub adapter: TrainableAdapter,
     /// The timesteps of the adapter.
     pub path: Timesteps,
-}
-
-/// The weights of the preservation losses, relative to the consistency losses; 0 disables
-/// them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Preservation {
-    /// Of the forward student.
-    pub forward: f64,
-    /// Of the reverse student.
-    pub reverse: f64,
-}
-
-impl Default for Preservation {
-    /// The weights of the reference.
-    fn default() -> Self {
-        Self {
-            forward: 1.5,
-            reverse: 1.5,
-        }
-    }
+    /// The optimiser of the adapter's weights.
+    pub optimiser: AdamW,
 }
 
 /// The training of a pair of adapters.
@@ -60,12 +42,10 @@ pub struct ConsistencyStage {
     data: TrainingData,
     schedule: NoiseSchedule,
     teacher: Unet,
-    forward: Student,
-    reverse: Student,
-    optimisers: [AdamW; 2],
+    /// Forward and reverse.
+    students: [Student; 2],
     accumulation: GradientAccumulation,
-    preservation: Preservation,
-    options: TrainingOptions,
+    config: DistillConfig,
 }
 
 /// The four losses, in the order of their steps.
@@ -78,23 +58,15 @@ enum Loss {
 }
 
 impl Loss {
-    const ALL: [Self; 4] = [
-        Self::ReverseConsistency,
-        Self::ForwardConsistency,
-        Self::ForwardPreservation,
-        Self::ReversePreservation,
+    /// All, with the names of their metrics.
+    const NAMED: [(&'static str, Self); 4] = [
+        ("reverse_consistency", Self::ReverseConsistency),
+        ("forward_consistency", Self::ForwardConsistency),
+        ("forward_preservation", Self::ForwardPreservation),
+        ("reverse_preservation", Self::ReversePreservation),
     ];
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::ReverseConsistency => "reverse_consistency",
-            Self::ForwardConsistency => "forward_consistency",
-            Self::ForwardPreservation => "forward_preservation",
-            Self::ReversePreservation => "reverse_preservation",
-        }
-    }
-
-    /// The index of the student and its optimiser: 0 forward, 1 reverse.
+    /// The index of the student: 0 forward, 1 reverse.
     fn student(self) -> usize {
         match self {
             Self::ForwardConsistency | Self::ForwardPreservation => 0,
@@ -104,47 +76,53 @@ impl Loss {
 }
 
 impl ConsistencyStage {
-    /// Creates the stage.
-    pub fn new(
-        data: TrainingData,
-        schedule: NoiseSchedule,
-        teacher: Unet,
-        [forward, reverse]: [Student; 2],
-        preservation: Preservation,
-        options: TrainingOptions,
-    ) -> Result<Self> {
-        let optimiser = |student: &Student| AdamW::new(student.adapter.vars(), options.optimiser);
-        let optimisers = [optimiser(&forward)?, optimiser(&reverse)?];
-        let learning = |student: Student, optimiser| Student {
-            unet: options.learning(student.unet, optimiser),
-            ..student
+    /// Creates the stage for a guidance-distilled model.
+    pub fn new(model: &Model, config: &DistillConfig, data: TrainingData) -> Result<Self> {
+        let checkpoint = model.unet_checkpoint()?;
+        let (shared, placement) = (SharedLayers::default(), model.placement());
+        let weights = Weights::new(&checkpoint, placement).with_shared_layers(&shared);
+        let unet = |weights: &Weights| Unet::new(weights, model.unet_config().clone());
+        let teacher = unet(&weights)?;
+        if !teacher.takes_guidance() {
+            return Err(checkpoint.fault(
+                "it is not guidance-distilled: run the guidance stage first and use its unet",
+            ));
+        }
+        let student = |path: Timesteps, seed: u64| -> Result<Student> {
+            let adapter =
+                TrainableAdapter::new(&checkpoint, config.adapter(), seed, &placement.device)?;
+            let optimiser = AdamW::new(adapter.vars(), config.optimiser())?;
+            let unet = unet(&weights.clone().with_lora(&adapter.deltas()))?;
+            Ok(Student {
+                unet: config.learning(unet, &optimiser),
+                adapter,
+                path,
+                optimiser,
+            })
         };
+        let [forward, reverse] = config.paths()?;
         Ok(Self {
-            forward: learning(forward, &optimisers[0]),
-            reverse: learning(reverse, &optimisers[1]),
-            optimisers,
-            accumulation: options.accumulation()?,
+            students: [
+                student(forward, config.seed)?,
+                student(reverse, config.seed.wrapping_add(1))?,
+            ],
+            schedule: model.schedule().clone(),
+            accumulation: config.accumulation()?,
+            config: config.clone(),
             data,
-            schedule,
             teacher,
-            preservation,
-            options,
         })
     }
 
-    /// The forward and the reverse student, with the tensors of their adapters.
-    pub fn students(&self) -> [(&Student, Tensors); 2] {
-        let [forward, reverse] = &self.optimisers;
-        [
-            (&self.forward, forward.averages()),
-            (&self.reverse, reverse.averages()),
-        ]
+    /// The forward and the reverse student.
+    pub fn students(&self) -> &[Student; 2] {
+        &self.students
     }
 
     fn weight(&self, loss: Loss) -> f64 {
         match loss {
-            Loss::ForwardPreservation => self.preservation.forward,
-            Loss::ReversePreservation => self.preservation.reverse,
+            Loss::ForwardPreservation => self.config.forward_preservation,
+            Loss::ReversePreservation => self.config.reverse_preservation,
             Loss::ReverseConsistency | Loss::ForwardConsistency => 1.0,
         }
     }
@@ -158,22 +136,22 @@ impl ConsistencyStage {
         text: &Conditioning,
         rng: &mut StepRng,
     ) -> Result<([f64; 2], Gradients)> {
-        let batch = self.options.batch;
-        let noise = rng.noise(latent.shape(), latent.device())?;
+        let batch = self.config.batch;
+        let noise = rng.stream().normal(latent.shape(), latent.device())?;
         let times = rng.among(batch, &self.times(loss))?;
         let guidance = match loss {
-            Loss::ReverseConsistency => rng.among(batch, &self.options.guidance)?,
+            Loss::ReverseConsistency => rng.among(batch, &self.config.guidance)?,
             _ => vec![0.0; batch],
         };
-        let optimiser = &self.optimisers[loss.student()];
+        let optimiser = &self.students[loss.student()].optimiser;
         self.accumulation.learn(optimiser, |part| {
             let sample = Sample {
                 latent: &latent.narrow(0, part.start, part.len())?,
                 noise: &noise.narrow(0, part.start, part.len())?,
+                times: &times[part.clone()],
             };
             let text = text.rows(part.clone())?;
-            let (times, guidance) = (&times[part.clone()], &guidance[part]);
-            let value = self.loss(loss, sample, &text, times, guidance)?;
+            let value = self.loss(loss, sample, &text, &guidance[part])?;
             Ok([(&value * self.weight(loss))?, value])
         })
     }
@@ -183,77 +161,76 @@ impl ConsistencyStage {
         loss: Loss,
         sample: Sample,
         text: &Conditioning,
-        times: &[Timestep],
         guidance: &[f64],
     ) -> Result<Tensor> {
-        let unets = [&self.teacher, &self.forward.unet, &self.reverse.unet];
-        let texts = [
-            unets[0].prepare(text)?,
-            unets[1].prepare(text)?,
-            unets[2].prepare(text)?,
-        ];
+        let [forward, reverse] = &self.students;
+        let unets = [&self.teacher, &forward.unet, &reverse.unet];
+        let texts = unets.map(|unet| unet.prepare(text));
+        let texts: Vec<_> = texts.into_iter().collect::<Result<_>>()?;
         let net = |i: usize| Net {
             unet: unets[i],
             text: &texts[i],
         };
         let losses = Consistency {
             schedule: &self.schedule,
-            forward_timesteps: &self.forward.path,
-            reverse_timesteps: &self.reverse.path,
+            forward_timesteps: &forward.path,
+            reverse_timesteps: &reverse.path,
             stride: STRIDE,
             teacher: net(0),
             forward: net(1),
             reverse: net(2),
         };
         match loss {
-            Loss::ReverseConsistency => losses.reverse_consistency(sample, times, guidance),
-            Loss::ForwardConsistency => losses.forward_consistency(sample, times),
-            Loss::ForwardPreservation => losses.forward_preservation(sample, times),
-            Loss::ReversePreservation => losses.reverse_preservation(sample, times),
+            Loss::ReverseConsistency => losses.reverse_consistency(sample, guidance),
+            Loss::ForwardConsistency => losses.forward_consistency(sample),
+            Loss::ForwardPreservation => losses.forward_preservation(sample),
+            Loss::ReversePreservation => losses.reverse_preservation(sample),
         }
     }
 
     /// The timesteps from which those of a loss are drawn.
     fn times(&self, loss: Loss) -> Vec<Timestep> {
         let grid = |last| (FIRST..=last).step_by(usize::from(STRIDE)).map(Timestep);
-        let starts = |path: &Timesteps| path.jumps().map(|jump| jump.from).collect();
+        let [forward, reverse] = &self.students;
+        let starts = |student: &Student| student.path.jumps().map(|jump| jump.from).collect();
         match loss {
             Loss::ReverseConsistency => grid(LAST).collect(),
             Loss::ForwardConsistency => grid(LAST - STRIDE).collect(),
-            Loss::ForwardPreservation => starts(&self.reverse.path),
-            Loss::ReversePreservation => starts(&self.forward.path),
+            Loss::ForwardPreservation => starts(reverse),
+            Loss::ReversePreservation => starts(forward),
         }
     }
 }
 
 impl Trainer for ConsistencyStage {
     fn step(&mut self, step: usize) -> Result<Metrics> {
-        let mut rng = StepRng::new(self.options.seed, step);
-        let rows = rng.indices(self.options.batch, self.data.dataset.len())?;
+        let mut rng = StepRng::new(self.config.seed, step);
+        let rows = rng.indices(self.config.batch, self.data.dataset.len())?;
         let latent = self.data.dataset.sample(&rows, rng.stream())?;
         let text = self.data.read(&rows)?;
         let mut metrics = Vec::new();
-        for loss in Loss::ALL {
+        for (name, loss) in Loss::NAMED {
             if self.weight(loss) == 0.0 {
                 continue;
             }
             let ([_, value], gradients) = self.learn(loss, &latent, &text, &mut rng)?;
-            let rate = self.options.lr_schedule.at(step);
-            self.optimisers[loss.student()].step(&gradients, rate)?;
-            metrics.push((loss.name(), value));
+            let rate = self.config.learning_rate_at(step);
+            let optimiser = &mut self.students[loss.student()].optimiser;
+            optimiser.step(&gradients, rate)?;
+            metrics.push((name, value));
         }
         Ok(metrics)
     }
 
     fn state(&self) -> Result<Tensors> {
-        let [forward, reverse] = &self.optimisers;
+        let [forward, reverse] = self.students.each_ref().map(|student| &student.optimiser);
         Ok([forward.state("forward")?, reverse.state("reverse")?].concat())
     }
 
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let [forward, reverse] = &mut self.optimisers;
-        forward.restore("forward", state)?;
-        reverse.restore("reverse", state)
+        let [forward, reverse] = self.students.each_mut();
+        forward.optimiser.restore("forward", state)?;
+        reverse.optimiser.restore("reverse", state)
     }
 
     /// Pictures of the dataset, their unguided reconstructions, and new pictures for their
@@ -262,7 +239,8 @@ impl Trainer for ConsistencyStage {
         let Some(samples) = &self.data.samples else {
             return Ok(());
         };
-        let ways = [&self.forward, &self.reverse].map(|student| (&student.unet, &student.path));
+        let ways = self.students.each_ref();
+        let ways = ways.map(|student| (&student.unet, &student.path));
         let returned = samples.returned(&self.schedule, ways)?;
         let (reverse, path) = ways[1];
         let drawn = samples.drawn(reverse, &self.schedule, path)?;

@@ -6,21 +6,24 @@ use std::{collections::HashMap, path::Path};
 use candle_core::Tensor;
 
 use super::{
-    AdamW, GradientAccumulation, Gradients, Metrics, StepRng, Trainer, TrainingData,
-    TrainingOptions,
+    AdamW, DistillConfig, GradientAccumulation, Gradients, Metrics, StepRng, Trainer, TrainingData,
     consistency::LAST,
     objective::{Net, Sample, guidance_loss},
 };
 use crate::{
     error::Result,
     io::Tensors,
-    model::unet::Unet,
-    nn::RandomInit,
+    model::{Adapters, Model, unet::Unet},
+    nn::{RandomInit, Weights},
     schedule::{NoiseSchedule, TIMESTEPS, Timestep, Timesteps},
 };
 
 /// Number of steps of sample pictures.
 const DRAWING: u16 = 25;
+/// Width of the guidance embedding, as in the released models.
+pub(super) const GUIDANCE_WIDTH: usize = 512;
+/// The projection of that embedding, which the teacher does not have.
+const PROJECTION: &str = "time_embedding.cond_proj.weight";
 
 /// The training of a guidance-distilled UNet.
 pub struct GuidanceStage {
@@ -30,28 +33,29 @@ pub struct GuidanceStage {
     student: Unet,
     optimiser: AdamW,
     accumulation: GradientAccumulation,
-    options: TrainingOptions,
+    config: DistillConfig,
 }
 
 impl GuidanceStage {
-    /// Creates the stage. The student's weights are the variables of `fresh`, initially the
-    /// teacher's.
-    pub fn new(
-        data: TrainingData,
-        schedule: NoiseSchedule,
-        teacher: Unet,
-        (student, fresh): (Unet, &RandomInit),
-        options: TrainingOptions,
-    ) -> Result<Self> {
-        let optimiser = AdamW::new(fresh.vars(), options.optimiser)?;
+    /// Creates the stage. The student's weights are initially the teacher's.
+    pub fn new(model: &Model, config: &DistillConfig, data: TrainingData) -> Result<Self> {
+        let width = model.unet_config().levels[0].channels;
+        let init = RandomInit::new(config.seed)
+            .starting_from(model.unet_checkpoint()?)
+            .with(PROJECTION, &[width, GUIDANCE_WIDTH])
+            .trainable();
+        let placement = model.placement().in_f32();
+        let weights = Weights::initial(&init, &placement);
+        let student = Unet::new(&weights, model.unet_config().clone())?;
+        let optimiser = AdamW::new(init.vars(), config.optimiser())?;
         Ok(Self {
-            accumulation: options.accumulation()?,
+            schedule: model.schedule().clone(),
+            teacher: model.unet(Adapters::None)?,
+            student: config.learning(student, &optimiser),
+            accumulation: config.accumulation()?,
+            config: config.clone(),
             data,
-            schedule,
-            teacher,
-            student: options.learning(student, &optimiser),
             optimiser,
-            options,
         })
     }
 
@@ -62,11 +66,11 @@ impl GuidanceStage {
 
     /// The loss of a step, and the gradients of the student's weights.
     fn learn(&self, rng: &mut StepRng) -> Result<([f64; 1], Gradients)> {
-        let batch = self.options.batch;
+        let batch = self.config.batch;
         let rows = rng.indices(batch, self.data.dataset.len())?;
         let latent = self.data.dataset.sample(&rows, rng.stream())?;
-        let noise = rng.noise(latent.shape(), latent.device())?;
-        let guidance = rng.among(batch, &self.options.guidance)?;
+        let noise = rng.stream().normal(latent.shape(), latent.device())?;
+        let guidance = rng.among(batch, &self.config.guidance)?;
         let times = rng.indices(batch, TIMESTEPS)?;
         let times: Vec<_> = times.into_iter().map(|t| Timestep(t as u16)).collect();
         self.accumulation.learn(&self.optimiser, |part| {
@@ -80,19 +84,19 @@ impl GuidanceStage {
             let sample = Sample {
                 latent: &latent.narrow(0, part.start, part.len())?,
                 noise: &noise.narrow(0, part.start, part.len())?,
+                times: &times[part.clone()],
             };
             let nets = nets.each_ref().map(|(unet, text)| Net { unet, text });
-            let (times, guidance) = (&times[part.clone()], &guidance[part]);
-            let loss = guidance_loss(nets, &self.schedule, sample, times, guidance);
-            Ok([loss?])
+            let loss = guidance_loss(nets, &self.schedule, sample, &guidance[part])?;
+            Ok([loss])
         })
     }
 }
 
 impl Trainer for GuidanceStage {
     fn step(&mut self, step: usize) -> Result<Metrics> {
-        let ([loss], gradients) = self.learn(&mut StepRng::new(self.options.seed, step))?;
-        let rate = self.options.lr_schedule.at(step);
+        let ([loss], gradients) = self.learn(&mut StepRng::new(self.config.seed, step))?;
+        let rate = self.config.learning_rate_at(step);
         let norm = self.optimiser.step(&gradients, rate)?;
         Ok(vec![("loss", loss), ("gradient", norm)])
     }

@@ -47,13 +47,15 @@ impl Net<'_> {
     }
 }
 
-/// A clean latent (b, c, h, w) and the noise to add.
+/// Clean latents (b, c, h, w), the noise to add, and the timestep of each row.
 #[derive(Clone, Copy)]
 pub struct Sample<'a> {
     /// The latents.
     pub latent: &'a Tensor,
     /// Normal noise of the same shape.
     pub noise: &'a Tensor,
+    /// The timesteps (b).
+    pub times: &'a [Timestep],
 }
 
 /// mean(sqrt((a - b)^2 + c^2) - c), the distance of consistency training
@@ -70,9 +72,9 @@ pub fn guidance_loss(
     [student, teacher, blank]: [Net; 3],
     schedule: &NoiseSchedule,
     sample: Sample,
-    times: &[Timestep],
     guidance: &[f64],
 ) -> Result<Tensor> {
+    let times = sample.times;
     let x = RowLevels::with_soft_end(schedule, times, sample.latent.device())?
         .mix(sample.latent, sample.noise)?;
     let (with_text, without) = (teacher.unguided(&x, times)?, blank.unguided(&x, times)?);
@@ -103,46 +105,33 @@ pub struct Consistency<'a> {
 impl Consistency<'_> {
     /// Self-consistency of the reverse student at t and one teacher step below, both
     /// jumping to the boundary below.
-    pub fn reverse_consistency(
-        &self,
-        sample: Sample,
-        times: &[Timestep],
-        guidance: &[f64],
-    ) -> Result<Tensor> {
+    pub fn reverse_consistency(&self, sample: Sample, guidance: &[f64]) -> Result<Tensor> {
         let down = |t: &Timestep| Timestep(t.0.saturating_sub(self.stride));
-        let next: Vec<_> = times.iter().map(down).collect();
+        let next: Vec<_> = sample.times.iter().map(down).collect();
         let ends: Vec<_> = next.iter().map(|&t| self.boundary_below(t)).collect();
-        let step = Step {
-            times,
-            next: &next,
-            ends: &ends,
-            guidance,
-        };
-        self.consistency(self.reverse, sample, step)
+        self.consistency(self.reverse, sample, guidance, [&next, &ends])
     }
 
     /// Unguided self-consistency of the forward student at t and one teacher step above,
     /// both jumping to the boundary above.
-    pub fn forward_consistency(&self, sample: Sample, times: &[Timestep]) -> Result<Tensor> {
+    pub fn forward_consistency(&self, sample: Sample) -> Result<Tensor> {
         let up = |t: &Timestep| Timestep(t.0 + self.stride);
-        let next: Vec<_> = times.iter().map(up).collect();
+        let next: Vec<_> = sample.times.iter().map(up).collect();
         let ends: Vec<_> = next.iter().map(|&t| self.boundary_above(t)).collect();
-        let step = Step {
-            times,
-            next: &next,
-            ends: &ends,
-            guidance: &vec![0.0; times.len()],
-        };
-        self.consistency(self.forward, sample, step)
+        let unguided = vec![0.0; next.len()];
+        self.consistency(self.forward, sample, &unguided, [&next, &ends])
     }
 
-    fn consistency(&self, student: Net, sample: Sample, step: Step) -> Result<Tensor> {
-        let Step {
-            times,
-            next,
-            ends,
-            guidance,
-        } = step;
+    /// The distance of the student's jumps to `ends`, directly and from the teacher's step
+    /// to `next`.
+    fn consistency(
+        &self,
+        student: Net,
+        sample: Sample,
+        guidance: &[f64],
+        [next, ends]: [&[Timestep]; 2],
+    ) -> Result<Tensor> {
+        let times = sample.times;
         let levels = self.levels(times, &sample)?;
         let x = levels.mix(sample.latent, sample.noise)?;
         let soft = RowLevels::with_soft_end(self.schedule, next, x.device())?;
@@ -159,27 +148,31 @@ impl Consistency<'_> {
     }
 
     /// The forward student must invert the reverse student's jump down from the boundaries
-    /// `times`, unguided. Only the forward student is trained.
-    pub fn forward_preservation(&self, sample: Sample, times: &[Timestep]) -> Result<Tensor> {
-        let low: Vec<_> = times.iter().map(|&t| self.neighbour_below(t)).collect();
-        self.preservation([self.reverse, self.forward], sample, times, &low)
+    /// of the sample, unguided. Only the forward student is trained.
+    pub fn forward_preservation(&self, sample: Sample) -> Result<Tensor> {
+        let low: Vec<_> = sample
+            .times
+            .iter()
+            .map(|&t| self.neighbour_below(t))
+            .collect();
+        self.preservation([self.reverse, self.forward], sample, &low)
     }
 
     /// The reverse student must invert the forward student's jump up from the boundaries
-    /// `times`, unguided. Only the reverse student is trained.
-    pub fn reverse_preservation(&self, sample: Sample, times: &[Timestep]) -> Result<Tensor> {
+    /// of the sample, unguided. Only the reverse student is trained.
+    pub fn reverse_preservation(&self, sample: Sample) -> Result<Tensor> {
         let above = |t: &Timestep| self.boundary_above(Timestep(t.0 + 1));
-        let high: Vec<_> = times.iter().map(above).collect();
-        self.preservation([self.forward, self.reverse], sample, times, &high)
+        let high: Vec<_> = sample.times.iter().map(above).collect();
+        self.preservation([self.forward, self.reverse], sample, &high)
     }
 
     fn preservation(
         &self,
         [there, back]: [Net; 2],
         sample: Sample,
-        times: &[Timestep],
         away: &[Timestep],
     ) -> Result<Tensor> {
+        let times = sample.times;
         let (here, far) = (self.levels(times, &sample)?, self.levels(away, &sample)?);
         let x = here.mix(sample.latent, sample.noise)?;
         let moved = here.jump(&x, &there.unguided(&x, times)?, &far)?.detach();
@@ -213,13 +206,4 @@ impl Consistency<'_> {
         let below = self.boundary_below(Timestep(t.0.saturating_sub(1)));
         below.max(self.forward_timesteps.start())
     }
-}
-
-/// One teacher step and the boundary of each row.
-#[derive(Clone, Copy)]
-struct Step<'a> {
-    times: &'a [Timestep],
-    next: &'a [Timestep],
-    ends: &'a [Timestep],
-    guidance: &'a [f64],
 }

@@ -1,5 +1,4 @@
-//! Creation of the two stages from a model and a configuration file, and writing of their
-//! results.
+//! Reading of the training data, and writing of the results of both stages.
 
 use std::{collections::HashMap, fs, path::PathBuf};
 
@@ -7,24 +6,18 @@ use candle_core::DType;
 
 use super::{
     ConsistencyStage, Dataset, DistillConfig, GuidanceStage, Samples, Student, TrainingData,
-    captioned,
+    captioned, guidance::GUIDANCE_WIDTH,
 };
 use crate::{
     error::{Error, Result},
-    io::{Tensors, write_beside, write_tensors},
-    lora::TrainableAdapter,
-    model::{Adapters, Model, unet::Unet},
-    nn::{RandomInit, SharedLayers, Weights},
+    io::{write_beside, write_tensors},
+    model::Model,
     noise::Noise,
     schedule::Timesteps,
 };
 
 /// Pictures per row of a sample sheet.
 const SHOWN: usize = 6;
-/// Width of the guidance embedding, as in the released models.
-const GUIDANCE_WIDTH: usize = 512;
-/// The projection of that embedding, which the teacher does not have.
-const PROJECTION: &str = "time_embedding.cond_proj.weight";
 
 impl TrainingData {
     /// Reads the pictures and the text encoders. `watch` is called with the number of
@@ -74,72 +67,6 @@ impl TrainingData {
     }
 }
 
-/// Creates the stage of guidance distillation.
-pub fn guidance_stage(
-    model: &Model,
-    config: &DistillConfig,
-    data: TrainingData,
-) -> Result<GuidanceStage> {
-    let width = model.unet_config().levels[0].channels;
-    let fresh = RandomInit::new(config.seed)
-        .starting_from(model.unet_checkpoint()?)
-        .with(PROJECTION, &[width, GUIDANCE_WIDTH])
-        .trainable();
-    let placement = model.placement().in_f32();
-    let student = Unet::new(
-        &Weights::fresh(&fresh, &placement),
-        model.unet_config().clone(),
-    )?;
-    let schedule = model.schedule().clone();
-    GuidanceStage::new(
-        data,
-        schedule,
-        model.unet(Adapters::None)?,
-        (student, &fresh),
-        config.options(),
-    )
-}
-
-/// Creates the stage of consistency distillation.
-pub fn consistency_stage(
-    model: &Model,
-    config: &DistillConfig,
-    data: TrainingData,
-) -> Result<ConsistencyStage> {
-    let checkpoint = model.unet_checkpoint()?;
-    let (shared, placement) = (SharedLayers::default(), model.placement());
-    let weights = Weights::new(&checkpoint, placement).with_shared_layers(&shared);
-    let unet_config = model.unet_config();
-    let teacher = Unet::new(&weights, unet_config.clone())?;
-    if !teacher.takes_guidance() {
-        return Err(checkpoint
-            .fault("it is not guidance-distilled: run the guidance stage first and use its unet"));
-    }
-    let student = |path: Timesteps, seed: u64| -> Result<Student> {
-        let adapter =
-            TrainableAdapter::new(&checkpoint, config.adapter(), seed, &placement.device)?;
-        let changes = adapter.deltas();
-        Ok(Student {
-            unet: Unet::new(&weights.clone().with_lora(&changes), unet_config.clone())?,
-            adapter,
-            path,
-        })
-    };
-    let [forward, reverse] = config.paths()?;
-    let students = [
-        student(forward, config.seed)?,
-        student(reverse, config.seed.wrapping_add(1))?,
-    ];
-    ConsistencyStage::new(
-        data,
-        model.schedule().clone(),
-        teacher,
-        students,
-        config.preservation(),
-        config.options(),
-    )
-}
-
 impl GuidanceStage {
     /// Writes the student as `unet/` in the output folder.
     pub fn write(&self, model: &Model, config: &DistillConfig) -> Result<PathBuf> {
@@ -163,10 +90,12 @@ impl ConsistencyStage {
     /// Writes the forward and the reverse adapter into the output folder.
     pub fn write(&self, config: &DistillConfig) -> Result<[PathBuf; 2]> {
         let [forward, reverse] = self.students();
-        let write = |(student, tensors): (&Student, Tensors), name| -> Result<PathBuf> {
+        let write = |student: &Student, name| -> Result<PathBuf> {
             let file = config.out.join(released_name(name, &student.path));
-            let Student { adapter, path, .. } = student;
-            adapter.write(&file, tensors, path, DType::F32)?;
+            let weights = student.optimiser.averages();
+            student
+                .adapter
+                .write(&file, weights, &student.path, DType::F32)?;
             Ok(file)
         };
         Ok([write(forward, "forward")?, write(reverse, "reverse")?])

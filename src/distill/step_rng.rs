@@ -1,6 +1,6 @@
 //! The random numbers of a training step.
 
-use candle_core::{Device, Shape, Tensor};
+use candle_core::Device;
 
 use crate::{
     error::Result,
@@ -31,12 +31,7 @@ impl StepRng {
         Ok(picked.into_iter().map(|i| values[i]).collect())
     }
 
-    /// Draws standard normal noise.
-    pub fn noise(&mut self, shape: &Shape, device: &Device) -> Result<Tensor> {
-        self.0.normal(shape, device)
-    }
-
-    /// The underlying generator.
+    /// The underlying generator of noise.
     pub fn stream(&mut self) -> &mut Noise {
         &mut self.0
     }

@@ -3,21 +3,23 @@
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
+use super::op;
+
 /// The parameters of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
     /// Decay rates of the first and second moment.
-    pub betas: (f32, f32),
+    pub betas: (f64, f64),
     /// Added to the root of the second moment.
-    pub eps: f32,
+    pub eps: f64,
     /// Factor of the gradient, for gradient clipping.
-    pub shrink: f32,
+    pub shrink: f64,
     /// Bias corrections of the moments, `1 - beta^t`.
-    pub missing: (f32, f32),
+    pub missing: (f64, f64),
     /// Learning rate.
-    pub rate: f32,
+    pub rate: f64,
     /// Factor of the weight, `1 - rate * weight_decay`.
-    pub left: f32,
+    pub left: f64,
 }
 
 /// Updates the moments `first` and `second` by the gradient, then the weight. All four
@@ -28,9 +30,9 @@ pub fn adamw(
     step: AdamWStep,
 ) -> Result<()> {
     let AdamWStep { betas, shrink, .. } = step;
-    let of_gradient = |beta, squared| Follow {
-        beta,
-        shrink,
+    let of_gradient = |beta: f64, squared| Follow {
+        beta: beta as f32,
+        shrink: shrink as f32,
         squared,
     };
     first.inplace_op2(gradient, &of_gradient(betas.0, false))?;
@@ -40,9 +42,9 @@ pub fn adamw(
 
 /// Updates a moving average: `mean` becomes beta mean + (1 - beta) x. Both have the same
 /// shape and are contiguous, f32 and on a CPU.
-pub fn follow(mean: &Tensor, x: &Tensor, beta: f32) -> Result<()> {
+pub fn follow(mean: &Tensor, x: &Tensor, beta: f64) -> Result<()> {
     let follow = Follow {
-        beta,
+        beta: beta as f32,
         shrink: 1.0,
         squared: false,
     };
@@ -68,7 +70,7 @@ impl InplaceOp2 for Follow {
         x: &CpuStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let (mean, x) = (values_mut(mean, mean_layout)?, values(x, x_layout)?);
+        let (mean, x) = (values_mut(mean, mean_layout)?, op::values(x, x_layout)?);
         if mean.len() != x.len() {
             bail!("a moving average of {} values of {}", mean.len(), x.len());
         }
@@ -97,24 +99,20 @@ impl InplaceOp3 for AdamWStep {
         second_layout: &Layout,
     ) -> Result<()> {
         let weight = values_mut(weight, weight_layout)?;
-        let first = values(first, first_layout)?;
-        let second = values(second, second_layout)?;
+        let first = op::values(first, first_layout)?;
+        let second = op::values(second, second_layout)?;
         if first.len() != weight.len() || second.len() != weight.len() {
             bail!("{} weights need equally many moments", weight.len());
         }
-        let (rate, missing) = (self.rate / self.missing.0, 1.0 / self.missing.1);
+        let (missing_first, missing_second) = self.missing;
+        let rate = self.rate as f32 / missing_first as f32;
+        let missing = 1.0 / missing_second as f32;
+        let (eps, left) = (self.eps as f32, self.left as f32);
         for ((weight, first), second) in weight.iter_mut().zip(first).zip(second) {
-            let root = (second * missing).sqrt() + self.eps;
-            *weight = *weight * self.left - rate * first / root;
+            let root = (second * missing).sqrt() + eps;
+            *weight = *weight * left - rate * first / root;
         }
         Ok(())
-    }
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => bail!("a step requires contiguous values"),
     }
 }
 
@@ -133,13 +131,13 @@ mod tests {
 
     /// The formula of the paper in double precision.
     fn plain([w, m, v, g]: [f64; 4], step: AdamWStep) -> [f64; 3] {
-        let (beta1, beta2) = (f64::from(step.betas.0), f64::from(step.betas.1));
-        let g = g * f64::from(step.shrink);
+        let (beta1, beta2) = step.betas;
+        let g = g * step.shrink;
         let m = beta1 * m + (1.0 - beta1) * g;
         let v = beta2 * v + (1.0 - beta2) * g * g;
-        let root = (v / f64::from(step.missing.1)).sqrt() + f64::from(step.eps);
-        let ahead = f64::from(step.rate) * m / f64::from(step.missing.0) / root;
-        [f64::from(step.left) * w - ahead, m, v]
+        let root = (v / step.missing.1).sqrt() + step.eps;
+        let ahead = step.rate * m / step.missing.0 / root;
+        [step.left * w - ahead, m, v]
     }
 
     #[test]

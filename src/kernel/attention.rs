@@ -44,7 +44,7 @@ pub fn attend_causally(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Resu
 /// error.
 pub fn attend_through_first(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of([q, k, v], heads)?;
-    untracked("attention through the first maps", &[q, k, v])?;
+    op::untracked("attention through the first maps", &[q, k, v])?;
     op::with([q, k, v], |arguments| {
         op::tensor(forward::attend(arguments, sizes, true), sizes.output())
     })
@@ -61,13 +61,6 @@ fn tracked(arguments: [&Tensor; 3], sizes: Sizes) -> Result<Tensor> {
         sizes.output(),
         move |arguments, gradient| backward::backward(arguments, gradient, sizes),
     )
-}
-
-fn untracked(name: &str, arguments: &[&Tensor]) -> Result<()> {
-    if arguments.iter().any(|argument| argument.track_op()) {
-        bail!("{name} is not differentiable: detach its arguments");
-    }
-    Ok(())
 }
 
 /// The sizes of an attention operation.

@@ -7,19 +7,19 @@ pub(super) mod winograd;
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
     elementwise::total::sum_rows,
-    epilogue::Epilogue,
+    epilogue::{Addends, ConvEpilogue},
     gemm::{
         Matrix,
-        outer::{Listed, Samples, outer},
-        packed::Packed,
+        outer::{Samples, outer},
+        packed::PackedMatrix,
         product,
     },
-    op::{self, Gradients},
+    op,
 };
 use patches::{ConvGeometry, Patches};
 
@@ -32,7 +32,7 @@ const GATHERED: usize = 1 << 14;
 /// The packed weights of a convolution.
 #[derive(Debug)]
 pub struct PackedConv {
-    packed: Packed,
+    packed: PackedMatrix,
     inputs: usize,
     side: usize,
     adjoint: OnceLock<Box<PackedConv>>,
@@ -44,11 +44,11 @@ impl PackedConv {
         let (outputs, inputs, side, _) = weight.dims4()?;
         let taps = side * side;
         let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
-        let packed = Packed::new(weight, (taps * inputs, outputs), place)?;
+        let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place)?;
         Ok(Self::holding(packed, inputs, side))
     }
 
-    fn holding(packed: Packed, inputs: usize, side: usize) -> Self {
+    fn holding(packed: PackedMatrix, inputs: usize, side: usize) -> Self {
         Self {
             packed,
             inputs,
@@ -76,39 +76,24 @@ impl PackedConv {
     }
 
     /// Overwrites `out` (b, height, width, outputs).
-    fn convolve(&self, patches: &Patches, epilogue: Epilogue<[f32]>, out: &mut [f32]) {
+    fn convolve(&self, patches: &Patches, addends: Addends, out: &mut [f32]) {
         let (height, width) = patches.size();
         let pictures = out.len() / (height * width * self.outputs()).max(1);
         let pays = || winograd::pays(self.inputs, self.outputs(), pictures, (height, width));
         if patches.is_3x3() && pays() {
-            return winograd::convolve(patches, &self.packed, epilogue, out);
+            return winograd::convolve(patches, &self.packed, addends, out);
         }
         if self.inputs >= FEW {
-            return product(patches, &self.packed, epilogue, out);
+            return product(patches, &self.packed, addends, out);
         }
         let (columns, terms) = (self.outputs(), self.packed.terms());
         for (i, part) in out.chunks_mut(GATHERED * columns).enumerate() {
             let first = i * GATHERED;
             let rows = patches.unfold(first..first + part.len() / columns);
-            let rows = Matrix {
-                values: &rows,
-                stride: terms,
-                terms,
-            };
-            product(&rows, &self.packed, Epilogue::default(), part);
+            let rows = Matrix::contiguous(&rows, terms);
+            product(&rows, &self.packed, Addends::default(), part);
         }
-        epilogue.add_to(out, columns);
-    }
-
-    fn check(&self, inputs: usize, window: ConvGeometry) -> Result<()> {
-        if self.inputs != inputs || self.side != window.side {
-            bail!(
-                "conv2d: {inputs} channels for filters of {} channels and side {}",
-                self.inputs,
-                self.side
-            );
-        }
-        Ok(())
+        addends.add_to(out, columns);
     }
 }
 
@@ -117,32 +102,18 @@ impl PackedConv {
 /// upsampling.
 pub fn conv2d(
     x: &Tensor,
-    filters: &Arc<PackedConv>,
-    window: ConvGeometry,
-    epilogue: Epilogue,
+    weight: &Arc<PackedConv>,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
 ) -> Result<Tensor> {
-    let (b, h, w, inputs) = x.dims4()?;
-    filters.check(inputs, window)?;
-    let (out, shape) = op::with([x], |[values]| {
-        let patches = match epilogue.upsample {
-            None => Patches::new(values, (h, w), inputs, window),
-            Some(size) => Patches::enlarged(values, (h, w), size, inputs, window),
-        };
-        let ((height, width), outputs) = (patches.size(), filters.outputs());
-        let shape = (b, height, width, outputs);
-        let mut out = vec![0f32; b * height * width * outputs];
-        epilogue.with(&shape.into(), |epilogue| {
-            filters.convolve(&patches, epilogue, &mut out);
-        })?;
-        Ok((out, shape))
-    })?;
     if x.track_op() && (epilogue.residual.is_some() || epilogue.upsample.is_some()) {
         bail!("conv2d is not differentiable with a residual or upsampling");
     }
-    let filters = filters.clone();
+    let (out, shape) = forward(x, weight, geometry, epilogue)?;
+    let weight = weight.clone();
     op::tracked("conv2d", [x], out, shape, move |[x], gradient| {
-        let dx = input_gradient(gradient, filters.adjoint(), x, window);
-        Ok([Some(dx?)])
+        let for_x = || input_gradient(gradient, weight.adjoint(), x, geometry);
+        Ok([op::if_tracked(x, for_x)?])
     })
 }
 
@@ -153,41 +124,47 @@ pub fn conv2d_tracked(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
-    window: ConvGeometry,
+    geometry: ConvGeometry,
 ) -> Result<Tensor> {
-    let (b, h, w, inputs) = x.dims4()?;
-    let filters = PackedConv::new(weight)?;
-    filters.check(inputs, window)?;
-    let outputs = filters.outputs();
-    let shape = (b, window.output(h), window.output(w), outputs);
-    let mut out = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
-    op::with([x, bias], |[x, bias]| {
-        let patches = Patches::new(x, (h, w), inputs, window);
-        filters.convolve(&patches, Epilogue::bias(Some(bias)), &mut out);
-        Ok(())
-    })?;
-    op::tracked(
-        "conv2d",
-        [x, weight, bias],
-        out,
-        shape,
-        move |args, gradient| backward(args, gradient, &filters, window),
-    )
+    let packed = PackedConv::new(weight)?;
+    let (out, shape) = forward(x, &packed, geometry, ConvEpilogue::bias(Some(bias)))?;
+    let backward = move |[x, weight, bias]: [&Tensor; 3], gradient: &Tensor| {
+        let for_x = || input_gradient(gradient, packed.adjoint(), x, geometry);
+        let for_weight = || weight_gradient(x, gradient, geometry);
+        Ok([
+            op::if_tracked(x, for_x)?,
+            op::if_tracked(weight, for_weight)?,
+            op::if_tracked(bias, || sum_rows(gradient))?,
+        ])
+    };
+    op::tracked("conv2d", [x, weight, bias], out, shape, backward)
 }
 
-fn backward(
-    [x, weight, bias]: [&Tensor; 3],
-    gradient: &Tensor,
-    filters: &PackedConv,
-    window: ConvGeometry,
-) -> Result<Gradients<3>> {
-    let for_x = || input_gradient(gradient, filters.adjoint(), x, window);
-    let for_weight = || weight_gradient(x, gradient, window);
-    Ok([
-        x.track_op().then(for_x).transpose()?,
-        weight.track_op().then(for_weight).transpose()?,
-        bias.track_op().then(|| sum_rows(gradient)).transpose()?,
-    ])
+/// The output and its shape.
+fn forward(
+    x: &Tensor,
+    weight: &PackedConv,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
+) -> Result<(Vec<f32>, Shape)> {
+    let dims @ (b, .., inputs) = x.dims4()?;
+    if (weight.inputs, weight.side) != (inputs, geometry.side) {
+        bail!(
+            "conv2d: {inputs} channels for weights of {} channels and side {}",
+            weight.inputs,
+            weight.side
+        );
+    }
+    op::with([x], |[x]| {
+        let patches = Patches::new(x, dims, epilogue.upsample, geometry);
+        let (height, width) = patches.size();
+        let shape = Shape::from((b, height, width, weight.outputs()));
+        let mut out = vec![0f32; shape.elem_count()];
+        epilogue.with(&shape, |addends| {
+            weight.convolve(&patches, addends, &mut out)
+        })?;
+        Ok((out, shape))
+    })
 }
 
 /// The gradient of the input x from that of the output (b, height, width, outputs).
@@ -195,31 +172,32 @@ fn input_gradient(
     gradient: &Tensor,
     adjoint: &PackedConv,
     x: &Tensor,
-    window: ConvGeometry,
+    geometry: ConvGeometry,
 ) -> Result<Tensor> {
-    let (_, h, w, _) = x.dims4()?;
+    let ((_, h, w, _), shape) = (x.dims4()?, gradient.dims4()?);
     let mut out = vec![0f32; x.elem_count()];
     op::with([gradient], |[gradient]| {
-        let patches = Patches::adjoint(gradient, (h, w), adjoint.inputs, window);
-        adjoint.convolve(&patches, Epilogue::default(), &mut out);
+        let patches = Patches::adjoint(gradient, shape, (h, w), geometry);
+        adjoint.convolve(&patches, Addends::default(), &mut out);
         op::tensor(out, x.shape())
     })
 }
 
 /// The gradient of the weights (outputs, inputs, k, k).
-fn weight_gradient(x: &Tensor, gradient: &Tensor, window: ConvGeometry) -> Result<Tensor> {
-    let (_, h, w, inputs) = x.dims4()?;
+fn weight_gradient(x: &Tensor, gradient: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
+    let dims @ (.., inputs) = x.dims4()?;
     let (b, height, width, outputs) = gradient.dims4()?;
-    let side = window.side;
+    let side = geometry.side;
     let mut out = vec![0f32; side * side * inputs * outputs];
     op::with([x, gradient], |[x, gradient]| {
-        let patches = Patches::new(x, (h, w), inputs, window);
+        let patches = Patches::new(x, dims, None, geometry);
+        let gradient = Matrix::contiguous(gradient, outputs);
         let taps = out.par_chunks_mut(inputs * outputs).enumerate();
         taps.for_each(|(tap, out)| {
             let patches = &patches;
             let inputs = Tap { patches, tap };
             let samples = b * height * width;
-            outer(&inputs, &Listed(gradient, outputs), samples, outputs, out);
+            outer(&inputs, &gradient, samples, outputs, out);
         });
         Ok(())
     })?;

@@ -7,12 +7,22 @@ pub(super) mod total;
 use candle_core::{Result, Tensor, bail};
 use pulp::Simd;
 
-use super::{
-    Activation, op,
-    parts::{PART, share, whole_rows},
-};
+use super::{op, parts::PART};
 use curve::{Curve, Gelu, Swish};
-use map::{Formula, Rows, map};
+use map::{Formula, Rows, map, map_rows};
+
+/// An activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// No activation.
+    Identity,
+    /// x sigmoid(x) (arXiv 1702.03118).
+    Silu,
+    /// The exact Gaussian error linear unit (arXiv 1606.08415).
+    Gelu,
+    /// x sigmoid(1.702 x), CLIP's approximation of GELU.
+    QuickGelu,
+}
 
 /// Applies an activation function to f32 values, contiguous and on a CPU; GELU within
 /// 1e-6. Differentiable.
@@ -35,9 +45,17 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     };
     *d /= 2;
     let d = *d;
-    let y = op::with([x], |[x]| Ok(gated(x, d)))?;
+    let y = op::with([x], |[x]| Ok(map_rows(Gated, halves(x, d), d, x.len() / 2)))?;
     op::tracked("geglu", [x], y, shape, move |[x], gradient| {
-        let dx = op::with([x, gradient], |[x, dy]| Ok(gated_back(x, dy, d)))?;
+        let dx = op::with([x, gradient], |[x, dy]| {
+            let [first, second] = halves(x, d);
+            Ok(map_rows(
+                GatedBack,
+                [first, second, Rows(dy, d)],
+                d,
+                x.len(),
+            ))
+        })?;
         Ok([Some(op::tensor(dx, x.shape())?)])
     })
 }
@@ -63,37 +81,22 @@ fn along(name: &'static str, curve: impl Curve, x: &Tensor) -> Result<Tensor> {
 
 /// Applies a formula to the values at each index.
 fn each<const N: usize>(formula: impl Formula<N, 1>, inputs: [&[f32]; N]) -> Vec<f32> {
-    let mut out = vec![0f32; inputs[0].len()];
-    share(&mut out, PART, |i, out| {
-        let inputs = inputs.map(|x| Rows(&x[i * PART..], 0));
-        map(formula, inputs, out.len(), out);
-    });
-    out
+    map_rows(
+        formula,
+        inputs.map(|x| Rows(x, PART)),
+        PART,
+        inputs[0].len(),
+    )
 }
 
-/// The gated rows (rows, d) of x (rows, 2 d).
-fn gated(x: &[f32], d: usize) -> Vec<f32> {
-    let mut y = vec![0f32; x.len() / 2];
-    let part = whole_rows(d);
-    share(&mut y, part, |i, y| gate(&x[2 * i * part..], d, y));
-    y
-}
-
-/// Overwrites y (rows, d) with the gated rows of x (rows, 2 d).
+/// Overwrites y (rows, d) with the gated rows of x (rows, 2 d), on this thread.
 pub(super) fn gate(x: &[f32], d: usize, y: &mut [f32]) {
-    map(Gated, [Rows(x, 2 * d), Rows(&x[d..], 2 * d)], d, y);
+    map(Gated, halves(x, d), d, y);
 }
 
-/// The gradient (rows, 2 d) of x from that of the gated rows.
-fn gated_back(x: &[f32], dy: &[f32], d: usize) -> Vec<f32> {
-    let mut dx = vec![0f32; x.len()];
-    let part = whole_rows(2 * d);
-    share(&mut dx, part, |i, dx| {
-        let (x, dy) = (&x[i * part..], &dy[i * part / 2..]);
-        let inputs = [Rows(x, 2 * d), Rows(&x[d..], 2 * d), Rows(dy, d)];
-        map(GatedBack, inputs, d, dx);
-    });
-    dx
+/// The halves of x (rows, 2 d).
+fn halves(x: &[f32], d: usize) -> [Rows<'_>; 2] {
+    [x, x.get(d..).unwrap_or_default()].map(|half| Rows(half, 2 * d))
 }
 
 #[derive(Clone, Copy)]

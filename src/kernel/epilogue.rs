@@ -5,103 +5,95 @@ use rayon::prelude::*;
 
 use super::{gemm::ROWS, op};
 
-/// Optional operations fused with a convolution or a linear layer, with tensors or, in
-/// the kernels, their values.
-pub struct Epilogue<'a, T: ?Sized = Tensor> {
+/// Optional operations fused with a linear layer.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
     /// Added to every row of the output (outputs).
-    pub bias: Option<&'a T>,
-    /// Added to every pixel of a picture (b, outputs).
-    pub shift: Option<&'a T>,
+    pub bias: Option<&'a Tensor>,
     /// Added to the output, of the same shape.
-    pub residual: Option<&'a T>,
+    pub residual: Option<&'a Tensor>,
+}
+
+/// Optional operations fused with a convolution.
+#[derive(Clone, Copy, Default)]
+pub struct ConvEpilogue<'a> {
     /// Height and width to which the input is upsampled first, by nearest neighbour.
     pub upsample: Option<(usize, usize)>,
+    /// Added to every pixel of the output (outputs).
+    pub bias: Option<&'a Tensor>,
+    /// Added to every pixel of a picture (b, outputs).
+    pub shift: Option<&'a Tensor>,
+    /// Added to the output, of the same shape.
+    pub residual: Option<&'a Tensor>,
 }
 
-impl<T: ?Sized> Clone for Epilogue<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: ?Sized> Copy for Epilogue<'_, T> {}
-
-impl<T: ?Sized> Default for Epilogue<'_, T> {
-    fn default() -> Self {
-        Self {
-            bias: None,
-            shift: None,
-            residual: None,
-            upsample: None,
-        }
-    }
-}
-
-/// An activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// No activation.
-    Identity,
-    /// x sigmoid(x) (arXiv 1702.03118).
-    Silu,
-    /// The exact Gaussian error linear unit (arXiv 1606.08415).
-    Gelu,
-    /// x sigmoid(1.702 x), CLIP's approximation of GELU.
-    QuickGelu,
-}
-
-impl<'a, T: ?Sized> Epilogue<'a, T> {
+impl<'a> Epilogue<'a> {
     /// Only a bias.
-    pub fn bias(bias: Option<&'a T>) -> Self {
-        Self {
-            bias,
-            ..Self::default()
-        }
-    }
-}
-
-impl Epilogue<'_> {
-    /// Whether any of the tensors is tracked.
-    pub fn is_tracked(&self) -> bool {
-        let tensors = [self.bias, self.shift, self.residual];
-        tensors.into_iter().flatten().any(Tensor::track_op)
+    pub fn bias(bias: Option<&'a Tensor>) -> Self {
+        let residual = None;
+        Self { bias, residual }
     }
 
-    /// Checks the shapes for an output of `shape` and calls `work` with the values; bias
-    /// (outputs) and shift (b, outputs) are summed.
-    pub(super) fn with(&self, shape: &Shape, work: impl FnOnce(Epilogue<[f32]>)) -> Result<()> {
-        let summed = match (self.shift, self.bias) {
-            (Some(shift), Some(bias)) => Some(&shift.broadcast_add(bias)?), // (b, outputs)
-            (shift, bias) => shift.or(bias),
-        };
+    /// Checks the shapes for an output of `shape` and calls `work` with the values. The bias
+    /// may be (groups, outputs), each for an equal part of the rows.
+    pub(super) fn with(self, shape: &Shape, work: impl FnOnce(Addends)) -> Result<()> {
         let columns = *shape.dims().last().unwrap_or(&1);
         let rows = shape.elem_count() / columns.max(1);
         let fits = |bias: &Tensor| {
             let groups = bias.elem_count() / columns.max(1);
             bias.dims().last() == Some(&columns) && rows.is_multiple_of(groups.max(1))
         };
-        if summed.is_some_and(|bias| !fits(bias))
-            || self.residual.is_some_and(|x| x.shape() != shape)
-        {
+        let Self { bias, residual } = self;
+        if !bias.is_none_or(fits) || residual.is_some_and(|x| x.shape() != shape) {
             bail!("a bias or residual does not match an output of {shape:?}");
         }
         let none = op::tensor(vec![0.0; 0], 0)?;
-        op::with(
-            [summed.unwrap_or(&none), self.residual.unwrap_or(&none)],
-            |[bias, residual]| {
-                work(Epilogue {
-                    bias: summed.map(|_| bias),
-                    residual: self.residual.map(|_| residual),
-                    ..Epilogue::default()
-                });
-                Ok(())
-            },
-        )
+        let values = [bias, residual].map(|x| x.unwrap_or(&none));
+        op::with(values, |[bias_values, residual_values]| {
+            work(Addends {
+                bias: bias.map(|_| bias_values),
+                residual: residual.map(|_| residual_values),
+            });
+            Ok(())
+        })
     }
 }
 
-/// The biases are (groups, columns), each for an equal part of the output's rows.
-impl Epilogue<'_, [f32]> {
+impl<'a> ConvEpilogue<'a> {
+    /// Only a bias.
+    pub fn bias(bias: Option<&'a Tensor>) -> Self {
+        Self {
+            bias,
+            ..Self::default()
+        }
+    }
+
+    /// Whether any of the tensors is tracked.
+    pub fn is_tracked(&self) -> bool {
+        let tensors = [self.bias, self.shift, self.residual];
+        tensors.into_iter().flatten().any(Tensor::track_op)
+    }
+
+    /// As [`Epilogue::with`], with the sum of bias and shift.
+    pub(super) fn with(self, shape: &Shape, work: impl FnOnce(Addends)) -> Result<()> {
+        let bias = match (self.shift, self.bias) {
+            (Some(shift), Some(bias)) => Some(&shift.broadcast_add(bias)?), // (b, outputs)
+            (shift, bias) => shift.or(bias),
+        };
+        let residual = self.residual;
+        Epilogue { bias, residual }.with(shape, work)
+    }
+}
+
+/// The values that an epilogue adds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Addends<'a> {
+    /// (groups, columns), each for an equal part of the output's rows.
+    pub bias: Option<&'a [f32]>,
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Addends<'_> {
     /// Adds bias and residual to a finished output.
     pub(super) fn add_to(self, out: &mut [f32], columns: usize) {
         let rows = out.len() / columns;

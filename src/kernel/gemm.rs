@@ -2,7 +2,7 @@
 //! "Anatomy of high-performance matrix multiplication" (2008).
 //!
 //! The left side is never copied: it provides slices of each row's terms, which for a
-//! convolution are parts of the picture. The right side is [`Packed`].
+//! convolution are parts of the picture. The right side is [`PackedMatrix`].
 
 pub(super) mod outer;
 pub(super) mod packed;
@@ -13,14 +13,10 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{
-    epilogue::Epilogue,
-    scratch::Scratch,
-    simd::{put, vectorised},
-};
-use packed::{Packed, Panel, WIDEST};
-pub(super) use tasks::cut;
+use super::{epilogue::Addends, scratch::Scratch, simd::put};
+use packed::{PackedMatrix, WIDEST};
 use tasks::tasks;
+pub(super) use tasks::{Task, cut};
 
 /// Rows per task, which fit into its cache; a multiple of every tile's height.
 pub(super) const ROWS: usize = 192;
@@ -32,7 +28,7 @@ const TERMS: usize = 320;
 const TALLEST: usize = 8;
 
 /// The left side of a product.
-pub(super) trait Rows: Sync {
+pub(super) trait Lhs: Sync {
     /// Number of contiguous terms of a row; the number of all terms is a multiple of it.
     fn run(&self) -> usize;
 
@@ -49,7 +45,31 @@ pub(super) struct Matrix<'a> {
     pub terms: usize,
 }
 
-impl Rows for Matrix<'_> {
+impl<'a> Matrix<'a> {
+    /// Contiguous rows of a number of terms.
+    pub(super) fn contiguous(values: &'a [f32], terms: usize) -> Self {
+        let stride = terms;
+        Self {
+            values,
+            stride,
+            terms,
+        }
+    }
+
+    /// Packs the first rows.
+    pub(super) fn packed(self, rows: usize) -> PackedMatrix {
+        let place = |row, term| row * self.stride + term;
+        PackedMatrix::from_values(self.values, (rows, self.terms), place)
+    }
+
+    /// Packs the transpose of the first rows.
+    pub(super) fn packed_transposed(self, rows: usize) -> PackedMatrix {
+        let place = |term, row| row * self.stride + term;
+        PackedMatrix::from_values(self.values, (self.terms, rows), place)
+    }
+}
+
+impl Lhs for Matrix<'_> {
     fn run(&self) -> usize {
         self.terms
     }
@@ -60,59 +80,34 @@ impl Rows for Matrix<'_> {
     }
 }
 
-/// `out` (rows, columns) = a b + epilogue, on all threads.
-pub(super) fn product(a: &impl Rows, b: &Packed, epilogue: Epilogue<[f32]>, out: &mut [f32]) {
+/// `out` (rows, columns) = a b + addends, on all threads.
+pub(super) fn product(a: &impl Lhs, b: &PackedMatrix, addends: Addends, out: &mut [f32]) {
     let columns = b.columns();
     let Some(rows) = out.len().checked_div(columns) else {
         return;
     };
     tasks(out, rows, b).into_par_iter().for_each(|mut task| {
         let (first, from) = (task.rows.start, b.panels()[task.panels.start].column);
-        multiply(a, task.rows, b, task.panels, &mut task.out);
+        task.compute(a, b);
         for (i, out) in task.out.iter_mut().enumerate() {
-            epilogue.add_to_part(first + i, rows, from, columns, out);
+            addends.add_to_part(first + i, rows, from, columns, out);
         }
     });
 }
 
-/// Overwrites `out`, the columns of `panels` in `rows` of a b, on this thread.
-pub(super) fn multiply<A: Rows>(
-    a: &A,
-    rows: Range<usize>,
-    b: &Packed,
-    panels: Range<usize>,
-    out: &mut [&mut [f32]],
-) {
-    let panels = &b.panels()[panels];
-    vectorised(Multiply {
-        a,
-        rows,
-        b,
-        panels,
-        out,
-    });
-}
-
-struct Multiply<'a, 'b, A> {
+struct Product<'a, 'b, A> {
     a: &'a A,
-    rows: Range<usize>,
-    b: &'a Packed,
-    panels: &'a [Panel],
-    out: &'a mut [&'b mut [f32]],
+    b: &'a PackedMatrix,
+    task: &'a mut Task<'b>,
 }
 
-impl<A: Rows> WithSimd for Multiply<'_, '_, A> {
+impl<A: Lhs> WithSimd for Product<'_, '_, A> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self {
-            a,
-            rows,
-            b,
-            panels,
-            out,
-        } = self;
+        let Self { a, b, task } = self;
+        let panels = &b.panels()[task.panels.clone()];
         let run = a.run();
         let from = panels.first().map_or(0, |panel| panel.column);
         let mut scratch = Scratch::new(b.scratch(TERMS));
@@ -121,15 +116,19 @@ impl<A: Rows> WithSimd for Multiply<'_, '_, A> {
             // A block does not extend beyond the run.
             let start = terms.end;
             terms = start..(start + TERMS).min((start / run + 1) * run);
-            let rows: Vec<_> = rows.clone().map(|row| a.row(row, terms.clone())).collect();
+            let rows: Vec<_> = task
+                .rows
+                .clone()
+                .map(|row| a.row(row, terms.clone()))
+                .collect();
             for &panel in panels {
                 let block = Block {
                     rows: &rows,
                     b: b.block(panel, terms.clone(), &mut scratch),
                     at: panel.column - from,
-                    fresh: start == 0,
+                    overwrite: start == 0,
                 };
-                block.multiply(s, panel.vectors, out);
+                block.accumulate(s, panel.vectors, &mut task.out);
             }
         }
     }
@@ -144,13 +143,13 @@ pub(super) struct Block<'a> {
     /// The panel's first column of the output.
     pub at: usize,
     /// Whether these are the first terms, which overwrite the output.
-    pub fresh: bool,
+    pub overwrite: bool,
 }
 
 impl Block<'_> {
     /// Adds the products of the rows and a panel of `vectors` to the rows of `out`.
     #[inline(always)]
-    pub(super) fn multiply<S: Simd>(&self, s: S, vectors: usize, out: &mut [&mut [f32]]) {
+    pub(super) fn accumulate<S: Simd>(&self, s: S, vectors: usize, out: &mut [&mut [f32]]) {
         match vectors {
             1 => self.fill::<S, 1>(s, out),
             2 => self.fill::<S, 2>(s, out),
@@ -190,7 +189,7 @@ impl Block<'_> {
     ) {
         let sums = sums::<S, M, V>(s, rows, self.b);
         for (sums, out) in sums.iter().zip(out) {
-            put(s, sums, !self.fresh, &mut out[self.at..]);
+            put(s, sums, !self.overwrite, &mut out[self.at..]);
         }
     }
 }
@@ -259,14 +258,10 @@ mod tests {
             (1000, 9, 5),
         ] {
             let (a, b) = (waves(rows * terms, 0.1), waves(terms * columns, 0.7));
-            let packed = Packed::from_values(&b, (terms, columns), |k, n| k * columns + n);
-            let left = Matrix {
-                values: &a,
-                stride: terms,
-                terms,
-            };
+            let packed = Matrix::contiguous(&b, columns).packed(terms);
+            let left = Matrix::contiguous(&a, terms);
             let mut out = vec![f32::NAN; rows * columns];
-            product(&left, &packed, Epilogue::default(), &mut out);
+            product(&left, &packed, Addends::default(), &mut out);
             let expected = plain(&a, &b, (rows, terms, columns));
             let gap = worst(&out, expected.into_iter()) / terms as f64;
             assert!(gap < 1e-6, "{rows}x{terms}x{columns}: {gap}");
@@ -277,20 +272,15 @@ mod tests {
     fn biases_and_residuals_are_added_to_their_rows() {
         let (rows, terms, columns) = (6, 3, 40);
         let (a, b) = (waves(rows * terms, 0.1), waves(terms * columns, 0.7));
-        let packed = Packed::from_values(&b, (terms, columns), |k, n| k * columns + n);
-        let left = Matrix {
-            values: &a,
-            stride: terms,
-            terms,
-        };
+        let packed = Matrix::contiguous(&b, columns).packed(terms);
+        let left = Matrix::contiguous(&a, terms);
         let (bias, residual) = (waves(2 * columns, 1.0), waves(rows * columns, 2.0));
-        let epilogue = Epilogue {
-            bias: Some(&bias[..]),
-            residual: Some(&residual[..]),
-            ..Epilogue::default()
+        let addends = Addends {
+            bias: Some(&bias),
+            residual: Some(&residual),
         };
         let mut out = vec![0.0; rows * columns];
-        product(&left, &packed, epilogue, &mut out);
+        product(&left, &packed, addends, &mut out);
         let expected = plain(&a, &b, (rows, terms, columns));
         let expected = expected.into_iter().enumerate().map(|(i, value)| {
             let group = i / columns / 3;

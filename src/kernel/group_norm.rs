@@ -15,7 +15,7 @@ use super::{
         curve::{Curve, Linear, Swish},
         map::{Formula, Rows, map, sum_columns},
     },
-    op::{self, Gradients},
+    op,
     simd::vectorised,
 };
 
@@ -34,17 +34,13 @@ pub use sums::{GroupSums, Moments};
 /// on a CPU; differentiable in all arguments.
 pub fn group_norm(
     x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
+    affine: [&Tensor; 2],
     groups: usize,
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    let form = Form::of(x, groups)?.with([weight, bias])?;
-    match activation {
-        Activation::Silu => normalise(Swish(1.0), form, [x, weight, bias], eps),
-        other => activate(&normalise(Linear, form, [x, weight, bias], eps)?, other),
-    }
+    let moments = group_sums(x, groups)?.moments(eps);
+    normalise(Form::of(x, groups)?, moments, x, affine, activation)
 }
 
 /// The sums over x (b, .., c), pictures or the same part of each.
@@ -54,67 +50,90 @@ pub fn group_sums(x: &Tensor, groups: usize) -> Result<GroupSums> {
 }
 
 /// The same as [`group_norm`] for a part of each picture, with the sums over the whole
-/// pictures. Not differentiable.
+/// pictures. Not differentiable: tracked arguments are an error.
 pub fn group_norm_by(
     sums: &GroupSums,
     x: &Tensor,
-    [weight, bias]: [&Tensor; 2],
+    affine @ [weight, bias]: [&Tensor; 2],
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    let form = Form::of(x, sums.groups())?.with([weight, bias])?;
+    let form = Form::of(x, sums.groups())?;
     if sums.pictures() != form.pictures {
         bail!("group norm: sums over other pictures");
     }
-    op::with([x, weight, bias], |[values, weight, bias]| {
-        let affines = affines(form, &sums.moments(eps), weight, bias);
-        let y = |values| op::tensor(values, x.shape());
-        match activation {
-            Activation::Silu => y(apply(Swish(1.0), form, values, &affines)),
-            other => activate(&y(apply(Linear, form, values, &affines))?, other),
-        }
-    })
+    op::untracked("a group norm with given sums", &[x, weight, bias])?;
+    normalise(form, sums.moments(eps), x, affine, activation)
 }
 
-fn normalise<C: Curve>(
-    curve: C,
+fn normalise(
     form: Form,
-    arguments @ [x, ..]: [&Tensor; 3],
-    eps: f64,
+    moments: Vec<Moments>,
+    x: &Tensor,
+    affine: [&Tensor; 2],
+    activation: Activation,
 ) -> Result<Tensor> {
-    let (y, moments) = op::with(arguments, |[x, weight, bias]| {
-        let moments = sums(form, x).moments(eps);
-        let affines = affines(form, &moments, weight, bias);
-        Ok((apply(curve, form, x, &affines), moments))
-    })?;
-    op::tracked(
-        "group-norm",
-        arguments,
-        y,
-        x.shape(),
-        move |arguments, gradient| backward(curve, form, &moments, arguments, gradient),
-    )
+    match activation {
+        Activation::Silu => Norm::of(Swish(1.0), form, moments).forward(x, affine),
+        other => activate(&Norm::of(Linear, form, moments).forward(x, affine)?, other),
+    }
 }
 
-fn backward<C: Curve>(
+/// A group norm followed by a function.
+struct Norm<C> {
     curve: C,
     form: Form,
-    moments: &[Moments],
-    arguments @ [x, weight, bias]: [&Tensor; 3],
-    gradient: &Tensor,
-) -> Result<Gradients<3>> {
-    op::with([x, weight, bias, gradient], |[x, weight, bias, dy]| {
-        let affines = affines(form, moments, weight, bias);
-        let slopes = back::slopes(curve, form, moments, [x, dy], &affines);
-        let [for_x, for_weight, for_bias] = arguments.map(Tensor::track_op);
-        let input = || back::input(curve, form, moments, weight, [x, dy], &affines, &slopes);
-        let shape = arguments[0].shape();
-        Ok([
-            for_x.then(|| op::tensor(input(), shape)).transpose()?,
-            for_weight.then(|| slopes.weight(form)).transpose()?,
-            for_bias.then(|| slopes.bias(form)).transpose()?,
-        ])
-    })
+    /// Of each group (pictures, groups).
+    moments: Vec<Moments>,
+}
+
+impl<C: Curve> Norm<C> {
+    fn of(curve: C, form: Form, moments: Vec<Moments>) -> Self {
+        Self {
+            curve,
+            form,
+            moments,
+        }
+    }
+
+    fn forward(self, x: &Tensor, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
+        let channels = self.form.channels;
+        if weight.dims() != [channels] || bias.dims() != [channels] {
+            bail!("group norm: {channels} channels, but {weight:?} and {bias:?}");
+        }
+        let arguments = [x, weight, bias];
+        let y = op::with(arguments, |[x, weight, bias]| {
+            Ok(self.apply(x, &self.affines(weight, bias)))
+        })?;
+        let backward =
+            move |arguments: [&Tensor; 3], gradient: &Tensor| self.backward(arguments, gradient);
+        op::tracked("group-norm", arguments, y, x.shape(), backward)
+    }
+
+    fn apply(&self, x: &[f32], affines: &[Affine]) -> Vec<f32> {
+        let mut y = vec![0f32; x.len()];
+        let wide = self.form.wide();
+        self.form.share(&mut y, |picture, from, y| {
+            let [center, scale, shift] = affines[picture].rows();
+            let inputs = [Rows(&x[from..], wide), center, scale, shift];
+            map(Normal(self.curve), inputs, wide, y);
+        });
+        y
+    }
+
+    fn affines(&self, weight: &[f32], bias: &[f32]) -> Vec<Affine> {
+        let form = self.form;
+        let scale = |of: &Moments, channel: usize| f64::from(weight[channel]) * of.inverse;
+        let shift = |of: &Moments, channel: usize| {
+            f64::from(bias[channel]) - of.rest() * scale(of, channel)
+        };
+        let affine = |groups: &[Moments]| Affine {
+            center: form.repeat(groups, |of, _| f64::from(of.center())),
+            scale: form.repeat(groups, scale),
+            shift: form.repeat(groups, shift),
+        };
+        self.moments.chunks(form.groups).map(affine).collect()
+    }
 }
 
 /// The sums over each group (pictures, groups).
@@ -184,28 +203,6 @@ impl Affine {
     fn rows(&self) -> [Rows<'_>; 3] {
         [&self.center, &self.scale, &self.shift].map(|row| Rows(row, 0))
     }
-}
-
-fn affines(form: Form, moments: &[Moments], weight: &[f32], bias: &[f32]) -> Vec<Affine> {
-    let scale = |of: &Moments, channel: usize| f64::from(weight[channel]) * of.inverse;
-    let shift =
-        |of: &Moments, channel: usize| f64::from(bias[channel]) - of.rest() * scale(of, channel);
-    let affine = |groups: &[Moments]| Affine {
-        center: form.repeat(groups, |of, _| f64::from(of.center())),
-        scale: form.repeat(groups, scale),
-        shift: form.repeat(groups, shift),
-    };
-    moments.chunks(form.groups).map(affine).collect()
-}
-
-fn apply<C: Curve>(curve: C, form: Form, x: &[f32], affines: &[Affine]) -> Vec<f32> {
-    let mut y = vec![0f32; x.len()];
-    form.share(&mut y, |picture, from, y| {
-        let [center, scale, shift] = affines[picture].rows();
-        let inputs = [Rows(&x[from..], form.wide()), center, scale, shift];
-        map(Normal(curve), inputs, form.wide(), y);
-    });
-    y
 }
 
 #[derive(Clone, Copy)]

@@ -7,9 +7,9 @@ use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 
 use super::{
-    elementwise::map::{Formula, Rows, fill, sum, sum_columns},
+    elementwise::map::{Formula, RowFormula, Rows, accumulate, fill, map_rows, sum, sum_columns},
     op::{self, Gradients},
-    parts::{gather, share, whole_rows},
+    parts::{map_parts, whole_rows},
     simd::vectorised,
 };
 
@@ -28,18 +28,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     }
     let eps = eps as f32;
     let y = op::with([x, weight, bias], |[x, weight, bias]| {
-        let mut y = vec![0f32; x.len()];
-        share(&mut y, whole_rows(c), |i, out| {
-            let x = &x[i * whole_rows(c)..];
-            vectorised(Forward {
-                x,
-                weight,
-                bias,
-                eps,
-                out,
-            });
-        });
-        Ok(y)
+        let inputs = [Rows(x, c), Rows(weight, 0), Rows(bias, 0)];
+        Ok(map_rows(Normalise { eps }, inputs, c, x.len()))
     })?;
     op::tracked(
         "layer-norm",
@@ -51,8 +41,14 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 }
 
 fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor, eps: f32) -> Result<Gradients<3>> {
-    let for_x = || input(x, weight, gradient, eps);
-    let for_x = x.track_op().then(for_x).transpose()?;
+    let for_x = || {
+        op::with([x, gradient, weight], |[values, dy, weight]| {
+            let c = weight.len();
+            let inputs = [Rows(values, c), Rows(dy, c), Rows(weight, 0)];
+            op::tensor(map_rows(Back { eps }, inputs, c, values.len()), x.shape())
+        })
+    };
+    let for_x = op::if_tracked(x, for_x)?;
     if !weight.track_op() && !bias.track_op() {
         return Ok([for_x, None, None]);
     }
@@ -62,27 +58,6 @@ fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor, eps: f32) -> Res
         weight.track_op().then_some(for_weight),
         bias.track_op().then_some(for_bias),
     ])
-}
-
-/// The gradient of x: (g - mean(g) - h mean(g h)) / deviation, with the normalised values
-/// h and the gradient times the weight g.
-fn input(x: &Tensor, weight: &Tensor, gradient: &Tensor, eps: f32) -> Result<Tensor> {
-    let shape = x.shape();
-    op::with([x, weight, gradient], |[x, weight, dy]| {
-        let part = whole_rows(weight.len());
-        let mut dx = vec![0f32; x.len()];
-        share(&mut dx, part, |i, out| {
-            let (x, dy) = (&x[i * part..], &dy[i * part..]);
-            vectorised(Backward {
-                x,
-                weight,
-                dy,
-                eps,
-                out,
-            });
-        });
-        op::tensor(dx, shape)
-    })
 }
 
 /// The gradients (c) of biases and weights.
@@ -95,58 +70,13 @@ fn parameters(x: &Tensor, gradient: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
             let (x, dy) = (&x[range.clone()], &dy[range]);
             vectorised(Parameters { x, dy, c, eps })
         };
-        Ok(gather(x.len().div_ceil(part), x.len(), find))
+        Ok(map_parts(x.len().div_ceil(part), x.len(), find))
     })?;
     let total = |which: usize| {
         let sum = |channel| sums.iter().map(|sums| sums[which][channel]).sum::<f64>();
         op::tensor((0..c).map(|channel| sum(channel) as f32).collect(), c)
     };
     Ok([total(0)?, total(1)?])
-}
-
-struct Forward<'a> {
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Forward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let c = self.weight.len();
-        for (x, out) in self.x.chunks(c).zip(self.out.chunks_mut(c)) {
-            let standard = Standard::of(s, x, self.eps);
-            fill(s, standard, [x, self.weight, self.bias], [out]);
-        }
-    }
-}
-
-struct Backward<'a> {
-    x: &'a [f32],
-    weight: &'a [f32],
-    dy: &'a [f32],
-    eps: f32,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let c = self.weight.len();
-        let rows = self.x.chunks(c).zip(self.dy.chunks(c));
-        for ((x, dy), out) in rows.zip(self.out.chunks_mut(c)) {
-            let standard = Standard::of(s, x, self.eps);
-            let sums = sum(s, Means(standard), [x, dy, self.weight]);
-            let means = sums.map(|sum| sum / c as f32);
-            fill(s, Input { standard, means }, [x, dy, self.weight], [out]);
-        }
-    }
 }
 
 /// Computes the sums of dy and of dy h over all rows.
@@ -173,8 +103,7 @@ impl WithSimd for Parameters<'_> {
             let outs = sums.each_mut().map(Vec::as_mut_slice);
             sum_columns(s, Products, [Rows(dy, c), Rows(&h, c)], x.len() / c, outs);
             for (totals, sums) in totals.iter_mut().zip(&sums) {
-                let sums = totals.iter_mut().zip(sums);
-                sums.for_each(|(total, sum)| *total += f64::from(*sum));
+                accumulate(totals, sums);
             }
         }
         totals
@@ -223,6 +152,21 @@ impl Formula<3, 1> for Standard {
     }
 }
 
+/// The layer norm of a row x, with weight and bias.
+#[derive(Clone, Copy)]
+struct Normalise {
+    eps: f32,
+}
+
+impl RowFormula<3, 1> for Normalise {
+    type Formula = Standard;
+
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, [x, _, _]: [&[f32]; 3]) -> Standard {
+        Standard::of(s, x, self.eps)
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Minus(f32);
 
@@ -261,6 +205,25 @@ impl Formula<3, 2> for Means {
     }
 }
 
+/// The gradient of a row x, with that of the output and the weight.
+#[derive(Clone, Copy)]
+struct Back {
+    eps: f32,
+}
+
+impl RowFormula<3, 1> for Back {
+    type Formula = Input;
+
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, row: [&[f32]; 3]) -> Input {
+        let standard = Standard::of(s, row[0], self.eps);
+        let means = sum(s, Means(standard), row).map(|sum| sum / row[0].len() as f32);
+        Input { standard, means }
+    }
+}
+
+/// (g - mean(g) - h mean(g h)) / deviation, with the normalised values h and the gradient
+/// times the weight g.
 #[derive(Clone, Copy)]
 struct Input {
     standard: Standard,

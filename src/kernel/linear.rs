@@ -2,18 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
     elementwise::{gate, total::sum_rows},
-    epilogue::Epilogue,
-    gemm::{
-        Matrix, multiply,
-        outer::{Listed, outer},
-        packed::Packed,
-        product,
-    },
+    epilogue::{Addends, Epilogue},
+    gemm::{Matrix, Task, outer::outer, packed::PackedMatrix, product},
     op::{self, Gradients},
     scratch::Scratch,
 };
@@ -21,8 +16,8 @@ use super::{
 /// The packed weights of a linear layer.
 #[derive(Debug)]
 pub struct PackedLinear {
-    packed: Packed,
-    adjoint: OnceLock<Packed>,
+    packed: PackedMatrix,
+    adjoint: OnceLock<PackedMatrix>,
 }
 
 impl PackedLinear {
@@ -31,7 +26,7 @@ impl PackedLinear {
         let (outputs, inputs) = weight.dims2()?;
         let place = |input, output| output * inputs + input;
         Ok(Self {
-            packed: Packed::new(weight, (inputs, outputs), place)?,
+            packed: PackedMatrix::new(weight, (inputs, outputs), place)?,
             adjoint: OnceLock::new(),
         })
     }
@@ -47,7 +42,7 @@ impl PackedLinear {
     }
 
     /// The weights of the backward pass, packed on first use.
-    fn adjoint(&self) -> &Packed {
+    fn adjoint(&self) -> &PackedMatrix {
         let shape = (self.outputs(), self.inputs());
         let from = |output, input| (input, output);
         self.adjoint
@@ -57,32 +52,18 @@ impl PackedLinear {
 
 /// Maps x (.., inputs) to (.., outputs) and adds bias and residual. All f32, contiguous
 /// and on a CPU; differentiable in x and the residual.
-pub fn linear(x: &Tensor, dense: &Arc<PackedLinear>, epilogue: Epilogue) -> Result<Tensor> {
-    let shape = mapped(x, dense.inputs(), dense.outputs())?;
-    let mut out = vec![0f32; shape.iter().product()];
-    op::with([x], |[x]| {
-        epilogue.with(&shape.clone().into(), |epilogue| {
-            let rows = rows(x, dense.inputs());
-            product(&rows, &dense.packed, epilogue, &mut out);
-        })
-    })?;
-    let dense = dense.clone();
-    let backward = move |gradient: &Tensor, x: &Tensor| -> Result<Option<Tensor>> {
-        let back = || multiplied(gradient, dense.adjoint(), x);
-        x.track_op().then(back).transpose()
+pub fn linear(x: &Tensor, weight: &Arc<PackedLinear>, epilogue: Epilogue) -> Result<Tensor> {
+    let (out, shape) = forward(x, &weight.packed, epilogue)?;
+    let weight = weight.clone();
+    let none = op::tensor(Vec::new(), 0)?;
+    let arguments = [x, epilogue.residual.unwrap_or(&none)];
+    let backward = move |[x, residual]: [&Tensor; 2], gradient: &Tensor| {
+        Ok([
+            op::if_tracked(x, || multiplied(gradient, weight.adjoint(), x))?,
+            residual.track_op().then(|| gradient.clone()),
+        ])
     };
-    match epilogue.residual {
-        None => op::tracked("linear", [x], out, shape, move |[x], gradient| {
-            Ok([backward(gradient, x)?])
-        }),
-        Some(residual) => op::tracked(
-            "linear",
-            [x, residual],
-            out,
-            shape,
-            move |args, gradient| Ok([backward(gradient, args[0])?, Some(gradient.clone())]),
-        ),
-    }
+    op::tracked("linear", arguments, out, shape, backward)
 }
 
 /// Maps x (.., inputs) to two halves (.., 2 d) and multiplies the first by the
@@ -90,10 +71,10 @@ pub fn linear(x: &Tensor, dense: &Arc<PackedLinear>, epilogue: Epilogue) -> Resu
 /// All f32, contiguous and on a CPU. Not differentiable: a tracked x is an error.
 pub fn linear_geglu(
     x: &Tensor,
-    dense: &Arc<PackedLinear>,
+    weight: &Arc<PackedLinear>,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (inputs, both) = (dense.inputs(), dense.outputs());
+    let (inputs, both) = (weight.inputs(), weight.outputs());
     let (shape, d) = (mapped(x, inputs, both / 2)?, both / 2);
     if x.track_op() || !both.is_multiple_of(2) {
         bail!("linear_geglu requires an untracked input and an even width");
@@ -101,15 +82,14 @@ pub fn linear_geglu(
     let mut out = vec![0f32; shape.iter().product()];
     let count = out.len() / d;
     op::with([x], |[x]| {
-        Epilogue::bias(bias).with(&(count, both).into(), |epilogue| {
+        Epilogue::bias(bias).with(&(count, both).into(), |addends| {
             let block = |(i, out): (usize, &mut [f32])| {
                 let range = i * HALVES..i * HALVES + out.len() / d;
                 let mut halves = Scratch::new(range.len() * both);
-                let mut slots: Vec<_> = halves.chunks_mut(both).collect();
-                let (x, weights) = (rows(x, inputs), &dense.packed);
-                let panels = 0..weights.panels().len();
-                multiply(&x, range.clone(), weights, panels, &mut slots);
-                epilogue.add_to_rows(&mut halves, both, range.start, count);
+                let slots = halves.chunks_mut(both).collect();
+                let x = Matrix::contiguous(x, inputs);
+                Task::whole_rows(range.clone(), &weight.packed, slots).compute(&x, &weight.packed);
+                addends.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
             };
             let blocks = out.par_chunks_mut(HALVES * d).enumerate();
@@ -131,12 +111,12 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let (mut out, shape) = (vec![0f32; m * n], onto.shape());
     op::with([onto, a, b], |[onto, a, b]| {
-        let packed = Packed::from_values(b, (k, n), |term, column| term * n + column);
-        let epilogue = Epilogue {
+        let packed = Matrix::contiguous(b, n).packed(k);
+        let addends = Addends {
             residual: Some(onto),
-            ..Epilogue::default()
+            ..Addends::default()
         };
-        product(&rows(a, k), &packed, epilogue, &mut out);
+        product(&Matrix::contiguous(a, k), &packed, addends, &mut out);
         op::tensor(out, shape)
     })
 }
@@ -144,61 +124,54 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
 /// All f32, contiguous and on a CPU; differentiable in all arguments.
 pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (outputs, inputs) = weight.dims2()?;
-    let shape = mapped(x, inputs, outputs)?;
-    let mut out = vec![0f32; shape.iter().product()];
-    op::with([x, weight, bias], |[x, weight, bias]| {
-        let place = |input, output| output * inputs + input;
-        let packed = Packed::from_values(weight, (inputs, outputs), place);
-        let epilogue = Epilogue::bias(Some(bias));
-        product(&rows(x, inputs), &packed, epilogue, &mut out);
-        Ok(())
-    })?;
+    let packed = PackedLinear::new(weight)?.packed;
+    let (out, shape) = forward(x, &packed, Epilogue::bias(Some(bias)))?;
     op::tracked("linear", [x, weight, bias], out, shape, backward)
 }
 
 fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor) -> Result<Gradients<3>> {
     let (outputs, inputs) = weight.dims2()?;
     let for_x = || {
-        let packed = op::with([weight], |[weight]| {
-            let place = |output, input| output * inputs + input;
-            Ok(Packed::from_values(weight, (outputs, inputs), place))
-        })?;
+        let place = |output, input| output * inputs + input;
+        let packed = PackedMatrix::new(weight, (outputs, inputs), place)?;
         multiplied(gradient, &packed, x)
     };
     let for_weight = || {
         let mut out = vec![0f32; outputs * inputs];
         op::with([gradient, x], |[gradient, x]| {
             let samples = x.len() / inputs;
-            let (gradient, x) = (Listed(gradient, outputs), Listed(x, inputs));
+            let [gradient, x] = [(gradient, outputs), (x, inputs)]
+                .map(|(values, terms)| Matrix::contiguous(values, terms));
             outer(&gradient, &x, samples, inputs, &mut out);
-            Ok(())
-        })?;
-        op::tensor(out, weight.shape())
+            op::tensor(out, weight.shape())
+        })
     };
     Ok([
-        x.track_op().then(for_x).transpose()?,
-        weight.track_op().then(for_weight).transpose()?,
-        bias.track_op().then(|| sum_rows(gradient)).transpose()?,
+        op::if_tracked(x, for_x)?,
+        op::if_tracked(weight, for_weight)?,
+        op::if_tracked(bias, || sum_rows(gradient))?,
     ])
 }
 
-/// The rows of `left` times `packed`, in the shape of `like`.
-fn multiplied(left: &Tensor, packed: &Packed, like: &Tensor) -> Result<Tensor> {
-    let mut out = vec![0f32; like.elem_count()];
-    op::with([left], |[left]| {
-        let left = rows(left, packed.terms());
-        product(&left, packed, Epilogue::default(), &mut out);
-        op::tensor(out, like.shape())
-    })
+/// The output and its shape.
+fn forward(x: &Tensor, weight: &PackedMatrix, epilogue: Epilogue) -> Result<(Vec<f32>, Shape)> {
+    let shape = Shape::from(mapped(x, weight.terms(), weight.columns())?);
+    let mut out = vec![0f32; shape.elem_count()];
+    op::with([x], |[x]| {
+        let x = Matrix::contiguous(x, weight.terms());
+        epilogue.with(&shape, |addends| product(&x, weight, addends, &mut out))
+    })?;
+    Ok((out, shape))
 }
 
-fn rows(values: &[f32], terms: usize) -> Matrix<'_> {
-    Matrix {
-        values,
-        stride: terms,
-        terms,
-    }
+/// The rows of `left` times `packed`, in the shape of `like`.
+fn multiplied(left: &Tensor, packed: &PackedMatrix, like: &Tensor) -> Result<Tensor> {
+    let mut out = vec![0f32; like.elem_count()];
+    op::with([left], |[left]| {
+        let left = Matrix::contiguous(left, packed.terms());
+        product(&left, packed, Addends::default(), &mut out);
+        op::tensor(out, like.shape())
+    })
 }
 
 /// The shape of the output.
@@ -276,14 +249,13 @@ mod tests {
             let var = |shape: &[usize], phase| Var::from_tensor(&waves(shape, phase)).unwrap();
             let (x, residual) = (var(&[b, n, inputs], 0.1), var(&[b, n, outputs], 0.3));
             let (weight, bias) = (waves(&[outputs, inputs], 0.5), waves(&[outputs], 0.9));
-            let dense = Arc::new(PackedLinear::new(&weight).unwrap());
+            let packed = Arc::new(PackedLinear::new(&weight).unwrap());
             let y = linear(
                 &x,
-                &dense,
+                &packed,
                 Epilogue {
                     bias: Some(&bias),
                     residual: Some(&residual),
-                    ..Epilogue::default()
                 },
             )
             .unwrap();

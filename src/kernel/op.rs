@@ -24,9 +24,17 @@ pub(super) fn with<const N: usize, R>(
 }
 
 fn slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        _ => bail!("a kernel requires contiguous f32 values on a CPU"),
+    match storage {
+        Storage::Cpu(storage) => values(storage, layout),
+        _ => bail!("a kernel requires values on a CPU"),
+    }
+}
+
+/// The values of a storage, if contiguous.
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("a kernel requires contiguous values"),
     }
 }
 
@@ -34,9 +42,35 @@ pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// A tensor of values that were computed from `arguments`. `backward` computes their
-/// gradients from that of the values, all contiguous.
-pub(super) fn tracked<const N: usize, B>(
+/// The gradient of an argument, if it is tracked.
+pub(super) fn if_tracked(
+    argument: &Tensor,
+    gradient: impl FnOnce() -> Result<Tensor>,
+) -> Result<Option<Tensor>> {
+    argument.track_op().then(gradient).transpose()
+}
+
+/// Returns an error if an argument of an operation without gradients is tracked.
+pub(super) fn untracked(name: &str, arguments: &[&Tensor]) -> Result<()> {
+    if arguments.iter().any(|argument| argument.track_op()) {
+        bail!("{name} is not differentiable: detach its arguments");
+    }
+    Ok(())
+}
+
+/// A backward pass: the gradients of N arguments from that of the result, all contiguous.
+pub(super) trait Backward<const N: usize>:
+    Fn([&Tensor; N], &Tensor) -> Result<Gradients<N>> + Send + Sync + 'static
+{
+}
+
+impl<F, const N: usize> Backward<N> for F where
+    F: Fn([&Tensor; N], &Tensor) -> Result<Gradients<N>> + Send + Sync + 'static
+{
+}
+
+/// A tensor of values that were computed from `arguments`.
+pub(super) fn tracked<B: Backward<N>, const N: usize>(
     name: &'static str,
     arguments: [&Tensor; N],
     values: Vec<f32>,
@@ -44,16 +78,16 @@ pub(super) fn tracked<const N: usize, B>(
     backward: B,
 ) -> Result<Tensor>
 where
-    B: Fn([&Tensor; N], &Tensor) -> Result<Gradients<N>> + Send + Sync + 'static,
     Node<B, N>: Apply<N>,
 {
     let shape = shape.into();
     if !arguments.iter().any(|argument| argument.track_op()) {
         return tensor(values, shape);
     }
+    let value = Mutex::new(Some((CpuStorage::F32(values), shape)));
     let node = Node {
         name,
-        value: Mutex::new(Some((CpuStorage::F32(values), shape))),
+        value,
         backward,
     };
     node.apply(arguments)
@@ -82,110 +116,39 @@ pub(super) trait Apply<const N: usize> {
     fn apply(self, arguments: [&Tensor; N]) -> Result<Tensor>;
 }
 
-impl<B> Apply<1> for Node<B, 1>
-where
-    B: Fn([&Tensor; 1], &Tensor) -> Result<Gradients<1>> + Send + Sync + 'static,
-{
-    fn apply(self, [x]: [&Tensor; 1]) -> Result<Tensor> {
-        x.apply_op1(self)
-    }
+/// Implements candle's trait for operations of as many arguments.
+macro_rules! custom_op {
+    ($op:ident, $apply:ident, $count:literal, $($x:ident: $tensor:ty),+) => {
+        impl<B: Backward<$count>> Apply<$count> for Node<B, $count> {
+            fn apply(self, [$($x),+]: [&Tensor; $count]) -> Result<Tensor> {
+                Tensor::$apply($($x,)+ self)
+            }
+        }
+
+        #[allow(unused_variables, reason = "the value is already computed")]
+        #[allow(unused_parens, reason = "around a single gradient")]
+        impl<B: Backward<$count>> $op for Node<B, $count> {
+            fn name(&self) -> &'static str {
+                self.name
+            }
+
+            fn cpu_fwd(&self, $($x: &CpuStorage, _: &Layout),+) -> Result<(CpuStorage, Shape)> {
+                self.value()
+            }
+
+            fn bwd(
+                &self,
+                $($x: &$tensor,)+
+                _: &Tensor,
+                gradient: &Tensor,
+            ) -> Result<($(Option<$tensor>),+)> {
+                let [$($x),+] = (self.backward)([$($x),+], &gradient.contiguous()?)?;
+                Ok(($($x),+))
+            }
+        }
+    };
 }
 
-impl<B> Apply<2> for Node<B, 2>
-where
-    B: Fn([&Tensor; 2], &Tensor) -> Result<Gradients<2>> + Send + Sync + 'static,
-{
-    fn apply(self, [x, y]: [&Tensor; 2]) -> Result<Tensor> {
-        x.apply_op2(y, self)
-    }
-}
-
-impl<B> Apply<3> for Node<B, 3>
-where
-    B: Fn([&Tensor; 3], &Tensor) -> Result<Gradients<3>> + Send + Sync + 'static,
-{
-    fn apply(self, [x, y, z]: [&Tensor; 3]) -> Result<Tensor> {
-        x.apply_op3(y, z, self)
-    }
-}
-
-impl<B> CustomOp1 for Node<B, 1>
-where
-    B: Fn([&Tensor; 1], &Tensor) -> Result<Gradients<1>> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.value()
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let [x] = (self.backward)([x], &gradient.contiguous()?)?;
-        Ok(x)
-    }
-}
-
-impl<B> CustomOp2 for Node<B, 2>
-where
-    B: Fn([&Tensor; 2], &Tensor) -> Result<Gradients<2>> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.value()
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradients = (self.backward)([x, y], &gradient.contiguous()?)?;
-        Ok(gradients.into())
-    }
-}
-
-impl<B> CustomOp3 for Node<B, 3>
-where
-    B: Fn([&Tensor; 3], &Tensor) -> Result<Gradients<3>> + Send + Sync,
-{
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.value()
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        z: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients = (self.backward)([x, y, z], &gradient.contiguous()?)?;
-        Ok(gradients.into())
-    }
-}
+custom_op!(CustomOp1, apply_op1, 1, x: Tensor);
+custom_op!(CustomOp2, apply_op2, 2, x: Tensor, y: Tensor);
+custom_op!(CustomOp3, apply_op3, 3, x: Tensor, y: Tensor, z: Tensor);

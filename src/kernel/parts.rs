@@ -22,7 +22,7 @@ pub(super) fn share(out: &mut [f32], part: usize, work: impl Fn(usize, &mut [f32
 }
 
 /// The results of `work` for each part, of `values` values in total.
-pub(super) fn gather<T: Send>(
+pub(super) fn map_parts<T: Send>(
     parts: usize,
     values: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -53,7 +53,7 @@ mod tests {
             });
             let expected = (0..values).map(|i| 1.0 + (i / part) as f32);
             assert_eq!(out, expected.collect::<Vec<_>>());
-            let squares = gather(part, values, |i| i * i);
+            let squares = map_parts(part, values, |i| i * i);
             assert_eq!(squares, (0..part).map(|i| i * i).collect::<Vec<_>>());
         }
     }

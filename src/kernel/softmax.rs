@@ -1,10 +1,10 @@
 //! Softmax over the last axis.
 
-use std::f32::consts::{LN_2, LOG2_E};
+use std::f32::consts::LOG2_E;
 
 use pulp::{Simd, WithSimd};
 
-use super::simd::vectorised;
+use super::simd::{exp2, vectorised};
 
 /// Replaces every row by the softmax of `scale` (above zero) times the row, on this
 /// thread.
@@ -59,28 +59,6 @@ fn exponentiate<S: Simd>(s: S, row: &mut [f32], peak: f32, scale: f32) -> f32 {
     s.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()
 }
 
-/// 2 to the x for x up to 0, within 3 units in the last place; exactly 0 up to -127.
-///
-/// With n the nearest integer, 2^x = 2^n 2^(x - n); the second factor is the
-/// polynomial of least relative error (1e-7) among those with the value and the
-/// derivative of 2^x at 0.
-#[inline(always)]
-pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    let x = s.max_f32s(x, s.splat_f32s(-127.0));
-    let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
-    let r = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
-    let mut p = s.splat_f32s(1.330_058_6e-3);
-    for term in [9.669_689e-3, 5.550_558_5e-2, 0.240_222_83, LN_2, 1.0] {
-        p = s.mul_add_e_f32s(p, r, s.splat_f32s(term));
-    }
-    // The low bits of `shifted` are n; moved to the exponent, they multiply by
-    // 2^n. At -127 this takes all of the exponent away from 1, which leaves 0.
-    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
-    s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(p), exponent))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,28 +70,6 @@ mod tests {
         let powers: Vec<_> = powers.collect();
         let sum: f64 = powers.iter().sum();
         powers.into_iter().map(|power| power / sum).collect()
-    }
-
-    #[test]
-    fn powers_of_two_are_right_and_end_at_zero() {
-        struct Power(f32);
-        impl WithSimd for Power {
-            type Output = f32;
-
-            #[inline(always)]
-            fn with_simd<S: Simd>(self, s: S) -> f32 {
-                s.reduce_max_f32s(exp2(s, s.splat_f32s(self.0)))
-            }
-        }
-        for i in 0..126_000 {
-            let x = i as f32 * -1e-3;
-            let expected = f64::from(x).exp2();
-            let gap = (f64::from(vectorised(Power(x))) - expected).abs() / expected;
-            assert!(gap < 2e-7, "{x}: {gap}");
-        }
-        for x in [-127.0, -128.0, -1e30, f32::MIN, f32::NEG_INFINITY] {
-            assert_eq!(vectorised(Power(x)), 0.0);
-        }
     }
 
     #[test]

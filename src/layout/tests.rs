@@ -71,7 +71,7 @@ fn names_of(mut config: UnetConfig) -> Vec<String> {
     let random = RandomInit::new(0)
         .with(projection.0, &projection.1)
         .trainable();
-    Unet::new(&Weights::fresh(&random, &Placement::cpu_f32()), config).unwrap();
+    Unet::new(&Weights::initial(&random, &Placement::cpu_f32()), config).unwrap();
     random.vars().into_keys().collect()
 }
 

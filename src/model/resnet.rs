@@ -4,7 +4,7 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use crate::{
     error::Result,
-    nn::{Conv2d, Epilogue, GroupNorm, Linear, Stride, Weights},
+    nn::{Conv2d, ConvEpilogue, GroupNorm, Linear, Stride, Weights},
 };
 
 /// Two convolutions with a skip connection (arXiv 1512.03385), and the time
@@ -66,9 +66,9 @@ impl Resnet {
             (Some(layer), Some(time)) => Some(layer.forward(time)?), // (b, outputs)
             _ => None,
         };
-        let shifted = Epilogue {
+        let shifted = ConvEpilogue {
             shift: shift.as_ref(),
-            ..Epilogue::default()
+            ..ConvEpilogue::default()
         };
         self.conv1
             .forward_with(&self.norm1.forward_silu(x)?, shifted)
@@ -77,9 +77,9 @@ impl Resnet {
     /// The second convolution, of y (b, h, w, outputs), plus the skip connection of x.
     pub(super) fn output(&self, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
         let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
-        let onto = Epilogue {
+        let onto = ConvEpilogue {
             residual: Some(&shortcut.transpose()?.unwrap_or_else(|| x.clone())),
-            ..Epilogue::default()
+            ..ConvEpilogue::default()
         };
         self.conv2.forward_with(y, onto)
     }

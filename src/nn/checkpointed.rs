@@ -96,13 +96,21 @@ struct Recomputed<F> {
 }
 
 impl<F> Recomputed<F> {
-    /// Takes the value, which candle requests once.
-    fn value(&self) -> Result<Tensor> {
+    /// Takes the value, which candle requests once, from its device's `storage`.
+    fn value<S: BackendStorage>(
+        &self,
+        storage: impl Fn(&Storage) -> Option<&S>,
+    ) -> Result<(S, Shape)> {
         let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        match value.take() {
-            Some(value) if value.layout().start_offset() == 0 => value.contiguous(),
-            Some(value) => value.force_contiguous(),
+        let value = match value.take() {
+            Some(value) if value.layout().start_offset() == 0 => value.contiguous()?,
+            Some(value) => value.force_contiguous()?,
             None => bail!("the value of a checkpointed part was requested twice"),
+        };
+        let (found, layout) = value.storage_and_layout();
+        match storage(&found) {
+            Some(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
+            None => bail!("the result of a checkpointed part is on another device"),
         }
     }
 
@@ -128,29 +136,24 @@ where
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let value = self.value()?;
-        match &*value.storage_and_layout().0 {
-            Storage::Cpu(storage) => Ok((storage.clone(), value.shape().clone())),
-            _ => bail!("the result of a checkpointed part is not on the CPU"),
-        }
+        self.value(|storage| match storage {
+            Storage::Cpu(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let value = self.value()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
-            _ => bail!("the result of a checkpointed part is not on the GPU"),
-        }
+        self.value(|storage| match storage {
+            Storage::Cuda(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        let value = self.value()?;
-        let (storage, layout) = value.storage_and_layout();
-        match &*storage {
-            Storage::Metal(storage) => Ok((storage.try_clone(layout)?, value.shape().clone())),
-            _ => bail!("the result of a checkpointed part is not on the GPU"),
-        }
+        self.value(|storage| match storage {
+            Storage::Metal(storage) => Some(storage),
+            _ => None,
+        })
     }
 
     fn bwd(&self, packed: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {

@@ -7,7 +7,7 @@ use super::{
     lora::LoraBranch,
     ops::{ConvWeight, Ops},
 };
-use crate::kernel::{ConvGeometry, Epilogue};
+use crate::kernel::{ConvEpilogue, ConvGeometry};
 
 /// Stride and padding of a 3x3 convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,20 +87,20 @@ impl Conv2d {
 
     /// Convolves (b, h, w, inputs).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_with(x, Epilogue::default())
+        self.forward_with(x, ConvEpilogue::default())
     }
 
     /// Convolves (b, h, w, inputs) with an epilogue in addition to the layer's bias.
-    pub fn forward_with(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+    pub fn forward_with(&self, x: &Tensor, epilogue: ConvEpilogue) -> Result<Tensor> {
         let Some(lora) = &self.lora else {
             return self.base(x, epilogue);
         };
-        let upsampled = Epilogue {
+        let upsampled = ConvEpilogue {
             upsample: epilogue.upsample,
-            ..Epilogue::default()
+            ..ConvEpilogue::default()
         };
         let onto = lora.forward_onto(&lora.down.forward_with(x, upsampled)?, epilogue.residual)?;
-        let epilogue = Epilogue {
+        let epilogue = ConvEpilogue {
             residual: Some(&onto),
             ..epilogue
         };
@@ -108,9 +108,9 @@ impl Conv2d {
     }
 
     /// The convolution without its LoRA branch.
-    fn base(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+    fn base(&self, x: &Tensor, epilogue: ConvEpilogue) -> Result<Tensor> {
         let bias = Some(&self.bias);
-        let epilogue = Epilogue { bias, ..epilogue };
+        let epilogue = ConvEpilogue { bias, ..epilogue };
         self.ops.conv2d(x, &self.weight, self.geometry, epilogue)
     }
 }

@@ -65,10 +65,8 @@ impl Linear {
 
     /// The layer without its LoRA branch.
     fn base(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let epilogue = Epilogue {
-            residual,
-            ..Epilogue::bias(self.bias.as_ref())
-        };
+        let bias = self.bias.as_ref();
+        let epilogue = Epilogue { bias, residual };
         self.ops.linear(x, &self.weight, epilogue)
     }
 }

@@ -137,14 +137,14 @@ mod tests {
 
     #[test]
     fn merging_adds_the_scaled_product_of_the_factors() {
-        let change = LoraDelta {
+        let delta = LoraDelta {
             down: waves(&[3, 5, 3, 3], 0.1),
             up: waves(&[7, 3, 1, 1], 0.5),
             scale: 0.25,
         };
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = change.merged_into(&Packed, &weight).unwrap().unwrap();
-        let (up, down) = (change.up.flatten_from(1), change.down.flatten_from(1));
+        let merged = delta.merged_into(&Packed, &weight).unwrap().unwrap();
+        let (up, down) = (delta.up.flatten_from(1), delta.down.flatten_from(1));
         let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
         let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();
@@ -153,13 +153,13 @@ mod tests {
 
     #[test]
     fn loras_add_up_by_their_weights() {
-        let change = |rank, phase, scale| LoraDelta {
+        let delta = |rank, phase, scale| LoraDelta {
             down: waves(&[rank, 5, 3, 3], phase),
             up: waves(&[7, rank, 1, 1], phase + 0.5),
             scale,
         };
-        let (one, two) = (change(3, 0.1, 0.25), change(2, 0.3, 2.0));
-        let layer = |change: &LoraDelta| LoraDeltas::from([("x".to_owned(), change.clone())]);
+        let (one, two) = (delta(3, 0.1, 0.25), delta(2, 0.3, 2.0));
+        let layer = |delta: &LoraDelta| LoraDeltas::from([("x".to_owned(), delta.clone())]);
         let stack = sum_of(&[(layer(&one), 1.0), (layer(&two), 0.5)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
         let merged = stack["x"].merged_into(&Packed, &weight).unwrap().unwrap();
@@ -172,14 +172,14 @@ mod tests {
 
     #[test]
     fn a_delta_of_another_shape_is_an_error() {
-        let change = LoraDelta {
+        let delta = LoraDelta {
             down: waves(&[3, 5], 0.1),
             up: waves(&[7, 3], 0.5),
             scale: 1.0,
         };
         for shape in [[7, 6], [5, 7], [6, 5]] {
             assert!(
-                change
+                delta
                     .merged_into(&Packed, &waves(&shape, 0.))
                     .unwrap()
                     .is_none()

@@ -19,7 +19,9 @@ use candle_core::{DType, Result, Tensor};
 pub use composed::upsample_nearest;
 
 use super::{GroupNorm, LayerNorm};
-use crate::kernel::{Activation, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear};
+use crate::kernel::{
+    Activation, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear,
+};
 
 /// candle's operations, in the type of their arguments, sums in f32.
 #[derive(Debug)]
@@ -109,7 +111,7 @@ pub trait Ops: Debug + Send + Sync {
         x: &Tensor,
         weight: &ConvWeight,
         geometry: ConvGeometry,
-        epilogue: Epilogue,
+        epilogue: ConvEpilogue,
     ) -> Result<Tensor> {
         composed::conv2d(x, weight, geometry, epilogue)
     }

@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn matrices_are_spread_evenly_within_their_bound() {
-        let fresh = RandomInit::new(7);
+        let init = RandomInit::new(7);
         let placement = Placement::cpu_f32();
-        let weight = fresh.load("a.weight", &(64, 256).into(), &placement);
+        let weight = init.load("a.weight", &(64, 256).into(), &placement);
         let values = weight.unwrap().flatten_all().unwrap();
         let values = values.to_vec1::<f32>().unwrap();
         let bound = 1.0 / 16.0;
@@ -152,13 +152,13 @@ mod tests {
 
     #[test]
     fn trainable_weights_are_remembered_by_name() {
-        let fresh = RandomInit::new(7).trainable();
+        let init = RandomInit::new(7).trainable();
         let placement = Placement::cpu_f32();
-        let w = Weights::fresh(&fresh, &placement);
+        let w = Weights::initial(&init, &placement);
         w.at("attn.to_q").linear(4, 6).unwrap();
         w.at("ff").linear(4, 6).unwrap();
         w.at("norm").layer_norm(4, 1e-5).unwrap();
-        let names: Vec<_> = fresh.vars().into_keys().collect();
+        let names: Vec<_> = init.vars().into_keys().collect();
         let expected = [
             "attn.to_q.weight",
             "ff.bias",

@@ -12,36 +12,30 @@ use crate::error::Result;
 /// memory only for their norms and LoRA branches.
 #[derive(Debug, Default)]
 pub struct SharedLayers {
-    linears: Mutex<HashMap<String, Linear>>,
-    convs: Mutex<HashMap<String, Conv2d>>,
+    pub(super) linears: Shared<Linear>,
+    pub(super) convs: Shared<Conv2d>,
 }
 
-impl SharedLayers {
-    pub(super) fn linear(
-        &self,
-        path: &str,
-        read: impl FnOnce() -> Result<Linear>,
-    ) -> Result<Linear> {
-        taken(&self.linears, path, read)
-    }
+/// Layers of one kind.
+#[derive(Debug)]
+pub(super) struct Shared<L>(Mutex<HashMap<String, L>>);
 
-    pub(super) fn conv(&self, path: &str, read: impl FnOnce() -> Result<Conv2d>) -> Result<Conv2d> {
-        taken(&self.convs, path, read)
+impl<L> Default for Shared<L> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
-/// Returns the layer at `path`, read on first use. Reading does not hold the lock: two
-/// threads never read the same layer of one network.
-fn taken<T: Clone>(
-    layers: &Mutex<HashMap<String, T>>,
-    path: &str,
-    read: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let locked = || layers.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(layer) = locked().get(path) {
-        return Ok(layer.clone());
+impl<L: Clone> Shared<L> {
+    /// Returns the layer at `path`, read on first use. Reading does not hold the lock: two
+    /// threads never read the same layer of one network.
+    pub(super) fn get(&self, path: &str, read: impl FnOnce() -> Result<L>) -> Result<L> {
+        let locked = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = locked().get(path) {
+            return Ok(layer.clone());
+        }
+        let layer = read()?;
+        locked().insert(path.into(), layer.clone());
+        Ok(layer)
     }
-    let layer = read()?;
-    locked().insert(path.into(), layer.clone());
-    Ok(layer)
 }

@@ -6,7 +6,7 @@ use candle_core::{Shape, Tensor};
 
 use super::{
     Conv2d, GroupNorm, LayerNorm, Linear, LoraDelta, LoraDeltas, Placement, RandomInit,
-    SharedLayers, Stride, ops::Ops,
+    SharedLayers, Stride, ops::Ops, shared_layers::Shared,
 };
 use crate::{error::Result, io::Checkpoint};
 
@@ -15,19 +15,19 @@ use crate::{error::Result, io::Checkpoint};
 pub struct Weights<'a> {
     source: Source<'a>,
     placement: &'a Placement,
-    changes: Changes<'a>,
+    lora: Lora<'a>,
     shared: Option<&'a SharedLayers>,
     path: String,
 }
 
 /// The LoRA deltas of the layers.
 #[derive(Clone, Copy)]
-enum Changes<'a> {
+enum Lora<'a> {
     None,
     /// Added to the weights.
     Merged(&'a LoraDeltas),
     /// Computed separately.
-    LoraBranch(&'a LoraDeltas),
+    Branches(&'a LoraDeltas),
 }
 
 #[derive(Clone, Copy)]
@@ -43,43 +43,37 @@ impl<'a> Weights<'a> {
     }
 
     /// The root of initial weights in f32.
-    pub fn fresh(fresh: &'a RandomInit, placement: &'a Placement) -> Self {
-        Self::of(Source::RandomInit(fresh), placement)
+    pub fn initial(init: &'a RandomInit, placement: &'a Placement) -> Self {
+        Self::of(Source::RandomInit(init), placement)
     }
 
     fn of(source: Source<'a>, placement: &'a Placement) -> Self {
         Self {
             source,
             placement,
-            changes: Changes::None,
+            lora: Lora::None,
             shared: None,
             path: String::new(),
         }
     }
 
     /// Merges LoRA deltas into every layer that is read from now on.
-    pub fn with_merged_lora(self, changes: &'a LoraDeltas) -> Self {
-        Self {
-            changes: Changes::Merged(changes),
-            ..self
-        }
+    pub fn with_merged_lora(self, deltas: &'a LoraDeltas) -> Self {
+        let lora = Lora::Merged(deltas);
+        Self { lora, ..self }
     }
 
     /// Adds LoRA branches to every layer that is read from now on; they may be trained.
-    pub fn with_lora(self, changes: &'a LoraDeltas) -> Self {
-        Self {
-            changes: Changes::LoraBranch(changes),
-            ..self
-        }
+    pub fn with_lora(self, deltas: &'a LoraDeltas) -> Self {
+        let lora = Lora::Branches(deltas);
+        Self { lora, ..self }
     }
 
     /// Takes layers from `layers` and adds missing ones, to share them between networks of
     /// the same file.
     pub fn with_shared_layers(self, layers: &'a SharedLayers) -> Self {
-        Self {
-            shared: Some(layers),
-            ..self
-        }
+        let shared = Some(layers);
+        Self { shared, ..self }
     }
 
     /// The same position with another placement of the layers below.
@@ -129,7 +123,7 @@ impl<'a> Weights<'a> {
     fn here(&self) -> Option<Vec<usize>> {
         match self.source {
             Source::File(file) => file.shape(&self.path),
-            Source::RandomInit(fresh) => fresh.optional(&self.path),
+            Source::RandomInit(init) => init.optional(&self.path),
         }
     }
 
@@ -149,8 +143,8 @@ impl<'a> Weights<'a> {
         let shape = shape.into();
         let file = match self.source {
             Source::File(file) => file,
-            Source::RandomInit(fresh) => {
-                return fresh.load(&place.path, &shape, self.placement);
+            Source::RandomInit(init) => {
+                return init.load(&place.path, &shape, self.placement);
             }
         };
         match file.shape(&place.path) {
@@ -173,14 +167,7 @@ impl<'a> Weights<'a> {
             };
             Ok(Linear::new(self.ops(), weight, self.bias(outputs)?)?)
         };
-        let layer = match self.shared() {
-            Some(layers) => layers.linear(&self.path, read)?,
-            None => read()?,
-        };
-        match self.lora_branch()? {
-            Some(delta) => Ok(layer.with_lora(&delta)?),
-            None => Ok(layer),
-        }
+        self.layer(|shared| &shared.linears, read, Linear::with_lora)
     }
 
     /// Reads a convolution with a k x k kernel.
@@ -190,31 +177,30 @@ impl<'a> Weights<'a> {
             let bias = self.bias(outputs)?;
             Ok(Conv2d::new(self.ops(), weight, bias, stride)?)
         };
-        let layer = match self.shared() {
-            Some(layers) => layers.conv(&self.path, read)?,
-            None => read()?,
+        self.layer(|shared| &shared.convs, read, Conv2d::with_lora)
+    }
+
+    /// Reads a layer, or takes it from the shared ones unless LoRA deltas are merged, and adds
+    /// its LoRA branch.
+    fn layer<L: Clone>(
+        &self,
+        kind: impl Fn(&SharedLayers) -> &Shared<L>,
+        read: impl FnOnce() -> Result<L>,
+        with_lora: impl Fn(&L, &LoraDelta) -> candle_core::Result<L>,
+    ) -> Result<L> {
+        let layer = match (self.shared, self.lora) {
+            (None, _) | (_, Lora::Merged(_)) => read()?,
+            (Some(layers), _) => kind(layers).get(&self.path, read)?,
         };
-        match self.lora_branch()? {
-            Some(delta) => Ok(layer.with_lora(&delta)?),
+        let delta = match self.lora {
+            Lora::Branches(deltas) => deltas.get(&self.path),
+            _ => None,
+        };
+        match delta {
+            // Where and as the layer's activations are.
+            Some(delta) => Ok(with_lora(&layer, &delta.placed(self.placement)?)?),
             None => Ok(layer),
         }
-    }
-
-    /// The shared layers, unless LoRA deltas are merged.
-    fn shared(&self) -> Option<&'a SharedLayers> {
-        self.shared
-            .filter(|_| !matches!(self.changes, Changes::Merged(_)))
-    }
-
-    /// The LoRA branch of the layer here, where and as its activations are.
-    fn lora_branch(&self) -> Result<Option<LoraDelta>> {
-        let Changes::LoraBranch(deltas) = self.changes else {
-            return Ok(None);
-        };
-        let delta = deltas.get(&self.path);
-        Ok(delta
-            .map(|delta| delta.placed(self.placement))
-            .transpose()?)
     }
 
     /// Reads a group norm.
@@ -250,15 +236,15 @@ impl<'a> Weights<'a> {
     fn read(&self, file: &Checkpoint) -> Result<Tensor> {
         let stored = file.load(&self.path, &self.placement.device)?;
         let module = self.path.strip_suffix(".weight");
-        let merged = |module| match self.changes {
-            Changes::Merged(changes) => changes.get(module),
+        let merged = |module| match self.lora {
+            Lora::Merged(deltas) => deltas.get(module),
             _ => None,
         };
-        let Some(change) = module.and_then(merged) else {
+        let Some(delta) = module.and_then(merged) else {
             return Ok(stored.to_dtype(self.placement.dtype)?);
         };
-        let mismatch = || self.fault(&change.mismatch(&stored));
-        let merged = change.merged_into(self.ops(), &stored)?;
+        let mismatch = || self.fault(&delta.mismatch(&stored));
+        let merged = delta.merged_into(self.ops(), &stored)?;
         let merged = merged.ok_or_else(mismatch)?;
         Ok(merged.to_dtype(self.placement.dtype)?)
     }

@@ -57,10 +57,11 @@ impl Oracle {
         }
     }
 
-    fn sample(&self) -> Sample<'_> {
+    fn sample<'a>(&'a self, times: &'a [Timestep]) -> Sample<'a> {
         Sample {
             latent: &self.latent,
             noise: &self.noise,
+            times,
         }
     }
 
@@ -158,7 +159,7 @@ fn adapter(name: &str, base: &Checkpoint) -> (LoraDeltas, BTreeMap<String, Var>)
 fn guidance_is_distilled_as_pytorch_would() {
     let oracle = Oracle::open();
     let fresh = RandomInit::new(0).starting_from(checkpoint()).trainable();
-    let student = unet(&Weights::fresh(&fresh, &plain()));
+    let student = unet(&Weights::initial(&fresh, &plain()));
     let teacher = unet(&Weights::new(&checkpoint(), &plain()));
     let texts = [
         student.prepare(&oracle.text).unwrap(),
@@ -172,8 +173,7 @@ fn guidance_is_distilled_as_pytorch_would() {
     let loss = guidance_loss(
         nets,
         &NoiseSchedule::default(),
-        oracle.sample(),
-        &oracle.times("guidance"),
+        oracle.sample(&oracle.times("guidance")),
         &oracle.guidance(),
     );
     oracle.check("guidance", &loss.unwrap(), &fresh.vars());
@@ -208,19 +208,21 @@ fn consistency_is_distilled_as_pytorch_would() {
         forward: net(1),
         reverse: net(2),
     };
-    let (sample, guidance) = (oracle.sample(), oracle.guidance());
-    let times = |name| oracle.times(name);
     let name = "reverse_consistency";
-    let loss = losses.reverse_consistency(sample, &times(name), &guidance);
+    let times = oracle.times(name);
+    let loss = losses.reverse_consistency(oracle.sample(&times), &oracle.guidance());
     oracle.check(name, &loss.unwrap(), &reverse_vars);
     let name = "forward_consistency";
-    let loss = losses.forward_consistency(sample, &times(name));
+    let times = oracle.times(name);
+    let loss = losses.forward_consistency(oracle.sample(&times));
     oracle.check(name, &loss.unwrap(), &forward_vars);
     let name = "forward_preservation";
-    let loss = losses.forward_preservation(sample, &times(name));
+    let times = oracle.times(name);
+    let loss = losses.forward_preservation(oracle.sample(&times));
     oracle.check(name, &loss.unwrap(), &forward_vars);
     let name = "reverse_preservation";
-    let loss = losses.reverse_preservation(sample, &times(name));
+    let times = oracle.times(name);
+    let loss = losses.reverse_preservation(oracle.sample(&times));
     oracle.check(name, &loss.unwrap(), &reverse_vars);
 }
 

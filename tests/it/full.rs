@@ -165,7 +165,7 @@ fn a_large_picture_takes_3_gib_in_strips() {
         false => Tiling::On,
     };
     let runs = [strips, Tiling::Off].map(|tiling| {
-        let vae = Vae::new(&Weights::fresh(&fresh, &plain()), VaeConfig::sd15()).unwrap();
+        let vae = Vae::new(&Weights::initial(&fresh, &plain()), VaeConfig::sd15()).unwrap();
         let vae = vae.with_tiling(tiling);
         let encode = || vae.encode(&picture)?.mean();
         [

@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use icd::{
     distill::{
-        DistillConfig, Progress, Run, Trainer, TrainingData, consistency_stage, guidance_stage,
+        ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         write_report,
     },
     model::Model,
@@ -92,12 +92,12 @@ impl DistillArgs {
         let (config, model, data) = args.open()?;
         let written = match self.stage {
             StageArgs::Guidance(_) => {
-                let mut stage = guidance_stage(&model, &config, data)?;
+                let mut stage = GuidanceStage::new(&model, &config, data)?;
                 train(&config, &mut stage)?;
                 vec![stage.write(&model, &config)?]
             }
             StageArgs::Consistency(_) => {
-                let mut stage = consistency_stage(&model, &config, data)?;
+                let mut stage = ConsistencyStage::new(&model, &config, data)?;
                 train(&config, &mut stage)?;
                 stage.write(&config)?.into()
             }

@@ -13,11 +13,11 @@ use super::{
     Sizes,
     forward::hide,
     from,
-    panel::{Online, Row, flat, gather, multiply, pack, rows, unpack, zeros},
+    panel::{Online, Row, add_transposed, flat, multiply, pack, rows, unpack, zeros},
     shares,
 };
 use crate::kernel::{
-    gemm::{Matrix, packed::Packed, sums},
+    gemm::{Matrix, packed::PackedMatrix, sums},
     op::{self, Gradients},
     simd::vectorised,
 };
@@ -33,16 +33,11 @@ pub(super) fn backward(
 ) -> Result<Gradients<3>> {
     let [q, k, v] = arguments;
     let wanted = arguments.map(Tensor::track_op);
-    let found = op::with([q, k, v, gradient], |values| {
+    let [dq, dk, dv] = op::with([q, k, v, gradient], |values| {
         Ok(gradients(values, wanted, sizes))
     })?;
-    let mut shapes = arguments.into_iter().map(Tensor::shape);
-    let mut tensors = found.into_iter().zip(wanted).map(|(values, wanted)| {
-        let shape = shapes.next().filter(|_| wanted);
-        shape.map(|shape| op::tensor(values, shape)).transpose()
-    });
-    let mut next = || tensors.next().unwrap_or(Ok(None));
-    Ok([next()?, next()?, next()?])
+    let gradient = |x: &Tensor, values| op::if_tracked(x, || op::tensor(values, x.shape()));
+    Ok([gradient(q, dq)?, gradient(k, dk)?, gradient(v, dv)?])
 }
 
 /// The gradients, undefined for arguments that are not `wanted`.
@@ -103,7 +98,7 @@ fn add_up(sums: &[Option<Sum>], (b, m, heads, width): (usize, usize, usize, usiz
 
 /// A sum over queries: for each key, weights times the queries' rows.
 struct Sum {
-    rows: Packed,
+    rows: PackedMatrix,
     keys: usize,
     /// For each of the rows' panels, a row for each key.
     sums: Vec<f32>,
@@ -112,8 +107,7 @@ struct Sum {
 impl Sum {
     /// Creates a sum, initially zero, for `count` rows of a matrix.
     fn new(rows: Matrix, count: usize, keys: usize) -> Self {
-        let place = |row, term| row * rows.stride + term;
-        let packed = Packed::from_values(rows.values, (count, rows.terms), place);
+        let packed = rows.packed(count);
         let padded = packed
             .panels()
             .last()
@@ -254,7 +248,7 @@ impl<'a> Task<'a> {
         if self.queries {
             let mut panel = zeros::<S, V>(s, d);
             let keys = self.sizes.head(k, m, d, self.at);
-            gather(s, keys, &slopes, [s.splat_f32s(0.0); V], &mut panel);
+            add_transposed(s, keys, &slopes, [s.splat_f32s(0.0); V], &mut panel);
             unpack::<S, V>(&panel, dq);
         }
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{
     Sizes, from,
-    panel::{Online, Row, gather, multiply, pack, unpack, zeros},
+    panel::{Online, Row, add_transposed, multiply, pack, unpack, zeros},
     shares,
 };
 use crate::kernel::simd::vectorised;
@@ -91,7 +91,7 @@ impl Task<'_, '_> {
             let shrink = online.weigh(s, scores);
             for (image, totals) in self.images.clone().zip(totals.chunks_mut(e)) {
                 let values = self.sizes.head(v, m, e, (image, self.head));
-                gather(s, from(values, start), scores, shrink, totals);
+                add_transposed(s, from(values, start), scores, shrink, totals);
             }
         }
         online.finish(s, &mut totals);

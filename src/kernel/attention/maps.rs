@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Sizes, shares, untracked};
+use super::{Sizes, shares};
 use crate::kernel::{
-    gemm::{Matrix, multiply, packed::Packed},
+    gemm::{Matrix, Task, packed::PackedMatrix},
     op,
     softmax::normalise,
 };
@@ -21,11 +21,14 @@ const SCORES: usize = 1 << 17;
 /// error.
 pub fn attention_maps(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of([q, k, k], heads)?;
-    untracked("an attention map", &[q, k])?;
+    op::untracked("an attention map", &[q, k])?;
     let Sizes { b, n, m, .. } = sizes;
     let mut out = vec![0f32; b * heads * n * m];
     op::with([q, k], |[q, k]| {
-        fill_maps(q, &packed_keys(k, sizes), sizes, &mut out);
+        let keys = packed(sizes, |at| {
+            sizes.head(k, m, sizes.d, at).packed_transposed(m)
+        });
+        fill_maps(q, &keys, sizes, &mut out);
         op::tensor(out, (b, heads, n, m))
     })
 }
@@ -37,7 +40,7 @@ pub fn read_maps(maps: &Tensor, v: &Tensor) -> Result<Tensor> {
     if v.dims() != [b, m, wide] || heads == 0 || !wide.is_multiple_of(heads) || m * wide == 0 {
         bail!("maps {:?} for values {:?}", maps.dims(), v.dims());
     }
-    untracked("reading attention maps", &[maps, v])?;
+    op::untracked("reading attention maps", &[maps, v])?;
     let e = wide / heads;
     let sizes = Sizes {
         b,
@@ -50,12 +53,13 @@ pub fn read_maps(maps: &Tensor, v: &Tensor) -> Result<Tensor> {
     };
     let mut out = vec![0f32; b * n * wide];
     op::with([maps, v], |[maps, v]| {
-        read(maps, &packed_values(v, sizes), sizes, &mut out);
+        let values = packed(sizes, |at| sizes.head(v, m, e, at).packed(m));
+        read(maps, &values, sizes, &mut out);
         op::tensor(out, sizes.output())
     })
 }
 
-fn fill_maps(q: &[f32], keys: &[Packed], sizes: Sizes, out: &mut [f32]) {
+fn fill_maps(q: &[f32], keys: &[PackedMatrix], sizes: Sizes, out: &mut [f32]) {
     let Sizes { heads, n, m, d, .. } = sizes;
     let scale = 1.0 / (d as f32).sqrt();
     let block = (SCORES / m / 8 * 8).clamp(8, QUERIES);
@@ -70,19 +74,14 @@ fn fill_maps(q: &[f32], keys: &[Packed], sizes: Sizes, out: &mut [f32]) {
     tasks.into_par_iter().for_each(|(head, (i, maps))| {
         let (keys, first) = (&keys[head], i * block);
         let queries = sizes.head(q, n, d, (head / heads, head % heads));
-        let mut rows: Vec<_> = maps.chunks_mut(m).collect();
-        multiply(
-            &queries,
-            first..first + rows.len(),
-            keys,
-            0..keys.panels().len(),
-            &mut rows,
-        );
-        normalise(rows.into_iter(), scale);
+        let rows: Vec<_> = maps.chunks_mut(m).collect();
+        let mut task = Task::whole_rows(first..first + rows.len(), keys, rows);
+        task.compute(&queries, keys);
+        normalise(task.out.into_iter(), scale);
     });
 }
 
-fn read(maps: &[f32], values: &[Packed], sizes: Sizes, out: &mut [f32]) {
+fn read(maps: &[f32], values: &[PackedMatrix], sizes: Sizes, out: &mut [f32]) {
     let Sizes {
         b, heads, n, m, e, ..
     } = sizes;
@@ -91,36 +90,16 @@ fn read(maps: &[f32], values: &[Packed], sizes: Sizes, out: &mut [f32]) {
     shares(out, e, (n, heads), b * heads * blocks, place)
         .into_par_iter()
         .enumerate()
-        .for_each(|(i, mut out)| {
+        .for_each(|(i, out)| {
             let (values, first) = (&values[i / blocks], i % blocks * QUERIES);
-            let maps = Matrix {
-                values: &maps[i / blocks * n * m..],
-                stride: m,
-                terms: m,
-            };
-            let panels = 0..values.panels().len();
-            multiply(&maps, first..first + out.len(), values, panels, &mut out);
+            let maps = Matrix::contiguous(&maps[i / blocks * n * m..], m);
+            Task::whole_rows(first..first + out.len(), values, out).compute(&maps, values);
         });
 }
 
-/// k^T of every image and head.
-fn packed_keys(k: &[f32], sizes: Sizes) -> Vec<Packed> {
-    let Sizes { b, heads, m, d, .. } = sizes;
-    let pack = |i| {
-        let keys = sizes.head(k, m, d, (i / heads, i % heads));
-        Packed::from_values(keys.values, (d, m), |term, key| key * keys.stride + term)
-    };
-    (0..b * heads).into_par_iter().map(pack).collect()
-}
-
-/// v of every image and head.
-fn packed_values(v: &[f32], sizes: Sizes) -> Vec<Packed> {
-    let Sizes { b, heads, m, e, .. } = sizes;
-    let pack = |i| {
-        let values = sizes.head(v, m, e, (i / heads, i % heads));
-        Packed::from_values(values.values, (m, e), |key, term| {
-            key * values.stride + term
-        })
-    };
+/// Packs a matrix for each head of each image.
+fn packed(sizes: Sizes, pack: impl Fn((usize, usize)) -> PackedMatrix + Sync) -> Vec<PackedMatrix> {
+    let Sizes { b, heads, .. } = sizes;
+    let pack = |i| pack((i / heads, i % heads));
     (0..b * heads).into_par_iter().map(pack).collect()
 }

@@ -13,8 +13,8 @@ use pulp::{
 };
 
 use crate::kernel::{
-    gemm::{Matrix, Rows, sums},
-    softmax::exp2,
+    gemm::{Lhs, Matrix, sums},
+    simd::exp2,
 };
 
 /// A row of a panel.
@@ -108,7 +108,7 @@ pub(super) fn rows<const M: usize>(a: Matrix<'_>, first: usize, count: usize) ->
 
 /// `out` = shrink out + a^T b.
 #[inline(always)]
-pub(super) fn gather<S: Simd, const V: usize>(
+pub(super) fn add_transposed<S: Simd, const V: usize>(
     s: S,
     a: Matrix,
     b: &[Row<S, V>],
@@ -116,17 +116,17 @@ pub(super) fn gather<S: Simd, const V: usize>(
     out: &mut [Row<S, V>],
 ) {
     let whole = match S::REGISTER_COUNT >= 32 {
-        true => gather_strips::<S, 8, V>(s, a, 0, b, shrink, out),
+        true => add_transposed_strips::<S, 8, V>(s, a, 0, b, shrink, out),
         false => 0,
     };
     let rest = &mut out[whole..];
-    let fours = gather_strips::<S, 4, V>(s, a, whole, b, shrink, rest);
-    gather_strips::<S, 1, V>(s, a, whole + fours, b, shrink, &mut rest[fours..]);
+    let fours = add_transposed_strips::<S, 4, V>(s, a, whole, b, shrink, rest);
+    add_transposed_strips::<S, 1, V>(s, a, whole + fours, b, shrink, &mut rest[fours..]);
 }
 
 /// Processes complete strips of M terms from `first` on and returns the number of terms.
 #[inline(always)]
-fn gather_strips<S: Simd, const M: usize, const V: usize>(
+fn add_transposed_strips<S: Simd, const M: usize, const V: usize>(
     s: S,
     a: Matrix,
     first: usize,
@@ -136,7 +136,7 @@ fn gather_strips<S: Simd, const M: usize, const V: usize>(
 ) -> usize {
     let (strips, _) = out.as_chunks_mut::<M>();
     for (i, out) in strips.iter_mut().enumerate() {
-        let sums = gathered::<S, M, V>(s, a, first + i * M, b);
+        let sums = transposed_sums::<S, M, V>(s, a, first + i * M, b);
         for (out, sums) in out.iter_mut().zip(sums) {
             for ((out, shrink), sum) in out.iter_mut().zip(&shrink).zip(sums) {
                 *out = s.mul_add_e_f32s(*out, *shrink, sum);
@@ -147,7 +147,7 @@ fn gather_strips<S: Simd, const M: usize, const V: usize>(
 }
 
 #[inline(always)]
-fn gathered<S: Simd, const M: usize, const V: usize>(
+fn transposed_sums<S: Simd, const M: usize, const V: usize>(
     s: S,
     a: Matrix,
     first: usize,

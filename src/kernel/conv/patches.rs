@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::gemm::Rows;
+use crate::kernel::gemm::Lhs;
 
 /// Kernel size, stride and padding of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl ConvGeometry {
         (n + self.before + self.after).saturating_sub(self.side) / self.stride + 1
     }
 
-    /// The inputs of each output along an axis of length `n`, tap by tap.
-    fn forward(self, n: usize) -> Vec<usize> {
+    /// The input positions of each output along an axis of length `n`, tap by tap.
+    fn inputs(self, n: usize) -> Vec<usize> {
         let input = |i: usize| {
             let at = (i / self.side * self.stride + i % self.side).checked_sub(self.before);
             at.filter(|&at| at < n).unwrap_or(OUTSIDE)
@@ -44,9 +44,9 @@ impl ConvGeometry {
         (0..self.output(n) * self.side).map(input).collect()
     }
 
-    /// The outputs of each input along an axis of length `n`, from the last tap to the
-    /// first, so that a convolution that keeps the size has the same table as `forward`.
-    fn backward(self, n: usize) -> Vec<usize> {
+    /// The output positions of each input along an axis of length `n`, from the last tap to the
+    /// first, so that a convolution that keeps the size has the same table as `inputs`.
+    fn outputs(self, n: usize) -> Vec<usize> {
         let output = |i: usize| {
             let tap = self.side - 1 - i % self.side;
             let at = (i / self.side + self.before).checked_sub(tap);
@@ -67,7 +67,7 @@ pub(in crate::kernel) struct Patches<'a> {
     from: (usize, usize),
     to: (usize, usize),
     channels: usize,
-    window: ConvGeometry,
+    geometry: ConvGeometry,
     /// For each output row and tap, the row of the picture.
     ys: Vec<usize>,
     /// For each output column and tap, the column of the picture.
@@ -76,69 +76,51 @@ pub(in crate::kernel) struct Patches<'a> {
 }
 
 impl<'a> Patches<'a> {
-    /// The patches of the input x, of size `from`, for each output.
+    /// The patches of pictures x (b, h, w, channels) for each output, after upsampling by
+    /// nearest neighbour, if any.
     pub(in crate::kernel) fn new(
         x: &'a [f32],
-        from: (usize, usize),
-        channels: usize,
-        window: ConvGeometry,
+        (_, h, w, channels): (usize, usize, usize, usize),
+        upsample: Option<(usize, usize)>,
+        geometry: ConvGeometry,
     ) -> Self {
-        Self {
-            x,
-            from,
-            to: (window.output(from.0), window.output(from.1)),
-            channels,
-            window,
-            ys: window.forward(from.0),
-            xs: window.forward(from.1),
-            zeros: vec![0.0; channels],
-        }
-    }
-
-    /// The same after nearest-neighbour upsampling to the size `to`.
-    pub(in crate::kernel) fn enlarged(
-        x: &'a [f32],
-        from: (usize, usize),
-        to: (usize, usize),
-        channels: usize,
-        window: ConvGeometry,
-    ) -> Self {
-        let small = |at: Vec<usize>, from, to| {
+        let (height, width) = upsample.unwrap_or((h, w));
+        let table = |from, to| {
             let nearest = nearest(from, to);
-            let small = |at: usize| nearest.get(at).copied().unwrap_or(OUTSIDE);
-            at.into_iter().map(small).collect()
+            let source = |at: usize| nearest.get(at).copied().unwrap_or(OUTSIDE);
+            geometry.inputs(to).into_iter().map(source).collect()
         };
         Self {
-            from,
-            ys: small(window.forward(to.0), from.0, to.0),
-            xs: small(window.forward(to.1), from.1, to.1),
-            ..Self::new(x, to, channels, window)
+            x,
+            from: (h, w),
+            to: (geometry.output(height), geometry.output(width)),
+            channels,
+            geometry,
+            ys: table(h, height),
+            xs: table(w, width),
+            zeros: vec![0.0; channels],
         }
     }
 
-    /// The patches of the output's gradient for each input, of size `to`, from the last
-    /// tap to the first.
+    /// The patches of the output's gradient (b, height, width, channels) for each input, of
+    /// size `to`, from the last tap to the first.
     pub(in crate::kernel) fn adjoint(
         gradient: &'a [f32],
+        shape: (usize, usize, usize, usize),
         to: (usize, usize),
-        channels: usize,
-        window: ConvGeometry,
+        geometry: ConvGeometry,
     ) -> Self {
         Self {
-            x: gradient,
-            from: (window.output(to.0), window.output(to.1)),
             to,
-            channels,
-            window,
-            ys: window.backward(to.0),
-            xs: window.backward(to.1),
-            zeros: vec![0.0; channels],
+            ys: geometry.outputs(to.0),
+            xs: geometry.outputs(to.1),
+            ..Self::new(gradient, shape, None, geometry)
         }
     }
 
     /// Whether this is a 3x3 convolution that keeps the size.
     pub(in crate::kernel) fn is_3x3(&self) -> bool {
-        self.window == ConvGeometry::same(3)
+        self.geometry == ConvGeometry::same(3)
     }
 
     /// Height and width of the output.
@@ -149,7 +131,7 @@ impl<'a> Patches<'a> {
     /// The channels of the input at one tap of an output pixel.
     #[inline(always)]
     pub(in crate::kernel) fn pixel(&self, row: usize, tap: usize) -> &[f32] {
-        let side = self.window.side;
+        let side = self.geometry.side;
         let (pixel, image) = (row % (self.to.0 * self.to.1), row / (self.to.0 * self.to.1));
         let y = self.ys[pixel / self.to.1 * side + tap / side];
         let x = self.xs[pixel % self.to.1 * side + tap % side];
@@ -186,7 +168,7 @@ impl<'a> Patches<'a> {
 
     /// The patches of some rows in memory.
     pub(in crate::kernel) fn unfold(&self, rows: Range<usize>) -> Vec<f32> {
-        let taps = self.window.side * self.window.side;
+        let taps = self.geometry.side * self.geometry.side;
         let mut unfolded = Vec::with_capacity(rows.len() * taps * self.channels);
         for row in rows {
             (0..taps).for_each(|tap| unfolded.extend_from_slice(self.pixel(row, tap)));
@@ -195,7 +177,7 @@ impl<'a> Patches<'a> {
     }
 }
 
-impl Rows for Patches<'_> {
+impl Lhs for Patches<'_> {
     fn run(&self) -> usize {
         self.channels
     }
@@ -229,29 +211,29 @@ mod tests {
     }
 
     #[test]
-    fn looking_back_finds_the_outputs_that_looked() {
-        let windows = [
+    fn the_outputs_of_an_input_are_those_that_it_contributes_to() {
+        let geometries = [
             (3, 1, 1, 1),
             (3, 2, 1, 1),
             (3, 2, 0, 1),
             (1, 1, 0, 0),
             (5, 1, 2, 2),
         ];
-        for (side, stride, before, after) in windows {
-            let window = ConvGeometry {
+        for (side, stride, before, after) in geometries {
+            let geometry = ConvGeometry {
                 side,
                 stride,
                 before,
                 after,
             };
             for n in [2, 3, 5, 8] {
-                let (forward, backward) = (window.forward(n), window.backward(n));
+                let (inputs, outputs) = (geometry.inputs(n), geometry.outputs(n));
                 for input in 0..n {
                     for tap in 0..side {
-                        let looked = (0..window.output(n))
-                            .find(|output| forward[output * side + tap] == input);
-                        let found = backward[input * side + side - 1 - tap];
-                        assert_eq!(looked.unwrap_or(OUTSIDE), found, "{window:?} {n}");
+                        let looked = (0..geometry.output(n))
+                            .find(|output| inputs[output * side + tap] == input);
+                        let found = outputs[input * side + side - 1 - tap];
+                        assert_eq!(looked.unwrap_or(OUTSIDE), found, "{geometry:?} {n}");
                     }
                 }
             }

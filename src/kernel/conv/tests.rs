@@ -11,14 +11,14 @@ fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
 }
 
 /// candle's convolution, in f64.
-fn plain(x: &Tensor, weight: &Tensor, window: ConvGeometry) -> Tensor {
+fn plain(x: &Tensor, weight: &Tensor, geometry: ConvGeometry) -> Tensor {
     let x = x.to_dtype(DType::F64).unwrap().permute((0, 3, 1, 2));
     let ConvGeometry {
         stride,
         before,
         after,
         ..
-    } = window;
+    } = geometry;
     let x = x.unwrap().pad_with_zeros(2, before, after).unwrap();
     let x = x.pad_with_zeros(3, before, after).unwrap();
     let weight = weight.to_dtype(DType::F64).unwrap();
@@ -46,7 +46,7 @@ const LOPSIDED: ConvGeometry = ConvGeometry {
     after: 1,
 };
 
-/// (window, b, inputs, outputs, h, w)
+/// (geometry, b, inputs, outputs, h, w)
 fn cases() -> Vec<(ConvGeometry, usize, usize, usize, usize, usize)> {
     vec![
         (ConvGeometry::same(3), 1, 1, 1, 1, 1),
@@ -68,16 +68,16 @@ fn cases() -> Vec<(ConvGeometry, usize, usize, usize, usize, usize)> {
 
 #[test]
 fn it_equals_the_definition_for_many_shapes() {
-    for (window, b, inputs, outputs, h, w) in cases() {
+    for (geometry, b, inputs, outputs, h, w) in cases() {
         let x = waves((b, h, w, inputs), 0.3);
-        let weight = waves((outputs, inputs, window.side, window.side), 1.1);
-        let filters = Arc::new(PackedConv::new(&weight).unwrap());
-        let y = conv2d(&x, &filters, window, Epilogue::default()).unwrap();
-        let scale = (inputs * window.side * window.side) as f64;
-        let gap = gap(&y, &plain(&x, &weight, window)) / scale;
+        let weight = waves((outputs, inputs, geometry.side, geometry.side), 1.1);
+        let packed = Arc::new(PackedConv::new(&weight).unwrap());
+        let y = conv2d(&x, &packed, geometry, ConvEpilogue::default()).unwrap();
+        let scale = (inputs * geometry.side * geometry.side) as f64;
+        let gap = gap(&y, &plain(&x, &weight, geometry)) / scale;
         assert!(
             gap < 1e-6,
-            "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
+            "{geometry:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
         );
     }
 }
@@ -91,14 +91,14 @@ fn an_enlarged_input_needs_no_copy() {
     };
     let copied = x.index_select(&pick(nearest(3, 7)), 1).unwrap();
     let copied = copied.index_select(&pick(nearest(5, 10)), 2).unwrap();
-    let filters = Arc::new(PackedConv::new(&weight).unwrap());
-    let epilogue = Epilogue {
+    let packed = Arc::new(PackedConv::new(&weight).unwrap());
+    let epilogue = ConvEpilogue {
         upsample: Some((7, 10)),
-        ..Epilogue::default()
+        ..ConvEpilogue::default()
     };
-    let window = ConvGeometry::same(3);
-    let fused = conv2d(&x, &filters, window, epilogue).unwrap();
-    let apart = conv2d(&copied, &filters, window, Epilogue::default()).unwrap();
+    let geometry = ConvGeometry::same(3);
+    let fused = conv2d(&x, &packed, geometry, epilogue).unwrap();
+    let apart = conv2d(&copied, &packed, geometry, ConvEpilogue::default()).unwrap();
     assert!(gap(&fused, &apart) < 1e-6);
 }
 
@@ -106,14 +106,14 @@ fn an_enlarged_input_needs_no_copy() {
 fn biases_and_residuals_are_added() {
     let (x, weight) = (waves((2, 3, 5, 4), 0.3), waves((7, 4, 3, 3), 1.1));
     let (bias, residual) = (waves((2, 1, 1, 7), 0.), waves((2, 3, 5, 7), 2.));
-    let filters = Arc::new(PackedConv::new(&weight).unwrap());
+    let packed = Arc::new(PackedConv::new(&weight).unwrap());
     let per_picture = bias.reshape((2, 7)).unwrap();
-    let epilogue = Epilogue {
+    let epilogue = ConvEpilogue {
         bias: Some(&per_picture),
         residual: Some(&residual),
-        ..Epilogue::default()
+        ..ConvEpilogue::default()
     };
-    let y = conv2d(&x, &filters, ConvGeometry::same(3), epilogue).unwrap();
+    let y = conv2d(&x, &packed, ConvGeometry::same(3), epilogue).unwrap();
     let expected = plain(&x, &weight, ConvGeometry::same(3));
     let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
     let expected = expected.broadcast_add(&to_f64(&bias)).unwrap();
@@ -130,15 +130,15 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 /// in any direction changes the loss by exactly gradient times direction.
 #[test]
 fn gradients_are_the_slopes_in_any_direction() {
-    for (window, b, inputs, outputs, h, w) in cases() {
+    for (geometry, b, inputs, outputs, h, w) in cases() {
         let var = |x: Tensor| Var::from_tensor(&x).unwrap();
         let (x_shape, w_shape) = (
             (b, h, w, inputs),
-            (outputs, inputs, window.side, window.side),
+            (outputs, inputs, geometry.side, geometry.side),
         );
         let (x, weight) = (var(waves(x_shape, 0.3)), var(waves(w_shape, 1.1)));
         let bias = var(waves((1, 1, 1, outputs), 0.5).flatten_all().unwrap());
-        let y = conv2d_tracked(&x, &weight, &bias, window).unwrap();
+        let y = conv2d_tracked(&x, &weight, &bias, geometry).unwrap();
         let slope = waves(y.dims4().unwrap(), 0.9); // of the loss sum(y * slope)
         let loss = (y * &slope).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
@@ -146,14 +146,14 @@ fn gradients_are_the_slopes_in_any_direction() {
         for phase in [0.1, 2.3, 4.7] {
             let (dx, dw) = (waves(x_shape, phase), waves(w_shape, phase));
             for (found, change) in [
-                (dot(&gradient(&x), &dx), plain(&dx, &weight, window)),
-                (dot(&gradient(&weight), &dw), plain(&x, &dw, window)),
+                (dot(&gradient(&x), &dx), plain(&dx, &weight, geometry)),
+                (dot(&gradient(&weight), &dw), plain(&x, &dw, geometry)),
             ] {
                 let expected = dot(&change, &slope);
                 let gap = (found - expected).abs() / dot(&slope, &slope);
                 assert!(
                     gap < 1e-5,
-                    "{window:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
+                    "{geometry:?} {b} {inputs} {outputs} {h}x{w}: {gap}"
                 );
             }
         }
@@ -163,16 +163,16 @@ fn gradients_are_the_slopes_in_any_direction() {
 }
 
 #[test]
-fn wrong_filters_are_refused() {
-    let window = ConvGeometry::same(3);
+fn wrong_weights_are_refused() {
+    let geometry = ConvGeometry::same(3);
     for weight in [waves((2, 4, 3, 3), 0.), waves((2, 3, 1, 1), 0.)] {
-        let filters = Arc::new(PackedConv::new(&weight).unwrap());
+        let packed = Arc::new(PackedConv::new(&weight).unwrap());
         assert!(
             conv2d(
                 &waves((1, 4, 4, 3), 0.),
-                &filters,
-                window,
-                Epilogue::default()
+                &packed,
+                geometry,
+                ConvEpilogue::default()
             )
             .is_err()
         );

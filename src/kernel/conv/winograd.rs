@@ -21,10 +21,10 @@ use rayon::prelude::*;
 
 use super::patches::Patches;
 use crate::kernel::{
-    epilogue::Epilogue,
+    epilogue::Addends,
     gemm::{
         Block, cut,
-        packed::{Packed, Panel},
+        packed::{PackedMatrix, Panel},
     },
     scratch::Scratch,
     simd::{lanes, put, vectorised},
@@ -68,28 +68,28 @@ pub(in crate::kernel) fn pays(
 }
 
 /// Overwrites `out` (b, h, w, outputs) with the convolution of 3x3 patches and packed
-/// filters, whose terms are ordered tap by tap.
+/// weights, whose terms are ordered tap by tap.
 pub(in crate::kernel) fn convolve(
     patches: &Patches,
-    filters: &Packed,
-    epilogue: Epilogue<[f32]>,
+    weight: &PackedMatrix,
+    addends: Addends,
     out: &mut [f32],
 ) {
     let (height, width) = patches.size();
-    let outputs = filters.columns();
+    let outputs = weight.columns();
     let grid = Grid {
         patches,
         width,
         height,
         across: width.div_ceil(TILE),
         down: height.div_ceil(TILE),
-        inputs: filters.terms() / 9,
+        inputs: weight.terms() / 9,
     };
     let rows = out.len() / outputs;
     grid.strips(out, outputs).into_par_iter().for_each(|strip| {
         let first = grid.pixel_line(strip.line) * width;
-        grid.fill(strip.line, strip.lines, filters, strip.out);
-        epilogue.add_to_rows(strip.out, outputs, first, rows);
+        grid.fill(strip.line, strip.lines, weight, strip.out);
+        addends.add_to_rows(strip.out, outputs, first, rows);
     });
 }
 
@@ -149,21 +149,21 @@ impl Grid<'_> {
     }
 
     /// Computes the outputs of some lines of tiles.
-    fn fill(&self, first_line: usize, lines: usize, filters: &Packed, out: &mut [f32]) {
-        let outputs = filters.columns();
-        let cuts: Vec<_> = filters.panels().iter().map(|panel| panel.column).collect();
+    fn fill(&self, first_line: usize, lines: usize, weight: &PackedMatrix, out: &mut [f32]) {
+        let outputs = weight.columns();
+        let cuts: Vec<_> = weight.panels().iter().map(|panel| panel.column).collect();
         let mut parts = cut(out, outputs, &cuts);
         for start in (0..lines * self.across).step_by(TILES) {
             let tiles = start..(start + TILES).min(lines * self.across);
             let pieces = self.pieces(first_line, tiles.clone());
-            filters
+            weight
                 .panels()
                 .par_iter()
                 .zip(&mut parts)
                 .for_each(|(&panel, out)| {
                     vectorised(Products {
                         grid: self,
-                        filters,
+                        weight,
                         panel,
                         pieces: &pieces,
                         first_line,
@@ -241,7 +241,7 @@ impl WithSimd for Piece<'_> {
 /// The outputs of some tiles in the columns of one panel.
 struct Products<'a, 'b> {
     grid: &'a Grid<'a>,
-    filters: &'a Packed,
+    weight: &'a PackedMatrix,
     panel: Panel,
     pieces: &'a [f32],
     first_line: usize,
@@ -274,9 +274,9 @@ impl WithSimd for Products<'_, '_> {
                     rows: &rows,
                     b,
                     at: 0,
-                    fresh: start == 0,
+                    overwrite: start == 0,
                 };
-                block.multiply(s, self.panel.vectors, out);
+                block.accumulate(s, self.panel.vectors, out);
             }
         }
         self.finish(s, &sums);
@@ -296,7 +296,7 @@ impl Products<'_, '_> {
     /// gap after each point.
     #[inline(always)]
     fn transform<S: Simd>(&self, s: S, channels: Range<usize>, out: &mut [f32]) {
-        let of_tap = self.filters.scratch(channels.len());
+        let of_tap = self.weight.scratch(channels.len());
         let mut scratch = Scratch::new(9 * of_tap);
         let mut rest = &mut *scratch;
         let mut taps = [&[][..]; 9];
@@ -305,7 +305,7 @@ impl Products<'_, '_> {
             rest = others;
             let first = tap * self.grid.inputs + channels.start;
             let terms = first..first + channels.len();
-            *slot = S::as_simd_f32s(self.filters.block(self.panel, terms, scratch)).0;
+            *slot = S::as_simd_f32s(self.weight.block(self.panel, terms, scratch)).0;
         }
         let count = taps[0].len();
         let stride = count + GAP / S::F32_LANES;

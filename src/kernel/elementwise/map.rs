@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use crate::kernel::simd::vectorised;
+use crate::kernel::{
+    parts::{share, whole_rows},
+    simd::vectorised,
+};
 
 /// A formula with N inputs and M outputs, for a vector of each.
 ///
@@ -14,6 +17,24 @@ pub(in crate::kernel) trait Formula<const N: usize, const M: usize>:
     Copy + Sync
 {
     fn at<S: Simd>(self, s: S, x: [S::f32s; N]) -> [S::f32s; M];
+}
+
+/// A formula with parameters that depend on the whole row.
+pub(in crate::kernel) trait RowFormula<const N: usize, const M: usize>:
+    Copy + Sync
+{
+    type Formula: Formula<N, M>;
+
+    fn of<S: Simd>(self, s: S, row: [&[f32]; N]) -> Self::Formula;
+}
+
+impl<F: Formula<N, M>, const N: usize, const M: usize> RowFormula<N, M> for F {
+    type Formula = Self;
+
+    #[inline(always)]
+    fn of<S: Simd>(self, _: S, _: [&[f32]; N]) -> Self {
+        self
+    }
 }
 
 /// Rows with a stride: 0 to repeat one row.
@@ -27,10 +48,26 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Overwrites `out` with a formula's outputs. Each row contains M times `width` values,
-/// one output after another; the last row may be shorter.
+/// A formula's outputs for rows of `width` values, `values` in total, on all threads.
+pub(in crate::kernel) fn map_rows<const N: usize, const M: usize>(
+    formula: impl RowFormula<N, M>,
+    inputs: [Rows; N],
+    width: usize,
+    values: usize,
+) -> Vec<f32> {
+    let mut out = vec![0f32; values];
+    let (row, part) = (M * width, whole_rows(M * width));
+    share(&mut out, part, |i, out| {
+        let inputs = inputs.map(|rows| Rows(rows.row(i * part / row), rows.1));
+        map(formula, inputs, width, out);
+    });
+    out
+}
+
+/// Overwrites `out` with a formula's outputs, on this thread. Each row contains M times
+/// `width` values, one output after another; the last row may be shorter.
 pub(in crate::kernel) fn map<const N: usize, const M: usize>(
-    formula: impl Formula<N, M>,
+    formula: impl RowFormula<N, M>,
     inputs: [Rows; N],
     width: usize,
     out: &mut [f32],
@@ -50,7 +87,7 @@ struct Map<'a, F, const N: usize, const M: usize> {
     out: &'a mut [f32],
 }
 
-impl<F: Formula<N, M>, const N: usize, const M: usize> WithSimd for Map<'_, F, N, M> {
+impl<F: RowFormula<N, M>, const N: usize, const M: usize> WithSimd for Map<'_, F, N, M> {
     type Output = ();
 
     #[inline(always)]
@@ -58,9 +95,9 @@ impl<F: Formula<N, M>, const N: usize, const M: usize> WithSimd for Map<'_, F, N
         let rows = self.out.chunks_mut(self.width * M).enumerate();
         for (row, out) in rows {
             let mut outs = out.chunks_mut(self.width);
-            let outs = std::array::from_fn(|_| outs.next().unwrap_or_default());
-            let inputs = std::array::from_fn(|i| self.inputs[i].row(row));
-            fill(s, self.formula, inputs, outs);
+            let outs: [_; M] = std::array::from_fn(|_| outs.next().unwrap_or_default());
+            let inputs = self.inputs.map(|rows| &rows.row(row)[..outs[0].len()]);
+            fill(s, self.formula.of(s, inputs), inputs, outs);
         }
     }
 }
@@ -160,6 +197,12 @@ pub(in crate::kernel) fn sum_columns<S: Simd, const N: usize, const M: usize>(
         }
         store(s, &mut outs, columns, sums);
     }
+}
+
+/// Adds sums in f32 to totals in f64.
+pub(in crate::kernel) fn accumulate(totals: &mut [f64], sums: &[f32]) {
+    let pairs = totals.iter_mut().zip(sums);
+    pairs.for_each(|(total, sum)| *total += f64::from(*sum));
 }
 
 // The compiler unrolls the loops below, but not always the arrays' own `map`, which then

@@ -3,8 +3,12 @@
 use candle_core::{D, Result, Tensor};
 use pulp::{Simd, WithSimd};
 
-use super::map::{Formula, Rows, sum_columns};
-use crate::kernel::{op, parts::gather, simd::vectorised};
+use super::{
+    Value,
+    curve::Linear,
+    map::{Rows, accumulate, sum_columns},
+};
+use crate::kernel::{op, parts::map_parts, simd::vectorised};
 
 /// Rows that are summed in f32 before the sums are added in f64.
 const ROWS: usize = 256;
@@ -18,9 +22,8 @@ pub(in crate::kernel) fn sum_rows(x: &Tensor) -> Result<Tensor> {
             vectorised(Columns(&x[i * ROWS * c..end], c))
         };
         let mut sums = vec![0f64; c];
-        for part in gather(x.len().div_ceil(ROWS * c), x.len(), part) {
-            let pairs = sums.iter_mut().zip(part);
-            pairs.for_each(|(sum, x)| *sum += f64::from(x));
+        for part in map_parts(x.len().div_ceil(ROWS * c), x.len(), part) {
+            accumulate(&mut sums, &part);
         }
         op::tensor(sums.into_iter().map(|sum| sum as f32).collect(), c)
     })
@@ -36,18 +39,8 @@ impl WithSimd for Columns<'_> {
     fn with_simd<S: Simd>(self, s: S) -> Vec<f32> {
         let Self(x, c) = self;
         let mut sums = vec![0f32; c];
-        sum_columns(s, Value, [Rows(x, c)], x.len() / c, [&mut sums]);
+        sum_columns(s, Value(Linear), [Rows(x, c)], x.len() / c, [&mut sums]);
         sums
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Value;
-
-impl Formula<1, 1> for Value {
-    #[inline(always)]
-    fn at<S: Simd>(self, _: S, x: [S::f32s; 1]) -> [S::f32s; 1] {
-        x
     }
 }
 

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::packed::WIDEST;
+use super::{Lhs, Matrix, packed::WIDEST};
 use crate::kernel::simd::{put, vectorised};
 
 /// Rows of the output per task.
@@ -17,14 +17,10 @@ pub(in crate::kernel) trait Samples: Sync {
     fn sample(&self, sample: usize) -> &[f32];
 }
 
-/// Contiguous samples of a number of values each.
-#[derive(Clone, Copy)]
-pub(in crate::kernel) struct Listed<'a>(pub &'a [f32], pub usize);
-
-impl Samples for Listed<'_> {
+impl Samples for Matrix<'_> {
     #[inline(always)]
     fn sample(&self, sample: usize) -> &[f32] {
-        &self.0[sample * self.1..][..self.1]
+        self.row(sample, 0..self.terms)
     }
 }
 
@@ -66,22 +62,17 @@ impl<A: Samples, B: Samples> WithSimd for Outer<'_, A, B> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let Self {
-            a,
-            b,
-            samples,
-            columns,
-            first,
-            out,
-        } = self;
-        for start in (0..samples).step_by(SAMPLES) {
-            let range = start..(start + SAMPLES).min(samples);
-            let a: Vec<_> = range.clone().map(|i| &a.sample(i)[first..]).collect();
-            let b: Vec<_> = range.map(|i| b.sample(i)).collect();
+        for start in (0..self.samples).step_by(SAMPLES) {
+            let range = start..(start + SAMPLES).min(self.samples);
+            let a: Vec<_> = range
+                .clone()
+                .map(|i| &self.a.sample(i)[self.first..])
+                .collect();
+            let b: Vec<_> = range.map(|i| self.b.sample(i)).collect();
             let block = Block { a: &a, b: &b };
             match S::REGISTER_COUNT >= 32 {
-                true => block.strips::<S, 8>(s, columns, out),
-                false => block.strips::<S, 4>(s, columns, out),
+                true => block.strips::<S, 8>(s, self.columns, self.out),
+                false => block.strips::<S, 4>(s, self.columns, self.out),
             }
         }
     }
@@ -178,8 +169,8 @@ mod tests {
             let b: Vec<f32> = (0..samples * columns).map(|i| wave(i + 7)).collect();
             let mut out = vec![1.0; rows * columns];
             outer(
-                &Listed(&a, rows),
-                &Listed(&b, columns),
+                &Matrix::contiguous(&a, rows),
+                &Matrix::contiguous(&b, columns),
                 samples,
                 columns,
                 &mut out,

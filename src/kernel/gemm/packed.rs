@@ -12,7 +12,7 @@ pub(in crate::kernel) const WIDEST: usize = 3;
 /// A matrix (terms, columns), split into panels of a few vectors' width, each
 /// stored term by term. The last vector is padded with zeros.
 #[derive(Clone, Debug)]
-pub(in crate::kernel) struct Packed {
+pub(in crate::kernel) struct PackedMatrix {
     terms: usize,
     columns: usize,
     panels: Vec<Panel>,
@@ -35,7 +35,7 @@ enum Values {
     Bf16(Vec<bf16>),
 }
 
-impl Packed {
+impl PackedMatrix {
     /// Packs a matrix (terms, columns) of weights on a CPU, in their type;
     /// `place(term, column)` returns the index of each value in the contiguous weights.
     pub(in crate::kernel) fn new(
@@ -272,7 +272,7 @@ mod tests {
             let rows = weight.to_dtype(DType::F32).unwrap();
             let rows = rows.to_vec2::<f32>().unwrap();
             // The terms are packed backwards.
-            let packed = Packed::new(&weight, (terms, columns), |term, column| {
+            let packed = PackedMatrix::new(&weight, (terms, columns), |term, column| {
                 column * terms + terms - 1 - term
             })
             .unwrap();

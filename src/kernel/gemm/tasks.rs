@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    ROWS, TALLEST,
-    packed::{Packed, Panel},
+    Lhs, Product, ROWS, TALLEST,
+    packed::{PackedMatrix, Panel},
 };
+use crate::kernel::simd::vectorised;
 
 /// Columns per task if there are too few rows.
 const COLUMNS: usize = 96;
@@ -18,8 +19,29 @@ pub(in crate::kernel) struct Task<'a> {
     pub out: Vec<&'a mut [f32]>,
 }
 
+impl<'a> Task<'a> {
+    /// The complete rows of an output.
+    pub(in crate::kernel) fn whole_rows(
+        rows: Range<usize>,
+        b: &PackedMatrix,
+        out: Vec<&'a mut [f32]>,
+    ) -> Self {
+        let panels = 0..b.panels().len();
+        Self { rows, panels, out }
+    }
+
+    /// Overwrites this part of the output with a b, on this thread.
+    pub(in crate::kernel) fn compute(&mut self, a: &impl Lhs, b: &PackedMatrix) {
+        vectorised(Product { a, b, task: self });
+    }
+}
+
 /// Splits an output by rows and, if there are too few, also by columns.
-pub(in crate::kernel) fn tasks<'a>(out: &'a mut [f32], rows: usize, b: &Packed) -> Vec<Task<'a>> {
+pub(in crate::kernel) fn tasks<'a>(
+    out: &'a mut [f32],
+    rows: usize,
+    b: &PackedMatrix,
+) -> Vec<Task<'a>> {
     let threads = rayon::current_num_threads();
     let height = rows.div_ceil(4 * threads).next_multiple_of(TALLEST);
     let columns = b.columns();

@@ -10,66 +10,91 @@ use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
 
 use super::{
-    Affine, Moments,
+    Affine, Moments, Norm,
     form::{self, Form, Sums},
 };
 use crate::kernel::{
     elementwise::{
         curve::Curve,
-        map::{Formula, Rows, map, sum_columns},
+        map::{Formula, Rows, accumulate, map, sum_columns},
     },
-    op,
+    op::{self, Gradients},
     simd::vectorised,
 };
 
-/// For each picture and channel, the sums of dz and of dz h.
-pub(super) struct Slopes(Vec<Sums>);
-
-impl Slopes {
-    /// The gradient of the weights (c).
-    pub(super) fn weight(&self, form: Form) -> Result<Tensor> {
-        self.over_pictures(form, 1)
+impl<C: Curve> Norm<C> {
+    /// The gradients of x, weight and bias.
+    pub(super) fn backward(
+        &self,
+        arguments @ [x, weight, bias]: [&Tensor; 3],
+        gradient: &Tensor,
+    ) -> Result<Gradients<3>> {
+        let [for_x, for_weight, for_bias] = arguments;
+        op::with([x, weight, bias, gradient], |[x, weight, bias, dy]| {
+            let affines = self.affines(weight, bias);
+            let slopes = self.slopes([x, dy], &affines);
+            let input = || self.input(weight, [x, dy], &affines, &slopes);
+            Ok([
+                op::if_tracked(for_x, || op::tensor(input(), for_x.shape()))?,
+                op::if_tracked(for_weight, || over_pictures(&slopes, 1, self.form.channels))?,
+                op::if_tracked(for_bias, || over_pictures(&slopes, 0, self.form.channels))?,
+            ])
+        })
     }
 
-    /// The gradient of the biases (c).
-    pub(super) fn bias(&self, form: Form) -> Result<Tensor> {
-        self.over_pictures(form, 0)
+    /// For each picture and channel, the sums of dz and of dz h over the pixels.
+    fn slopes(&self, [x, dy]: [&[f32]; 2], affines: &[Affine]) -> Vec<Sums> {
+        let form = self.form;
+        let mut sums = form.sum_pixels(|picture, range, totals| {
+            vectorised(Collect {
+                curve: self.curve,
+                x: &x[range.clone()],
+                dy: &dy[range],
+                affine: &affines[picture],
+                wide: form.wide(),
+                totals,
+            });
+        });
+        // From dz (x - center) to dz h.
+        let pictures = self.moments.chunks(form.groups);
+        for (Sums([plain, with_x]), moments) in sums.iter_mut().zip(pictures) {
+            for (channels, of) in form.channels_of_groups().zip(moments) {
+                for channel in channels {
+                    with_x[channel] = (with_x[channel] - of.rest() * plain[channel]) * of.inverse;
+                }
+            }
+        }
+        sums
     }
 
-    fn over_pictures(&self, form: Form, which: usize) -> Result<Tensor> {
-        let of = |channel| self.0.iter().map(move |Sums(sums)| sums[which][channel]);
-        let sums = (0..form.channels).map(|channel| of(channel).sum::<f64>() as f32);
-        op::tensor(sums.collect(), form.channels)
+    fn input(
+        &self,
+        weight: &[f32],
+        [x, dy]: [&[f32]; 2],
+        affines: &[Affine],
+        slopes: &[Sums],
+    ) -> Vec<f32> {
+        let (form, wide) = (self.form, self.form.wide());
+        let pictures = slopes.iter().zip(self.moments.chunks(form.groups));
+        let lines = pictures.map(|(sums, moments)| line(form, moments, weight, sums));
+        let lines: Vec<_> = lines.collect();
+        let mut dx = vec![0f32; x.len()];
+        form.share(&mut dx, |picture, from, dx| {
+            let [x, dy] = [x, dy].map(|v| Rows(&v[from..], wide));
+            let [center, scale, shift] = affines[picture].rows();
+            let [factor, constant] = lines[picture].each_ref().map(|row| Rows(row, 0));
+            let inputs = [x, dy, center, scale, shift, factor, constant];
+            map(Input(self.curve), inputs, wide, dx);
+        });
+        dx
     }
 }
 
-/// Sums over the pixels.
-pub(super) fn slopes<C: Curve>(
-    curve: C,
-    form: Form,
-    moments: &[Moments],
-    [x, dy]: [&[f32]; 2],
-    affines: &[Affine],
-) -> Slopes {
-    let mut sums = form.sum_pixels(|picture, range, totals| {
-        vectorised(Collect {
-            curve,
-            x: &x[range.clone()],
-            dy: &dy[range],
-            affine: &affines[picture],
-            wide: form.wide(),
-            totals,
-        });
-    });
-    // From dz (x - center) to dz h.
-    for (Sums([plain, with_x]), moments) in sums.iter_mut().zip(moments.chunks(form.groups)) {
-        for (channels, of) in form.channels_of_groups().zip(moments) {
-            for channel in channels {
-                with_x[channel] = (with_x[channel] - of.rest() * plain[channel]) * of.inverse;
-            }
-        }
-    }
-    Slopes(sums)
+/// The totals (c) of one of the sums.
+fn over_pictures(pictures: &[Sums], which: usize, channels: usize) -> Result<Tensor> {
+    let of = |channel| pictures.iter().map(move |Sums(sums)| sums[which][channel]);
+    let totals = (0..channels).map(|channel| of(channel).sum::<f64>() as f32);
+    op::tensor(totals.collect(), channels)
 }
 
 struct Collect<'a, C> {
@@ -95,8 +120,7 @@ impl<C: Curve> WithSimd for Collect<'_, C> {
             let outs = [&mut *first, &mut *second];
             sum_columns(s, Inner(self.curve), inputs, rows, outs);
             for (totals, sums) in totals.iter_mut().zip([first, second]) {
-                let sums = totals.iter_mut().zip(sums);
-                sums.for_each(|(total, sum)| *total += f64::from(*sum));
+                accumulate(totals, sums);
             }
         });
     }
@@ -115,30 +139,6 @@ impl<C: Curve> Formula<5, 2> for Inner<C> {
         let dz = s.mul_f32s(dy, self.0.at(s, z).1);
         [dz, s.mul_f32s(dz, x)]
     }
-}
-
-/// The gradient of x, of its shape.
-pub(super) fn input<C: Curve>(
-    curve: C,
-    form: Form,
-    moments: &[Moments],
-    weight: &[f32],
-    [x, dy]: [&[f32]; 2],
-    affines: &[Affine],
-    slopes: &Slopes,
-) -> Vec<f32> {
-    let pictures = slopes.0.iter().zip(moments.chunks(form.groups));
-    let lines = pictures.map(|(sums, moments)| line(form, moments, weight, sums));
-    let lines: Vec<_> = lines.collect();
-    let mut dx = vec![0f32; x.len()];
-    form.share(&mut dx, |picture, from, dx| {
-        let [x, dy] = [x, dy].map(|v| Rows(&v[from..], form.wide()));
-        let [center, scale, shift] = affines[picture].rows();
-        let [factor, constant] = lines[picture].each_ref().map(|row| Rows(row, 0));
-        let inputs = [x, dy, center, scale, shift, factor, constant];
-        map(Input(curve), inputs, form.wide(), dx);
-    });
-    dx
 }
 
 /// The part of dx besides scale dz, for each channel of a picture: factor (x -

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::kernel::parts::{gather, share, whole_rows};
+use crate::kernel::parts::{map_parts, share, whole_rows};
 
 /// Rows that are summed in f32.
 const BLOCK: usize = 16;
@@ -35,15 +35,6 @@ impl Form {
             channels,
             groups,
         })
-    }
-
-    /// Checks the shapes of weight and bias.
-    pub(super) fn with(self, [weight, bias]: [&Tensor; 2]) -> Result<Self> {
-        let channels = self.channels;
-        if weight.dims() != [channels] || bias.dims() != [channels] {
-            bail!("group norm: {channels} channels, but {weight:?} and {bias:?}");
-        }
-        Ok(self)
     }
 
     /// The channels of each group.
@@ -95,7 +86,7 @@ impl Form {
             add(i / parts, range, [&mut a, &mut b]);
             Sums([a, b].map(|wide| fold(&wide, self.channels)))
         };
-        let found = gather(self.pictures * parts, self.pictures * picture, find);
+        let found = map_parts(self.pictures * parts, self.pictures * picture, find);
         found.chunks(parts.max(1)).map(Sums::total).collect()
     }
 }

@@ -65,7 +65,7 @@ fn values_and_gradients_equal_the_formula_for_many_shapes() {
     for case in CASES {
         for activation in [Activation::Identity, Activation::Silu] {
             let kernel = |[x, weight, bias]: [&Tensor; 3]| {
-                group_norm(x, weight, bias, case.3, EPS, activation)
+                group_norm(x, [weight, bias], case.3, EPS, activation)
             };
             let formula = |arguments: &[Vec<f64>; 3]| plain(case, activation, arguments);
             check(
@@ -83,7 +83,7 @@ fn values_and_gradients_equal_the_formula_for_many_shapes() {
 fn check_moved(case: Case, scale: f64, offset: f64, tolerance: f64) {
     let [x, weight, bias] = arguments(case);
     let x = x.affine(scale, offset).unwrap();
-    let y = group_norm(&x, &weight, &bias, case.3, EPS, Activation::Identity).unwrap();
+    let y = group_norm(&x, [&weight, &bias], case.3, EPS, Activation::Identity).unwrap();
     let expected = plain(case, Activation::Identity, &[&x, &weight, &bias].map(f64s));
     compare(&format!("{case:?}"), &f64s(&y), &expected, tolerance);
 }
@@ -110,7 +110,7 @@ fn an_outlier_among_the_first_pixels_costs_no_digits() {
     let mut x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     x[..8].fill(-3e4);
     let x = op::tensor(x, (1, 5000, 32)).unwrap();
-    let y = group_norm(&x, &weight, &bias, 4, EPS, Activation::Identity).unwrap();
+    let y = group_norm(&x, [&weight, &bias], 4, EPS, Activation::Identity).unwrap();
     let expected = plain(case, Activation::Identity, &[&x, &weight, &bias].map(f64s));
     compare("outlier", &f64s(&y), &expected, 3e-6);
 }
@@ -119,8 +119,8 @@ fn an_outlier_among_the_first_pixels_costs_no_digits() {
 fn arguments_that_do_not_fit_are_refused() {
     let [x, weight, bias] = arguments((2, 3, 6, 1));
     for groups in [0, 4] {
-        assert!(group_norm(&x, &weight, &bias, groups, EPS, Activation::Identity).is_err());
+        assert!(group_norm(&x, [&weight, &bias], groups, EPS, Activation::Identity).is_err());
     }
-    assert!(group_norm(&x, &waves(5, 0.), &bias, 2, EPS, Activation::Identity).is_err());
-    assert!(group_norm(&weight, &weight, &bias, 2, EPS, Activation::Identity).is_err());
+    assert!(group_norm(&x, [&waves(5, 0.), &bias], 2, EPS, Activation::Identity).is_err());
+    assert!(group_norm(&weight, [&weight, &bias], 2, EPS, Activation::Identity).is_err());
 }

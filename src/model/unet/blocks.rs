@@ -11,7 +11,7 @@ use crate::{
         attention::{AttentionControl, KeyValues, NoControl, Site, Transformer},
         resnet::Resnet,
     },
-    nn::{Conv2d, Epilogue, GradientSink, checkpointed, ops::Ops},
+    nn::{Conv2d, ConvEpilogue, GradientSink, checkpointed, ops::Ops},
 };
 
 /// The inputs shared by all blocks of one evaluation.
@@ -163,9 +163,9 @@ impl UnetBlock {
         }
         if let (Some(conv), Some(next)) = (&self.resample, skips.last()) {
             let (_, height, width, _) = next.dims4()?;
-            let enlarging = Epilogue {
+            let enlarging = ConvEpilogue {
                 upsample: Some((height, width)),
-                ..Epilogue::default()
+                ..ConvEpilogue::default()
             };
             x = conv.forward_with(&x, enlarging)?;
         }

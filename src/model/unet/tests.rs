@@ -77,7 +77,7 @@ fn size(x: &Tensor) -> f32 {
 fn half_precision_predicts_almost_the_same_noise() {
     let weights = RandomInit::new(0).with("time_embedding.cond_proj.weight", &[16, 32]);
     let noise_on = |placement: &Placement| {
-        let unet = Unet::new(&Weights::fresh(&weights, placement), config()).unwrap();
+        let unet = Unet::new(&Weights::initial(&weights, placement), config()).unwrap();
         noise_by(&unet)
     };
     let exact = noise_on(&Placement::cpu_f32());

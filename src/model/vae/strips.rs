@@ -15,7 +15,7 @@ use super::tiling::StripPlan;
 use crate::{
     error::Result,
     model::resnet::Resnet,
-    nn::{Conv2d, Epilogue, GroupNorm, GroupSums},
+    nn::{Conv2d, ConvEpilogue, GroupNorm, GroupSums},
 };
 
 /// A range of rows of a feature map.
@@ -253,9 +253,9 @@ impl<'a> Strips<'a> {
         };
         let small = self.held(&self.behind(rows))?;
         let (_, h, w, _) = small.x.dims4()?;
-        let enlarging = Epilogue {
+        let enlarging = ConvEpilogue {
             upsample: Some((2 * h, 2 * w)),
-            ..Epilogue::default()
+            ..ConvEpilogue::default()
         };
         let large = Band {
             x: conv.forward_with(&small.x, enlarging)?,

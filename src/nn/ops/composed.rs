@@ -5,7 +5,7 @@ use candle_nn::ops;
 
 use super::{AttentionMode, ConvWeight, LinearWeight};
 use crate::{
-    kernel::{Activation, ConvGeometry, Epilogue, GroupSums, nearest},
+    kernel::{Activation, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, nearest},
     nn::{GroupNorm, LayerNorm},
 };
 
@@ -28,14 +28,14 @@ pub(super) fn linear(x: &Tensor, weight: &LinearWeight, epilogue: Epilogue) -> R
     }
     let weight = weight.to_dtype(x.dtype())?.t()?;
     let y = x.contiguous()?.reshape(((), inputs))?.matmul(&weight)?;
-    around(y.reshape(shape)?, epilogue) // (.., outputs)
+    around(y.reshape(shape)?, epilogue.bias, None, epilogue.residual) // (.., outputs)
 }
 
 pub(super) fn conv2d(
     x: &Tensor,
     weight: &ConvWeight,
     geometry: ConvGeometry,
-    epilogue: Epilogue,
+    epilogue: ConvEpilogue,
 ) -> Result<Tensor> {
     let ConvWeight::Plain(weight) = weight else {
         bail!("packed weights belong to the CPU kernels");
@@ -46,18 +46,23 @@ pub(super) fn conv2d(
         Some((height, width)) => convolve(&upsample_nearest(x, height, width)?)?,
         None => convolve(x)?,
     };
-    around(y, epilogue)
+    around(y, epilogue.bias, epilogue.shift, epilogue.residual)
 }
 
-/// Applies an epilogue to the output y (b, .., outputs) of a product.
-pub(super) fn around(mut y: Tensor, epilogue: Epilogue) -> Result<Tensor> {
-    if let Some(bias) = epilogue.bias {
+/// Adds the tensors of an epilogue to the output y (b, .., outputs) of a product.
+pub(super) fn around(
+    mut y: Tensor,
+    bias: Option<&Tensor>,
+    shift: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    if let Some(bias) = bias {
         y = y.broadcast_add(&bias.to_dtype(y.dtype())?)?;
     }
-    if let Some(shift) = epilogue.shift {
+    if let Some(shift) = shift {
         y = y.broadcast_add(&shift.unsqueeze(1)?.unsqueeze(1)?)?; // (b, 1, 1, outputs)
     }
-    match epilogue.residual {
+    match residual {
         Some(residual) => y + residual,
         None => Ok(y),
     }

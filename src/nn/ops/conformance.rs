@@ -8,7 +8,7 @@ use super::{
     composed::{convolved, in_chunks, join, split},
 };
 use crate::{
-    kernel::{Activation, ConvGeometry, Epilogue, nearest},
+    kernel::{Activation, ConvEpilogue, ConvGeometry, Epilogue, nearest},
     nn::{GroupNorm, LayerNorm, Stride},
 };
 
@@ -92,8 +92,8 @@ fn linear_layers_are_products_with_all_that_is_added() {
             let ops = backend.ops;
             let bias = ops.pack_bias(bias).unwrap();
             let epilogue = Epilogue {
+                bias: Some(&bias),
                 residual: Some(&residual),
-                ..Epilogue::bias(Some(&bias))
             };
             let weight = ops.pack_linear(weight).unwrap();
             let y = ops.linear(&x, &weight, epilogue).unwrap();
@@ -232,7 +232,7 @@ fn conv(backend: Backend, case: Conv) {
         ops.pack_conv2d(weight).unwrap(),
         ops.pack_bias(bias).unwrap(),
     );
-    let epilogue = Epilogue {
+    let epilogue = ConvEpilogue {
         bias: Some(&bias),
         shift: Some(&shift),
         residual: Some(&residual),
@@ -479,7 +479,7 @@ fn convolutions_in_strips_have_equal_values_and_gradients() {
         let geometry = stride.geometry(3);
         let packed = Packed.pack_conv2d(weight.as_tensor().clone()).unwrap();
         let whole = Packed
-            .conv2d(&x, &packed, geometry, Epilogue::bias(Some(&zero)))
+            .conv2d(&x, &packed, geometry, ConvEpilogue::bias(Some(&zero)))
             .unwrap();
         let gradients = |y: &Tensor| {
             let back = (y * plain.waves(y.dims(), 0.9))

@@ -8,7 +8,8 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
 use crate::{
     kernel::{
-        self, Activation, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear, profile,
+        self, Activation, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
+        PackedLinear, profile,
     },
     nn::{GroupNorm, LayerNorm},
 };
@@ -85,7 +86,7 @@ impl Ops for Packed {
         x: &Tensor,
         weight: &ConvWeight,
         geometry: ConvGeometry,
-        epilogue: Epilogue,
+        epilogue: ConvEpilogue,
     ) -> Result<Tensor> {
         match weight {
             ConvWeight::Packed(weight) if !x.track_op() && !epilogue.is_tracked() => {
@@ -99,9 +100,9 @@ impl Ops for Packed {
     }
 
     fn group_norm(&self, x: &Tensor, norm: &GroupNorm, activation: Activation) -> Result<Tensor> {
-        let (x, [weight, bias]) = (x.contiguous()?, [&norm.weight, &norm.bias]);
+        let (x, affine) = (x.contiguous()?, [&norm.weight, &norm.bias]);
         named("group norm", || {
-            kernel::group_norm(&x, weight, bias, norm.groups, norm.eps, activation)
+            kernel::group_norm(&x, affine, norm.groups, norm.eps, activation)
         })
     }
 
@@ -173,7 +174,7 @@ fn tracked_conv2d(
     x: &Tensor,
     weight: &ConvWeight,
     geometry: ConvGeometry,
-    epilogue: Epilogue,
+    epilogue: ConvEpilogue,
 ) -> Result<Tensor> {
     let x = x.contiguous()?;
     let x = &match epilogue.upsample {
@@ -182,18 +183,17 @@ fn tracked_conv2d(
     };
     let y = match (weight, epilogue.bias) {
         (ConvWeight::Packed(weight), bias) => {
-            kernel::conv2d(x, weight, geometry, Epilogue::bias(bias))?
+            kernel::conv2d(x, weight, geometry, ConvEpilogue::bias(bias))?
         }
         (ConvWeight::Plain(weight), Some(bias)) => {
             kernel::conv2d_tracked(x, weight, bias, geometry)?
         }
         (ConvWeight::Plain(_), None) => bail!("a trained convolution must have a bias"),
     };
-    let shift = Epilogue {
-        shift: epilogue.shift,
-        ..Epilogue::default()
-    };
-    added(composed::around(y, shift)?, epilogue.residual)
+    added(
+        composed::around(y, None, epilogue.shift, None)?,
+        epilogue.residual,
+    )
 }
 
 fn added(y: Tensor, residual: Option<&Tensor>) -> Result<Tensor> {

@@ -32,7 +32,7 @@ fn small() -> VaeConfig {
 fn vae(config: VaeConfig, dtype: DType) -> Vae {
     let device = Device::Cpu;
     let placement = Placement::new(dtype, device);
-    Vae::new(&Weights::fresh(&RandomInit::new(3), &placement), config).unwrap()
+    Vae::new(&Weights::initial(&RandomInit::new(3), &placement), config).unwrap()
 }
 
 /// Values (b, h, w, c) that differ from place to place, in their spread too.
