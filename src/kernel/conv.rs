@@ -161,7 +161,7 @@ fn forward(
         let shape = Shape::from((b, height, width, weight.outputs()));
         let mut out = vec![0f32; shape.elem_count()];
         epilogue.with(&shape, |addends| {
-            weight.convolve(&patches, addends, &mut out)
+            weight.convolve(&patches, addends, &mut out);
         })?;
         Ok((out, shape))
     })
