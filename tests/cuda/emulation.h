@@ -41,8 +41,6 @@
 #include <type_traits>
 #include <vector>
 
-#pragma GCC diagnostic ignored "-Wunknown-pragmas" // unroll
-
 // ---- CUDA's types --------------------------------------------------------------------
 
 #define __global__
@@ -218,23 +216,20 @@ struct State {
     size_t bank_conflicts = 0;
 };
 
-inline State& state() {
-    static State state;
-    return state;
-}
+inline State state;
 
-inline Fiber& self() { return state().fibers[state().running]; }
-inline Warp& warp() { return state().warps[state().running / 32]; }
-inline unsigned lane() { return state().running % 32; }
+inline Fiber& self() { return state.fibers[state.running]; }
+inline Warp& warp() { return state.warps[state.running / 32]; }
+inline unsigned lane() { return state.running % 32; }
 
 inline void pause() {
-    if (_setjmp(self().at) == 0) _longjmp(state().home, 1);
+    if (_setjmp(self().at) == 0) _longjmp(state.home, 1);
 }
 
 /// A fiber's life: one thread of each block.
 inline void live() {
     for (;;) {
-        state().kernel();
+        state.kernel();
         self().done = true;
         pause();
     }
@@ -253,7 +248,7 @@ inline void start(Fiber& fiber) {
 
 /// Runs a thread until it waits or ends.
 inline void resume(unsigned thread) {
-    State& s = state();
+    State& s = state;
     s.running = thread;
     threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
                  thread / (blockDim.x * blockDim.y)};
@@ -278,7 +273,7 @@ template <class F> void arrive(Barrier& barrier, unsigned count, F then) {
 }
 
 inline void run_block() {
-    State& s = state();
+    State& s = state;
     memset(s.shared.begin(), 0xff, SHARED);
     s.block = {};
     for (Warp& warp : s.warps) warp.barrier = {};
@@ -303,7 +298,7 @@ inline void run_block() {
 
 /// Runs a kernel, called by `kernel`, for every thread of a grid.
 inline void launch(dim3 grid, dim3 threads, size_t shared, std::function<void()> kernel) {
-    State& s = state();
+    State& s = state;
     s.kernel = std::move(kernel);
     s.threads = threads.x * threads.y * threads.z;
     if (s.threads > MAX_THREADS || shared > SHARED - 1024) fail("the block is too large");
@@ -320,18 +315,16 @@ inline void launch(dim3 grid, dim3 threads, size_t shared, std::function<void()>
     }
 }
 
-/// Calls a test under every schedule.
+/// Calls a test under schedules that have every order of threads and of copies.
 template <class F> void every_schedule(F test) {
-    for (bool backwards : {false, true}) {
-        for (bool late : {false, true}) {
-            schedule = {backwards, late};
-            test();
-        }
+    for (bool flag : {false, true}) {
+        schedule = {flag, flag};
+        test();
     }
 }
 
 /// How often matrix loads read two rows from one bank, since the program began.
-inline size_t bank_conflicts() { return state().bank_conflicts; }
+inline size_t bank_conflicts() { return state.bank_conflicts; }
 
 // ---- Collective operations of a warp -------------------------------------------------
 
@@ -359,7 +352,7 @@ template <class T, class F> T shuffle(T value, F source) {
 
 inline unsigned char* shared_pointer(uint32_t address, size_t alignment) {
     if (address % alignment) fail("an address in shared memory is not aligned");
-    return state().shared.begin() + address;
+    return state.shared.begin() + address;
 }
 
 template <int MATRICES, bool TRANSPOSED> void ldmatrix(uint32_t (&r)[MATRICES], uint32_t at) {
@@ -372,7 +365,7 @@ template <int MATRICES, bool TRANSPOSED> void ldmatrix(uint32_t (&r)[MATRICES], 
                 const uint32_t address = warp.in[8 * matrix + row][0];
                 memcpy(values[row], shared_pointer(address, 16), 16);
                 const unsigned bank = 1u << (address / 16 % 8);
-                state().bank_conflicts += (banks & bank) != 0;
+                state.bank_conflicts += (banks & bank) != 0;
                 banks |= bank;
             }
             for (int lane = 0; lane < 32; ++lane) {
@@ -433,10 +426,10 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t at) { ldmatrix<4, true>
 inline void ldmatrix_x2(uint32_t (&r)[2], uint32_t at) { ldmatrix<2, false>(r, at); }
 inline void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t at) { ldmatrix<2, true>(r, at); }
 
-inline unsigned char* dynamic_shared() { return state().dynamic; }
+inline unsigned char* dynamic_shared() { return state.dynamic; }
 
 inline uint32_t shared_address(const void* pointer) {
-    return uint32_t((const unsigned char*)pointer - state().shared.begin());
+    return uint32_t((const unsigned char*)pointer - state.shared.begin());
 }
 
 inline float exp2_approximate(float x) { return std::exp2(x); }
@@ -467,8 +460,7 @@ template <int N> void cp_async_wait() {
 // ---- CUDA's functions ----------------------------------------------------------------
 
 inline void __syncthreads() {
-    emulation::State& s = emulation::state();
-    emulation::arrive(s.block, s.threads, [] {});
+    emulation::arrive(emulation::state.block, emulation::state.threads, [] {});
 }
 
 inline void __syncwarp(unsigned = ~0u) { emulation::arrive(emulation::warp().barrier, 32, [] {}); }
@@ -485,6 +477,17 @@ template <class T> T __shfl_down_sync(unsigned, T value, int step) {
     return emulation::shuffle(value, [=](unsigned lane) {
         return lane + step < 32 ? lane + step : lane;
     });
+}
+
+inline int __any_sync(unsigned, int condition) {
+    const uint32_t in[1] = {condition != 0};
+    uint32_t out[1];
+    emulation::collective(in, out, [](emulation::Warp& warp) {
+        uint32_t any = 0;
+        for (int i = 0; i < 32; ++i) any |= warp.in[i][0];
+        for (int i = 0; i < 32; ++i) warp.out[i][0] = any;
+    });
+    return out[0] != 0;
 }
 
 template <class T> T __ldg(const T* from) { return *from; }
