@@ -98,6 +98,7 @@ const LinearCase LINEAR[] = {
     {1, 1, 8, 1, false, false},    {1, 40, 64, 1, true, false},    {77, 72, 40, 1, true, true},
     {130, 136, 72, 1, true, true}, {257, 130, 96, 1, false, true}, {65, 4, 328, 3, true, true},
     {64, 64, 256, 2, true, true},  {3, 80, 64, 5, false, false},   {33, 21, 200, 4, true, false},
+    {700, 72, 16, 1, true, false},
 };
 
 template <class T> void test_linear(const LinearCase& of) {

@@ -25,7 +25,7 @@
 //     256x64       128                           64512                           2
 //     128x128      128                           67072                           2
 //     128x64       128                           50688                           3
-//     64x64        128                           33536                           4
+//     64x64        128                           49920                           4
 //
 // Tensors are contiguous and begin at multiples of 16 bytes; k and c are multiples of 8, n
 // is any number, and best a multiple of 8. Absent tensors are null.
@@ -73,7 +73,7 @@ using Tile_256x128 = Tile<256, 128, 32, 64, 64, 4, 1>;
 using Tile_256x64 = Tile<256, 64, 32, 64, 64, 3, 2>;
 using Tile_128x128 = Tile<128, 128, 32, 64, 64, 4, 2>;
 using Tile_128x64 = Tile<128, 64, 32, 64, 32, 4, 3>;
-using Tile_64x64 = Tile<64, 64, 32, 32, 32, 4, 4>;
+using Tile_64x64 = Tile<64, 64, 64, 32, 32, 3, 4>;
 
 /// The sums of a warp: [i][j] is the fragment at rows 16 i and columns 8 j.
 template <class Tile> using Sums = float[Tile::DOWN][Tile::ACROSS][4];
@@ -96,18 +96,22 @@ __device__ __forceinline__ Position position() {
     return {first + within % height, within / height};
 }
 
-/// The stages of k that a block sums.
+/// The columns of k that a block sums, and their number of stages.
 struct Span {
-    int first, count;
+    int begin, end, stages;
 };
 
-template <class Tile> __device__ __forceinline__ Span span(int k) {
-    const int stages = ceil_div(k, Tile::DEPTH), share = ceil_div(stages, int(gridDim.z));
-    const int first = min(share * int(blockIdx.z), stages);
-    return {first, min(share, stages - first)};
+template <class Tile> __device__ __forceinline__ Span span(int k, int splits) {
+    const int stages = ceil_div(k, Tile::DEPTH), share = ceil_div(stages, splits);
+    const int first = min(share * int(blockIdx.z), stages), count = min(share, stages - first);
+    return {first * Tile::DEPTH, min((first + count) * Tile::DEPTH, k), count};
 }
 
 // ---- Operands: from global to shared memory ------------------------------------------
+//
+// An operand begins to copy its present stage by `copy` and goes on to the next by
+// `advance`. Behind the end of its span it copies zeros. `copy` has no branches, so that
+// its instructions are scheduled among those of the product.
 
 /// What a thread copies of a matrix of N rows in each stage: one chunk of every STEP-th
 /// row.
@@ -126,25 +130,27 @@ template <class Tile, int N> struct Share {
 template <class T, class Tile, int N> class MatrixRows {
     using Mine = Share<Tile, N>;
     const T* from_;
-    int left_;               // columns from the thread's chunk to the end
+    int left_;               // columns from the thread's chunk to the end of the span
     int rows_[Mine::COUNT];  // where the rows begin, in chunks
 
   public:
-    /// From stage `first` on; `row(i)` is the row of the matrix that is row i of the tile.
-    template <class F> __device__ __forceinline__ MatrixRows(const T* matrix, int k, int first, F row) {
-        const int column = first * Tile::DEPTH + Mine::chunk() * 8;
+    /// `row(i)` is the row of the matrix that is row i of the tile.
+    template <class F> __device__ __forceinline__ MatrixRows(const T* matrix, int k, Span span, F row) {
+        const int column = span.begin + Mine::chunk() * 8;
         from_ = matrix + column;
-        left_ = k - column;
+        left_ = span.end - column;
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) rows_[i] = row(Mine::row(i)) * (k / 8);
     }
 
-    /// Begins to copy the next stage.
-    __device__ __forceinline__ void copy(uint32_t to) {
+    __device__ __forceinline__ void copy(uint32_t to) const {
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) {
             cp_async_16(to + Mine::offset(i), from_ + int64_t(rows_[i]) * 8, left_ > 0);
         }
+    }
+
+    __device__ __forceinline__ void advance() {
         from_ += Tile::DEPTH;
         left_ -= Tile::DEPTH;
     }
@@ -164,13 +170,12 @@ template <class T, class Tile> class Patches {
     const Geometry& of_;
     const Corner* corners_;
     float scale_y_, scale_x_;
-    int channel_, tap_y_, tap_x_;
+    int left_, channel_, tap_y_, tap_x_;
     int pixels_[Mine::COUNT];  // where their channels begin, in chunks; -1 outside
 
   public:
-    /// From stage `first` and output pixel `pixel` on. Lays out a table in shared memory
-    /// behind the stages.
-    __device__ __forceinline__ Patches(const T* x, const Geometry& of, int first, int pixel)
+    /// From output pixel `pixel` on. Lays out a table in shared memory behind the stages.
+    __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span, int pixel)
         : x_(x), of_(of) {
         Corner* corners = reinterpret_cast<Corner*>(dynamic_shared() + Tile::STAGES_BYTES);
         for (int i = threadIdx.x; i < Tile::ROWS; i += Tile::THREADS) corners[i] = corner(of, pixel + i);
@@ -178,20 +183,24 @@ template <class T, class Tile> class Patches {
         corners_ = corners;
         scale_y_ = float(of.h) / float(of.up_h);
         scale_x_ = float(of.w) / float(of.up_w);
-        const int column = first * Tile::DEPTH + Mine::chunk() * 8, tap = column / of.c;
+        const int column = span.begin + Mine::chunk() * 8, tap = column / of.c;
+        left_ = span.end - column;
         channel_ = column % of.c;
         tap_y_ = tap / of.side;
         tap_x_ = tap % of.side;
         locate();
     }
 
-    /// Begins to copy the next stage.
-    __device__ __forceinline__ void copy(uint32_t to) {
+    __device__ __forceinline__ void copy(uint32_t to) const {
         const T* from = x_ + channel_;
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) {
-            cp_async_16(to + Mine::offset(i), from + int64_t(pixels_[i]) * 8, pixels_[i] >= 0);
+            cp_async_16(to + Mine::offset(i), from + int64_t(pixels_[i]) * 8, pixels_[i] >= 0 && left_ > 0);
         }
+    }
+
+    __device__ __forceinline__ void advance() {
+        left_ -= Tile::DEPTH;
         channel_ += Tile::DEPTH;
         if (channel_ >= of_.c) next_tap();
     }
@@ -221,9 +230,7 @@ template <class T, class Tile> class Patches {
     /// PyTorch's `interpolate`: floor(i h / up_h) in f32.
     __device__ __forceinline__ int located(Corner corner) const {
         const int y = corner.y + tap_y_, x = corner.x + tap_x_;
-        // Behind the last tap, where k is no multiple of a stage, w is not zero but absent.
-        const bool inside = unsigned(y) < unsigned(of_.up_h) && unsigned(x) < unsigned(of_.up_w) &&
-                            tap_y_ < of_.side;
+        const bool inside = unsigned(y) < unsigned(of_.up_h) && unsigned(x) < unsigned(of_.up_w);
         const int from_y = min(int(float(y) * scale_y_), of_.h - 1);
         const int from_x = min(int(float(x) * scale_x_), of_.w - 1);
         return inside ? (corner.picture + from_y * of_.w + from_x) * (of_.c / 8) : -1;
@@ -279,28 +286,32 @@ template <class Tile> __device__ __forceinline__ uint32_t next(uint32_t stage, u
     return stage == first + Tile::STAGES_BYTES ? first : stage;
 }
 
-/// Sums the products of `count` stages that x and w copy.
+/// Sums the products of the stages that x and w copy.
 template <class T, class Tile, class X, class W>
-__device__ __forceinline__ void sum(Sums<Tile>& sums, X& x, W& w, int count) {
+__device__ __forceinline__ void sum(Sums<Tile>& sums, X& x, W& w, int stages) {
     const uint32_t first = shared_address(dynamic_shared());
-    int copied = 0;
-    const auto copy = [&](uint32_t stage) {
-        if (copied++ < count) x.copy(stage), w.copy(stage + Tile::ROWS * Tile::ROW_BYTES);
-        cp_async_commit(); // an empty group too, so that groups count stages
+    const auto copy = [&](uint32_t to) {
+        x.copy(to);
+        w.copy(to + Tile::ROWS * Tile::ROW_BYTES);
+        cp_async_commit();
     };
+    const auto advance = [&] { x.advance(), w.advance(); };
     const auto wait = [] {
         cp_async_wait<Tile::STAGES - 2>();
         __syncthreads();
     };
 #pragma unroll
-    for (int i = 0; i < Tile::STAGES - 1; ++i) copy(first + i * Tile::STAGE_BYTES);
+    for (int i = 0; i < Tile::STAGES - 1; ++i) {
+        copy(first + i * Tile::STAGE_BYTES);
+        advance();
+    }
     wait();
 
     const Reader<Tile> reader;
     Fragments<Tile> fragments[2];
     uint32_t from = first, to = first + (Tile::STAGES - 1) * Tile::STAGE_BYTES;
     reader.read(fragments[0], from, 0);
-    for (int stage = 0; stage < count; ++stage) {
+    for (int stage = 0; stage < stages; ++stage) {
 #pragma unroll
         for (int step = 0; step < Tile::STEPS; ++step) {
             if (step == Tile::STEPS - 1) {
@@ -309,12 +320,11 @@ __device__ __forceinline__ void sum(Sums<Tile>& sums, X& x, W& w, int count) {
                 from = next<Tile>(from, first);
             }
             reader.read(fragments[(step + 1) % 2], from, (step + 1) % Tile::STEPS);
-            if (step == 0) {
-                copy(to);
-                to = next<Tile>(to, first);
-            }
+            if (step == 0) copy(to);
             multiply<T, Tile>(sums, fragments[step % 2]);
         }
+        to = next<Tile>(to, first);
+        advance();
     }
     cp_async_wait<0>();
     __syncthreads();
@@ -434,10 +444,10 @@ template <class Tile> __device__ __forceinline__ Position warp_part() {
 /// partial (splits, m, n).
 template <class T, class Tile>
 __device__ __forceinline__ void finish(const Sums<Tile>& sums, Position tile, const Output<T>& output,
-                                       float* partial) {
+                                       float* partial, int splits) {
     const Position part = warp_part<Tile>();
     const int row = tile.row * Tile::ROWS + part.row, column = tile.column * Tile::COLUMNS + part.column;
-    if (gridDim.z == 1) return write<Tile::ACROSS, Tile>(sums, output, row, column);
+    if (splits == 1) return write<Tile::ACROSS, Tile>(sums, output, row, column);
     float* to = partial + int64_t(blockIdx.z) * output.m * output.n;
     const Output<float> share{to, nullptr, nullptr, nullptr, output.m, output.n, 1};
     write<Tile::ACROSS, Tile>(sums, share, row, column);
@@ -453,29 +463,30 @@ struct Clamped {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void linear(const T* x, const T* w, int k, const Output<T>& output, float* partial) {
+__device__ __forceinline__ void linear(const T* x, const T* w, int k, const Output<T>& output, float* partial,
+                                       int splits) {
     const Position tile = position();
-    const Span stages = span<Tile>(k);
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, stages.first, Clamped{tile.row * Tile::ROWS, output.m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, stages.first,
+    const Span terms = span<Tile>(k, splits);
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, terms, Clamped{tile.row * Tile::ROWS, output.m});
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms,
                                                Clamped{tile.column * Tile::COLUMNS, output.n});
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, rows, columns, stages.count);
-    finish<T, Tile>(sums, tile, output, partial);
+    sum<T, Tile>(sums, rows, columns, terms.stages);
+    finish<T, Tile>(sums, tile, output, partial, splits);
 }
 
 template <class T, class Tile>
 __device__ __forceinline__ void conv(const T* x, const T* w, const Geometry& of, const Output<T>& output,
-                                     float* partial) {
+                                     float* partial, int splits) {
     const int k = of.side * of.side * of.c;
     const Position tile = position();
-    const Span stages = span<Tile>(k);
-    Patches<T, Tile> patches(x, of, stages.first, tile.row * Tile::ROWS);
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, stages.first,
+    const Span terms = span<Tile>(k, splits);
+    Patches<T, Tile> patches(x, of, terms, tile.row * Tile::ROWS);
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms,
                                                Clamped{tile.column * Tile::COLUMNS, output.n});
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, patches, columns, stages.count);
-    finish<T, Tile>(sums, tile, output, partial);
+    sum<T, Tile>(sums, patches, columns, terms.stages);
+    finish<T, Tile>(sums, tile, output, partial, splits);
 }
 
 /// Exact GELU: x times the normal distribution function.
@@ -516,11 +527,12 @@ __device__ __forceinline__ void apply_geglu(Sums<Tile>& sums, const T* bias, int
 template <class T, class Tile>
 __device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bias, T* y, int m, int n, int k) {
     const Position tile = position(), part = warp_part<Tile>();
+    const Span terms = span<Tile>(k, 1);
     const int first = tile.column * (Tile::COLUMNS / 2), column = first + part.column / 2;
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, 0, Clamped{tile.row * Tile::ROWS, m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, 0, GegluRows<Tile>{first, n});
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, terms, Clamped{tile.row * Tile::ROWS, m});
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms, GegluRows<Tile>{first, n});
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, rows, columns, ceil_div(k, Tile::DEPTH));
+    sum<T, Tile>(sums, rows, columns, terms.stages);
     apply_geglu<T, Tile>(sums, bias, n, column);
     const Output<T> output{y, nullptr, nullptr, nullptr, m, n, 1};
     write<Tile::ACROSS / 2, Tile>(sums, output, tile.row * Tile::ROWS + part.row, column);
@@ -547,7 +559,8 @@ template <class T> __device__ __forceinline__ void reduce(const float* partial, 
     KERNEL(TILE)                                                                                   \
     linear_##T##_##TILE(const T* x, const T* w, const T* bias, const T* residual, T* y,            \
                         float* partial, int m, int n, int k, int splits) {                         \
-        linear<T, Tile_##TILE>(x, w, k, Output<T>{y, bias, nullptr, residual, m, n, 1}, partial);  \
+        const Output<T> output{y, bias, nullptr, residual, m, n, 1};                               \
+        linear<T, Tile_##TILE>(x, w, k, output, partial, splits);                                  \
     }
 
 /// x (m, k), w (2 n, k), bias (2 n), y (m, n) = first half times GELU of the second
@@ -569,7 +582,7 @@ template <class T> __device__ __forceinline__ void reduce(const float* partial, 
                       int splits) {                                                                \
         const Geometry of{b, h, w, c, oh, ow, up_h, up_w, side, stride, before};                   \
         const Output<T> output{y, bias, shift, residual, b * oh * ow, n, oh * ow};                 \
-        conv<T, Tile_##TILE>(x, weight, of, output, partial);                                      \
+        conv<T, Tile_##TILE>(x, weight, of, output, partial, splits);                              \
     }
 
 /// The sums of split products: partial (splits, m, n), bias (n), shift
