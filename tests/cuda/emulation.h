@@ -421,6 +421,11 @@ template <class T> void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, 
     memcpy(c, out, sizeof c);
 }
 
+/// As a product of depth 16 with zeros.
+template <class T> void mma_8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+    mma<T>(c, {a0, a1, 0, 0}, b0, 0);
+}
+
 inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t at) { ldmatrix<4, false>(r, at); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t at) { ldmatrix<4, true>(r, at); }
 inline void ldmatrix_x2(uint32_t (&r)[2], uint32_t at) { ldmatrix<2, false>(r, at); }
@@ -445,6 +450,8 @@ inline void cp_async_16(uint32_t to, const void* from, bool valid) {
     if (schedule.late_copies) self().copies.back().push_back(copy);
     else perform(copy);
 }
+
+inline void cp_async_16_cached(uint32_t to, const void* from, bool valid) { cp_async_16(to, from, valid); }
 
 inline void cp_async_commit() { self().copies.emplace_back(); }
 

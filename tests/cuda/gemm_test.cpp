@@ -170,6 +170,8 @@ const ConvCase CONV[] = {
     {2, 9, 8, 32, 40, 9, 8, 9, 8, 3, 1, 1, 1, true, true, true},
     {2, 6, 11, 40, 72, 6, 11, 6, 11, 3, 1, 1, 1, false, true, false},
     {1, 17, 16, 72, 9, 17, 16, 17, 16, 3, 1, 1, 3, true, true, true},
+    {2, 9, 8, 64, 72, 9, 8, 9, 8, 3, 1, 1, 1, true, false, true},
+    {1, 6, 5, 128, 16, 6, 5, 6, 5, 3, 1, 1, 4, true, true, false},
     // A stride, padded on both sides and behind only.
     {2, 8, 10, 24, 16, 4, 5, 8, 10, 3, 2, 1, 1, true, false, true},
     {1, 9, 8, 32, 24, 4, 4, 9, 8, 3, 2, 0, 2, true, false, false},

@@ -90,6 +90,7 @@ template <int LANES = WARP> __device__ __forceinline__ float lanes_max(float x) 
 // exp2_approximate(x)            2^x to about 2 ulp, 0 at minus infinity
 // cp_async_16(to, from, valid)   begins to copy 16 bytes to a shared address; zeros, and
 //                                nothing is read, unless valid
+// cp_async_16_cached(..)         the same through the L1 cache
 // cp_async_commit()              ends a group of the thread's copies
 // cp_async_wait<N>()             waits for all but the N newest groups of the thread
 // ldmatrix_x4(r, at)             loads four 8x8 matrices of 16-bit values: lane 8 i + j
@@ -103,6 +104,7 @@ template <int LANES = WARP> __device__ __forceinline__ float lanes_max(float x) 
 //                                of columns + 8; b0 holds rows 2 t and the next of column
 //                                g; b1 of rows + 8; c[0], c[1] row g, columns 2 t and the
 //                                next; c[2], c[3] row g + 8
+// mma_8<T>(c, a0, a1, b0)        the same of a (16, 8) and b (8, 8)
 
 #ifdef __CUDACC__
 
@@ -143,6 +145,12 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 
 __device__ __forceinline__ void cp_async_16(uint32_t to, const void* from, bool valid) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void cp_async_16_cached(uint32_t to, const void* from, bool valid) {
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to),
                  "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
                  : "memory");
 }
@@ -200,6 +208,25 @@ __device__ __forceinline__ void mma<bf16>(float (&c)[4], const uint32_t (&a)[4],
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+template <class T>
+__device__ __forceinline__ void mma_8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0);
+
+template <>
+__device__ __forceinline__ void mma_8<f16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0));
+}
+
+template <>
+__device__ __forceinline__ void mma_8<bf16>(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0));
+}
+
 #else
 
 template <> inline uint32_t pack<f16>(float low, float high) {
@@ -219,6 +246,7 @@ template <> inline float2 unpack<bf16>(uint32_t pair) {
 }
 
 using emulation::cp_async_16;
+using emulation::cp_async_16_cached;
 using emulation::cp_async_commit;
 using emulation::cp_async_wait;
 using emulation::dynamic_shared;
@@ -228,6 +256,7 @@ using emulation::ldmatrix_x2_trans;
 using emulation::ldmatrix_x4;
 using emulation::ldmatrix_x4_trans;
 using emulation::mma;
+using emulation::mma_8;
 using emulation::shared_address;
 
 #endif

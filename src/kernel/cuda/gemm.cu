@@ -96,22 +96,23 @@ __device__ __forceinline__ Position position() {
     return {first + within % height, within / height};
 }
 
-/// The columns of k that a block sums, and their number of stages.
+/// The stages of k that a block sums.
 struct Span {
-    int begin, end, stages;
+    int first, count;
 };
 
 template <class Tile> __device__ __forceinline__ Span span(int k, int splits) {
     const int stages = ceil_div(k, Tile::DEPTH), share = ceil_div(stages, splits);
-    const int first = min(share * int(blockIdx.z), stages), count = min(share, stages - first);
-    return {first * Tile::DEPTH, min((first + count) * Tile::DEPTH, k), count};
+    const int first = min(share * int(blockIdx.z), stages);
+    return {first, min(share, stages - first)};
 }
 
 // ---- Operands: from global to shared memory ------------------------------------------
 //
 // An operand begins to copy its present stage by `copy` and goes on to the next by
 // `advance`. Behind the end of its span it copies zeros. `copy` has no branches, so that
-// its instructions are scheduled among those of the product.
+// its instructions are scheduled among those of the product. The rows of x decide on the
+// order of the stages: at which column of k one begins, and how far it is to the next.
 
 /// What a thread copies of a matrix of N rows in each stage: one chunk of every STEP-th
 /// row.
@@ -131,16 +132,16 @@ template <class T, class Tile, int N> class MatrixRows {
     using Mine = Share<Tile, N>;
     const T* from_;
     int left_;               // columns from the thread's chunk to the end of the span
-    int rows_[Mine::COUNT];  // where the rows begin, in chunks
+    int rows_[Mine::COUNT];  // where the thread's chunks are from there, in chunks
 
   public:
-    /// `row(i)` is the row of the matrix that is row i of the tile.
-    template <class F> __device__ __forceinline__ MatrixRows(const T* matrix, int k, Span span, F row) {
-        const int column = span.begin + Mine::chunk() * 8;
-        from_ = matrix + column;
-        left_ = span.end - column;
+    /// From column `begin` on, `count` columns; `row(i)` is the row of the matrix that is
+    /// row i of the tile.
+    template <class F>
+    __device__ __forceinline__ MatrixRows(const T* matrix, int k, int begin, int count, F row)
+        : from_(matrix + begin), left_(min(count, k - begin) - Mine::chunk() * 8) {
 #pragma unroll
-        for (int i = 0; i < Mine::COUNT; ++i) rows_[i] = row(Mine::row(i)) * (k / 8);
+        for (int i = 0; i < Mine::COUNT; ++i) rows_[i] = row(Mine::row(i)) * (k / 8) + Mine::chunk();
     }
 
     __device__ __forceinline__ void copy(uint32_t to) const {
@@ -150,9 +151,11 @@ template <class T, class Tile, int N> class MatrixRows {
         }
     }
 
-    __device__ __forceinline__ void advance() {
-        from_ += Tile::DEPTH;
+    /// Goes on by a number of columns; returns it.
+    __device__ __forceinline__ int advance(int columns = Tile::DEPTH) {
+        from_ += columns;
         left_ -= Tile::DEPTH;
+        return columns;
     }
 };
 
@@ -160,6 +163,19 @@ template <class T, class Tile, int N> class MatrixRows {
 struct Geometry {
     int b, h, w, c, oh, ow, up_h, up_w, side, stride, before;
 };
+
+/// Lays out the corners of a tile's output pixels, from `pixel` on, behind the stages.
+template <class Tile> __device__ __forceinline__ const Corner* corners(const Geometry& of, int pixel) {
+    Corner* corners = reinterpret_cast<Corner*>(dynamic_shared() + Tile::STAGES_BYTES);
+    for (int i = threadIdx.x; i < Tile::ROWS; i += Tile::THREADS) {
+        const int picture = (pixel + i) / (of.oh * of.ow), within = (pixel + i) % (of.oh * of.ow);
+        const int y = within / of.ow * of.stride - of.before, x = within % of.ow * of.stride - of.before;
+        // Pixels behind the last picture are zeros: outside, wherever the tap.
+        corners[i] = picture < of.b ? Corner{y, x, picture * of.h * of.w} : Corner{-of.side, 0, 0};
+    }
+    __syncthreads();
+    return corners;
+}
 
 /// Copies the patches of consecutive output pixels: matrix rows of side * side * c values,
 /// tap by tap. A thread walks along k; only where its tap changes, every c columns, it
@@ -174,17 +190,14 @@ template <class T, class Tile> class Patches {
     int pixels_[Mine::COUNT];  // where their channels begin, in chunks; -1 outside
 
   public:
-    /// From output pixel `pixel` on. Lays out a table in shared memory behind the stages.
-    __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span, int pixel)
-        : x_(x), of_(of) {
-        Corner* corners = reinterpret_cast<Corner*>(dynamic_shared() + Tile::STAGES_BYTES);
-        for (int i = threadIdx.x; i < Tile::ROWS; i += Tile::THREADS) corners[i] = corner(of, pixel + i);
-        __syncthreads();
-        corners_ = corners;
+    static __device__ __forceinline__ int begin(const Geometry&, Span span) { return span.first * Tile::DEPTH; }
+
+    __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span, const Corner* corners)
+        : x_(x), of_(of), corners_(corners) {
         scale_y_ = float(of.h) / float(of.up_h);
         scale_x_ = float(of.w) / float(of.up_w);
-        const int column = span.begin + Mine::chunk() * 8, tap = column / of.c;
-        left_ = span.end - column;
+        const int column = span.first * Tile::DEPTH + Mine::chunk() * 8, tap = column / of.c;
+        left_ = min((span.first + span.count) * Tile::DEPTH, of.side * of.side * of.c) - column;
         channel_ = column % of.c;
         tap_y_ = tap / of.side;
         tap_x_ = tap % of.side;
@@ -195,25 +208,19 @@ template <class T, class Tile> class Patches {
         const T* from = x_ + channel_;
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) {
-            cp_async_16(to + Mine::offset(i), from + int64_t(pixels_[i]) * 8, pixels_[i] >= 0 && left_ > 0);
+            const bool valid = pixels_[i] >= 0 && left_ > 0;
+            cp_async_16_cached(to + Mine::offset(i), from + int64_t(pixels_[i]) * 8, valid);
         }
     }
 
-    __device__ __forceinline__ void advance() {
+    __device__ __forceinline__ int advance() {
         left_ -= Tile::DEPTH;
         channel_ += Tile::DEPTH;
         if (channel_ >= of_.c) next_tap();
+        return Tile::DEPTH;
     }
 
   private:
-    static __device__ __forceinline__ Corner corner(const Geometry& of, int pixel) {
-        const int picture = pixel / (of.oh * of.ow), within = pixel % (of.oh * of.ow);
-        // Pixels behind the last picture are zeros: outside, wherever the tap.
-        if (picture >= of.b) return {-(1 << 20), 0, 0};
-        return {within / of.ow * of.stride - of.before, within % of.ow * of.stride - of.before,
-                picture * of.h * of.w};
-    }
-
     __device__ __forceinline__ void next_tap() {
         for (; channel_ >= of_.c; channel_ -= of_.c) {
             if (++tap_x_ == of_.side) tap_x_ = 0, ++tap_y_;
@@ -234,6 +241,69 @@ template <class T, class Tile> class Patches {
         const int from_y = min(int(float(y) * scale_y_), of_.h - 1);
         const int from_x = min(int(float(x) * scale_x_), of_.w - 1);
         return inside ? (corner.picture + from_y * of_.w + from_x) * (of_.c / 8) : -1;
+    }
+};
+
+/// Copies the patches of most convolutions: 3x3, of the picture as it is, whose channels
+/// are a multiple of a stage.
+///
+/// The stages of one part of the channels follow each other, tap by tap. The taps of a
+/// tile's pixels are for the most part the same inputs, so that most copies hit the L1
+/// cache: from L2 alone, the patches would take longer than the product.
+template <class T, class Tile> class Taps {
+    using Mine = Share<Tile, Tile::ROWS>;
+    const T* from_;  // the stage's channels at the tap of the picture's first pixel
+    int c_, row_;    // how far it is to the next pixel, and from a last tap to the next row
+    int left_;       // stages
+    uint32_t tap_;   // a bit
+    int pixels_[Mine::COUNT];       // where the thread's chunks of the first tap are, in chunks
+    uint32_t inside_[Mine::COUNT];  // the taps that are inside the picture
+
+  public:
+    static __device__ __forceinline__ bool fit(const Geometry& of) {
+        return of.side == 3 && of.up_h == of.h && of.up_w == of.w && of.c % Tile::DEPTH == 0;
+    }
+
+    static __device__ __forceinline__ int begin(const Geometry& of, Span span) {
+        return span.first % 9 * of.c + span.first / 9 * Tile::DEPTH;
+    }
+
+    __device__ __forceinline__ Taps(const T* x, const Geometry& of, Span span, const Corner* corners)
+        : c_(of.c), row_((of.w - 3) * of.c), left_(span.count) {
+        const int tap = span.first % 9;
+        from_ = x + span.first / 9 * Tile::DEPTH + (tap / 3 * of.w + tap % 3) * of.c;
+        tap_ = left_ > 0 ? 1 << tap : 0;
+#pragma unroll
+        for (int i = 0; i < Mine::COUNT; ++i) {
+            const Corner corner = corners[Mine::row(i)];
+            inside_[i] = inside(of, corner);
+            pixels_[i] = (corner.picture + corner.y * of.w + corner.x) * (of.c / 8) + Mine::chunk();
+        }
+    }
+
+    __device__ __forceinline__ void copy(uint32_t to) const {
+#pragma unroll
+        for (int i = 0; i < Mine::COUNT; ++i) {
+            cp_async_16_cached(to + Mine::offset(i), from_ + int64_t(pixels_[i]) * 8, inside_[i] & tap_);
+        }
+    }
+
+    __device__ __forceinline__ int advance() {
+        const bool last = tap_ == 1 << 8, end_of_row = tap_ & (1 << 2 | 1 << 5);
+        // From the last tap back to the first, of the next channels.
+        from_ += last ? Tile::DEPTH - 2 * row_ - 8 * c_ : c_ + (end_of_row ? row_ : 0);
+        tap_ = --left_ <= 0 ? 0 : last ? 1 : tap_ << 1;
+        return last ? Tile::DEPTH - 8 * c_ : c_;
+    }
+
+  private:
+    static __device__ __forceinline__ uint32_t inside(const Geometry& of, Corner corner) {
+        uint32_t across = 0, taps = 0;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) across |= unsigned(corner.x + i) < unsigned(of.w) ? 1 << i : 0;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) taps |= unsigned(corner.y + i) < unsigned(of.h) ? across << 3 * i : 0;
+        return taps;
     }
 };
 
@@ -295,7 +365,7 @@ __device__ __forceinline__ void sum(Sums<Tile>& sums, X& x, W& w, int stages) {
         w.copy(to + Tile::ROWS * Tile::ROW_BYTES);
         cp_async_commit();
     };
-    const auto advance = [&] { x.advance(), w.advance(); };
+    const auto advance = [&] { w.advance(x.advance()); };
     const auto wait = [] {
         cp_async_wait<Tile::STAGES - 2>();
         __syncthreads();
@@ -466,26 +536,39 @@ template <class T, class Tile>
 __device__ __forceinline__ void linear(const T* x, const T* w, int k, const Output<T>& output, float* partial,
                                        int splits) {
     const Position tile = position();
-    const Span terms = span<Tile>(k, splits);
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, terms, Clamped{tile.row * Tile::ROWS, output.m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms,
+    const Span stages = span<Tile>(k, splits);
+    const int begin = stages.first * Tile::DEPTH, count = stages.count * Tile::DEPTH;
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, begin, count, Clamped{tile.row * Tile::ROWS, output.m});
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, begin, count,
                                                Clamped{tile.column * Tile::COLUMNS, output.n});
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, rows, columns, terms.stages);
+    sum<T, Tile>(sums, rows, columns, stages.count);
     finish<T, Tile>(sums, tile, output, partial, splits);
+}
+
+/// Sums the products of patches, copied by P, and rows of w.
+template <class P, class T, class Tile>
+__device__ __forceinline__ void sum_patches(Sums<Tile>& sums, const T* x, const T* w, const Geometry& of,
+                                            Span stages, const Corner* corners, Clamped row) {
+    P patches(x, of, stages, corners);
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, of.side * of.side * of.c, P::begin(of, stages),
+                                               stages.count * Tile::DEPTH, row);
+    sum<T, Tile>(sums, patches, columns, stages.count);
 }
 
 template <class T, class Tile>
 __device__ __forceinline__ void conv(const T* x, const T* w, const Geometry& of, const Output<T>& output,
                                      float* partial, int splits) {
-    const int k = of.side * of.side * of.c;
     const Position tile = position();
-    const Span terms = span<Tile>(k, splits);
-    Patches<T, Tile> patches(x, of, terms, tile.row * Tile::ROWS);
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms,
-                                               Clamped{tile.column * Tile::COLUMNS, output.n});
+    const Span stages = span<Tile>(of.side * of.side * of.c, splits);
+    const Corner* table = corners<Tile>(of, tile.row * Tile::ROWS);
+    const Clamped row{tile.column * Tile::COLUMNS, output.n};
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, patches, columns, terms.stages);
+    if (Taps<T, Tile>::fit(of)) {
+        sum_patches<Taps<T, Tile>, T, Tile>(sums, x, w, of, stages, table, row);
+    } else {
+        sum_patches<Patches<T, Tile>, T, Tile>(sums, x, w, of, stages, table, row);
+    }
     finish<T, Tile>(sums, tile, output, partial, splits);
 }
 
@@ -527,12 +610,11 @@ __device__ __forceinline__ void apply_geglu(Sums<Tile>& sums, const T* bias, int
 template <class T, class Tile>
 __device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bias, T* y, int m, int n, int k) {
     const Position tile = position(), part = warp_part<Tile>();
-    const Span terms = span<Tile>(k, 1);
     const int first = tile.column * (Tile::COLUMNS / 2), column = first + part.column / 2;
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, terms, Clamped{tile.row * Tile::ROWS, m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, terms, GegluRows<Tile>{first, n});
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, 0, k, Clamped{tile.row * Tile::ROWS, m});
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, 0, k, GegluRows<Tile>{first, n});
     Sums<Tile> sums = {};
-    sum<T, Tile>(sums, rows, columns, terms.stages);
+    sum<T, Tile>(sums, rows, columns, ceil_div(k, Tile::DEPTH));
     apply_geglu<T, Tile>(sums, bias, n, column);
     const Output<T> output{y, nullptr, nullptr, nullptr, m, n, 1};
     write<Tile::ACROSS / 2, Tile>(sums, output, tile.row * Tile::ROWS + part.row, column);
