@@ -89,7 +89,7 @@ const ACCELERATORS: [Accelerator; 2] = [
         name: "cuda",
         built: cfg!(feature = "cuda"),
         // One stream for all threads: `new_cuda` gives each its own, unsynchronised.
-        new: Device::new_cuda_with_stream,
+        new: icd::nn::open_cuda,
     },
     Accelerator {
         name: "metal",
