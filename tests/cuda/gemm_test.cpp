@@ -231,7 +231,6 @@ template <class T> void test() {
 } // namespace
 
 int main() {
-    for (const auto& of : KERNELS_OF<f16>) printf("%s: %u threads, %u bytes\n", of.tile, of.threads, of.shared);
     test<f16>();
     test<bf16>();
     if (emulation::bank_conflicts() > 0) {

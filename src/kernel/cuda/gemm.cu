@@ -121,7 +121,9 @@ template <class Tile, int N> struct Share {
     static_assert(STEP % 8 == 0 && COUNT * STEP == N, "all rows of a thread are permuted alike");
 
     static __device__ __forceinline__ int chunk() { return threadIdx.x % Tile::CHUNKS; }
-    static __device__ __forceinline__ int row(int i) { return threadIdx.x / Tile::CHUNKS + i * STEP; }
+    static __device__ __forceinline__ int row(int i) {
+        return threadIdx.x / Tile::CHUNKS + i * STEP;
+    }
     static __device__ __forceinline__ uint32_t offset(int i) {
         return Tile::offset(row(0), chunk()) + i * STEP * Tile::ROW_BYTES;
     }
@@ -141,7 +143,9 @@ template <class T, class Tile, int N> class MatrixRows {
     __device__ __forceinline__ MatrixRows(const T* matrix, int k, int begin, int count, F row)
         : from_(matrix + begin), left_(min(count, k - begin) - Mine::chunk() * 8) {
 #pragma unroll
-        for (int i = 0; i < Mine::COUNT; ++i) rows_[i] = row(Mine::row(i)) * (k / 8) + Mine::chunk();
+        for (int i = 0; i < Mine::COUNT; ++i) {
+            rows_[i] = row(Mine::row(i)) * (k / 8) + Mine::chunk();
+        }
     }
 
     __device__ __forceinline__ void copy(uint32_t to) const {
@@ -165,11 +169,13 @@ struct Geometry {
 };
 
 /// Lays out the corners of a tile's output pixels, from `pixel` on, behind the stages.
-template <class Tile> __device__ __forceinline__ const Corner* corners(const Geometry& of, int pixel) {
+template <class Tile>
+__device__ __forceinline__ const Corner* corners(const Geometry& of, int pixel) {
     Corner* corners = reinterpret_cast<Corner*>(dynamic_shared() + Tile::STAGES_BYTES);
     for (int i = threadIdx.x; i < Tile::ROWS; i += Tile::THREADS) {
         const int picture = (pixel + i) / (of.oh * of.ow), within = (pixel + i) % (of.oh * of.ow);
-        const int y = within / of.ow * of.stride - of.before, x = within % of.ow * of.stride - of.before;
+        const int y = within / of.ow * of.stride - of.before;
+        const int x = within % of.ow * of.stride - of.before;
         // Pixels behind the last picture are zeros: outside, wherever the tap.
         corners[i] = picture < of.b ? Corner{y, x, picture * of.h * of.w} : Corner{-of.side, 0, 0};
     }
@@ -190,9 +196,12 @@ template <class T, class Tile> class Patches {
     int pixels_[Mine::COUNT];  // where their channels begin, in chunks; -1 outside
 
   public:
-    static __device__ __forceinline__ int begin(const Geometry&, Span span) { return span.first * Tile::DEPTH; }
+    static __device__ __forceinline__ int begin(const Geometry&, Span span) {
+        return span.first * Tile::DEPTH;
+    }
 
-    __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span, const Corner* corners)
+    __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span,
+                                       const Corner* corners)
         : x_(x), of_(of), corners_(corners) {
         scale_y_ = float(of.h) / float(of.up_h);
         scale_x_ = float(of.w) / float(of.up_w);
@@ -268,7 +277,8 @@ template <class T, class Tile> class Taps {
         return span.first % 9 * of.c + span.first / 9 * Tile::DEPTH;
     }
 
-    __device__ __forceinline__ Taps(const T* x, const Geometry& of, Span span, const Corner* corners)
+    __device__ __forceinline__ Taps(const T* x, const Geometry& of, Span span,
+                                    const Corner* corners)
         : c_(of.c), row_((of.w - 3) * of.c), left_(span.count) {
         const int tap = span.first % 9;
         from_ = x + span.first / 9 * Tile::DEPTH + (tap / 3 * of.w + tap % 3) * of.c;
@@ -284,7 +294,8 @@ template <class T, class Tile> class Taps {
     __device__ __forceinline__ void copy(uint32_t to) const {
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) {
-            cp_async_16_cached(to + Mine::offset(i), from_ + int64_t(pixels_[i]) * 8, inside_[i] & tap_);
+            const T* from = from_ + int64_t(pixels_[i]) * 8;
+            cp_async_16_cached(to + Mine::offset(i), from, inside_[i] & tap_);
         }
     }
 
@@ -300,9 +311,13 @@ template <class T, class Tile> class Taps {
     static __device__ __forceinline__ uint32_t inside(const Geometry& of, Corner corner) {
         uint32_t across = 0, taps = 0;
 #pragma unroll
-        for (int i = 0; i < 3; ++i) across |= unsigned(corner.x + i) < unsigned(of.w) ? 1 << i : 0;
+        for (int i = 0; i < 3; ++i) {
+            if (unsigned(corner.x + i) < unsigned(of.w)) across |= 1 << i;
+        }
 #pragma unroll
-        for (int i = 0; i < 3; ++i) taps |= unsigned(corner.y + i) < unsigned(of.h) ? across << 3 * i : 0;
+        for (int i = 0; i < 3; ++i) {
+            if (unsigned(corner.y + i) < unsigned(of.h)) taps |= across << 3 * i;
+        }
         return taps;
     }
 };
@@ -316,6 +331,7 @@ template <class Tile> struct Fragments {
 
 /// Reads a warp's fragments from a stage.
 template <class Tile> class Reader {
+    static constexpr int ROWS_16 = 16 * Tile::ROW_BYTES;
     uint32_t x_, w_;  // the lane's addresses in a stage for the first step
 
   public:
@@ -326,16 +342,17 @@ template <class Tile> class Reader {
         // Of x: rows 0 and 8 of the first eight columns, then of the second. Of w: both
         // columns of the first eight rows, then of the second.
         x_ = Tile::offset(row + lane % 16, lane / 16);
-        w_ = Tile::ROWS * Tile::ROW_BYTES + Tile::offset(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        w_ = Tile::ROWS * Tile::ROW_BYTES +
+             Tile::offset(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
     }
 
     /// A step is two chunks further, which in permuted order is an exclusive or.
     __device__ __forceinline__ void read(Fragments<Tile>& to, uint32_t stage, int step) const {
         const uint32_t x = stage + (x_ ^ step * 32), w = stage + (w_ ^ step * 32);
 #pragma unroll
-        for (int i = 0; i < Tile::DOWN; ++i) ldmatrix_x4(to.x[i], x + i * 16 * Tile::ROW_BYTES);
+        for (int i = 0; i < Tile::DOWN; ++i) ldmatrix_x4(to.x[i], x + i * ROWS_16);
 #pragma unroll
-        for (int j = 0; j < Tile::ACROSS / 2; ++j) ldmatrix_x4(to.w[j], w + j * 16 * Tile::ROW_BYTES);
+        for (int j = 0; j < Tile::ACROSS / 2; ++j) ldmatrix_x4(to.w[j], w + j * ROWS_16);
     }
 };
 
@@ -469,10 +486,11 @@ __device__ __forceinline__ void read_shared(float (&x)[8], const float* from) {
 /// A fragment's lanes hold pairs of eight rows; through shared memory, 16 rows at a time,
 /// each lane gets eight values of one row, and the warp writes rows of whole lines.
 template <int ACROSS, class Tile, class T>
-__device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& output, int row, int column) {
+__device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& output, int row,
+                                      int column) {
     constexpr int COLUMNS = 8 * ACROSS, EIGHTS = 16 * ACROSS / WARP;
     constexpr int STRIDE = COLUMNS + 8; // pairs of four rows, written at once, use all banks
-    static_assert(Tile::WARPS * 16 * STRIDE * 4 <= Tile::STAGES_BYTES, "the stages' memory is used");
+    static_assert(Tile::WARPS * 16 * STRIDE * 4 <= Tile::STAGES_BYTES, "it replaces the stages");
     static_assert(WARP % ACROSS == 0 && EIGHTS > 0, "a lane keeps its columns");
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     float* rows = reinterpret_cast<float*>(dynamic_shared()) + warp * 16 * STRIDE;
@@ -507,16 +525,18 @@ __device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& o
 /// The place of a warp's part in a tile of y.
 template <class Tile> __device__ __forceinline__ Position warp_part() {
     const int warp = threadIdx.x / WARP;
-    return {warp / Tile::WARPS_ACROSS * Tile::WARP_ROWS, warp % Tile::WARPS_ACROSS * Tile::WARP_COLUMNS};
+    return {warp / Tile::WARPS_ACROSS * Tile::WARP_ROWS,
+            warp % Tile::WARPS_ACROSS * Tile::WARP_COLUMNS};
 }
 
 /// Writes a block's sums to y, or where several blocks share them, to the block's part of
 /// partial (splits, m, n).
 template <class T, class Tile>
-__device__ __forceinline__ void finish(const Sums<Tile>& sums, Position tile, const Output<T>& output,
-                                       float* partial, int splits) {
+__device__ __forceinline__ void finish(const Sums<Tile>& sums, Position tile,
+                                       const Output<T>& output, float* partial, int splits) {
     const Position part = warp_part<Tile>();
-    const int row = tile.row * Tile::ROWS + part.row, column = tile.column * Tile::COLUMNS + part.column;
+    const int row = tile.row * Tile::ROWS + part.row;
+    const int column = tile.column * Tile::COLUMNS + part.column;
     if (splits == 1) return write<Tile::ACROSS, Tile>(sums, output, row, column);
     float* to = partial + int64_t(blockIdx.z) * output.m * output.n;
     const Output<float> share{to, nullptr, nullptr, nullptr, output.m, output.n, 1};
@@ -533,14 +553,15 @@ struct Clamped {
 };
 
 template <class T, class Tile>
-__device__ __forceinline__ void linear(const T* x, const T* w, int k, const Output<T>& output, float* partial,
-                                       int splits) {
+__device__ __forceinline__ void linear(const T* x, const T* w, int k, const Output<T>& output,
+                                       float* partial, int splits) {
     const Position tile = position();
     const Span stages = span<Tile>(k, splits);
     const int begin = stages.first * Tile::DEPTH, count = stages.count * Tile::DEPTH;
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, begin, count, Clamped{tile.row * Tile::ROWS, output.m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, begin, count,
-                                               Clamped{tile.column * Tile::COLUMNS, output.n});
+    const Clamped row{tile.row * Tile::ROWS, output.m};
+    const Clamped column{tile.column * Tile::COLUMNS, output.n};
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, begin, count, row);
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, begin, count, column);
     Sums<Tile> sums = {};
     sum<T, Tile>(sums, rows, columns, stages.count);
     finish<T, Tile>(sums, tile, output, partial, splits);
@@ -548,8 +569,9 @@ __device__ __forceinline__ void linear(const T* x, const T* w, int k, const Outp
 
 /// Sums the products of patches, copied by P, and rows of w.
 template <class P, class T, class Tile>
-__device__ __forceinline__ void sum_patches(Sums<Tile>& sums, const T* x, const T* w, const Geometry& of,
-                                            Span stages, const Corner* corners, Clamped row) {
+__device__ __forceinline__ void sum_patches(Sums<Tile>& sums, const T* x, const T* w,
+                                            const Geometry& of, Span stages,
+                                            const Corner* corners, Clamped row) {
     P patches(x, of, stages, corners);
     MatrixRows<T, Tile, Tile::COLUMNS> columns(w, of.side * of.side * of.c, P::begin(of, stages),
                                                stages.count * Tile::DEPTH, row);
@@ -557,8 +579,8 @@ __device__ __forceinline__ void sum_patches(Sums<Tile>& sums, const T* x, const 
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void conv(const T* x, const T* w, const Geometry& of, const Output<T>& output,
-                                     float* partial, int splits) {
+__device__ __forceinline__ void conv(const T* x, const T* w, const Geometry& of,
+                                     const Output<T>& output, float* partial, int splits) {
     const Position tile = position();
     const Span stages = span<Tile>(of.side * of.side * of.c, splits);
     const Corner* table = corners<Tile>(of, tile.row * Tile::ROWS);
@@ -573,7 +595,10 @@ __device__ __forceinline__ void conv(const T* x, const T* w, const Geometry& of,
 }
 
 /// Exact GELU: x times the normal distribution function.
-__device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+__device__ __forceinline__ float gelu(float x) {
+    constexpr float ROOT_HALF = 0.70710678118654752f;
+    return 0.5f * x * (1.0f + erff(x * ROOT_HALF));
+}
 
 /// The rows of w (2 n, k) for a tile of GEGLU: half of each warp's columns are first
 /// factors, the other half their gates, so that a lane holds both of an output.
@@ -595,7 +620,8 @@ __device__ __forceinline__ void apply_geglu(Sums<Tile>& sums, const T* bias, int
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             const int at = min(column + 8 * j + e, n - 1);
-            const float factor = bias ? to_f32(bias[at]) : 0.0f, gate = bias ? to_f32(bias[n + at]) : 0.0f;
+            const float factor = bias ? to_f32(bias[at]) : 0.0f;
+            const float gate = bias ? to_f32(bias[n + at]) : 0.0f;
 #pragma unroll
             for (int i = 0; i < Tile::DOWN; ++i) {
                 float(&x)[4] = sums[i][j];
@@ -608,7 +634,8 @@ __device__ __forceinline__ void apply_geglu(Sums<Tile>& sums, const T* bias, int
 }
 
 template <class T, class Tile>
-__device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bias, T* y, int m, int n, int k) {
+__device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bias, T* y, int m,
+                                             int n, int k) {
     const Position tile = position(), part = warp_part<Tile>();
     const int first = tile.column * (Tile::COLUMNS / 2), column = first + part.column / 2;
     MatrixRows<T, Tile, Tile::ROWS> rows(x, k, 0, k, Clamped{tile.row * Tile::ROWS, m});
@@ -621,26 +648,32 @@ __device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bi
 }
 
 /// Eight outputs of a thread: the sums over the splits, finished as by `finish`.
-template <class T> __device__ __forceinline__ void reduce(const float* partial, const Output<T>& output, int splits) {
+template <class T>
+__device__ __forceinline__ void reduce(const float* partial, const Output<T>& output, int splits) {
     const int across = ceil_div(output.n, 8), index = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = index / across, column = index % across * 8;
     if (row >= output.m) return;
-    const float* from = partial + int64_t(row) * output.n + column;
+    const Eight eight(output.n, column);
     float x[8];
     output.read_bias(column, x);
-    for (int i = 0; i < splits; ++i) Eight(output.n, column).add(x, from + int64_t(i) * output.m * output.n);
+    for (int i = 0; i < splits; ++i) {
+        eight.add(x, partial + (int64_t(i) * output.m + row) * output.n + column);
+    }
     output.write(row, column, x);
 }
 
 // ---- Kernels -------------------------------------------------------------------------
 
-#define KERNEL(TILE) extern "C" __global__ void __launch_bounds__(Tile_##TILE::THREADS, Tile_##TILE::BLOCKS)
+#define KERNEL(TILE)                                                                               \
+    extern "C" __global__ void __launch_bounds__(Tile_##TILE::THREADS, Tile_##TILE::BLOCKS)
+#define IN(T) const T* __restrict__
+#define OUT(T) T* __restrict__
 
 /// x (m, k), w (n, k), bias (n), residual and y (m, n), partial (splits, m, n).
 #define LINEAR(T, TILE)                                                                            \
     KERNEL(TILE)                                                                                   \
-    linear_##T##_##TILE(const T* x, const T* w, const T* bias, const T* residual, T* y,            \
-                        float* partial, int m, int n, int k, int splits) {                         \
+    linear_##T##_##TILE(IN(T) x, IN(T) w, IN(T) bias, IN(T) residual, OUT(T) y,                    \
+                        OUT(float) partial, int m, int n, int k, int splits) {                     \
         const Output<T> output{y, bias, nullptr, residual, m, n, 1};                               \
         linear<T, Tile_##TILE>(x, w, k, output, partial, splits);                                  \
     }
@@ -649,7 +682,7 @@ template <class T> __device__ __forceinline__ void reduce(const float* partial, 
 /// (GEGLU, arXiv 2002.05202).
 #define LINEAR_GEGLU(T, TILE)                                                                      \
     KERNEL(TILE)                                                                                   \
-    linear_geglu_##T##_##TILE(const T* x, const T* w, const T* bias, T* y, int m, int n, int k) {  \
+    linear_geglu_##T##_##TILE(IN(T) x, IN(T) w, IN(T) bias, OUT(T) y, int m, int n, int k) {       \
         linear_geglu<T, Tile_##TILE>(x, w, bias, y, m, n, k);                                      \
     }
 
@@ -658,10 +691,9 @@ template <class T> __device__ __forceinline__ void reduce(const float* partial, 
 /// neighbour and padded with zeros: `before` rows and columns, and behind as needed.
 #define CONV(T, TILE)                                                                              \
     KERNEL(TILE)                                                                                   \
-    conv_##T##_##TILE(const T* x, const T* weight, const T* bias, const T* shift,                  \
-                      const T* residual, T* y, float* partial, int b, int h, int w, int c, int n,  \
-                      int oh, int ow, int up_h, int up_w, int side, int stride, int before,        \
-                      int splits) {                                                                \
+    conv_##T##_##TILE(IN(T) x, IN(T) weight, IN(T) bias, IN(T) shift, IN(T) residual, OUT(T) y,    \
+                      OUT(float) partial, int b, int h, int w, int c, int n, int oh, int ow,       \
+                      int up_h, int up_w, int side, int stride, int before, int splits) {          \
         const Geometry of{b, h, w, c, oh, ow, up_h, up_w, side, stride, before};                   \
         const Output<T> output{y, bias, shift, residual, b * oh * ow, n, oh * ow};                 \
         conv<T, Tile_##TILE>(x, weight, of, output, partial, splits);                              \
@@ -671,8 +703,8 @@ template <class T> __device__ __forceinline__ void reduce(const float* partial, 
 /// (m / rows_per_shift, n), residual and y (m, n).
 #define REDUCE(T)                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                              \
-        reduce_##T(const float* partial, const T* bias, const T* shift, const T* residual, T* y,   \
-                   int m, int n, int rows_per_shift, int splits) {                                 \
+        reduce_##T(IN(float) partial, IN(T) bias, IN(T) shift, IN(T) residual, OUT(T) y, int m,    \
+                   int n, int rows_per_shift, int splits) {                                        \
         reduce(partial, Output<T>{y, bias, shift, residual, m, n, rows_per_shift}, splits);        \
     }
 
