@@ -419,55 +419,90 @@ __device__ __forceinline__ void sum(Sums<Tile>& sums, X& x, W& w, int stages) {
 
 // ---- The epilogue: from sums to y ----------------------------------------------------
 
-/// Eight consecutive values of a row of n, fewer at its end.
-struct Eight {
-    int left;      // values from the first to the end of the row
-    bool aligned;  // whether rows are multiples of 16 bytes, so that all eight exist
-
-    __device__ __forceinline__ Eight(int n, int column) : left(n - column), aligned(n % 8 == 0) {}
+/// Eight consecutive values of a row, or at its end the `left` that there are. ALIGNED: rows
+/// are multiples of eight, so that all eight are there and are accessed at once.
+template <bool ALIGNED> struct Eight {
+    int left;
 
     template <class T> __device__ __forceinline__ void add(float (&x)[8], const T* from) const {
-        if (aligned) {
-            float y[8];
-            load8(y, from);
+        float y[8];
+        if constexpr (ALIGNED) load8(y, from);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) x[i] += y[i];
-            return;
+        for (int i = 0; i < 8; ++i) {
+            if constexpr (!ALIGNED) y[i] = i < left ? to_f32(from[i]) : 0.0f;
+            x[i] += y[i];
         }
-#pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] += i < left ? to_f32(from[i]) : 0.0f;
     }
 
     template <class T> __device__ __forceinline__ void store(T* to, const float (&x)[8]) const {
-        if (aligned) return store8(to, x);
+        if constexpr (ALIGNED) {
+            store8(to, x);
+        } else {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            if (i < left) to[i] = from_f32<T>(x[i]);
+            for (int i = 0; i < 8; ++i) {
+                if (i < left) to[i] = from_f32<T>(x[i]);
+            }
         }
     }
 };
 
-/// Where the sums go, and what is added to them: bias (n), shift (m / rows_per_shift, n)
-/// and residual (m, n), or null.
+/// Eight values of a residual, read ahead of their use.
+template <class T> struct __align__(16) Ahead {
+    T values[8];
+};
+
+/// Where sums go, and what is added to them: bias (n), shift (m / rows_per_shift, n) and
+/// residual (m, n), or null.
 template <class T> struct Output {
     T* y;
     const T *bias, *shift, *residual;
     int m, n, rows_per_shift;
 
-    /// Eight sums of a row, with the bias.
-    __device__ __forceinline__ void write(int row, int column, float (&x)[8]) const {
-        if (row >= m || column >= n) return;
-        const Eight eight(n, column);
-        const int64_t at = int64_t(row) * n + column;
-        if (shift) eight.add(x, shift + int64_t(row / rows_per_shift) * n + column);
-        if (residual) eight.add(x, residual + at);
-        eight.store(y + at, x);
+    __device__ __forceinline__ bool contains(int row, int column) const {
+        return row < m && column < n;
     }
 
-    __device__ __forceinline__ void read_bias(int column, float (&x)[8]) const {
+    /// Whether the rows up to `end` have one shift.
+    __device__ __forceinline__ bool one_shift(int row, int end) const {
+        return row / rows_per_shift == (min(end, m) - 1) / rows_per_shift;
+    }
+
+    template <bool ALIGNED>
+    __device__ __forceinline__ void add_shift(int row, int column, float (&x)[8]) const {
+        Eight<ALIGNED>{n - column}.add(x, shift + int64_t(row / rows_per_shift) * n + column);
+    }
+
+    /// What is added to eight columns of every row: the bias, and the shift of `row` if
+    /// that is common.
+    template <bool ALIGNED>
+    __device__ __forceinline__ void read_common(int row, int column, bool common_shift,
+                                                float (&x)[8]) const {
 #pragma unroll
         for (int i = 0; i < 8; ++i) x[i] = 0.0f;
-        if (bias && column < n) Eight(n, column).add(x, bias + column);
+        if (!contains(row, column)) return;
+        if (bias) Eight<ALIGNED>{n - column}.add(x, bias + column);
+        if (shift && common_shift) add_shift<ALIGNED>(row, column, x);
+    }
+
+    __device__ __forceinline__ Ahead<T> read_residual(int row, int column) const {
+        Ahead<T> ahead = {};
+        if (residual && contains(row, column)) {
+            ahead = *reinterpret_cast<const Ahead<T>*>(residual + int64_t(row) * n + column);
+        }
+        return ahead;
+    }
+
+    /// Writes eight sums of a row, to which what is common has been added. The residual has
+    /// been read if it is aligned.
+    template <bool ALIGNED>
+    __device__ __forceinline__ void write(int row, int column, bool common_shift, float (&x)[8],
+                                          const Ahead<T>& ahead) const {
+        if (!contains(row, column)) return;
+        const Eight<ALIGNED> eight{n - column};
+        const int64_t at = int64_t(row) * n + column;
+        if (shift && !common_shift) add_shift<ALIGNED>(row, column, x);
+        if (residual) eight.add(x, ALIGNED ? ahead.values : residual + at);
+        eight.store(y + at, x);
     }
 };
 
@@ -485,10 +520,10 @@ __device__ __forceinline__ void read_shared(float (&x)[8], const float* from) {
 /// Writes the first ACROSS columns of fragments of a warp's sums, at (row, column) of y.
 /// A fragment's lanes hold pairs of eight rows; through shared memory, 16 rows at a time,
 /// each lane gets eight values of one row, and the warp writes rows of whole lines.
-template <int ACROSS, class Tile, class T>
-__device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& output, int row,
-                                      int column) {
-    constexpr int COLUMNS = 8 * ACROSS, EIGHTS = 16 * ACROSS / WARP;
+template <bool ALIGNED, int ACROSS, class Tile, class T>
+__device__ __forceinline__ void write_rows(const Sums<Tile>& sums, const Output<T>& output,
+                                           int row, int column) {
+    constexpr int COLUMNS = 8 * ACROSS, EIGHTS = 16 * ACROSS / WARP, ROWS = WARP / ACROSS;
     constexpr int STRIDE = COLUMNS + 8; // pairs of four rows, written at once, use all banks
     static_assert(Tile::WARPS * 16 * STRIDE * 4 <= Tile::STAGES_BYTES, "it replaces the stages");
     static_assert(WARP % ACROSS == 0 && EIGHTS > 0, "a lane keeps its columns");
@@ -496,12 +531,23 @@ __device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& o
     float* rows = reinterpret_cast<float*>(dynamic_shared()) + warp * 16 * STRIDE;
     float* pair = rows + lane / 4 * STRIDE + lane % 4 * 2;
     const float* eight = rows + lane / ACROSS * STRIDE + lane % ACROSS * 8;
+    const bool one_shift = output.shift && output.one_shift(row, row + Tile::WARP_ROWS);
     row += lane / ACROSS;
     column += lane % ACROSS * 8;
-    float bias[8];
-    output.read_bias(column, bias);
+    // The residual is read 16 rows ahead: it comes from far.
+    Ahead<T> ahead[2][EIGHTS];
+    const auto read_ahead = [&](int i) {
+#pragma unroll
+        for (int p = 0; p < EIGHTS; ++p) {
+            ahead[i % 2][p] = output.read_residual(row + 16 * i + ROWS * p, column);
+        }
+    };
+    if (ALIGNED) read_ahead(0);
+    float common[8];
+    output.template read_common<ALIGNED>(row, column, one_shift, common);
 #pragma unroll
     for (int i = 0; i < Tile::DOWN; ++i) {
+        if (ALIGNED && i + 1 < Tile::DOWN) read_ahead(i + 1);
 #pragma unroll
         for (int j = 0; j < ACROSS; ++j) {
             const float(&x)[4] = sums[i][j];
@@ -511,15 +557,23 @@ __device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& o
         __syncwarp();
 #pragma unroll
         for (int p = 0; p < EIGHTS; ++p) {
-            constexpr int ROWS = WARP / ACROSS;
             float x[8];
             read_shared(x, eight + p * ROWS * STRIDE);
 #pragma unroll
-            for (int e = 0; e < 8; ++e) x[e] += bias[e];
-            output.write(row + 16 * i + p * ROWS, column, x);
+            for (int e = 0; e < 8; ++e) x[e] += common[e];
+            const int at = row + 16 * i + ROWS * p;
+            output.template write<ALIGNED>(at, column, one_shift, x, ahead[i % 2][p]);
         }
         __syncwarp();
     }
+}
+
+template <int ACROSS, class Tile, class T>
+__device__ __forceinline__ void write(const Sums<Tile>& sums, const Output<T>& output, int row,
+                                      int column) {
+    if (!output.contains(row, column)) return;
+    if (output.n % 8 == 0) return write_rows<true, ACROSS, Tile>(sums, output, row, column);
+    write_rows<false, ACROSS, Tile>(sums, output, row, column);
 }
 
 /// The place of a warp's part in a tile of y.
@@ -648,18 +702,21 @@ __device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bi
 }
 
 /// Eight outputs of a thread: the sums over the splits, finished as by `finish`.
-template <class T>
+template <bool ALIGNED, class T>
 __device__ __forceinline__ void reduce(const float* partial, const Output<T>& output, int splits) {
     const int across = ceil_div(output.n, 8), index = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = index / across, column = index % across * 8;
     if (row >= output.m) return;
-    const Eight eight(output.n, column);
+    const Eight<ALIGNED> eight{output.n - column};
+    Ahead<T> ahead = {};
+    if (ALIGNED) ahead = output.read_residual(row, column);
     float x[8];
-    output.read_bias(column, x);
+    output.template read_common<ALIGNED>(row, column, true, x);
+#pragma unroll 4
     for (int i = 0; i < splits; ++i) {
         eight.add(x, partial + (int64_t(i) * output.m + row) * output.n + column);
     }
-    output.write(row, column, x);
+    output.template write<ALIGNED>(row, column, true, x, ahead);
 }
 
 // ---- Kernels -------------------------------------------------------------------------
@@ -705,7 +762,9 @@ __device__ __forceinline__ void reduce(const float* partial, const Output<T>& ou
     extern "C" __global__ void __launch_bounds__(256)                                              \
         reduce_##T(IN(float) partial, IN(T) bias, IN(T) shift, IN(T) residual, OUT(T) y, int m,    \
                    int n, int rows_per_shift, int splits) {                                        \
-        reduce(partial, Output<T>{y, bias, shift, residual, m, n, rows_per_shift}, splits);        \
+        const Output<T> output{y, bias, shift, residual, m, n, rows_per_shift};                    \
+        if (n % 8 == 0) return reduce<true>(partial, output, splits);                              \
+        reduce<false>(partial, output, splits);                                                    \
     }
 
 #define KERNELS(T, TILE) LINEAR(T, TILE) LINEAR_GEGLU(T, TILE) CONV(T, TILE)
