@@ -15,7 +15,7 @@ template <class T, int D> struct Kernels;
         static constexpr size_t q64_shared = SHARED, maps_shared = MAPS_SHARED;                  \
     };
 #define KERNELS(T, NAME)                                                                         \
-    WIDTH_KERNELS(T, NAME, 40, 35840, 21504)                                                     \
+    WIDTH_KERNELS(T, NAME, 40, 25600, 15360)                                                     \
     WIDTH_KERNELS(T, NAME, 64, 46080, 27648)                                                     \
     WIDTH_KERNELS(T, NAME, 80, 56320, 33792)                                                     \
     WIDTH_KERNELS(T, NAME, 128, 87040, 52224)                                                    \
@@ -23,17 +23,20 @@ template <class T, int D> struct Kernels;
 KERNELS(f16, f16)
 KERNELS(bf16, bf16)
 
-/// The same for blocks of 128 queries.
-template <class T, int D> struct Wide;
-#define WIDE(T, NAME, D, SHARED)                                                                 \
-    template <> struct Wide<T, D> {                                                              \
-        static constexpr auto q128 = attention_##NAME##_d##D##_q128;                             \
+/// The same of the kernels whose warps have 32 queries.
+template <class T, int D, int QUERIES> struct Wide;
+#define WIDE(T, NAME, D, QUERIES, SHARED)                                                        \
+    template <> struct Wide<T, D, QUERIES> {                                                     \
+        static constexpr auto kernel = attention_##NAME##_d##D##_q##QUERIES;                     \
         static constexpr size_t shared = SHARED;                                                 \
     };
-WIDE(f16, f16, 40, 43008)
-WIDE(f16, f16, 64, 55296)
-WIDE(bf16, bf16, 40, 43008)
-WIDE(bf16, bf16, 64, 55296)
+#define WIDE_KERNELS(T, NAME)                                                                    \
+    WIDE(T, NAME, 40, 128, 30720)                                                                \
+    WIDE(T, NAME, 64, 96, 50688)                                                                 \
+    WIDE(T, NAME, 64, 128, 55296)                                                                \
+    WIDE(T, NAME, 64, 160, 59904)
+WIDE_KERNELS(f16, f16)
+WIDE_KERNELS(bf16, bf16)
 
 enum class Mode { FULL, CAUSAL, FIRST_ROWS_MAPS };
 
@@ -54,11 +57,11 @@ template <class T, int D> struct Attention {
 
     int width() const { return heads * D; }
 
-    template <class K> void run(K kernel, int queries, size_t shared) const {
+    template <class K> void run(K kernel, int queries, int threads, size_t shared) const {
         const dim3 grid = {unsigned((n + queries - 1) / queries), unsigned(heads), unsigned(b)};
         const bool first = mode == Mode::FIRST_ROWS_MAPS;
         const int64_t row = width(), q_batch = n * row, kv_batch = 2 * m * row;
-        emulation::launch(grid, {128}, shared, [&] {
+        emulation::launch(grid, {unsigned(threads)}, shared, [&] {
             kernel(q.data(), kv.data(), kv.data() + row, y.data(), n, m, first ? 0 : q_batch, row,
                    first ? 0 : kv_batch, 2 * row, kv_batch, 2 * row, q_batch, row, scale,
                    mode == Mode::CAUSAL);
@@ -133,14 +136,14 @@ template <class T, int D, class F> void shapes(F run) {
 
 template <class T, int D> void narrow() {
     shapes<T, D>([](const Attention<T, D>& of) {
-        of.run(Kernels<T, D>::q64, 64, Kernels<T, D>::q64_shared);
+        of.run(Kernels<T, D>::q64, 64, 128, Kernels<T, D>::q64_shared);
         if (of.mode == Mode::FULL) of.maps();
     });
 }
 
-template <class T, int D> void wide() {
+template <class T, int D, int QUERIES> void wide() {
     shapes<T, D>([](const Attention<T, D>& of) {
-        of.run(Wide<T, D>::q128, 128, Wide<T, D>::shared);
+        of.run(Wide<T, D, QUERIES>::kernel, QUERIES, QUERIES, Wide<T, D, QUERIES>::shared);
     });
 }
 
@@ -150,8 +153,10 @@ template <class T> void widths() {
     narrow<T, 80>();
     narrow<T, 128>();
     narrow<T, 160>();
-    wide<T, 40>();
-    wide<T, 64>();
+    wide<T, 40, 128>();
+    wide<T, 64, 96>();
+    wide<T, 64, 128>();
+    wide<T, 64, 160>();
 }
 
 int main() {

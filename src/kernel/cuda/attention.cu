@@ -6,141 +6,147 @@
 // layers: head h begins at column h * D. Their strides between batches and rows are
 // counted in values. All rows begin at multiples of 16 bytes; m >= 1 and scale > 0.
 //
-// | kernel                  | D                    | queries | dynamic shared memory             |
-// |-------------------------|----------------------|---------|-----------------------------------|
-// | attention_T_d{D}_q128   | 40, 64               | 128     | 43008, 55296                      |
-// | attention_T_d{D}_q64    | 40, 64, 80, 128, 160 | 64      | 35840, 46080, 56320, 87040, 107520 |
-// | attention_maps_T_d{D}   | 40, 64, 80, 128, 160 | 64      | 21504, 27648, 33792, 52224, 64512 |
+// | kernel                | D                    | threads | bytes of dynamic shared memory     |
+// |-----------------------|----------------------|---------|------------------------------------|
+// | attention_T_d{D}_q64  | 40, 64, 80, 128, 160 | 128     | 25600, 46080, 56320, 87040, 107520 |
+// | attention_T_d{D}_q96  | 64                   | 96      | 50688                              |
+// | attention_T_d{D}_q128 | 40, 64               | 128     | 30720, 55296                       |
+// | attention_T_d{D}_q160 | 64                   | 160     | 59904                              |
+// | attention_maps_T_d{D} | 40, 64, 80, 128, 160 | 128     | 15360, 27648, 33792, 52224, 64512  |
 //
-// Grids are (ceil(n / queries), heads, b) of 128 threads. Blocks of 128 queries read keys
-// and values half as often; prefer them where they occupy the GPU twice over.
+// Grids are (ceil(n / Q), heads, b), for the Q queries of a block, which q{Q} names; 64 of
+// maps. The larger Q, the less often keys and values are read; but all multiprocessors
+// should be done at the same time: the best Q has the least
+// ceil(blocks / multiprocessors) * (Q + 32).
 //
-// A block has 4 warps, and a warp 16 or 32 of the queries, in registers as fragments of
-// matrix products. Tiles of 64 keys and values pass through shared memory: while the warps
-// work on one, the next is copied. In shared memory a row has an odd number of chunks of 16
-// bytes, so that matrix loads have no bank conflicts, and zeros up to a multiple of 16
-// columns, the depth of a matrix product.
+// A warp has 16 queries (q64, maps) or 32, in registers as fragments of matrix products.
+// Tiles of 64 keys and values pass through shared memory: while the warps work on one, the
+// next is copied.
 
 #include "device.cuh"
 
 namespace {
 
-constexpr int THREADS = 128;
-constexpr int WARPS = THREADS / WARP;
-
-/// Keys of a tile.
+/// Keys of a tile in shared memory.
 constexpr int KEYS = 64;
 
-/// Rows (.., D) in global memory, the rows of one head.
+/// Keys whose scores a warp has at once, for M * 16 queries.
+template <int M> constexpr int STEP = KEYS / M;
+
+/// Rows (.., D) in global memory, those of one head.
 template <class T> struct Rows {
     T* at;
-    int64_t stride;
+    int stride;
+
+    __device__ __forceinline__ Rows from(int row) const {
+        return {at + int64_t(row) * stride, stride};
+    }
 };
 
-/// Rows of D values in shared memory.
+/// A tile of rows of D values in shared memory.
 template <int D> struct Tile {
-    /// Values of 16 bytes each.
+    /// Chunks of a row, 8 values each.
     static constexpr int CHUNKS = D / 8;
-    static constexpr int PADDED = (D + 15) / 16 * 16;
-    /// Bytes of a row.
-    static constexpr int ROW = (PADDED / 8 | 1) * 16;
+    /// Bytes of a row: an odd number of chunks, so that matrix loads have no bank conflicts.
+    static constexpr int ROW = (CHUNKS | 1) * 16;
     static constexpr int BYTES = KEYS * ROW;
-};
-
-/// Whether a tile has hidden keys.
-struct Inner {
-    static constexpr bool EDGE = false;
-};
-struct Edge {
-    static constexpr bool EDGE = true;
 };
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-/// The queries of a block.
-template <int M> constexpr int QUERIES = WARPS * 16 * M;
-
 /// Begins to copy `ROWS` rows to shared memory. Rows from `count` on become zero.
-template <int ROWS, int D, class T>
+template <int ROWS, int D, int THREADS, class T>
 __device__ __forceinline__ void copy_rows(uint32_t to, Rows<const T> from, int count) {
     constexpr int CHUNKS = Tile<D>::CHUNKS, ROUND = THREADS / CHUNKS;
     const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     if (first >= ROUND) return; // a thread that is left over
-    const T* source = from.at + first * from.stride + chunk * 8;
+    const T* source = from.from(first).at + chunk * 8;
     to += first * Tile<D>::ROW + chunk * 16;
 #pragma unroll
     for (int row = 0; row < ROWS; row += ROUND) {
         if (row + ROUND > ROWS && first + row >= ROWS) break;
         cp_async_16(to + row * Tile<D>::ROW, source, first + row < count);
-        source += ROUND * from.stride;
+        source += int64_t(ROUND) * from.stride;
     }
 }
 
-/// Fills the padding of `rows` rows in shared memory with zeros.
-template <int D> __device__ __forceinline__ void clear_padding(unsigned char* tile, int rows) {
-    if (Tile<D>::PADDED == D) return;
-    for (int row = threadIdx.x; row < rows; row += THREADS) {
-        *reinterpret_cast<uint4*>(tile + row * Tile<D>::ROW + 2 * D) = make_uint4(0, 0, 0, 0);
-    }
-}
-
-/// M * 16 queries of a warp, as left operands.
+/// M * 16 queries of a warp, as left operands: of[i][j] are columns 8 j to 8 j + 7.
 template <class T, int D, int M> struct Queries {
-    static constexpr int STEPS = Tile<D>::PADDED / 16;
-    uint32_t of[M][STEPS][4];
+    uint32_t of[M][D / 8][2];
 
     /// Loads them from rows in shared memory.
     __device__ __forceinline__ void load(uint32_t rows) {
         const int lane = threadIdx.x % WARP;
         rows += lane % 16 * Tile<D>::ROW + lane / 16 * 16;
 #pragma unroll
-        for (int i = 0; i < M; ++i) {
+        for (int i = 0; i < M; ++i, rows += 16 * Tile<D>::ROW) {
 #pragma unroll
-            for (int step = 0; step < STEPS; ++step) {
-                ldmatrix_x4(of[i][step], rows + i * 16 * Tile<D>::ROW + step * 32);
+            for (int j = 0; j + 1 < D / 8; j += 2) {
+                uint32_t both[4];
+                ldmatrix_x4(both, rows + j * 16);
+                of[i][j][0] = both[0], of[i][j][1] = both[1];
+                of[i][j + 1][0] = both[2], of[i][j + 1][1] = both[3];
             }
+            if (D % 16 != 0) ldmatrix_x2(of[i][D / 8 - 1], rows + (D / 8 - 1) * 16);
         }
     }
 };
 
-/// Scores of M * 16 queries of a warp and a tile's keys, as sums of matrix products: with
+/// Scores of M * 16 queries of a warp and of some keys, as sums of matrix products: with
 /// g = lane / 4 and t = lane % 4, of[i][j] holds queries 16 i + g (twice) and 16 i + g + 8
 /// (twice) by keys 8 j + 2 t and the next.
 template <int M> struct Scores {
-    float of[M][KEYS / 8][4];
+    float of[M][STEP<M> / 8][4];
 
-    /// The products of the queries with the first `count` keys, 16 at a time; the others
-    /// are 0. All of them unless `EDGE`.
+    /// The products of the queries with the keys. If `EDGE`, those of keys behind the
+    /// first `count`, which are zeros, may be left out.
     template <bool EDGE, class T, int D>
     __device__ __forceinline__ void multiply(const Queries<T, D, M>& q, uint32_t keys, int count) {
         const int lane = threadIdx.x % WARP;
-        keys += (lane / 16 * 8 + lane % 8) * Tile<D>::ROW + lane / 8 % 2 * 16;
 #pragma unroll
         for (int i = 0; i < M; ++i) {
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) {
+            for (int j = 0; j < STEP<M> / 8; ++j) {
 #pragma unroll
                 for (int e = 0; e < 4; ++e) of[i][j][e] = 0;
             }
         }
+        const uint32_t pairs = keys + (lane / 16 * 8 + lane % 8) * Tile<D>::ROW + lane / 8 % 2 * 16;
 #pragma unroll
-        for (int step = 0; step < q.STEPS; ++step) {
+        for (int step = 0; step + 1 < D / 8; step += 2) {
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; j += 2) {
+            for (int j = 0; j < STEP<M> / 8; j += 2) { // 16 keys, 16 columns
                 if (EDGE && j * 8 >= count) break;
                 uint32_t k[4];
-                ldmatrix_x4(k, keys + j * 8 * Tile<D>::ROW + step * 32);
+                ldmatrix_x4(k, pairs + j * 8 * Tile<D>::ROW + step * 16);
 #pragma unroll
                 for (int i = 0; i < M; ++i) {
-                    mma<T>(of[i][j], q.of[i][step], k[0], k[1]);
-                    mma<T>(of[i][j + 1], q.of[i][step], k[2], k[3]);
+                    const auto& low = q.of[i][step];
+                    const auto& high = q.of[i][step + 1];
+                    const uint32_t both[4] = {low[0], low[1], high[0], high[1]};
+                    mma<T>(of[i][j], both, k[0], k[1]);
+                    mma<T>(of[i][j + 1], both, k[2], k[3]);
                 }
+            }
+        }
+        if (D % 16 == 0) return;
+        const uint32_t last = keys + lane * Tile<D>::ROW + (D / 8 - 1) * 16;
+#pragma unroll
+        for (int j = 0; j < STEP<M> / 8; j += 4) { // 32 keys, 8 columns
+            if (EDGE && j * 8 >= count) break;
+            uint32_t k[4];
+            ldmatrix_x4(k, last + j * 8 * Tile<D>::ROW);
+#pragma unroll
+            for (int i = 0; i < M; ++i) {
+                const auto& rest = q.of[i][D / 8 - 1];
+#pragma unroll
+                for (int e = 0; e < 4; ++e) mma_8<T>(of[i][j + e], rest[0], rest[1], k[e]);
             }
         }
     }
 
-    /// Hides the keys from `count` on; if causal, also those behind query `ahead`.
-    /// (`ahead`: the warp's first query less the tile's first key.)
+    /// Hides the keys from `count` on; if causal, also those behind each query. `ahead` is
+    /// the position of the warp's first query less that of the first key.
     __device__ __forceinline__ void hide(int count, int ahead, bool causal) {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -151,7 +157,7 @@ template <int M> struct Scores {
                 const int visible = causal ? min(count, query + 1) : count;
                 const int key = lane % 4 * 2 + e % 2;
 #pragma unroll
-                for (int j = 0; j < KEYS / 8; ++j) {
+                for (int j = 0; j < STEP<M> / 8; ++j) {
                     if (j * 8 + key >= visible) of[i][j][e] = -INFINITY;
                 }
             }
@@ -189,7 +195,7 @@ template <int M> struct Softmax {
             for (int half = 0; half < 2; ++half) {
                 float of = -INFINITY;
 #pragma unroll
-                for (int j = 0; j < KEYS / 8; ++j) {
+                for (int j = 0; j < STEP<M> / 8; ++j) {
                     of = fmaxf(of, fmaxf(scores.of[i][j][2 * half], scores.of[i][j][2 * half + 1]));
                 }
                 highest[i][half] = of * scale;
@@ -210,34 +216,44 @@ template <int M> struct Softmax {
         }
     }
 
-    /// Turns the scores of 16 keys from 8 j on into weights, and adds them to the sums.
-    __device__ __forceinline__ void weigh(Scores<M>& scores, int i, int j, float scale) {
+    /// Turns the scores of 16 keys, from 8 j on, into weights, adds them to the sums, and
+    /// returns them as left operands.
+    template <class T>
+    __device__ __forceinline__ void weigh(uint32_t (&weights)[M][4], const Scores<M>& scores, int j,
+                                          float scale) {
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-            const int half = e % 4 / 2;
-            float& score = scores.of[i][j + e / 4][e % 4];
-            score = exp2_approximate(score * scale - level[i][half]);
-            sum[i][half] += score;
+        for (int i = 0; i < M; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int half = e % 2;
+                const float* pair = &scores.of[i][j + e / 2][2 * half];
+                const float low = exp2_approximate(pair[0] * scale - level[i][half]);
+                const float high = exp2_approximate(pair[1] * scale - level[i][half]);
+                sum[i][half] += low;
+                sum[i][half] += high;
+                weights[i][e] = pack<T>(low, high);
+            }
         }
     }
 
-    /// Writes the weights of one fragment of queries and a tile's first `count` keys, divided
-    /// by the sums, to rows of m values: those of `query` and on, less than n.
+    /// Writes the weights of the first `count` keys, divided by the sums, to rows of m values:
+    /// those of `query` and the next, less than n.
     template <class T>
-    __device__ __forceinline__ void write(Scores<M>& scores, float scale, T* maps, int query,
-                                          int n, int m, int count) {
-        static_assert(M == 1, "one fragment");
+    __device__ __forceinline__ void write(const Scores<M>& scores, float scale, T* maps,
+                                          int query, int n, int m, int count) const {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            const int row = query + e / 2 * 8 + lane / 4, first = lane % 4 * 2 + e % 2;
-            const float factor = 1.0f / sum[0][e / 2];
+        for (int e = 0; e < 4 * M; ++e) {
+            const int i = e / 4, half = e % 4 / 2, key = lane % 4 * 2 + e % 2;
+            const int row = query + i * 16 + half * 8 + lane / 4;
             if (row >= n) continue;
-            T* const to = maps + size_t(row) * m + first;
+            const float factor = __fdividef(1.0f, sum[i][half]);
+            T* const to = maps + int64_t(row) * m + key;
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) {
-                const float weight = scores.of[0][j][e] * scale - level[0][e / 2];
-                if (j * 8 + first < count) to[j * 8] = from_f32<T>(exp2_approximate(weight) * factor);
+            for (int j = 0; j < STEP<M> / 8; ++j) {
+                const float weight = scores.of[i][j][e % 4] * scale - level[i][half];
+                if (j * 8 + key >= count) continue;
+                to[j * 8] = from_f32<T>(exp2_approximate(weight) * factor);
             }
         }
     }
@@ -276,7 +292,7 @@ template <class T, int D, int M> struct Output {
         }
     }
 
-    /// Adds the products of weights (M * 16, 16) and a tile's rows of 16 values.
+    /// Adds the products of weights (M * 16, 16) and 16 rows of values.
     __device__ __forceinline__ void add(const uint32_t (&weights)[M][4], uint32_t values) {
         const int lane = threadIdx.x % WARP;
         values += lane % 16 * Tile<D>::ROW + lane / 16 * 16;
@@ -307,7 +323,7 @@ template <class T, int D, int M> struct Output {
         for (int i = 0; i < M; ++i) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const float factor = 1.0f / softmax.sum[i][half];
+                const float factor = __fdividef(1.0f, softmax.sum[i][half]);
                 const int row = i * 16 + half * 8 + lane / 4;
                 unsigned char* to = rows + row * Tile<D>::ROW + lane % 4 * 4;
 #pragma unroll
@@ -323,104 +339,103 @@ template <class T, int D, int M> struct Output {
         for (int i = lane; i < M * 16 * CHUNKS; i += WARP) {
             const int row = i / CHUNKS, chunk = i % CHUNKS;
             if (row >= count) break;
-            *reinterpret_cast<uint4*>(y.at + row * y.stride + chunk * 8) =
+            *reinterpret_cast<uint4*>(y.from(row).at + chunk * 8) =
                 *reinterpret_cast<const uint4*>(rows + row * Tile<D>::ROW + chunk * 16);
+        }
+    }
+};
+
+/// The attention of M * 16 queries of a warp.
+template <class T, int D, int M> struct WarpAttention {
+    Queries<T, D, M> queries;
+    Softmax<M> softmax;
+    Output<T, D, M> output;
+
+    /// Adds STEP<M> keys and values in shared memory, if `EDGE` only those that
+    /// `Scores::hide` leaves.
+    template <bool EDGE>
+    __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int count, int ahead,
+                                        bool causal, float scale) {
+        Scores<M> scores;
+        scores.template multiply<EDGE>(queries, keys, count);
+        if (EDGE) scores.hide(count, ahead, causal);
+        softmax.raise(scores, scale, [&](int i, int half, float factor) {
+            output.scale(i, half, factor);
+        });
+#pragma unroll
+        for (int j = 0; j < STEP<M> / 8; j += 2) {
+            if (EDGE && j * 8 >= count) break;
+            uint32_t weights[M][4];
+            softmax.template weigh<T>(weights, scores, j, scale);
+            output.add(weights, values + j * 8 * Tile<D>::ROW);
         }
     }
 };
 
 /// softmax(q k^T scale) v of the block's queries and head, m keys. If causal, query i sees
 /// keys 0 to i.
-template <int D, int M, class T>
+template <int D, int M, int QUERIES, class T>
 __device__ __forceinline__ void attention(Rows<const T> q, Rows<const T> k, Rows<const T> v,
                                           Rows<T> y, int n, int m, float scale, bool causal) {
-    // Queries, later the output; then keys and values of two tiles.
+    constexpr int THREADS = QUERIES / (16 * M) * WARP;
+    // The queries, later the output; then the keys and values of two tiles.
     unsigned char* const shared = dynamic_shared();
     const uint32_t queries = shared_address(shared);
-    const uint32_t tiles = queries + QUERIES<M> * Tile<D>::ROW;
-    const int block_first = blockIdx.x * QUERIES<M>;
+    const uint32_t tiles = queries + QUERIES * Tile<D>::ROW;
+    const int block_first = blockIdx.x * QUERIES;
     const int warp_row = threadIdx.x / WARP * 16 * M, first = block_first + warp_row;
 
     const auto copy_tile = [&](int key) {
         const uint32_t to = tiles + key / KEYS % 2 * 2 * Tile<D>::BYTES;
-        copy_rows<KEYS, D>(to, Rows<const T>{k.at + key * k.stride, k.stride}, m - key);
-        copy_rows<KEYS, D>(to + Tile<D>::BYTES, Rows<const T>{v.at + key * v.stride, v.stride},
-                           m - key);
+        copy_rows<KEYS, D, THREADS>(to, k.from(key), m - key);
+        copy_rows<KEYS, D, THREADS>(to + Tile<D>::BYTES, v.from(key), m - key);
         cp_async_commit();
     };
-    copy_rows<QUERIES<M>, D>(queries, Rows<const T>{q.at + block_first * q.stride, q.stride},
-                             n - block_first);
+    copy_rows<QUERIES, D, THREADS>(queries, q.from(block_first), n - block_first);
     copy_tile(0);
-    clear_padding<D>(shared, QUERIES<M> + 4 * KEYS);
 
-    Queries<T, D, M> own;
-    Output<T, D, M> output;
-    Softmax<M> softmax;
-    const auto add_tile = [&](auto edge, int key) {
-        constexpr bool EDGE = decltype(edge)::EDGE;
-        const uint32_t tile = tiles + key / KEYS % 2 * 2 * Tile<D>::BYTES;
-        const int count = min(m - key, KEYS);
-        Scores<M> scores;
-        scores.template multiply<EDGE>(own, tile, count);
-        if (EDGE) scores.hide(count, first - key, causal);
-        softmax.raise(scores, scale, [&](int i, int half, float factor) {
-            output.scale(i, half, factor);
-        });
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j += 2) {
-            if (EDGE && j * 8 >= count) break;
-            uint32_t weights[M][4];
-#pragma unroll
-            for (int i = 0; i < M; ++i) {
-                softmax.weigh(scores, i, j, scale);
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const float* pair = &scores.of[i][j + e / 2][e % 2 * 2];
-                    weights[i][e] = pack<T>(pair[0], pair[1]);
-                }
-            }
-            output.add(weights, tile + Tile<D>::BYTES + j * 8 * Tile<D>::ROW);
-        }
-    };
-
-    const int keys = causal ? min(m, block_first + QUERIES<M>) : m;
-    for (int key = 0; key < keys; key += KEYS) {
+    WarpAttention<T, D, M> warp;
+    const int keys = causal ? min(m, block_first + QUERIES) : m;
+    const int visible = causal ? min(m, first + 1) : m; // to every query of the warp
+    for (int tile = 0; tile < keys; tile += KEYS) {
         cp_async_wait<0>();
         __syncthreads(); // this tile is complete, and no warp reads the other any more
-        if (key + KEYS < keys) copy_tile(key + KEYS);
-        if (key == 0) own.load(queries + warp_row * Tile<D>::ROW);
-        if (key + KEYS > (causal ? min(m, first + 1) : m)) {
-            add_tile(Edge{}, key);
-        } else {
-            add_tile(Inner{}, key);
+        if (tile + KEYS < keys) copy_tile(tile + KEYS);
+        if (tile == 0) warp.queries.load(queries + warp_row * Tile<D>::ROW);
+#pragma unroll
+        for (int step = 0; step < KEYS; step += STEP<M>) {
+            const int key = tile + step, count = min(m - key, STEP<M>);
+            const uint32_t at = tiles + (tile / KEYS % 2 * 2 * KEYS + step) * Tile<D>::ROW;
+            if (key + STEP<M> <= visible) {
+                warp.template add<false>(at, at + Tile<D>::BYTES, count, 0, false, scale);
+            } else if (key < keys) {
+                warp.template add<true>(at, at + Tile<D>::BYTES, count, first - key, causal, scale);
+            }
         }
     }
-    softmax.finish();
-    output.write(softmax, shared + warp_row * Tile<D>::ROW,
-                 Rows<T>{y.at + first * y.stride, y.stride}, n - first);
+    warp.softmax.finish();
+    warp.output.write(warp.softmax, shared + warp_row * Tile<D>::ROW, y.from(first), n - first);
 }
 
 /// softmax(q k^T scale) of the block's queries and head: n rows of m values. The first pass
 /// over the keys computes levels and sums, the second the maps.
-template <int D, class T>
+template <int D, int QUERIES, class T>
 __device__ __forceinline__ void attention_maps(Rows<const T> q, Rows<const T> k, T* maps, int n,
                                                int m, float scale) {
-    constexpr int M = 1;
+    constexpr int M = 1, THREADS = QUERIES / (16 * M) * WARP;
+    // The queries; then the keys of two tiles.
     const uint32_t queries = shared_address(dynamic_shared());
-    const uint32_t tiles = queries + QUERIES<M> * Tile<D>::ROW;
-    const int block_first = blockIdx.x * QUERIES<M>, warp_row = threadIdx.x / WARP * 16 * M;
+    const uint32_t tiles = queries + QUERIES * Tile<D>::ROW;
+    const int block_first = blockIdx.x * QUERIES, warp_row = threadIdx.x / WARP * 16 * M;
     const int count = (m + KEYS - 1) / KEYS; // of tiles
 
     const auto copy_tile = [&](int i) {
         const int key = i % count * KEYS;
-        copy_rows<KEYS, D>(tiles + i % 2 * Tile<D>::BYTES,
-                           Rows<const T>{k.at + key * k.stride, k.stride}, m - key);
+        copy_rows<KEYS, D, THREADS>(tiles + i % 2 * Tile<D>::BYTES, k.from(key), m - key);
         cp_async_commit();
     };
-    copy_rows<QUERIES<M>, D>(queries, Rows<const T>{q.at + block_first * q.stride, q.stride},
-                             n - block_first);
+    copy_rows<QUERIES, D, THREADS>(queries, q.from(block_first), n - block_first);
     copy_tile(0);
-    clear_padding<D>(dynamic_shared(), QUERIES<M> + 2 * KEYS);
 
     Queries<T, D, M> own;
     Softmax<M> softmax;
@@ -438,7 +453,10 @@ __device__ __forceinline__ void attention_maps(Rows<const T> q, Rows<const T> k,
         if (i < count) {
             softmax.raise(scores, scale, [](int, int, float) {});
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; j += 2) softmax.weigh(scores, 0, j, scale);
+            for (int j = 0; j < KEYS / 8; j += 2) {
+                uint32_t unused[M][4];
+                softmax.template weigh<T>(unused, scores, j, scale);
+            }
         } else {
             softmax.write(scores, scale, maps + key, block_first + warp_row, n, m, m - key);
         }
@@ -448,37 +466,41 @@ __device__ __forceinline__ void attention_maps(Rows<const T> q, Rows<const T> k,
 /// The addresses of a block's head.
 template <class T>
 __device__ __forceinline__ Rows<T> head(T* at, int64_t batch, int64_t row, int width) {
-    return {at + blockIdx.z * batch + blockIdx.y * width, row};
+    return {at + blockIdx.z * batch + blockIdx.y * width, int(row)};
 }
 
 } // namespace
 
 // ---- The kernels of each type, width and number of queries ---------------------------
 
-#define ATTENTION(T, NAME, D, M, QUERIES, BLOCKS)                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                \
-        attention_##NAME##_d##D##_q##QUERIES(                                                    \
+/* Attention of blocks of Q queries, M * 16 for each warp, at least BLOCKS at a time. */
+#define ATTENTION(T, NAME, D, M, Q, BLOCKS)                                                      \
+    extern "C" __global__ void __launch_bounds__(2 * Q / M, BLOCKS)                              \
+        attention_##NAME##_d##D##_q##Q(                                                          \
             const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,           \
             T* __restrict__ y, int n, int m, int64_t q_batch, int64_t q_row, int64_t k_batch,    \
             int64_t k_row, int64_t v_batch, int64_t v_row, int64_t y_batch, int64_t y_row,       \
             float scale, int causal) {                                                           \
-        attention<D, M>(head(q, q_batch, q_row, D), head(k, k_batch, k_row, D),                  \
-                        head(v, v_batch, v_row, D), head(y, y_batch, y_row, D), n, m,            \
-                        scale * LOG2_E, causal);                                                 \
+        attention<D, M, Q>(head(q, q_batch, q_row, D), head(k, k_batch, k_row, D),               \
+                           head(v, v_batch, v_row, D), head(y, y_batch, y_row, D), n, m,         \
+                           scale * LOG2_E, causal);                                              \
     }
 
+/* The maps (b, heads, n, m), contiguous. */
 #define MAPS(T, NAME, D)                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_maps_##NAME##_d##D(          \
+    extern "C" __global__ void __launch_bounds__(128) attention_maps_##NAME##_d##D(              \
         const T* __restrict__ q, const T* __restrict__ k, T* __restrict__ maps, int n, int m,    \
         int64_t q_batch, int64_t q_row, int64_t k_batch, int64_t k_row, float scale) {           \
-        T* const of_head = maps + (size_t(blockIdx.z) * gridDim.y + blockIdx.y) * n * m;         \
-        attention_maps<D>(head(q, q_batch, q_row, D), head(k, k_batch, k_row, D), of_head, n, m, \
-                          scale * LOG2_E);                                                       \
+        T* const of_head = maps + (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * n * m;        \
+        attention_maps<D, 64>(head(q, q_batch, q_row, D), head(k, k_batch, k_row, D), of_head, n,\
+                              m, scale * LOG2_E);                                                \
     }
 
 #define WIDTHS(T, NAME)                                                                          \
-    ATTENTION(T, NAME, 40, 2, 128, 3)                                                            \
-    ATTENTION(T, NAME, 64, 2, 128, 2)                                                            \
+    ATTENTION(T, NAME, 40, 2, 128, 4)                                                            \
+    ATTENTION(T, NAME, 64, 2, 160, 2)                                                            \
+    ATTENTION(T, NAME, 64, 2, 128, 3)                                                            \
+    ATTENTION(T, NAME, 64, 2, 96, 4)                                                             \
     ATTENTION(T, NAME, 40, 1, 64, 4)                                                             \
     ATTENTION(T, NAME, 64, 1, 64, 4)                                                             \
     ATTENTION(T, NAME, 80, 1, 64, 3)                                                             \
