@@ -16,7 +16,7 @@
 //   shared memory cannot be accessed (`Pages`).
 // * Copies and matrix loads check their alignment, and matrix loads count their bank
 //   conflicts (`bank_conflicts`).
-// * Threads that wait for each other for ever are an error.
+// * Threads that wait for each other for ever, or that end before their copies, are errors.
 //
 // Speed, and races within a warp between collective operations, only a GPU can show.
 #pragma once
@@ -230,6 +230,9 @@ inline void pause() {
 inline void live() {
     for (;;) {
         state.kernel();
+        for (const auto& group : self().copies) {
+            if (!group.empty()) fail("a thread ends before its copies");
+        }
         self().done = true;
         pause();
     }
