@@ -129,7 +129,7 @@ namespace emulation {
 [[noreturn]] inline void fail(const char* message) {
     fprintf(stderr, "block (%u, %u, %u), thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
             threadIdx.x, message);
-    exit(1);
+    _Exit(1); // without destructors: they would free the stack of this fiber
 }
 
 // ---- Memory --------------------------------------------------------------------------
