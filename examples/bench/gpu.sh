@@ -55,7 +55,7 @@ section() {
     timeout "$((limit < left ? limit : left))" "$@" > "$work/section" 2>&1
     code=$?
     cat "$work/section" >> "$out/log.txt"
-    grep -vE "^(test .* ok|)$" "$work/section" | tail -n "${LINES_SHOWN:-12}" | cut -c 1-300
+    grep -vE "^(test .* ok|)$" "$work/section" | tail -n "${LINES_SHOWN:-12}" | cut -c 1-200
     echo "-- $name: exit $code, $((SECONDS - start)) s" | tee -a "$out/log.txt"
 }
 
@@ -91,6 +91,7 @@ run() {
     section profile 60 ncu --metrics gpu__time_duration.sum --csv --log-file "$out/profile.csv" \
         "$work/bin/bench" "${gpu[@]}" --what unet --rows 1 --runs 1
     LINES_SHOWN=30 section kernels 20 python3 examples/bench/kernels.py "$out/profile.csv"
+    LINES_SHOWN=45 section layers 20 python3 examples/bench/kernels.py "$out/profile.csv" grids
     section sdxl-torch 60 "${torch[@]}" "${sdxl[@]}"
     LINES_SHOWN=20 section memory 60 compute-sanitizer --tool memcheck "$work/bin/lib" conformance --test-threads 1
     section compiled 120 "${torch[@]}" --what unet --rows 1,2 --compile default

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     gpu::{Argument, Gpu, Kernel, Module},
-    heads::{self, Kind, THREADS},
+    heads::{self, Kind},
     operand::{aligned_rows, half_suffix, takes_rows},
 };
 
@@ -107,7 +107,7 @@ impl Heads {
         Kernel {
             module: Module::Attention,
             name: format!("{name}_{}_d{}{end}", self.suffix, kind.width),
-            threads: THREADS,
+            threads: kind.threads,
             shared: kind.shared,
         }
     }

@@ -469,6 +469,15 @@ fn attention_reads_values_by_the_softmax_of_its_scores() {
                 backend.agrees(&format!("{mode:?}"), &y, &expected);
             }
             let (maps, expected) = plain_attention([&q, &k, &v], heads, AttentionMode::Full);
+            if n == m {
+                let joined = Tensor::cat(&[&q, &k, &v], 2).unwrap();
+                let [q, k, v] =
+                    [0, 1, 2].map(|i| joined.narrow(2, i * heads * d, heads * d).unwrap());
+                let y = backend
+                    .ops
+                    .attention([&q, &k, &v], heads, AttentionMode::Full);
+                backend.agrees("columns of one tensor", &y.unwrap(), &expected);
+            }
             let found = backend.ops.attention_maps(&q, &k, heads).unwrap();
             assert_eq!(found.dims(), [b, heads, n, m]);
             backend.agrees("maps", &found, &maps);
