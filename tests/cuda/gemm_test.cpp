@@ -1,6 +1,6 @@
 // Linear layers, GEGLU and convolutions of gemm.cu against the plain formulas: every tile,
-// both types, sizes that are no multiples of tiles, and every combination of absent
-// tensors and splits.
+// both types, sizes that are no multiples of tiles, every combination of absent tensors,
+// and splits that begin anywhere in k.
 #include "harness.h"
 
 #include "../../src/kernel/cuda/gemm.cu"
@@ -221,9 +221,30 @@ template <class T> void test_conv(const ConvCase& of) {
                              of.side, of.stride, of.before, of.splits);
             });
             if (of.splits > 1) added.reduce(partial, y, of.splits);
-            const auto what = text("conv %s, case %d, n %d", kernels.tile, int(&of - CONV), n);
+            const auto what =
+                text("conv %s, (%d, %d, %d, %d) to (%d, %d), n %d, side %d, stride %d, splits %d", kernels.tile, of.b,
+                     of.h, of.w, of.c, of.oh, of.ow, n, of.side, of.stride, of.splits);
             expect(what, y, [&](size_t i) { return want[i]; }, SUMS);
         });
+    }
+}
+
+/// Numbers of parts of the sums, which begin at every tap and at many channels, more than
+/// there are stages among them.
+const int SPLITS[] = {2, 3, 5, 6, 8, 12};
+
+template <class T> void test_splits() {
+    for (const int splits : SPLITS) {
+        for (const int k : {8, 72, 200}) test_linear<T>({5, 16, k, splits, true, false});
+        // All taps of a stage's channels in turn, if that many divide the channels.
+        for (const int c : {64, 96, 192}) {
+            test_conv<T>({1, 3, 4, c, 8, 3, 4, 3, 4, 3, 1, 1, splits, true, false, false});
+        }
+        test_conv<T>({1, 5, 4, 128, 8, 3, 2, 5, 4, 3, 2, 1, splits, false, true, false});
+        // Tap by tap: stages of two taps, an enlarged picture, a single tap.
+        test_conv<T>({1, 3, 4, 40, 8, 3, 4, 3, 4, 3, 1, 1, splits, true, false, false});
+        test_conv<T>({1, 2, 3, 64, 8, 4, 6, 4, 6, 3, 1, 1, splits, false, false, true});
+        test_conv<T>({1, 3, 4, 200, 8, 3, 4, 3, 4, 1, 1, 0, splits, true, false, false});
     }
 }
 
@@ -238,6 +259,7 @@ template <class T> void test() {
 int main() {
     test<f16>();
     test<bf16>();
+    test_splits<bf16>();
     if (emulation::bank_conflicts() > 0) {
         fprintf(stderr, "%zu bank conflicts\n", emulation::bank_conflicts());
         return 1;

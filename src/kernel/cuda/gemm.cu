@@ -107,12 +107,25 @@ template <class Tile> __device__ __forceinline__ Span span(int k, int splits) {
     return {first, min(share, stages - first)};
 }
 
+/// The columns of k that a block sums: where it begins, and how many there are.
+struct Columns {
+    int begin, count;
+};
+
+/// Those of stages that follow each other along k. The last stage of k may be short.
+template <class Tile> __device__ __forceinline__ Columns consecutive(int k, Span span) {
+    const int begin = span.first * Tile::DEPTH;
+    return {begin, min(span.count * Tile::DEPTH, k - begin)};
+}
+
 // ---- Operands: from global to shared memory ------------------------------------------
 //
 // An operand begins to copy its present stage by `copy` and goes on to the next by
 // `advance`. Behind the end of its span it copies zeros. `copy` has no branches, so that
 // its instructions are scheduled among those of the product. The rows of x decide on the
-// order of the stages: at which column of k one begins, and how far it is to the next.
+// order of the stages: at which column of k the first begins, and how far it is from each
+// to the next, which may be back. How many columns are left is thus not told by where one
+// is, but counted.
 
 /// What a thread copies of a matrix of N rows in each stage: one chunk of every STEP-th
 /// row.
@@ -133,15 +146,14 @@ template <class Tile, int N> struct Share {
 template <class T, class Tile, int N> class MatrixRows {
     using Mine = Share<Tile, N>;
     const T* from_;
-    int left_;               // columns from the thread's chunk to the end of the span
+    int left_;               // columns from the thread's chunk on, in this and later stages
     int rows_[Mine::COUNT];  // where the thread's chunks are from there, in chunks
 
   public:
-    /// From column `begin` on, `count` columns; `row(i)` is the row of the matrix that is
-    /// row i of the tile.
+    /// `row(i)` is the row of the matrix that is row i of the tile.
     template <class F>
-    __device__ __forceinline__ MatrixRows(const T* matrix, int k, int begin, int count, F row)
-        : from_(matrix + begin), left_(min(count, k - begin) - Mine::chunk() * 8) {
+    __device__ __forceinline__ MatrixRows(const T* matrix, int k, Columns columns, F row)
+        : from_(matrix + columns.begin), left_(columns.count - Mine::chunk() * 8) {
 #pragma unroll
         for (int i = 0; i < Mine::COUNT; ++i) {
             rows_[i] = row(Mine::row(i)) * (k / 8) + Mine::chunk();
@@ -196,8 +208,8 @@ template <class T, class Tile> class Patches {
     int pixels_[Mine::COUNT];  // where their channels begin, in chunks; -1 outside
 
   public:
-    static __device__ __forceinline__ int begin(const Geometry&, Span span) {
-        return span.first * Tile::DEPTH;
+    static __device__ __forceinline__ Columns columns(const Geometry& of, Span span) {
+        return consecutive<Tile>(of.side * of.side * of.c, span);
     }
 
     __device__ __forceinline__ Patches(const T* x, const Geometry& of, Span span,
@@ -205,8 +217,9 @@ template <class T, class Tile> class Patches {
         : x_(x), of_(of), corners_(corners) {
         scale_y_ = float(of.h) / float(of.up_h);
         scale_x_ = float(of.w) / float(of.up_w);
-        const int column = span.first * Tile::DEPTH + Mine::chunk() * 8, tap = column / of.c;
-        left_ = min((span.first + span.count) * Tile::DEPTH, of.side * of.side * of.c) - column;
+        const auto [begin, count] = columns(of, span);
+        const int column = begin + Mine::chunk() * 8, tap = column / of.c;
+        left_ = count - Mine::chunk() * 8;
         channel_ = column % of.c;
         tap_y_ = tap / of.side;
         tap_x_ = tap % of.side;
@@ -273,8 +286,9 @@ template <class T, class Tile> class Taps {
         return of.side == 3 && of.up_h == of.h && of.up_w == of.w && of.c % Tile::DEPTH == 0;
     }
 
-    static __device__ __forceinline__ int begin(const Geometry& of, Span span) {
-        return span.first % 9 * of.c + span.first / 9 * Tile::DEPTH;
+    /// All stages are whole, also those behind a walk's return to the first tap.
+    static __device__ __forceinline__ Columns columns(const Geometry& of, Span span) {
+        return {span.first % 9 * of.c + span.first / 9 * Tile::DEPTH, span.count * Tile::DEPTH};
     }
 
     __device__ __forceinline__ Taps(const T* x, const Geometry& of, Span span,
@@ -611,11 +625,11 @@ __device__ __forceinline__ void linear(const T* x, const T* w, int k, const Outp
                                        float* partial, int splits) {
     const Position tile = position();
     const Span stages = span<Tile>(k, splits);
-    const int begin = stages.first * Tile::DEPTH, count = stages.count * Tile::DEPTH;
+    const Columns share = consecutive<Tile>(k, stages);
     const Clamped row{tile.row * Tile::ROWS, output.m};
     const Clamped column{tile.column * Tile::COLUMNS, output.n};
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, begin, count, row);
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, begin, count, column);
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, share, row);
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, share, column);
     Sums<Tile> sums = {};
     sum<T, Tile>(sums, rows, columns, stages.count);
     finish<T, Tile>(sums, tile, output, partial, splits);
@@ -627,8 +641,8 @@ __device__ __forceinline__ void sum_patches(Sums<Tile>& sums, const T* x, const 
                                             const Geometry& of, Span stages,
                                             const Corner* corners, Clamped row) {
     P patches(x, of, stages, corners);
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, of.side * of.side * of.c, P::begin(of, stages),
-                                               stages.count * Tile::DEPTH, row);
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, of.side * of.side * of.c,
+                                               P::columns(of, stages), row);
     sum<T, Tile>(sums, patches, columns, stages.count);
 }
 
@@ -692,8 +706,8 @@ __device__ __forceinline__ void linear_geglu(const T* x, const T* w, const T* bi
                                              int n, int k) {
     const Position tile = position(), part = warp_part<Tile>();
     const int first = tile.column * (Tile::COLUMNS / 2), column = first + part.column / 2;
-    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, 0, k, Clamped{tile.row * Tile::ROWS, m});
-    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, 0, k, GegluRows<Tile>{first, n});
+    MatrixRows<T, Tile, Tile::ROWS> rows(x, k, {0, k}, Clamped{tile.row * Tile::ROWS, m});
+    MatrixRows<T, Tile, Tile::COLUMNS> columns(w, k, {0, k}, GegluRows<Tile>{first, n});
     Sums<Tile> sums = {};
     sum<T, Tile>(sums, rows, columns, ceil_div(k, Tile::DEPTH));
     apply_geglu<T, Tile>(sums, bias, n, column);
