@@ -20,7 +20,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
-use icd::{model::vae::Tiling, nn::Placement};
+use icd::{
+    model::vae::Tiling,
+    nn::{Backend, Placement, open_cuda},
+};
 
 use meter::{Line, measure};
 use work::What;
@@ -50,6 +53,9 @@ pub(crate) struct Options {
     /// Where the networks run; memory is then not that of the networks
     #[arg(long, value_enum, default_value = "cpu")]
     device: Place,
+    /// The layers' operations
+    #[arg(long, value_enum, default_value = "fastest")]
+    backend: Operations,
     /// Timed runs, after one that is not
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -101,8 +107,28 @@ impl Place {
     fn device(self) -> candle_core::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => Device::new_cuda_with_stream(0), // one for all threads
+            Self::Cuda => open_cuda(0),
             Self::Metal => Device::new_metal(0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Operations {
+    /// The fastest on the device
+    Fastest,
+    /// Composed of candle's
+    Composed,
+}
+
+impl Operations {
+    fn on(self, placement: Placement) -> Placement {
+        match self {
+            Self::Fastest => placement,
+            Self::Composed => Placement {
+                backend: Backend::Composed,
+                ..placement
+            },
         }
     }
 }
@@ -145,7 +171,8 @@ fn main() -> Result<()> {
     let storages = options
         .dtype
         .iter()
-        .map(|dtype| Placement::new(dtype.dtype(), device.clone()));
+        .map(|dtype| Placement::new(dtype.dtype(), device.clone()))
+        .map(|placement| options.backend.on(placement));
     let storages: Vec<_> = storages.collect();
     let mut lines = Vec::new();
     for case in cases(&options, &storages) {

@@ -13,9 +13,10 @@
 //!
 //! Pictures are (b, h, w, c), sequences (b, n, c): a pixel is a row of a matrix, a
 //! vector contains neighbouring channels, and the heads of an attention operation are
-//! parts of a row. No kernel is `unsafe`: vectors come from [`pulp`], and threads write
+//! parts of a row. No CPU kernel is `unsafe`: vectors come from [`pulp`], and threads write
 //! to disjoint slices. Results depend on the instruction set (`ICD_SIMD` limits it), but
-//! not on the number of threads.
+//! not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
+//! NVIDIA's GPUs, whose launches are `unsafe`.
 
 #![allow(clippy::inline_always)] // Vectors remain in registers only if everything is inlined.
 #![allow(clippy::needless_range_loop)] // The loops iterate over several slices of vectors.
@@ -23,6 +24,8 @@
 mod adamw;
 mod attention;
 mod conv;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 mod elementwise;
 mod epilogue;
 mod gemm;

@@ -31,7 +31,7 @@
 //! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `shapes` |
 //! | [`lora`] | adapter files: their tensor names, alpha and weights |
 //! | [`nn`] | layers, [`Weights`](nn::Weights), and [`Ops`](nn::ops::Ops), which a backend implements |
-//! | [`kernel`] | CPU kernels, each tested against the plain formula |
+//! | [`kernel`] | CPU kernels, and with the feature `cuda` those of GPUs, each tested against the plain formula |
 //! | [`layout`] | Stable Diffusion's original tensor names and diffusers' |
 //! | [`hub`] | model files in a folder, in the program or on the hub; downloads |
 //! | [`picture`], [`prompt`] | pixels and files of pictures; tokenizers and words |

@@ -16,7 +16,7 @@ mod text;
 pub mod unet;
 pub mod vae;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 pub use family::{Family, LatentSampling};
 pub(crate) use files::{ADAPTER_FILES, NETWORK_FILES};
@@ -199,12 +199,19 @@ impl Model {
         TextEncoders::open(&self.parts, &self.placement, &loras)
     }
 
-    /// The autoencoder. It is small, and SDXL's overflows in half precision, so it is
-    /// always in f32.
+    /// The type of the autoencoder's weights.
+    pub fn vae_dtype(&self) -> DType {
+        self.family().vae_dtype(&self.placement)
+    }
+
+    /// The autoencoder.
     pub fn vae(&self) -> Result<Vae> {
         let checkpoint = self.parts.open(Network::Vae)?;
-        let config = self.vae_config()?;
-        let vae = Vae::new(&Weights::new(&checkpoint, &self.placement.in_f32()), config)?;
+        let placement = Placement {
+            dtype: self.vae_dtype(),
+            ..self.placement.clone()
+        };
+        let vae = Vae::new(&Weights::new(&checkpoint, &placement), self.vae_config()?)?;
         Ok(vae.with_tiling(self.tiling))
     }
 

@@ -1,7 +1,7 @@
 """Sums what Nsight Compute measured, kernel by kernel, into a markdown table.
 
     ncu --metrics gpu__time_duration.sum --csv --log-file profile.csv COMMAND
-    kernels.py profile.csv
+    kernels.py profile.csv [grids]    with `grids` also by the size of the grid, which tells layers apart
 """
 
 import csv
@@ -16,7 +16,8 @@ def main():
     spent = defaultdict(lambda: [0, 0.0])
     for row in csv.DictReader(lines):
         if row["Metric Name"] == "gpu__time_duration.sum":
-            kernel = spent[name(row["Kernel Name"])]
+            grid = " " + row["Grid Size"] if sys.argv[2:] == ["grids"] else ""
+            kernel = spent[name(row["Kernel Name"]) + grid]
             kernel[0] += 1
             kernel[1] += milliseconds(row)
     print(table(spent))
@@ -37,7 +38,7 @@ def table(spent):
     total = sum(ms for _, ms in spent.values())
     rows = sorted(spent.items(), key=lambda item: -item[1][1])
     lines = ["| kernel | launches | ms | % |", "|---|---:|---:|---:|"]
-    lines += [f"| {kernel} | {count} | {ms:.2f} | {100 * ms / total:.1f} |" for kernel, (count, ms) in rows[:25]]
+    lines += [f"| {kernel} | {count} | {ms:.2f} | {100 * ms / total:.1f} |" for kernel, (count, ms) in rows[:40]]
     lines.append(f"| all | {sum(count for count, _ in spent.values())} | {total:.2f} | 100 |")
     return "\n".join(lines)
 

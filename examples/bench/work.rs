@@ -16,7 +16,7 @@ use icd::{
         unet::{Level, Unet, UnetConfig, UnetInput},
         vae::{Vae, VaeConfig},
     },
-    nn::{RandomInit, Weights},
+    nn::{Placement, RandomInit, Weights},
     pipeline::{Edit, Outputs, Pipeline, Residency},
     schedule::Timestep,
 };
@@ -181,13 +181,15 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
     let fresh = RandomInit::new(0)
         .with("quant_conv.weight", &[8, 8, 1, 1])
         .with("post_quant_conv.weight", &[4, 4, 1, 1]);
-    let config = match case.family {
-        Family::Sd15 => VaeConfig::sd15(),
-        Family::Sdxl => VaeConfig::sdxl(),
+    let (config, family) = match case.family {
+        Family::Sd15 => (VaeConfig::sd15(), icd::model::Family::Sd15),
+        Family::Sdxl => (VaeConfig::sdxl(), icd::model::Family::Sdxl),
     };
-    // The autoencoder is always kept in f32.
-    let exact = case.storage.in_f32();
-    let vae = Vae::new(&Weights::initial(&fresh, &exact), config)?;
+    let storage = Placement {
+        dtype: family.vae_dtype(&case.storage),
+        ..case.storage.clone()
+    };
+    let vae = Vae::new(&Weights::initial(&fresh, &storage), config)?;
     let vae = vae.with_tiling(case.tiling);
     let (rows, size, device) = (case.rows, case.size, &case.storage.device);
     if case.what == What::VaeEncode {

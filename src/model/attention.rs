@@ -1,6 +1,10 @@
 //! Attention layers of the UNet, and the hook through which an edit controls them.
 
+mod control;
+
 use candle_core::Tensor;
+
+pub use control::{AttentionControl, AttentionKind, BlockPlace, Intervention, NoControl, Site};
 
 use crate::{
     error::{Error, Result},
@@ -9,94 +13,6 @@ use crate::{
         ops::{AttentionMode, Ops},
     },
 };
-
-/// The part of the UNet that a site belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockPlace {
-    /// The down blocks.
-    Down,
-    /// The middle block.
-    Mid,
-    /// The up blocks.
-    Up,
-}
-
-/// What the queries of a site attend to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionKind {
-    /// The picture's own features.
-    SelfAttention,
-    /// The text.
-    CrossAttention,
-}
-
-/// An attention layer of the UNet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Site {
-    /// Index of the transformer block in evaluation order, from 0.
-    pub index: usize,
-    /// The part of the network.
-    pub place: BlockPlace,
-    /// Self- or cross-attention.
-    pub kind: AttentionKind,
-    /// Number of times the latent has been downsampled here.
-    pub level: usize,
-    /// Height of the query grid.
-    pub height: usize,
-    /// Width of the query grid.
-    pub width: usize,
-}
-
-impl Site {
-    /// The self-attention of a block whose latent was downsampled `level` times; the
-    /// grid and the index are set later.
-    pub(super) fn at(place: BlockPlace, level: usize) -> Self {
-        Self {
-            index: 0,
-            place,
-            kind: AttentionKind::SelfAttention,
-            level,
-            height: 0,
-            width: 0,
-        }
-    }
-}
-
-/// What a control requests of the attention at a site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intervention {
-    /// Nothing: the maps are not materialised.
-    None,
-    /// Every row applies the first row's maps to its own values: computed from the
-    /// first row's queries and keys without materialised maps.
-    FirstRowsMaps,
-    /// The maps are computed and passed to `rewrite`.
-    Maps,
-}
-
-/// Reads and optionally rewrites attention maps during a UNet evaluation.
-pub trait AttentionControl {
-    /// The intervention requested at `site`.
-    fn intervention(&self, site: &Site) -> Intervention;
-
-    /// Rewrites the requested maps (rows, heads, queries, keys); on input they sum
-    /// to one over the keys.
-    fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor>;
-}
-
-/// The control that does not intervene.
-#[derive(Clone, Copy, Debug)]
-pub struct NoControl;
-
-impl AttentionControl for NoControl {
-    fn intervention(&self, _: &Site) -> Intervention {
-        Intervention::None
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
-    }
-}
 
 /// Keys and values of one attention layer; computed once per text and reused.
 #[derive(Clone, Debug)]
@@ -126,29 +42,132 @@ impl KeyValues {
     }
 }
 
-/// Multi-head attention.
+/// The end of an attention layer: the maps, what they read, and the output projection.
 #[derive(Debug)]
-pub struct Attention {
+struct Reading {
     ops: &'static dyn Ops,
-    query: Linear,
-    key: Linear,
-    value: Linear,
     out: Linear,
     heads: usize,
 }
 
-impl Attention {
-    /// Attention with queries of width `channels` and a context of width `context`.
-    pub fn new(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
+impl Reading {
+    fn new(w: &Weights, channels: usize, heads: usize) -> Result<Self> {
         Ok(Self {
             ops: w.ops(),
-            query: w.at_any(&["to_q", "query"]).linear(channels, channels)?,
-            key: w.at_any(&["to_k", "key"]).linear(context, channels)?,
-            value: w.at_any(&["to_v", "value"]).linear(context, channels)?,
             out: w
                 .at_any(&["to_out.0", "proj_attn"])
                 .linear(channels, channels)?,
             heads,
+        })
+    }
+
+    /// `residual` plus what queries q (b, n, c) read: (b, n, c).
+    fn onto(
+        &self,
+        residual: &Tensor,
+        q: &Tensor,
+        context: &KeyValues,
+        site: &Site,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let KeyValues { keys: k, values: v } = context;
+        let y = match control.intervention(site) {
+            Intervention::None => self
+                .ops
+                .attention([q, k, v], self.heads, AttentionMode::Full)?,
+            Intervention::FirstRowsMaps => {
+                self.ops
+                    .attention([q, k, v], self.heads, AttentionMode::FirstRowsMaps)?
+            }
+            Intervention::Maps => {
+                let maps = self.ops.attention_maps(q, k, self.heads)?; // (b, heads, n, m)
+                self.ops.read_maps(&control.rewrite(site, maps)?, v)?
+            }
+        };
+        Ok(self.out.forward_onto(&y, Some(residual))?)
+    }
+}
+
+/// The projections to queries, keys and values of width `channels`, of a context of width
+/// `context`.
+fn projections(w: &Weights, channels: usize, context: usize) -> Result<[Linear; 3]> {
+    Ok([
+        w.at_any(&["to_q", "query"]).linear(channels, channels)?,
+        w.at_any(&["to_k", "key"]).linear(context, channels)?,
+        w.at_any(&["to_v", "value"]).linear(context, channels)?,
+    ])
+}
+
+/// Multi-head attention of a sequence over itself.
+#[derive(Debug)]
+pub struct SelfAttention {
+    projections: Projections,
+    reading: Reading,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Debug)]
+enum Projections {
+    Separate([Linear; 3]),
+    /// One layer with the outputs of all three.
+    Joined(Linear),
+}
+
+impl SelfAttention {
+    /// Attention of width `channels`.
+    pub fn new(w: &Weights, channels: usize, heads: usize) -> Result<Self> {
+        let separate = projections(w, channels, channels)?;
+        Ok(Self {
+            projections: match Linear::joined(&separate)? {
+                Some(joined) => Projections::Joined(joined),
+                None => Projections::Separate(separate),
+            },
+            reading: Reading::new(w, channels, heads)?,
+        })
+    }
+
+    /// `residual` plus the attention of x (b, n, c) over itself: (b, n, c).
+    pub fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        site: &Site,
+        control: &mut dyn AttentionControl,
+    ) -> Result<Tensor> {
+        let [q, keys, values] = match &self.projections {
+            Projections::Separate([query, key, value]) => {
+                [query.forward(x)?, key.forward(x)?, value.forward(x)?]
+            }
+            Projections::Joined(layer) => {
+                let all = layer.forward(x)?; // (b, n, 3 c)
+                let c = all.dim(2)? / 3;
+                let part = |i| all.narrow(2, i * c, c);
+                [part(0)?, part(1)?, part(2)?]
+            }
+        };
+        let context = KeyValues { keys, values };
+        self.reading.onto(residual, &q, &context, site, control)
+    }
+}
+
+/// Multi-head attention over the text.
+#[derive(Debug)]
+pub struct CrossAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    reading: Reading,
+}
+
+impl CrossAttention {
+    /// Attention with queries of width `channels` and a context of width `context`.
+    pub fn new(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
+        let [query, key, value] = projections(w, channels, context)?;
+        Ok(Self {
+            query,
+            key,
+            value,
+            reading: Reading::new(w, channels, heads)?,
         })
     }
 
@@ -170,22 +189,7 @@ impl Attention {
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let q = self.query.forward(x)?; // (b, n, c)
-        let KeyValues { keys: k, values: v } = context;
-        let y = match control.intervention(site) {
-            Intervention::None => {
-                self.ops
-                    .attention([&q, k, v], self.heads, AttentionMode::Full)?
-            }
-            Intervention::FirstRowsMaps => {
-                self.ops
-                    .attention([&q, k, v], self.heads, AttentionMode::FirstRowsMaps)?
-            }
-            Intervention::Maps => {
-                let maps = self.ops.attention_maps(&q, k, self.heads)?; // (b, heads, n, m)
-                self.ops.read_maps(&control.rewrite(site, maps)?, v)?
-            }
-        };
-        Ok(self.out.forward_onto(&y, Some(residual))?)
+        self.reading.onto(residual, &q, context, site, control)
     }
 }
 
@@ -193,9 +197,9 @@ impl Attention {
 #[derive(Debug)]
 struct TransformerBlock {
     norm1: LayerNorm,
-    attn1: Attention,
+    attn1: SelfAttention,
     norm2: LayerNorm,
-    attn2: Attention,
+    attn2: CrossAttention,
     norm3: LayerNorm,
     ff_in: Linear,
     ff_out: Linear,
@@ -207,9 +211,9 @@ impl TransformerBlock {
         let inner = 4 * c;
         Ok(Self {
             norm1: w.at("norm1").layer_norm(c, EPS)?,
-            attn1: Attention::new(&w.at("attn1"), c, c, heads)?,
+            attn1: SelfAttention::new(&w.at("attn1"), c, heads)?,
             norm2: w.at("norm2").layer_norm(c, EPS)?,
-            attn2: Attention::new(&w.at("attn2"), c, cross_attention_dim, heads)?,
+            attn2: CrossAttention::new(&w.at("attn2"), c, cross_attention_dim, heads)?,
             norm3: w.at("norm3").layer_norm(c, EPS)?,
             ff_in: w.at("ff.net.0.proj").linear(c, 2 * inner)?,
             ff_out: w.at("ff.net.2").linear(inner, c)?,
@@ -228,8 +232,7 @@ impl TransformerBlock {
             kind: AttentionKind::SelfAttention,
             ..site
         };
-        let seen = self.attn1.keys_values(&normed)?;
-        let x = &self.attn1.forward_onto(x, &normed, &seen, &here, control)?;
+        let x = &self.attn1.forward_onto(x, &normed, &here, control)?;
         let normed = self.norm2.forward(x)?;
         let here = Site {
             kind: AttentionKind::CrossAttention,

@@ -5,7 +5,10 @@ use std::fmt;
 use candle_core::DType;
 
 use super::{clip::ClipConfig, unet::UnetConfig};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    nn::Placement,
+};
 
 /// A family of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,16 @@ impl Family {
         match self {
             Self::Sd15 => LatentSampling::Mode,
             Self::Sdxl => LatentSampling::Sample,
+        }
+    }
+
+    /// The type of the autoencoder's weights: f32 on a CPU, which computes in it, and where
+    /// SDXL's would overflow, in f16; else that of the other networks.
+    pub fn vae_dtype(self, placement: &Placement) -> DType {
+        let overflows = self == Self::Sdxl && placement.dtype == DType::F16;
+        match placement.device.is_cpu() || overflows {
+            true => DType::F32,
+            false => placement.dtype,
         }
     }
 

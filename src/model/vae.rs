@@ -16,7 +16,7 @@ use strips::Strips;
 use tiling::StripPlan;
 
 use super::{
-    attention::{Attention, BlockPlace, NoControl, Site},
+    attention::{BlockPlace, NoControl, SelfAttention, Site},
     resnet::{Norm, Resnet},
 };
 use crate::{
@@ -179,7 +179,7 @@ impl Scale {
 #[derive(Debug)]
 struct Middle {
     resnets: Scale,
-    attention: Option<(GroupNorm, Attention)>,
+    attention: Option<(GroupNorm, SelfAttention)>,
 }
 
 impl Middle {
@@ -189,7 +189,7 @@ impl Middle {
             let norm = at
                 .at("group_norm")
                 .group_norm(c, config.norm_num_groups, 1e-6)?;
-            Ok((norm, Attention::new(&at, c, c, 1)?))
+            Ok((norm, SelfAttention::new(&at, c, 1)?))
         };
         Ok(Self {
             resnets: Scale::new(w, &[c, c, c], config.norm())?,
@@ -210,7 +210,7 @@ impl Middle {
 }
 
 /// `residual` plus self-attention over the pixels of x, both (b, h, w, c).
-fn attend_onto(residual: &Tensor, attention: &Attention, x: &Tensor) -> Result<Tensor> {
+fn attend_onto(residual: &Tensor, attention: &SelfAttention, x: &Tensor) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
     let site = Site {
         height,
@@ -218,8 +218,7 @@ fn attend_onto(residual: &Tensor, attention: &Attention, x: &Tensor) -> Result<T
         ..Site::at(BlockPlace::Mid, 0)
     };
     let (residual, flat) = (residual.flatten(1, 2)?, x.flatten(1, 2)?); // (b, h * w, c)
-    let seen = attention.keys_values(&flat)?;
-    let y = attention.forward_onto(&residual, &flat, &seen, &site, &mut NoControl)?;
+    let y = attention.forward_onto(&residual, &flat, &site, &mut NoControl)?;
     Ok(y.reshape(x.shape())?)
 }
 

@@ -10,6 +10,8 @@
 mod composed;
 #[cfg(test)]
 mod conformance;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod packed;
 
 use std::{fmt::Debug, sync::Arc};
@@ -31,6 +33,12 @@ pub struct Composed;
 #[derive(Debug)]
 pub struct Packed;
 
+/// The CUDA kernels in f16 and bf16, and for norms in f32; candle's operations for what they
+/// do not take.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub struct Cuda;
+
 /// The weights of a linear layer in a backend's layout.
 #[derive(Clone, Debug)]
 pub enum LinearWeight {
@@ -45,6 +53,8 @@ pub enum LinearWeight {
 pub enum ConvWeight {
     /// (outputs, inputs, k, k).
     Plain(Tensor),
+    /// (outputs, k, k, inputs), where zeros may follow the inputs.
+    ChannelsLast(Tensor),
     /// In the layout of the CPU kernels.
     Packed(Arc<PackedConv>),
 }
@@ -71,6 +81,12 @@ pub trait Ops: Debug + Send + Sync {
     /// [`linear`](Self::linear).
     fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
         Ok(LinearWeight::Plain(weight))
+    }
+
+    /// The weights of several linear layers as those of one with all outputs, or `None` if
+    /// one layer is not faster.
+    fn join_linear(&self, _weights: &[&LinearWeight]) -> Result<Option<LinearWeight>> {
+        Ok(None)
     }
 
     /// Converts the weights (outputs, inputs, k, k) of a convolution for

@@ -1,8 +1,12 @@
 //! The device, data type and backend of a network.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Result};
 
+#[cfg(feature = "cuda")]
+use super::ops::Cuda;
 use super::ops::{Composed, Ops, Packed};
+#[cfg(feature = "cuda")]
+use crate::kernel::cuda;
 
 /// The implementation of the operations of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +15,10 @@ pub enum Backend {
     Packed,
     /// candle's operations in the type of the weights, on any device.
     Composed,
+    /// The CUDA kernels, in the type of the weights; candle's operations for what they do not
+    /// take, as products in f32.
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 /// The device, data type and backend of a network.
@@ -29,6 +37,8 @@ impl Placement {
     pub fn new(dtype: DType, device: Device) -> Self {
         let backend = match device {
             Device::Cpu => Backend::Packed,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) if cuda::is_supported(&device) => Backend::Cuda,
             Device::Cuda(_) | Device::Metal(_) => Backend::Composed,
         };
         Self {
@@ -56,6 +66,8 @@ impl Placement {
         match self.backend {
             Backend::Packed => &Packed,
             Backend::Composed => &Composed,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda => &Cuda,
         }
     }
 
@@ -63,4 +75,13 @@ impl Placement {
     pub fn compute_dtype(&self) -> DType {
         self.ops().compute_dtype(self.dtype)
     }
+}
+
+/// Opens a GPU of NVIDIA's with one stream for all threads.
+pub fn open_cuda(ordinal: usize) -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    let device = cuda::open(ordinal);
+    #[cfg(not(feature = "cuda"))]
+    let device = Device::new_cuda_with_stream(ordinal); // the reason why there is none
+    device
 }

@@ -11,6 +11,7 @@ mod cases;
 mod cli;
 mod convert;
 mod convert_faults;
+mod cuda_kernels;
 mod distil;
 mod dump;
 mod faults;

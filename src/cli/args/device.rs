@@ -88,6 +88,6 @@ fn accelerator(name: &str, index: usize) -> Result<Device> {
     Ok(match name {
         "metal" => Device::new_metal(index)?,
         // One stream for all threads: `new_cuda` gives each its own, unsynchronised.
-        _ => Device::new_cuda_with_stream(index)?,
+        _ => icd::nn::open_cuda(index)?,
     })
 }

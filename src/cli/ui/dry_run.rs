@@ -123,14 +123,14 @@ fn along(path: &Timesteps, guidance: Guidance) -> String {
 }
 
 fn memory(model: &Model) -> Result<String> {
-    let bytes = model.placement().dtype.size_in_bytes();
     let parts = model.parameter_counts()?.into_iter();
     let parts = parts.map(|(name, values)| {
-        let bytes = if name == "autoencoder" { 4 } else { bytes }; // always f32
-        format!(
-            "{name} {:.1} MiB",
-            (values * bytes) as f64 / f64::from(1 << 20)
-        )
+        let dtype = match name.as_str() {
+            "autoencoder" => model.vae_dtype(),
+            _ => model.placement().dtype,
+        };
+        let bytes = values * dtype.size_in_bytes();
+        format!("{name} {:.1} MiB", bytes as f64 / f64::from(1 << 20))
     });
     Ok(listed(parts))
 }

@@ -37,8 +37,10 @@ pub(super) fn conv2d(
     geometry: ConvGeometry,
     epilogue: ConvEpilogue,
 ) -> Result<Tensor> {
-    let ConvWeight::Plain(weight) = weight else {
-        bail!("packed weights belong to the CPU kernels");
+    let weight = match weight {
+        ConvWeight::Plain(weight) => weight.clone(),
+        ConvWeight::ChannelsLast(weight) => channels_first(weight, x.dim(D::Minus1)?)?,
+        ConvWeight::Packed(_) => bail!("packed weights belong to the CPU kernels"),
     };
     let weight = weight.to_dtype(x.dtype())?;
     let convolve = |x: &Tensor| convolved(&x.contiguous()?, &weight, geometry, PATCHES_AT_ONCE);
@@ -47,6 +49,12 @@ pub(super) fn conv2d(
         None => convolve(x)?,
     };
     around(y, epilogue.bias, epilogue.shift, epilogue.residual)
+}
+
+/// A weight (outputs, k, k, inputs and more) as (outputs, inputs, k, k).
+fn channels_first(weight: &Tensor, inputs: usize) -> Result<Tensor> {
+    let weight = weight.narrow(3, 0, inputs)?;
+    weight.permute((0, 3, 1, 2))?.contiguous()
 }
 
 /// Adds the tensors of an epilogue to the output y (b, .., outputs) of a product.

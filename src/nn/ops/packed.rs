@@ -188,6 +188,7 @@ fn tracked_conv2d(
         (ConvWeight::Plain(weight), Some(bias)) => {
             kernel::conv2d_tracked(x, weight, bias, geometry)?
         }
+        (ConvWeight::ChannelsLast(_), _) => bail!("the weights belong to the CUDA kernels"),
         (ConvWeight::Plain(_), None) => bail!("a trained convolution must have a bias"),
     };
     added(
