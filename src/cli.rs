@@ -14,12 +14,13 @@ mod ui;
 use std::{env, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use icd::Error;
 
 use commands::{completions, distill, edit, generate, inspect, invert, model as models};
+use serde_json::json;
 use settings::Settings;
-use ui::console::Console;
+use ui::console::{Console, log_line};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -74,37 +75,85 @@ struct ReportArgs {
     verbose: bool,
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage; or ended by a signal.
 pub(crate) fn run() -> ExitCode {
-    let listening = interrupt::end_at_ctrl_c();
+    let listening = interrupt::end_at_signals();
     match listening
         .and_then(|()| parsed())
         .and_then(|(verb, settings)| verb.run(settings))
     {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            ui::console::log_line(&format!("error: {}", in_flags(&error)));
-            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Reports an error on stderr: a line, or with `--json` an object on one line.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let as_json = env::args_os().any(|arg| arg == "--json");
+    let usage = error.downcast_ref::<clap::Error>();
+    if let Some(usage) = usage.filter(|usage| !as_json || usage.exit_code() == 0) {
+        usage.exit(); // help and the version are no errors
+    }
+    let code = if usage.is_some() || is_usage(error) {
+        2
+    } else {
+        1
+    };
+    let message = match usage {
+        Some(usage) => first_line(&usage.to_string()),
+        None => in_flags(error),
+    };
+    log_line(&match as_json {
+        true => json!({ "error": { "message": shortened(&message), "code": code } }).to_string(),
+        false => format!("error: {message}"),
+    });
+    ExitCode::from(code)
+}
+
+/// The first line of clap's report, without its label.
+fn first_line(report: &str) -> String {
+    let line = report.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).into()
+}
+
+/// A message that [`log_line`] leaves whole.
+fn shortened(message: &str) -> String {
+    message.chars().take(1000).collect()
 }
 
 /// The parsed command, completed with the settings of the `--from` file.
 fn parsed() -> Result<(Verb, Settings)> {
     let typed: Vec<_> = env::args_os().collect();
-    let matches = Cli::command().get_matches_from(&typed);
-    let typed = match matches.subcommand() {
+    let command = without_empty_variables(Cli::command());
+    let matches = command.clone().try_get_matches_from(&typed)?;
+    let of = |verb| command.find_subcommand(verb);
+    let typed = match matches
+        .subcommand()
+        .and_then(|(verb, own)| Some((of(verb)?, own)))
+    {
         Some((verb, own)) => settings::completed(typed, verb, own)?,
         None => typed,
     };
-    let command = Cli::command();
-    let matches = command.clone().get_matches_from(typed);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = command.clone().try_get_matches_from(typed)?;
+    let cli = Cli::from_arg_matches(&matches)?;
     let settings = matches.subcommand().and_then(|(verb, own)| {
         let command = command.find_subcommand(verb)?;
         Some(Settings::of(verb, command, own))
     });
     Ok((cli.verb, settings.unwrap_or_default()))
+}
+
+/// The command with environment variables that are set to nothing counted as not set.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        value.is_some_and(|value| value.is_empty())
+    };
+    let command = command.mut_args(|arg| match is_empty(&arg) {
+        true => arg.env(None::<&str>),
+        false => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 impl Verb {
@@ -141,6 +190,7 @@ fn in_flags(error: &anyhow::Error) -> String {
         }
         _ => error.to_string(),
     };
-    let lines: Vec<_> = error.chain().map(line).collect();
+    let mut lines: Vec<_> = error.chain().map(line).collect();
+    lines.dedup_by(|cause, error| error.contains(&**cause));
     lines.join(": ")
 }

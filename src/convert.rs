@@ -18,7 +18,7 @@ use candle_core::DType;
 
 use crate::{
     error::{Error, Result, Setting},
-    io::{Metadata, safetensors_metadata},
+    io::{Existing, Metadata, safetensors_metadata},
     lora::{Naming, TIMESTEPS, WeightedLora, finite_alpha, timesteps},
 };
 use lazy::Lazy;
@@ -96,8 +96,13 @@ impl<'a> Conversion<'a> {
 
     /// Writes the file atomically, and returns its size in bytes. `progress`
     /// receives the bytes written and the total.
-    pub fn write(&self, file: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
-        write::write(file, &self.tensors, &self.notes, progress)
+    pub fn write(
+        &self,
+        file: &Path,
+        existing: Existing,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64> {
+        write::write(file, &self.tensors, &self.notes, existing, progress)
     }
 }
 

@@ -15,6 +15,7 @@ mod tensor;
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
+pub use decode::bytes_of;
 pub use encode::Format;
 use resize::resize;
 

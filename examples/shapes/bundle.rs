@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use icd::io::{Checkpoint, Source, Tensors, safetensors_metadata, write_tensors};
+use icd::io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors};
 
 use super::Options;
 
@@ -86,5 +86,6 @@ fn halved(from: &Path, to: &Path) -> Result<()> {
         to,
         &tensors,
         safetensors_metadata(&Source::from(from))?,
+        Existing::Replace,
     )?)
 }

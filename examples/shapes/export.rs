@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use icd::{
-    io::{Checkpoint, Tensors, write_tensors},
+    io::{Checkpoint, Existing, Tensors, write_tensors},
     model::{clip::ClipConfig, unet::UnetConfig, vae::VaeConfig},
 };
 use serde_json::{Value, json};
@@ -84,7 +84,12 @@ fn network(
     };
     let tensors: Tensors = names.iter().filter_map(take).collect::<icd::Result<_>>()?;
     let notes = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    Ok(write_tensors(&folder.join(weights), &tensors, notes)?)
+    Ok(write_tensors(
+        &folder.join(weights),
+        &tensors,
+        notes,
+        Existing::Replace,
+    )?)
 }
 
 fn settings(folder: &Path, name: &str, json: &Value) -> Result<()> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{D, Device, Tensor};
 use icd::{
-    io::{Checkpoint, write_tensors},
+    io::{Checkpoint, Existing, write_tensors},
     model::vae::Vae,
 };
 use rayon::prelude::*;
@@ -37,7 +37,12 @@ impl Scenes {
         if !file.exists() {
             let vae = autoencoder::finished(options, 1.0)?;
             let latents = encoded(&vae, options.seed)?;
-            write_tensors(&file, &vec![("latents".into(), latents)], HashMap::new())?;
+            write_tensors(
+                &file,
+                &vec![("latents".into(), latents)],
+                HashMap::new(),
+                Existing::Replace,
+            )?;
         }
         let latents = Checkpoint::open(&file)?.load("latents", &Device::Cpu)?;
         let mean = latents.mean_all()?.to_scalar::<f32>()?;

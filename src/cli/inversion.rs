@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Result;
 use icd::pipeline::{InversionCache, Latents, Method, Pipeline};
 
-use super::{Console, args::output::check_folder, canvas::Placed};
+use super::{Console, canvas::Placed};
 
 /// The input and settings of an inversion.
 pub(crate) struct Inversion<'a> {
@@ -49,11 +49,10 @@ impl Inversion<'_> {
             console.note(&format!("inversion: {}", file.display()));
             return Ok(found);
         }
-        if folder.exists() {
-            check_folder(folder)?; // fail before the inversion
-        }
         let inverted = self.run(console)?;
-        cache.put(&file, &inverted)?;
+        if let Err(error) = cache.put(&file, &inverted) {
+            console.note(&format!("warning: the inversion cannot be kept: {error}"));
+        }
         Ok(inverted)
     }
 

@@ -1,11 +1,11 @@
 //! Reading and writing a command's pictures.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use icd::{
-    io::write_beside,
-    picture::{Format, Picture},
+    io::{Existing, write_file},
+    picture::{Format, Picture, bytes_of},
 };
 
 use super::{args::output, settings::Settings, ui::console::print_bytes};
@@ -15,22 +15,24 @@ pub(crate) fn read(file: &Path) -> Result<Picture> {
     if file != Path::new("-") {
         return Ok(Picture::read(file)?);
     }
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut bytes)
-        .context("reading the picture from stdin")?;
+    let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
     Ok(Picture::decode(&bytes, Path::new("stdin"))?)
 }
 
 /// Writes a picture in the format given by the file extension, or to stdout as
 /// PNG; a PNG embeds `settings`, if given.
-pub(crate) fn write(picture: &Picture, file: &Path, settings: Option<&Settings>) -> Result<()> {
+pub(crate) fn write(
+    picture: &Picture,
+    file: &Path,
+    settings: Option<&Settings>,
+    existing: Existing,
+) -> Result<()> {
     let bytes = match (settings, output::format(file)?) {
         (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,
         (_, format) => picture.encode(format)?,
     };
     match output::is_stdout(file) {
         true => print_bytes(&bytes),
-        false => Ok(write_beside(file, &bytes)?),
+        false => Ok(write_file(file, &bytes, existing)?),
     }
 }

@@ -39,6 +39,9 @@ const ASIDE: &[&str] = &[
     "version",
 ];
 
+/// Keys that state what wrote the settings.
+const STATED: [&str; 2] = ["verb", "version"];
+
 /// Keys of older files and their current names.
 const RENAMED: [(&str, &str); 2] = [
     ("forward_path", "forward_timesteps"),
@@ -94,7 +97,7 @@ impl Settings {
                 }
                 Ok(Self(settings))
             }
-            _ => bail!("{}: its settings cannot be read: {note}", file.display()),
+            _ => bail!("{}: its settings are not a JSON object", file.display()),
         }
     }
 
@@ -108,42 +111,62 @@ impl Settings {
         self.0
     }
 
-    /// Arguments that reproduce the settings, except those given explicitly.
-    pub(crate) fn arguments(&self, verb: &str, typed: &ArgMatches) -> Result<Vec<OsString>> {
+    /// Arguments of `command` that reproduce the settings, except those given explicitly.
+    ///
+    /// The file is a stranger's: only the command's own flags are read, with values of
+    /// their type, and none that names a file to write.
+    pub(crate) fn arguments(&self, command: &Command, typed: &ArgMatches) -> Result<Vec<OsString>> {
+        let verb = command.get_name();
         if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
             bail!("its settings are not those of `icd {verb}`");
         }
-        let is_typed = |id: &str| {
-            typed.try_contains_id(id).unwrap_or(false)
-                && typed.value_source(id) == Some(ValueSource::CommandLine)
-        };
-        let has_input = INPUTS.into_iter().any(is_typed);
-        let is_replaced = |id: &str| is_typed(id) || (has_input && INPUTS.contains(&id));
         let mut arguments = Vec::new();
-        // The file is untrusted: it never decides which files are written.
-        let own = |key: &String| {
-            let key = key.as_str();
-            !["verb", "version"].contains(&key) && !ASIDE.contains(&key)
-        };
-        for (key, value) in self
-            .0
-            .iter()
-            .filter(|(key, _)| own(key) && !is_replaced(key))
-        {
-            let flag = format!("--{}", key.replace('_', "-"));
-            let texts = match value {
-                Value::Array(values) => values.iter().collect(),
-                value => vec![value],
+        for (key, value) in &self.0 {
+            if STATED.contains(&key.as_str()) || ASIDE.contains(&key.as_str()) {
+                continue;
+            }
+            let known = command
+                .get_arguments()
+                .find(|arg| arg.get_id() == key.as_str());
+            let flag = known.and_then(|arg| Some((arg.get_action(), arg.get_long()?)));
+            let Some((action, flag)) = flag else {
+                bail!("its setting {key:?} is not known to this version of icd");
             };
-            for text in texts {
-                arguments.push(match text {
-                    Value::Bool(_) => flag.clone().into(),
-                    Value::String(text) => format!("{flag}={text}").into(),
-                    other => format!("{flag}={other}").into(),
-                });
+            if !is_replaced(key, typed) {
+                let values = values(action, value);
+                let values = values.with_context(|| format!("its setting {key:?}"))?;
+                arguments.extend(values.into_iter().map(|value| match value {
+                    Some(text) => format!("--{flag}={text}").into(),
+                    None => format!("--{flag}").into(),
+                }));
             }
         }
         Ok(arguments)
+    }
+}
+
+/// Whether a flag, or one that excludes it, was given explicitly.
+fn is_replaced(id: &str, typed: &ArgMatches) -> bool {
+    let is_typed = |id: &str| {
+        typed.try_contains_id(id).unwrap_or(false)
+            && typed.value_source(id) == Some(ValueSource::CommandLine)
+    };
+    is_typed(id) || (INPUTS.contains(&id) && INPUTS.into_iter().any(is_typed))
+}
+
+/// The values of a flag in the settings, `None` for one without a value.
+fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Ok(Some(text.clone())),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        _ => bail!("a text or a number is expected"),
+    };
+    match (action, value) {
+        (ArgAction::SetTrue, Value::Bool(true)) => Ok(vec![None]),
+        (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
+        (ArgAction::SetTrue, _) => bail!("true or false is expected"),
+        (ArgAction::Append, Value::Array(values)) => values.iter().map(text).collect(),
+        (_, value) => Ok(vec![text(value)?]),
     }
 }
 
@@ -163,14 +186,14 @@ fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
 /// given explicitly.
 pub(crate) fn completed(
     typed: Vec<OsString>,
-    verb: &str,
+    command: &Command,
     matches: &ArgMatches,
 ) -> Result<Vec<OsString>> {
     let Some(file) = matches.try_get_one::<PathBuf>("from").ok().flatten() else {
         return Ok(typed);
     };
     let more = Settings::read(file)?
-        .arguments(verb, matches)
+        .arguments(command, matches)
         .with_context(|| file.display().to_string())?;
     let mut typed = without_from(typed);
     typed.extend(more);

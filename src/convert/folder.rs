@@ -8,7 +8,7 @@ use std::{
 use super::{Conversion, Input, Kind, input::CONFIG};
 use crate::{
     error::{Error, Result},
-    io::write_beside,
+    io::{Existing, write_file},
 };
 
 /// The weights file of a UNet in the diffusers layout.
@@ -68,11 +68,12 @@ impl Output {
         &self,
         input: &Input,
         conversion: &Conversion,
+        existing: Existing,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<u64> {
         match self {
-            Self::File(file) => conversion.write(file, progress),
-            Self::Folder(folder) => write_folder(folder, input, conversion, progress),
+            Self::File(file) => conversion.write(file, existing, progress),
+            Self::Folder(folder) => write_folder(folder, input, conversion, existing, progress),
         }
     }
 }
@@ -81,6 +82,7 @@ fn write_folder(
     folder: &Path,
     input: &Input,
     conversion: &Conversion,
+    existing: Existing,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let config = config(input)?;
@@ -88,9 +90,9 @@ fn write_folder(
     if is_new {
         fs::create_dir(folder).map_err(|error| Error::io(folder, error))?;
     }
-    let weights = conversion.write(&folder.join(WEIGHTS), progress);
+    let weights = conversion.write(&folder.join(WEIGHTS), existing, progress);
     let written = weights.and_then(|length| {
-        write_beside(&folder.join(CONFIG), &config)?;
+        write_file(&folder.join(CONFIG), &config, existing)?;
         Ok(length)
     });
     if written.is_err() && is_new {

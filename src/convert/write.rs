@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Lazy;
 use crate::{
     error::Result,
-    io::{Growing, Metadata, by_width, header},
+    io::{AtomicFile, Existing, Metadata, by_width, header},
 };
 
 /// Writes a safetensors file with one tensor in memory at a time, and returns
@@ -14,6 +14,7 @@ pub(super) fn write(
     file: &Path,
     tensors: &[Lazy],
     notes: &Metadata,
+    existing: Existing,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let mut tensors: Vec<_> = tensors.iter().collect();
@@ -23,14 +24,14 @@ pub(super) fn write(
     let header = header(table, notes);
     let sizes = tensors.iter().map(|tensor| tensor.size());
     let length = (header.len() + sizes.sum::<usize>()) as u64;
-    let mut growing = Growing::begin(file)?;
-    growing.append(&header)?;
+    let mut out = AtomicFile::create(file, existing)?;
+    out.append(&header)?;
     let mut done = header.len() as u64;
     for tensor in tensors {
         progress(done, length);
-        growing.append(&tensor.bytes()?)?;
+        out.append(&tensor.bytes()?)?;
         done += tensor.size() as u64;
     }
-    growing.finish()?;
+    out.finish()?;
     Ok(length)
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Tensors, safetensors_metadata, write_tensors},
+    io::{Checkpoint, Existing, Tensors, safetensors_metadata, write_tensors},
     model::vae::{Posterior, Vae},
     noise::Noise,
     picture::{
@@ -24,6 +24,8 @@ use crate::{
 
 /// Extensions of pictures.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// The list of pictures and captions.
+const LIST: &str = "metadata.jsonl";
 /// The metadata key of a cache's origin.
 const ORIGIN: &str = "icd.pictures";
 
@@ -38,7 +40,7 @@ pub struct Captioned {
 
 /// Lists the captioned pictures of a folder, in the order of the list or the names.
 pub fn captioned(folder: &Path) -> Result<Vec<Captioned>> {
-    let list = folder.join("metadata.jsonl");
+    let list = folder.join(LIST);
     let found = match list.exists() {
         true => listed(folder, &list)?,
         false => beside(folder)?,
@@ -61,7 +63,7 @@ struct Line {
 
 fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
     let text = fs::read_to_string(list).map_err(|error| Error::io(list, error))?;
-    let lines = text.lines().enumerate();
+    let lines = without_mark(&text).lines().enumerate();
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
     full.map(|(number, line)| {
         let line: Line = serde_json::from_str(line)
@@ -74,23 +76,54 @@ fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
     .collect()
 }
 
+/// The pictures of a folder with a caption beside each.
 fn beside(folder: &Path) -> Result<Vec<Captioned>> {
+    let mut found = Vec::new();
+    for file in pictures(folder)? {
+        if let Some(caption) = caption_of(&file)? {
+            found.push(Captioned { file, caption });
+        }
+    }
+    Ok(found)
+}
+
+/// The pictures of a folder that a training leaves out: those without a caption, unless a
+/// list names the pictures.
+pub fn uncaptioned(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.join(LIST).exists() {
+        return Ok(Vec::new());
+    }
+    let has_none = |file: &PathBuf| !file.with_extension("txt").exists();
+    Ok(pictures(folder)?.into_iter().filter(has_none).collect())
+}
+
+/// The caption beside a picture, if there is one.
+fn caption_of(picture: &Path) -> Result<Option<String>> {
+    let file = picture.with_extension("txt");
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(without_mark(&text).trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(&file, error)),
+    }
+}
+
+/// A text without the byte order mark that some editors write.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |error| Error::io(folder, error);
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         files.push(entry.map_err(io)?.path());
     }
     files.sort_unstable();
-    let is_picture = |file: &PathBuf| {
+    files.retain(|file| {
         let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
         ENDINGS.iter().any(|known| ending == *known)
-    };
-    let captions = files.into_iter().filter(is_picture).filter_map(|file| {
-        let caption = fs::read_to_string(file.with_extension("txt")).ok()?;
-        let caption = caption.trim().to_owned();
-        Some(Captioned { file, caption })
     });
-    Ok(captions.collect())
+    Ok(files)
 }
 
 /// The distributions of the pictures' latents, in main memory.
@@ -119,7 +152,7 @@ impl Dataset {
         } else {
             let encoded = encode(pictures, &vae()?, side, watch)?;
             let notes = HashMap::from([(ORIGIN.to_owned(), origin)]);
-            write_tensors(cache, &tensors(&encoded)?, notes)?;
+            write_tensors(cache, &tensors(&encoded)?, notes, Existing::Keep)?;
             encoded
         };
         Ok(Self {

@@ -10,10 +10,10 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
-use super::run::SAMPLES;
+use super::run::{METRICS, REPORT, SAMPLES};
 use crate::{
     error::{Error, Result},
-    io::write_beside,
+    io::{Existing, write_file},
 };
 
 /// Maximum number of points of a curve; more steps are averaged.
@@ -29,11 +29,11 @@ const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:680px;margin:
 
 /// Writes `report.html` beside the `metrics.jsonl` of a run's folder.
 pub fn write_report(folder: &Path, title: &str) -> Result<PathBuf> {
-    let metrics = folder.join("metrics.jsonl");
+    let metrics = folder.join(METRICS);
     let text = fs::read_to_string(&metrics).map_err(|error| Error::io(&metrics, error))?;
-    let file = folder.join("report.html");
+    let file = folder.join(REPORT);
     let page = page(title, &measured(&text, &metrics)?, &sheets(folder)?);
-    write_beside(&file, page.as_bytes())?;
+    write_file(&file, page.as_bytes(), Existing::Replace)?;
     Ok(file)
 }
 

@@ -13,11 +13,23 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Source, Tensors, safetensors_metadata, write_beside, write_tensors},
+    io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_file, write_tensors},
 };
 
 /// The subfolder of sample pictures.
 pub(super) const SAMPLES: &str = "samples";
+/// The values of each step.
+pub(super) const METRICS: &str = "metrics.jsonl";
+/// The report.
+pub(super) const REPORT: &str = "report.html";
+/// The subfolder of the guidance-distilled UNet.
+pub(super) const UNET: &str = "unet";
+/// The training checkpoint.
+const STATE: &str = "state.safetensors";
+/// The configuration; says that a run wrote what is beside it.
+const CLAIM: &str = "distill.toml";
+/// The key of the number of steps in the metadata of the checkpoint.
+const DONE: &str = "done";
 
 /// The metrics of a step, by name.
 pub type Metrics = Vec<(&'static str, f64)>;
@@ -50,8 +62,8 @@ pub struct Progress<'a> {
     pub metrics: &'a [(&'static str, f64)],
 }
 
-/// A run with its folder: `state.safetensors`, `metrics.jsonl` with a line for each step,
-/// and `samples/` with pictures.
+/// A run with its folder: its configuration, `state.safetensors`, `metrics.jsonl` with a
+/// line for each step, and `samples/` with pictures.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The folder.
@@ -62,6 +74,14 @@ pub struct Run {
     pub save_every: usize,
     /// Steps between two sheets of pictures; 0 for none.
     pub sample_every: usize,
+}
+
+/// Whether a run writes a file or folder of this name.
+fn is_result(name: &str) -> bool {
+    let is_adapter = ["forward-", "reverse-"]
+        .iter()
+        .any(|way| name.starts_with(way));
+    [STATE, METRICS, REPORT, SAMPLES, UNET].contains(&name) || is_adapter
 }
 
 impl Run {
@@ -99,6 +119,33 @@ impl Run {
         self.folder.join(format!("{SAMPLES}/{done:06}.png"))
     }
 
+    /// Takes the folder for this run: writes its configuration there. Fails on files with the
+    /// names of results that no run wrote: nobody else's are ever replaced.
+    pub fn claim(&self, config: &str) -> Result<()> {
+        let folder = &self.folder;
+        let io = |error| Error::io(folder, error);
+        fs::create_dir_all(folder).map_err(io)?;
+        let claim = folder.join(CLAIM);
+        if !claim.exists() && !self.has_state() {
+            for entry in fs::read_dir(folder).map_err(io)? {
+                let entry = entry.map_err(io)?;
+                if is_result(&entry.file_name().to_string_lossy()) {
+                    let reason =
+                        "it exists and no distillation wrote it: set `out` to another folder";
+                    return Err(Error::config(entry.path(), reason));
+                }
+            }
+        }
+        let text = format!("# The configuration of this distillation.\n{config}");
+        write_file(&claim, text.as_bytes(), Existing::Replace)
+    }
+
+    /// Whether the checkpoint is that of a run.
+    fn has_state(&self) -> bool {
+        let notes = safetensors_metadata(&Source::from(&self.state_file()));
+        notes.is_ok_and(|notes| notes.contains_key(DONE))
+    }
+
     fn samples_at(&self, done: usize) -> bool {
         match self.sample_every {
             0 => false,
@@ -108,7 +155,7 @@ impl Run {
 
     /// The path of the saved state.
     pub fn state_file(&self) -> PathBuf {
-        self.folder.join("state.safetensors")
+        self.folder.join(STATE)
     }
 
     /// Restores the saved state, if any, and returns its number of steps.
@@ -119,19 +166,24 @@ impl Run {
         }
         let fault = || Error::weights(&file, "it is not a training checkpoint");
         let notes = safetensors_metadata(&Source::from(&file))?;
-        let done = notes.get("done").and_then(|done| done.parse().ok());
+        let done = notes.get(DONE).and_then(|done| done.parse().ok());
         trainer.restore(&read_tensors(&file)?)?;
         done.ok_or_else(fault)
     }
 
     fn save(&self, trainer: &dyn Trainer, done: usize) -> Result<()> {
-        let notes = HashMap::from([("done".to_owned(), done.to_string())]);
-        write_tensors(&self.state_file(), &trainer.state()?, notes)
+        let notes = HashMap::from([(DONE.to_owned(), done.to_string())]);
+        write_tensors(
+            &self.state_file(),
+            &trainer.state()?,
+            notes,
+            Existing::Replace,
+        )
     }
 
     /// Opens the list of metrics, truncated to the steps of the state.
     fn log_up_to(&self, start: usize) -> Result<File> {
-        let file = self.folder.join("metrics.jsonl");
+        let file = self.folder.join(METRICS);
         let io = |error| Error::io(&file, error);
         let lines = match File::open(&file) {
             Ok(old) => BufReader::new(old).lines().take(start).collect(),
@@ -141,7 +193,7 @@ impl Run {
         if !text.is_empty() {
             text.push('\n');
         }
-        write_beside(&file, text.as_bytes())?;
+        write_file(&file, text.as_bytes(), Existing::Replace)?;
         OpenOptions::new().append(true).open(&file).map_err(io)
     }
 

@@ -6,11 +6,11 @@ use candle_core::DType;
 
 use super::{
     ConsistencyStage, Dataset, DistillConfig, GuidanceStage, Samples, Student, TrainingData,
-    captioned, guidance::GUIDANCE_WIDTH,
+    captioned, guidance::GUIDANCE_WIDTH, run::UNET,
 };
 use crate::{
     error::{Error, Result},
-    io::{write_beside, write_tensors},
+    io::{Existing, write_file, write_tensors},
     model::Model,
     noise::Noise,
     schedule::Timesteps,
@@ -70,18 +70,19 @@ impl TrainingData {
 impl GuidanceStage {
     /// Writes the student as `unet/` in the output folder.
     pub fn write(&self, model: &Model, config: &DistillConfig) -> Result<PathBuf> {
-        let folder = config.out.join("unet");
+        let folder = config.out.join(UNET);
         fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
         let mut settings = model.unet_settings()?;
         if settings["time_cond_proj_dim"].is_null() {
             settings["time_cond_proj_dim"] = GUIDANCE_WIDTH.into();
         }
-        write_beside(
+        write_file(
             &folder.join("config.json"),
             format!("{settings:#}\n").as_bytes(),
+            Existing::Replace,
         )?;
         let file = folder.join("diffusion_pytorch_model.safetensors");
-        write_tensors(&file, &self.weights(), pytorch())?;
+        write_tensors(&file, &self.weights(), pytorch(), Existing::Replace)?;
         Ok(folder)
     }
 }

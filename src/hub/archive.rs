@@ -2,46 +2,110 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-use super::{
-    Hub, Progress,
-    download::{fetch_url, with_ending},
+use super::{Hub, Progress, download::fetch_url};
+use crate::{
+    error::{Error, Result},
+    io::{AtomicFile, Existing},
 };
-use crate::error::{Error, Result};
+
+/// Most files of an archive: all are open until the last is complete.
+const MAX_FILES: usize = 500;
+/// Most bytes of a name or other extension of a file's header.
+const MAX_EXTENSION: u64 = 1 << 16;
+/// How much larger than the archive its content may be: weights hardly compress.
+const MAX_RATIO: u64 = 20;
+/// Bytes that any archive may unpack to.
+const SMALL: u64 = 64 << 20;
 
 /// Unpacks the files of an archive into a folder and returns their paths.
 ///
-/// Paths that lead out of the folder, links, devices and existing files are errors.
+/// Nothing gets its name before the whole archive was read and its check sum is right.
+/// Paths that lead out of the folder, hidden names, links, devices, existing files and
+/// archives that unpack to far more than their size are errors.
 pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
-    walk(archive, &mut |_, _| Ok(()))?; // checks all names before anything is unpacked
-    let mut files = Vec::new();
-    walk(archive, &mut |name, bytes| {
-        let file = into.join(name);
-        write(bytes, &file)?;
-        files.push(file);
-        Ok(())
-    })?;
-    Ok(files)
+    check(archive)?;
+    let mut folders = Vec::new();
+    let unpacked = unpack_checked(archive, into, &mut folders);
+    if unpacked.is_err() {
+        // Only those that are still empty are removed; the first error is reported.
+        folders.iter().rev().for_each(|folder| {
+            let _ = fs::remove_dir(folder);
+        });
+    }
+    unpacked
 }
 
-type Visit<'a> = &'a mut dyn FnMut(&Path, &mut dyn io::Read) -> Result<()>;
-
-fn walk(archive: &Path, visit: Visit) -> Result<()> {
+fn unpack_checked(archive: &Path, into: &Path, folders: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let damaged = |error: io::Error| Error::io(archive, error);
-    let mut packed = Archive::new(MultiGzDecoder::new(File::open(archive).map_err(damaged)?));
+    let mut unfinished = Vec::new();
+    let mut packed = open(archive)?;
     for entry in packed.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
-        if let Some(name) = checked(archive, &entry)? {
-            visit(&name, &mut entry)?;
+        let Some(name) = checked(archive, &entry)? else {
+            continue;
+        };
+        let file = into.join(&name);
+        make_folder(into, &name, folders)?;
+        check_new(&file)?;
+        let mut content = AtomicFile::create(&file, Existing::Keep)?;
+        io::copy(&mut entry, &mut content).map_err(|error| Error::io(&file, error))?;
+        unfinished.push((file, content));
+    }
+    let finish = |(file, content): (PathBuf, AtomicFile)| content.finish().map(|()| file);
+    unfinished.into_iter().map(finish).collect()
+}
+
+type Packed = Archive<MultiGzDecoder<File>>;
+
+fn open(archive: &Path) -> Result<Packed> {
+    let file = File::open(archive).map_err(|error| Error::io(archive, error))?;
+    Ok(Archive::new(MultiGzDecoder::new(file)))
+}
+
+/// Reads the whole archive, to its check sum, without keeping anything of it.
+fn check(archive: &Path) -> Result<()> {
+    let damaged = |error: io::Error| Error::io(archive, error);
+    let size = fs::metadata(archive).map_err(damaged)?.len();
+    let most = size.saturating_mul(MAX_RATIO).max(SMALL);
+    let mut packed = open(archive)?;
+    let (mut files, mut total) = (0, 0_u64);
+    // Raw: extensions are not read into memory.
+    for entry in packed.entries().map_err(damaged)?.raw(true) {
+        let entry = entry.map_err(damaged)?;
+        let kind = entry.header().entry_type();
+        files += usize::from(kind.is_file());
+        total = total.saturating_add(entry.size());
+        if !kind.is_file() && entry.size() > MAX_EXTENSION {
+            return Err(refused(
+                archive,
+                "it has a name or an attribute of more than 64 KiB",
+            ));
+        }
+        if total > most {
+            return Err(refused(archive, "it unpacks to far more than weights do"));
+        }
+        if files > MAX_FILES {
+            return Err(refused(archive, "it has more than 500 files"));
         }
     }
-    Ok(())
+    let mut rest = packed.into_inner().take(SMALL);
+    io::copy(&mut rest, &mut io::sink()).map_err(damaged)?;
+    match rest.limit() {
+        0 => Err(refused(archive, "it goes on behind its end")),
+        _ => Ok(()),
+    }
+}
+
+fn refused(archive: &Path, reason: impl std::fmt::Display) -> Error {
+    let reason = format!("{reason}; no file was unpacked");
+    Error::io(archive, io::Error::new(io::ErrorKind::InvalidData, reason))
 }
 
 impl Hub {
@@ -61,9 +125,9 @@ impl Hub {
         fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
         fetch_url(self, url, &archive, report)?;
         report(Progress::Checking);
-        let files = unpack(&archive, into)?;
+        let files = unpack(&archive, into);
         fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
-        Ok(files)
+        files
     }
 }
 
@@ -90,37 +154,47 @@ fn check_new(file: &Path) -> Result<()> {
 }
 
 /// The path of a file that may be written; `None` for folders.
-fn checked(archive: &Path, entry: &Entry<impl io::Read>) -> Result<Option<PathBuf>> {
+fn checked(archive: &Path, entry: &Entry<impl Read>) -> Result<Option<PathBuf>> {
     let name = entry.path().map_err(|error| Error::io(archive, error))?;
     let refused = |what: &str| {
-        let reason = format!(
-            "it contains {}, {what}; no file was unpacked",
-            name.display()
-        );
-        let invalid = io::Error::new(io::ErrorKind::InvalidData, reason);
-        Err(Error::io(archive, invalid))
+        let reason = format!("it contains {}, {what}", name.display());
+        Err(refused(archive, reason))
     };
     let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    let hidden =
+        |part| matches!(part, Component::Normal(name) if name.as_encoded_bytes().starts_with(b"."));
     match entry.header().entry_type() {
         _ if !name.components().all(inside) => refused("a path that leads out of its folder"),
+        _ if name.components().any(hidden) => refused("a hidden file or folder"),
         EntryType::Regular | EntryType::Continuous => Ok(Some(name.into_owned())),
         EntryType::Directory => Ok(None),
         _ => refused("which is neither a file nor a folder"),
     }
 }
 
-/// Writes a file atomically.
-fn write(bytes: &mut dyn io::Read, file: &Path) -> Result<()> {
-    let fault = |error| Error::io(file, error);
-    check_new(file)?;
-    fs::create_dir_all(file.parent().unwrap_or(file)).map_err(fault)?;
-    let part = with_ending(file, "part");
-    let written = File::create(&part).and_then(|mut out| io::copy(bytes, &mut out));
-    if let Err(error) = written {
-        let _ = fs::remove_file(&part); // only the first error is reported
-        return Err(fault(error));
+/// Creates the folders of a file below `into`, which must not be symbolic links, and adds
+/// new ones to `made`.
+fn make_folder(into: &Path, name: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    if !into.exists() {
+        fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
+        made.push(into.into());
     }
-    fs::rename(&part, file).map_err(fault)
+    let mut folder = into.to_path_buf();
+    for part in name.parent().into_iter().flat_map(Path::components) {
+        folder.push(part);
+        match fs::symlink_metadata(&folder) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => {
+                let reason = "this is a link or a file where the archive has a folder";
+                return Err(Error::io(&folder, io::Error::other(reason)));
+            }
+            Err(_) => {
+                fs::create_dir(&folder).map_err(|error| Error::io(&folder, error))?;
+                made.push(folder.clone());
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -178,6 +252,8 @@ mod tests {
             ("hard", EntryType::Link),
             ("device", EntryType::Char),
             ("pipe", EntryType::Fifo),
+            (".bashrc", EntryType::Regular),
+            ("./.ssh/authorized_keys", EntryType::Regular),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let file = archive(folder.path(), name, kind);
@@ -219,5 +295,70 @@ mod tests {
                 "{cut}"
             );
         }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_before_anything_gets_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = archive(folder.path(), "a/w.pt", EntryType::Regular);
+        let whole = fs::read(&file).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, &bytes).unwrap();
+            let into = folder.path().join("out");
+            // The header of gzip has fields that mean nothing.
+            match unpack(&file, &into) {
+                Ok(files) => {
+                    assert_eq!(fs::read(&files[0]).unwrap(), b"abc", "bit {bit}");
+                    fs::remove_dir_all(&into).unwrap();
+                }
+                Err(_) => assert!(!into.exists(), "bit {bit}"),
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_the_folder_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = archive(folder.path(), "sub/w.pt", EntryType::Regular);
+        let (into, outside) = (folder.path().join("out"), folder.path().join("outside"));
+        for folder in [&into, &outside] {
+            fs::create_dir(folder).unwrap();
+        }
+        std::os::unix::fs::symlink("../outside", into.join("sub")).unwrap();
+        let error = unpack(&file, &into).unwrap_err().to_string();
+        assert!(error.contains("sub: this is a link"), "{error}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.tar.gz");
+        let packed = |name: &str, kind: EntryType, size: u64| {
+            let encoder = GzEncoder::new(File::create(&file).unwrap(), Compression::fast());
+            let mut builder = Builder::new(encoder);
+            let mut header = Header::new_gnu();
+            header.set_path(name).unwrap();
+            header.set_entry_type(kind);
+            header.set_size(size);
+            header.set_cksum();
+            builder
+                .append(&header, io::repeat(b'a').take(size))
+                .unwrap();
+            builder.into_inner().unwrap().finish().unwrap();
+            unpack(&file, &folder.path().join("out"))
+                .unwrap_err()
+                .to_string()
+        };
+        let error = packed("w.pt", EntryType::Regular, SMALL + 1);
+        assert!(error.contains("far more"), "{error}");
+        for kind in [EntryType::GNULongName, EntryType::XHeader] {
+            let error = packed("w.pt", kind, MAX_EXTENSION + 1);
+            assert!(error.contains("more than 64 KiB"), "{error}");
+        }
+        assert!(!folder.path().join("out").exists());
     }
 }

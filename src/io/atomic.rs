@@ -1,27 +1,59 @@
 //! Files that are written atomically: complete or not at all.
+//!
+//! A file is written into a temporary file in the same folder, `.icd-*.tmp`, which then
+//! takes its name. The temporary file is locked while it is written: one whose lock is
+//! free was left by a process that was killed, and the next write into its folder removes
+//! it.
 
 use std::{
-    ffi::OsString,
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    process,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use tempfile::{Builder, NamedTempFile};
+
 use crate::error::{Error, Result};
 
-/// Locked while bytes are written; the temporary files that are not finished.
-static WRITING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+const PREFIX: &str = ".icd-";
+const SUFFIX: &str = ".tmp";
+/// Random characters of a temporary name.
+const RANDOM: usize = 12;
+/// Symbolic links that are followed, as many as Linux does.
+const MAX_LINKS: usize = 40;
+
+/// What becomes of an existing file of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It is kept: writing fails, also if it appears meanwhile.
+    Keep,
+    /// It is replaced. A symbolic link is followed; the mode of the file is kept.
+    Replace,
+}
+
+/// Locked while bytes are written.
+static WRITING: Mutex<State> = Mutex::new(State {
+    unfinished: BTreeSet::new(),
+    cleared: BTreeSet::new(),
+});
+
+struct State {
+    /// The temporary files of this process.
+    unfinished: BTreeSet<PathBuf>,
+    /// The folders in which stale temporary files were looked for.
+    cleared: BTreeSet<PathBuf>,
+}
 
 /// Guard that blocks all writing.
-pub struct Held(MutexGuard<'static, Vec<PathBuf>>);
+pub struct Held(MutexGuard<'static, State>);
 
 impl Held {
-    /// Removes all unfinished files, before the process exits.
+    /// Removes all unfinished files, before the process ends.
     pub fn abandon(&mut self) {
-        for unfinished in self.0.drain(..) {
-            // Errors cannot be reported: the process exits.
+        for unfinished in std::mem::take(&mut self.0.unfinished) {
+            // Errors cannot be reported: the process ends.
             let _ = fs::remove_file(unfinished);
         }
     }
@@ -29,9 +61,9 @@ impl Held {
 
 /// Waits until no bytes are being written and blocks writing until the guard is dropped.
 ///
-/// An interrupted process acquires it before it exits, to leave no temporary file.
+/// An interrupted process acquires it before it ends, to leave no temporary file.
 pub fn hold_writing() -> Held {
-    // A panic while writing leaves the list valid.
+    // A panic while writing leaves the state valid.
     Held(WRITING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -40,74 +72,172 @@ pub fn hold_writing() -> Held {
 pub fn check_writable(path: &Path) -> Result<()> {
     match is_special(path) {
         true => Ok(()),
-        false => Growing::begin(path).map(drop),
+        false => AtomicFile::create(path, Existing::Replace).map(drop),
     }
 }
 
-/// Writes `bytes` to `path` atomically: into a temporary file in the same folder, which
-/// is then renamed.
-///
-/// An existing file is replaced, or left unchanged if writing fails; the temporary file
-/// is then removed. A device or a pipe is written directly.
-pub fn write_beside(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes `bytes` to `path` atomically. If writing fails, an existing file is unchanged and
+/// no temporary file is left. A device or a pipe is written directly.
+pub fn write_file(path: &Path, bytes: &[u8], existing: Existing) -> Result<()> {
     if is_special(path) {
         return fs::write(path, bytes).map_err(|source| Error::io(path, source));
     }
-    let mut growing = Growing::begin(path)?;
-    growing.append(bytes)?;
-    growing.finish()
+    let mut file = AtomicFile::create(path, existing)?;
+    file.append(bytes)?;
+    file.finish()
 }
 
-/// A file that is written piece by piece into a temporary file in the same folder, which
-/// is finally renamed. An existing file is replaced then, or left unchanged if the end is
-/// never reached.
+/// A file that is written piece by piece and gets its name at the end. Dropped before, it
+/// leaves nothing.
 #[derive(Debug)]
-pub struct Growing {
+pub struct AtomicFile {
+    /// The path as given, for messages.
     path: PathBuf,
-    temporary: PathBuf,
-    file: File,
+    /// The path behind symbolic links.
+    target: PathBuf,
+    existing: Existing,
+    temporary: NamedTempFile,
+    unfinished: Unfinished,
 }
 
-impl Growing {
+impl AtomicFile {
     /// Creates the temporary file.
-    pub fn begin(path: &Path) -> Result<Self> {
+    pub fn create(path: &Path, existing: Existing) -> Result<Self> {
+        let fault = |reason: &str| Error::io(path, io::Error::other(reason));
         if is_special(path) {
-            let reason = "this is a device or a pipe, not a file to write";
-            return Err(Error::io(path, io::Error::other(reason)));
+            return Err(fault("this is a device or a pipe, not a file to write"));
         }
+        if path.file_name().is_none() {
+            return Err(fault("this is a folder, not the name of a file to write"));
+        }
+        let target = match existing {
+            Existing::Keep => path.into(),
+            Existing::Replace => behind_links(path).map_err(|source| Error::io(path, source))?,
+        };
+        let folder = folder_of(&target);
         let mut writing = hold_writing();
-        let temporary = beside(path)?;
-        let file = create(&temporary).map_err(|source| Error::io(folder_of(path), source))?;
-        writing.0.push(temporary.clone());
+        if writing.0.cleared.insert(folder.into()) {
+            clear_stale(folder);
+        }
+        let temporary = temporary_in(folder).map_err(|source| Error::io(folder, source))?;
+        let unfinished = Unfinished(temporary.path().into());
+        writing.0.unfinished.insert(unfinished.0.clone());
         Ok(Self {
             path: path.into(),
+            target,
+            existing,
             temporary,
-            file,
+            unfinished,
         })
     }
 
     /// Writes the next bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let _writing = hold_writing();
-        let written = self.file.write_all(bytes);
+        let written = self.temporary.write_all(bytes);
         written.map_err(|source| Error::io(&self.path, source))
     }
 
-    /// Renames the file to its final name.
+    /// Gives the file its name.
     pub fn finish(self) -> Result<()> {
-        let _writing = hold_writing();
-        let renamed = fs::rename(&self.temporary, &self.path);
-        renamed.map_err(|source| Error::io(&self.path, source))
+        let writing = hold_writing();
+        let named = named(self.temporary, &self.target, self.existing);
+        drop(writing);
+        drop(self.unfinished);
+        named.map_err(|source| Error::io(&self.path, source))
     }
 }
 
-impl Drop for Growing {
-    /// Removes the temporary file unless it was renamed.
-    fn drop(&mut self) {
-        let mut writing = hold_writing();
-        let _ = fs::remove_file(&self.temporary);
-        writing.0.retain(|unfinished| *unfinished != self.temporary);
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _writing = hold_writing();
+        self.temporary.write(bytes)
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temporary.flush()
+    }
+}
+
+/// The entry of a temporary file in the list of unfinished ones.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        hold_writing().0.unfinished.remove(&self.0);
+    }
+}
+
+/// Renames a temporary file to `target`.
+fn named(temporary: NamedTempFile, target: &Path, existing: Existing) -> io::Result<()> {
+    let named = match existing {
+        Existing::Replace => {
+            if let Ok(old) = fs::metadata(target) {
+                temporary.as_file().set_permissions(old.permissions())?;
+            }
+            temporary.persist(target)
+        }
+        Existing::Keep => match temporary.persist_noclobber(target) {
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => {
+                let reason = "a file of this name exists and was left as it is";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+            }
+            Err(failed) => {
+                // Not every file system can rename without replacing: the name is taken first.
+                File::create_new(target)?;
+                failed.file.persist(target)
+            }
+            named => named,
+        },
+    };
+    named.map(drop).map_err(|failed| failed.error)
+}
+
+/// Creates and locks a temporary file in a folder.
+fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // A file system without locks has no stale files cleared.
+        let _ = file.as_file().lock();
+        // Another process may have taken it for a stale one before it was locked.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes the temporary files of processes that were killed.
+fn clear_stale(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+        if is_ours
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            // Another process may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The path to which symbolic links lead, whether it exists or not.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = folder_of(&path).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("its symbolic links form a loop"))
 }
 
 /// Whether `path` exists, but is neither a file nor a folder.
@@ -123,28 +253,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// The temporary file for `path`: hidden, with the process id to be unique.
-fn beside(path: &Path) -> Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        let reason = "this is a folder, not the name of a file to write";
-        return Err(Error::io(path, io::Error::other(reason)));
-    };
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.tmp", process::id()));
-    Ok(path.with_file_name(hidden))
-}
-
-/// Creates a file, replacing one left by an earlier process with the same id.
-fn create(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => File::create_new(path),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<OsString> {
@@ -156,8 +268,8 @@ mod tests {
     fn a_written_file_stands_alone_and_replaces_the_old_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
-        write_beside(&path, b"old and long").unwrap();
-        write_beside(&path, b"new").unwrap();
+        write_file(&path, b"old and long", Existing::Replace).unwrap();
+        write_file(&path, b"new", Existing::Replace).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["a.bin"]);
     }
@@ -167,7 +279,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let taken = folder.path().join("taken");
         fs::create_dir(&taken).unwrap();
-        let error = write_beside(&taken, b"x").unwrap_err().to_string();
+        let error = write_file(&taken, b"x", Existing::Replace)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("taken"), "{error}");
         assert_eq!(names(folder.path()), ["taken"]);
     }
@@ -178,7 +292,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert!(write_beside(&path, b"x").is_err());
+        assert!(write_file(&path, b"x", Existing::Replace).is_err());
         assert!(is_special(&path));
         assert_eq!(names(folder.path()), ["socket"]);
     }
@@ -187,7 +301,7 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let error = write_beside(&missing.join("a.bin"), b"x").unwrap_err();
+        let error = write_file(&missing.join("a.bin"), b"x", Existing::Replace).unwrap_err();
         let start = format!("{}: ", missing.display());
         assert!(error.to_string().starts_with(&start), "{error}");
     }
@@ -211,7 +325,7 @@ mod tests {
         let path = folder.path().join("a.bin");
         let held = hold_writing();
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| write_beside(&path, b"x"));
+            let writer = scope.spawn(|| write_file(&path, b"x", Existing::Replace));
             std::thread::sleep(std::time::Duration::from_millis(50));
             assert!(names(folder.path()).is_empty());
             drop(held);
@@ -222,7 +336,9 @@ mod tests {
 
     #[test]
     fn a_path_without_a_name_is_an_error() {
-        let error = write_beside(Path::new("/"), b"x").unwrap_err().to_string();
+        let error = write_file(Path::new("/"), b"x", Existing::Replace)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("folder"), "{error}");
     }
 
@@ -231,11 +347,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.bin");
         fs::write(&path, b"old").unwrap();
-        let mut growing = Growing::begin(&path).unwrap();
-        growing.append(b"one ").unwrap();
+        let mut file = AtomicFile::create(&path, Existing::Replace).unwrap();
+        file.append(b"one ").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
-        growing.append(b"two").unwrap();
-        growing.finish().unwrap();
+        file.append(b"two").unwrap();
+        file.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"one two");
         assert_eq!(names(folder.path()).len(), 1);
     }
@@ -243,12 +359,12 @@ mod tests {
     #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut growing = Growing::begin(&folder.path().join("a.bin")).unwrap();
-        growing.append(b"half").unwrap();
+        let mut file = AtomicFile::create(&folder.path().join("a.bin"), Existing::Replace).unwrap();
+        file.append(b"half").unwrap();
         assert_eq!(names(folder.path()).len(), 1);
-        drop(growing);
+        drop(file);
         assert_eq!(names(folder.path()).len(), 0);
-        assert!(Growing::begin(&folder.path().join("no/a.bin")).is_err());
+        assert!(AtomicFile::create(&folder.path().join("no/a.bin"), Existing::Replace).is_err());
     }
 
     #[test]
@@ -256,8 +372,80 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let taken = folder.path().join("taken");
         fs::create_dir(&taken).unwrap();
-        let error = Growing::begin(&taken).unwrap().finish().unwrap_err();
+        let error = AtomicFile::create(&taken, Existing::Replace)
+            .unwrap()
+            .finish()
+            .unwrap_err();
         assert!(error.to_string().contains("taken"), "{error}");
         assert_eq!(names(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_kept_file_stays_even_if_it_appears_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        let mut file = AtomicFile::create(&path, Existing::Keep).unwrap();
+        file.append(b"late").unwrap();
+        fs::write(&path, b"precious").unwrap();
+        let error = file.finish().unwrap_err().to_string();
+        assert!(
+            error.contains("a.bin: a file of this name exists"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(names(folder.path()), ["a.bin"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_modes_kept() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::write(&real, b"old").unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("real", &link).unwrap();
+        assert!(write_file(&link, b"new", Existing::Keep).is_err());
+        write_file(&link, b"new", Existing::Replace).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o600);
+
+        let (nowhere, other) = (folder.path().join("nowhere"), folder.path().join("other"));
+        symlink("other", &nowhere).unwrap();
+        assert!(write_file(&nowhere, b"x", Existing::Keep).is_err());
+        write_file(&nowhere, b"x", Existing::Replace).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"x");
+        // A new file has the mode that the umask gives.
+        fs::write(folder.path().join("plain"), b"").unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().mode();
+        assert_eq!(mode("other"), mode("plain"));
+
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        symlink(&two, &one).unwrap();
+        symlink(&one, &two).unwrap();
+        let error = write_file(&one, b"x", Existing::Replace).unwrap_err();
+        assert!(error.to_string().contains("loop"), "{error}");
+    }
+
+    #[test]
+    fn the_longest_names_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(255));
+        write_file(&path, b"x", Existing::Keep).unwrap();
+        assert_eq!(names(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn only_stale_temporary_files_are_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let stale = folder.path().join(".icd-killed.tmp");
+        fs::write(&stale, b"half").unwrap();
+        fs::write(folder.path().join(".other.tmp"), b"").unwrap();
+        let locked = temporary_in(folder.path()).unwrap();
+        clear_stale(folder.path());
+        assert!(!stale.exists());
+        assert!(locked.path().exists());
+        assert!(folder.path().join(".other.tmp").exists());
     }
 }

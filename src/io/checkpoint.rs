@@ -6,11 +6,12 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
-    io::Read,
+    io::{BufReader, Read},
     ops::{Bound, Range},
-    panic::{self, AssertUnwindSafe, catch_unwind},
+    panic,
     path::{Path, PathBuf},
     sync::Once,
+    thread,
 };
 
 use candle_core::{
@@ -20,6 +21,7 @@ use candle_core::{
 };
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
+use zip::ZipArchive;
 
 use super::Source;
 use crate::error::{Error, Result};
@@ -107,10 +109,10 @@ impl Tensors {
             let tensors = SliceSafetensors::new(bytes).map_err(|e| Error::weights(file, e))?;
             return Ok(Self::BuiltIn(tensors));
         }
-        Ok(match &magic(file)? {
-            b"PK\x03\x04" => Self::Pickled(unpickle(file)?),
-            [b'{', ..] => Self::Mapped(map(file, &shards(file)?)?),
-            _ => Self::Mapped(map(file, &[file.to_path_buf()])?),
+        Ok(match Format::of(first_bytes(file)?) {
+            Format::Zip => Self::Pickled(unpickle(file)?),
+            Format::Json => Self::Mapped(map(file, &shards(file)?)?),
+            Format::Safetensors => Self::Mapped(map(file, &[file.to_path_buf()])?),
         })
     }
 
@@ -219,7 +221,7 @@ impl Checkpoint {
         if !self.could_hold(info) {
             return Err(fault("it is larger than the file: the file is damaged"));
         }
-        let tensor = guarded(|| tensors.get(name))
+        let tensor = guarded(PLAIN_STACK, || tensors.get(name))
             .ok_or_else(|| fault("the file is damaged"))?
             .map_err(|error| fault(&error.to_string()))?;
         Ok(tensor.ok_or_else(missing)?.to_device(device)?)
@@ -256,7 +258,7 @@ pub fn safetensors_metadata(file: &Source) -> Result<HashMap<String, String>> {
 
 fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, String>> {
     let mut length = [0; 8];
-    if reader.read_exact(&mut length).is_err() || is_other_format(length) {
+    if reader.read_exact(&mut length).is_err() || Format::of(length) != Format::Safetensors {
         return Ok(HashMap::new());
     }
     let mut header = Vec::new();
@@ -270,10 +272,27 @@ fn metadata_in(file: &Source, mut reader: impl Read) -> Result<HashMap<String, S
     Ok(header.metadata.unwrap_or_default())
 }
 
-/// Whether a file with these first bytes is a zip archive or JSON: no safetensors header
-/// is long enough to begin like that.
-fn is_other_format(begin: [u8; 8]) -> bool {
-    begin.starts_with(b"PK\x03\x04") || matches!(begin, [b'{', .., last] if last != 0)
+/// The format of a weights file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// A zip archive: a PyTorch state dict.
+    Zip,
+    /// JSON: the index of shards.
+    Json,
+    /// Safetensors, or something else.
+    Safetensors,
+}
+
+impl Format {
+    /// The format for the first bytes of a file. In safetensors they are the length of the
+    /// header, which is never so large that the last of them is not 0.
+    fn of(begin: [u8; 8]) -> Self {
+        match begin {
+            [b'P', b'K', 3, 4, ..] => Self::Zip,
+            [b'{', .., last] if last != 0 => Self::Json,
+            _ => Self::Safetensors,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -282,9 +301,8 @@ struct Header {
     metadata: Option<HashMap<String, String>>,
 }
 
-/// The first four bytes.
-fn magic(file: &Path) -> Result<[u8; 4]> {
-    let mut bytes = [0; 4];
+fn first_bytes(file: &Path) -> Result<[u8; 8]> {
+    let mut bytes = [0; 8];
     let mut reader = File::open(file).map_err(|error| Error::io(file, error))?;
     let read = reader.read_exact(&mut bytes);
     read.map_err(|_| Error::weights(file, "it is empty or cut off"))?;
@@ -341,10 +359,11 @@ fn shards(file: &Path) -> Result<Vec<PathBuf>> {
 
 /// A state dict, at the top level or under the key `state_dict`.
 fn unpickle(file: &Path) -> Result<PthTensors> {
+    let what = "it is not a PyTorch state dict";
+    let fault = |reason: &str| Error::weights(file, format!("{what} ({reason})"));
+    let stack = stack_for_pickles(file).map_err(|error| fault(&error.to_string()))?;
     let open = |key| {
-        let what = "it is not a PyTorch state dict";
-        let fault = |reason: &str| Error::weights(file, format!("{what} ({reason})"));
-        guarded(|| PthTensors::new(file, key))
+        guarded(stack, || PthTensors::new(file, key))
             .ok_or_else(|| fault("it is damaged"))?
             .map_err(|error| fault(&error.to_string()))
     };
@@ -355,14 +374,43 @@ fn unpickle(file: &Path) -> Result<PthTensors> {
     }
 }
 
+/// Bytes of stack for reading one tensor.
+const PLAIN_STACK: usize = 2 << 20;
+/// Bytes of the largest pickle that is read: Stable Diffusion's have half a megabyte.
+const MAX_PICKLE: u64 = 8 << 20;
+
+/// Bytes of stack with which candle can read the pickles of a zip file: it recurses into
+/// nested values, each of which takes two bytes or more.
+fn stack_for_pickles(file: &Path) -> Result<usize> {
+    const PER_BYTE: u64 = 256;
+    const LEAST: u64 = 2 << 20;
+    let reader = File::open(file).map_err(|error| Error::io(file, error))?;
+    let fault = |error: zip::result::ZipError| Error::weights(file, error);
+    let mut archive = ZipArchive::new(BufReader::new(reader)).map_err(fault)?;
+    let mut largest = 0;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(fault)?;
+        if entry.name_raw().ends_with(b".pkl") {
+            largest = entry.size().max(largest);
+        }
+    }
+    match largest <= MAX_PICKLE {
+        true => Ok((largest * PER_BYTE + LEAST) as usize),
+        false => Err(Error::weights(
+            file,
+            "its pickle is larger than that of any model",
+        )),
+    }
+}
+
 thread_local! {
     /// Whether this thread is in `guarded`.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The result of `read`, or `None` if it panics, without a panic message: candle's reader
-/// of pickles panics at some damaged files.
-fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+/// The result of `read` in a thread with that much stack, or `None` if it panics, without
+/// a panic message: candle's reader of pickles panics at some damaged files.
+fn guarded<T: Send>(stack: usize, read: impl FnOnce() -> T + Send) -> Option<T> {
     static SILENCED: Once = Once::new();
     SILENCED.call_once(|| {
         let usual = panic::take_hook();
@@ -372,11 +420,15 @@ fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
             }
         }));
     });
-    GUARDED.set(true);
-    // The state of the reader is discarded.
-    let read = catch_unwind(AssertUnwindSafe(read));
-    GUARDED.set(false);
-    read.ok()
+    let silenced = || {
+        GUARDED.set(true);
+        read()
+    };
+    thread::scope(|scope| {
+        let reader = thread::Builder::new().stack_size(stack);
+        let reader = reader.spawn_scoped(scope, silenced).ok()?;
+        reader.join().ok()
+    })
 }
 
 #[cfg(test)]
@@ -436,5 +488,38 @@ mod tests {
         let seen = checkpoint.seen_as(views);
         assert_eq!(seen.shape("c.weight"), Some(vec![1]));
         assert!(seen.has_prefix("c.") && !seen.has_prefix("b."));
+    }
+
+    #[test]
+    fn headers_of_every_length_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        for length in [123, 379, 128] {
+            let mut header = br#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#.to_vec();
+            header.resize(length, b' ');
+            let bytes = [&(length as u64).to_le_bytes()[..], &header, &[7]].concat();
+            std::fs::write(&file, bytes).unwrap();
+            assert_eq!(Checkpoint::open(&file).unwrap().names(), ["w"], "{length}");
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_pickle_is_an_error() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.pt");
+        for depth in [10, 200_000, 2_000_000] {
+            let stored = zip::write::SimpleFileOptions::default()
+                .compression_method(zip::CompressionMethod::Stored);
+            let mut archive = zip::ZipWriter::new(File::create(&file).unwrap());
+            archive.start_file("x/data.pkl", stored).unwrap();
+            let lists = [&vec![b']'; depth][..], &vec![b'a'; depth - 1]].concat();
+            archive
+                .write_all(&[b"\x80\x02", &lists[..], b"."].concat())
+                .unwrap();
+            archive.finish().unwrap();
+            let error = Checkpoint::open(&file).err().unwrap().to_string();
+            assert!(error.contains("x.pt"), "{error}");
+        }
     }
 }

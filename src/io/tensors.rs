@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
-use super::write_beside;
+use super::{Existing, write_file};
 use crate::error::Result;
 
 /// The metadata of a safetensors file.
@@ -20,7 +20,12 @@ pub type Metadata = HashMap<String, String>;
 pub type Tensors = Vec<(String, Tensor)>;
 
 /// Writes tensors to a safetensors file atomically. Equal values give equal files.
-pub fn write_tensors(file: &Path, tensors: &Tensors, metadata: Metadata) -> Result<()> {
+pub fn write_tensors(
+    file: &Path,
+    tensors: &Tensors,
+    metadata: Metadata,
+    existing: Existing,
+) -> Result<()> {
     let tensors = tensors
         .iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
@@ -32,7 +37,7 @@ pub fn write_tensors(file: &Path, tensors: &Tensors, metadata: Metadata) -> Resu
     for (_, tensor) in &tensors {
         bytes.extend_from_slice(&tensor.data());
     }
-    write_beside(file, &bytes)
+    write_file(file, &bytes, existing)
 }
 
 /// The order of tensors in a file: wide types first, so that each is aligned.
@@ -78,7 +83,13 @@ mod tests {
         let bytes = |name: &str| {
             let notes = (0..20).map(|i| (format!("key {i}"), format!("\"value\" {i} ü")));
             let file = folder.path().join(name);
-            write_tensors(&file, &vec![("x".into(), x.clone())], notes.collect()).unwrap();
+            write_tensors(
+                &file,
+                &vec![("x".into(), x.clone())],
+                notes.collect(),
+                Existing::Keep,
+            )
+            .unwrap();
             std::fs::read(file).unwrap()
         };
         assert!(bytes("a") == bytes("b"));

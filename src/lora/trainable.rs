@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::{Factor, Naming, RELEASED_ALPHA};
 use crate::{
     error::Result,
-    io::{Checkpoint, Tensors, write_tensors},
+    io::{Checkpoint, Existing, Tensors, write_tensors},
     layout::Network,
     nn::{LoraDelta, LoraDeltas},
     noise::Noise,
@@ -127,7 +127,7 @@ impl TrainableAdapter {
             (super::ALPHA.to_owned(), self.rank.alpha.to_string()),
             ("format".to_owned(), "pt".to_owned()),
         ]);
-        write_tensors(file, &tensors, notes)
+        write_tensors(file, &tensors, notes, Existing::Replace)
     }
 }
 

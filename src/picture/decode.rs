@@ -1,6 +1,10 @@
 //! Reading PNG, JPEG and WebP pictures, detected from their content.
 
-use std::{fs, io::Cursor, path::Path};
+use std::{
+    fs::File,
+    io::{self, Cursor, Read},
+    path::Path,
+};
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
@@ -16,7 +20,8 @@ impl Picture {
     /// Reads a PNG, JPEG or WebP file, whatever its extension, as [`decode`](Self::decode)
     /// does.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+        let fault = |source| Error::io(path, source);
+        let bytes = bytes_of(File::open(path).map_err(fault)?).map_err(fault)?;
         Self::decode(&bytes, path)
     }
 
@@ -39,6 +44,16 @@ impl Picture {
         let profile = profile.filter(|profile| profile.get(16..20) == Some(b"RGB "));
         let profile = profile.map(Into::into);
         Ok(Self { profile, ..picture })
+    }
+}
+
+/// The bytes of an encoded picture, from a file or a stream, which need not have an end.
+pub fn bytes_of(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= MAX_BYTES {
+        true => Ok(bytes),
+        false => Err(io::Error::other("a picture has at most 1 GiB")),
     }
 }
 
@@ -134,6 +149,8 @@ fn blend(value: u8, alpha: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use image::{DynamicImage, ImageBuffer, ImageEncoder, Luma, Rgb, Rgba, codecs::jpeg};
 
     use super::*;

@@ -10,7 +10,7 @@ use image::{
 use super::Picture;
 use crate::{
     error::{Error, Result},
-    io::write_beside,
+    io::{Existing, write_file},
 };
 
 /// JPEG quality, out of 100.
@@ -71,9 +71,11 @@ impl Picture {
         }
     }
 
-    /// Writes the picture atomically, in the format of the path's extension.
+    /// Writes the picture atomically, in the format of the path's extension; an existing
+    /// file is replaced.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_beside(path, &self.encode(Format::of(path)?)?)
+        let bytes = self.encode(Format::of(path)?)?;
+        write_file(path, &bytes, Existing::Replace)
     }
 
     fn feed(&self, mut encoder: impl ImageEncoder) -> ImageResult<()> {

@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 
 use crate::{
     error::{Error, Result},
-    io::{Metadata, write_tensors},
+    io::{Existing, Metadata, write_tensors},
     model::Model,
     picture::{
         Size,
@@ -84,6 +84,10 @@ impl Latents {
                 latent.dims()
             )));
         }
+        let sum = latent.abs()?.sum_all()?.to_scalar::<f32>()?;
+        if !sum.is_finite() {
+            return Err(fault(&"its latent has values that are not numbers"));
+        }
         // Older files do not state it: there was one method.
         let method = match notes.remove(METHOD) {
             Some(name) => Method::named(&name)
@@ -140,12 +144,17 @@ impl Latents {
     }
 
     /// Writes the latent in f32 with its metadata, atomically.
-    pub fn write(&self, file: &Path) -> Result<()> {
+    pub fn write(&self, file: &Path, existing: Existing) -> Result<()> {
         let mut notes = self.notes.clone();
         notes.insert(METHOD.into(), self.method.name().into());
         notes.insert("prompt".into(), self.prompt.clone());
         notes.insert("model".into(), self.model.clone());
-        write_tensors(file, &vec![("latent".into(), self.latent.clone())], notes)
+        write_tensors(
+            file,
+            &vec![("latent".into(), self.latent.clone())],
+            notes,
+            existing,
+        )
     }
 }
 
@@ -171,7 +180,7 @@ mod tests {
             model: "sd15 0".into(),
             notes,
         };
-        written.write(&file).unwrap();
+        written.write(&file, Existing::Keep).unwrap();
         let read = Latents::read(&file).unwrap();
         assert_eq!(
             (&read.prompt, &read.model, &read.notes),
@@ -186,7 +195,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.safetensors");
         let x = Tensor::zeros((1, 4, 2, 2), DType::F32, &Device::Cpu).unwrap();
-        write_tensors(&file, &vec![("other".into(), x)], HashMap::new()).unwrap();
+        write_tensors(
+            &file,
+            &vec![("other".into(), x)],
+            HashMap::new(),
+            Existing::Replace,
+        )
+        .unwrap();
         assert!(
             Latents::read(&file)
                 .unwrap_err()

@@ -233,13 +233,17 @@ fn a_file_may_be_converted_in_its_place() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_leaves_no_part_of_a_file() {
+fn signals_leave_no_part_of_a_file() {
     let many: Vec<_> = (0..64)
         .map(|i| (format!("{i}"), waves(&[1 << 18], 1.0)))
         .collect();
     let many: Vec<_> = many.iter().map(|(n, t)| (&n[..], t.clone())).collect();
     let (folder, file) = file_of(&many);
-    for wait in [5, 20, 60, 120] {
+    let signals = ["-INT", "-TERM", "-HUP"];
+    for (wait, signal) in [5, 20, 60, 120, 30, 90]
+        .into_iter()
+        .zip(signals.into_iter().cycle())
+    {
         let mut command = std::process::Command::cargo_bin("icd").expect("the program");
         let mut child = command
             .current_dir(folder.path())
@@ -252,7 +256,7 @@ fn ctrl_c_leaves_no_part_of_a_file() {
         std::thread::sleep(Duration::from_millis(wait));
         let pid = child.id().to_string();
         let killed = std::process::Command::new("kill")
-            .args(["-INT", &pid])
+            .args([signal, &pid])
             .status();
         assert!(killed.is_ok(), "kill runs");
         child.wait().expect("it ends");

@@ -5,7 +5,7 @@ use std::{collections::HashMap, io::Cursor, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use icd::{
-    io::write_tensors,
+    io::{Existing, write_tensors},
     picture::{Format, Picture, Size},
 };
 
@@ -193,7 +193,8 @@ fn saved(name: &str, tensor: &Tensor, notes: &[(&str, &str)]) -> Vec<u8> {
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    write_tensors(file.path(), &vec![(name.into(), tensor.clone())], notes).expect("tensors");
+    let tensors = vec![(name.into(), tensor.clone())];
+    write_tensors(file.path(), &tensors, notes, Existing::Replace).expect("tensors");
     std::fs::read(file.path()).expect("bytes")
 }
 

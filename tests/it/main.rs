@@ -30,4 +30,5 @@ mod stage;
 mod support;
 mod surface;
 mod training;
+mod trust;
 mod walks;

@@ -259,8 +259,13 @@ fn tiny_and_endless_pictures_are_edited() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_with_130_and_leaves_nothing() {
-    for wait in [5, 30, 80, 160, 320] {
+fn signals_end_the_program_and_leave_nothing() {
+    use std::os::unix::process::ExitStatusExt;
+    let signals = [("-INT", 2), ("-TERM", 15), ("-HUP", 1)];
+    for (wait, (name, number)) in [5, 30, 80, 160, 320]
+        .into_iter()
+        .zip(signals.into_iter().cycle())
+    {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = std::process::Command::cargo_bin("icd").expect("the program");
         let mut child = command
@@ -273,10 +278,11 @@ fn ctrl_c_ends_with_130_and_leaves_nothing() {
             .expect("the program starts");
         std::thread::sleep(Duration::from_millis(100 + wait));
         let killed = std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
+            .args([name, &child.id().to_string()])
             .status();
         assert!(killed.expect("kill runs").success());
-        assert_eq!(child.wait().expect("it ends").code(), Some(130));
+        // Ended by the signal, so that a shell ends a loop, too.
+        assert_eq!(child.wait().expect("it ends").signal(), Some(number));
         for entry in std::fs::read_dir(folder.path()).expect("a folder") {
             let file = entry.expect("an entry").path();
             assert_eq!(read(&file).size(), Size::new(64, 64), "{}", file.display());

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs, path::PathBuf, process::Stdio, thread, time::Duration};
 
 use assert_cmd::{Command, assert::Assert};
-use icd::io::Checkpoint;
+use icd::io::{Checkpoint, Existing};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use tempfile::TempDir;
@@ -132,7 +132,7 @@ fn a_teacher_without_guidance_learns_to_take_it() {
     };
     let tensors = names.into_iter().map(load).collect();
     let file = unet.join("diffusion_pytorch_model.safetensors");
-    icd::io::write_tensors(&file, &tensors, HashMap::new()).unwrap();
+    icd::io::write_tensors(&file, &tensors, HashMap::new(), Existing::Replace).unwrap();
     let config = fs::read_to_string(data("sd/unet/config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
     config["time_cond_proj_dim"] = serde_json::Value::Null;
@@ -278,4 +278,50 @@ fn a_distillation_killed_ten_times_ends_where_an_uninterrupted_one_does() {
         let read = |training: &Training| fs::read(training.file(file)).unwrap();
         assert!(read(&whole) == read(&killed), "{file} differs");
     }
+}
+
+#[test]
+fn a_distillation_replaces_nothing_that_none_wrote() {
+    let teacher = "unet/diffusion_pytorch_model.safetensors";
+    for (stage, name) in [
+        ("guidance", teacher),
+        ("guidance", "report.html"),
+        ("consistency", "metrics.jsonl"),
+        ("consistency", "forward-19-259-519-779.safetensors"),
+        ("consistency", "samples/000001.png"),
+    ] {
+        for more in [&[][..], &["--resume"]] {
+            let training = Training::new(stage, "steps = 1");
+            let file = training.file(stage).join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "precious").unwrap();
+            let done = training.run(stage, more).failure();
+            let told = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+            assert!(told.contains("no distillation wrote it"), "{name}: {told}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), "precious", "{name}");
+        }
+    }
+}
+
+#[test]
+fn captions_that_are_missing_or_unreadable_are_told() {
+    let training = Training::new("consistency", "steps = 1");
+    fs::remove_file(training.file("one.txt")).unwrap();
+    let done = training.run("consistency", &[]).success();
+    let told = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+    assert!(
+        told.contains("1 of the pictures") && told.contains("one.png"),
+        "{told}"
+    );
+
+    let training = Training::new("consistency", "steps = 1");
+    fs::write(training.file("one.txt"), b"caf\xe9").unwrap();
+    let done = training.run("consistency", &[]).failure();
+    let told = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+    assert!(told.contains("one.txt") && told.contains("UTF-8"), "{told}");
+
+    let training = Training::new("consistency", "steps = 1");
+    let list = "\u{feff}{\"file_name\": \"two.png\", \"text\": \"a bird\"}\n";
+    fs::write(training.file("metadata.jsonl"), list).unwrap();
+    training.run("consistency", &[]).success();
 }

@@ -11,7 +11,11 @@ use clap::{
     Args,
     builder::{PathBufValueParser, TypedValueParser},
 };
-use icd::{Error, io::check_writable, picture::Format};
+use icd::{
+    Error,
+    io::{Existing, check_writable},
+    picture::Format,
+};
 
 /// The name that stands for stdout.
 const STDOUT: &str = "-";
@@ -20,7 +24,7 @@ const STDOUT: &str = "-";
 #[derive(Args)]
 pub(crate) struct SaveArgs {
     /// Every intermediate value, as safetensors.
-    #[arg(long, value_name = "FILE", value_parser = file())]
+    #[arg(long, value_name = "FILE", value_parser = tensors())]
     pub(crate) dump: Option<PathBuf>,
     /// Leave the settings out of the PNG.
     #[arg(long)]
@@ -52,6 +56,14 @@ impl WriteArgs {
         Ok(())
     }
 
+    /// What becomes of existing files.
+    pub(crate) fn existing(self) -> Existing {
+        match self.force {
+            true => Existing::Replace,
+            false => Existing::Keep,
+        }
+    }
+
     /// Fails on existing files that must not be overwritten.
     pub(crate) fn check_new(self, files: &[PathBuf]) -> Result<()> {
         files.iter().try_for_each(|file| self.check_absent(file))
@@ -64,7 +76,12 @@ impl WriteArgs {
                 file.display()
             )
         };
-        ensure!(self.force || !file.is_file(), Error::setting(reason()));
+        // A link that leads nowhere takes the name, too; a device is written, not replaced.
+        let takes_name = |file: &Path| {
+            let found = file.metadata().or_else(|_| file.symlink_metadata());
+            found.is_ok_and(|found| found.is_file() || found.is_symlink())
+        };
+        ensure!(self.force || !takes_name(file), Error::setting(reason()));
         Ok(())
     }
 
@@ -80,6 +97,25 @@ impl WriteArgs {
         self.check_absent(file)?;
         Ok(check_writable(file)?)
     }
+}
+
+/// Fails if tensors would be written over an input, which `--force` does not mean.
+pub(crate) fn check_inputs<'a>(
+    tensors: impl IntoIterator<Item = &'a PathBuf>,
+    inputs: impl IntoIterator<Item = &'a PathBuf> + Clone,
+) -> Result<()> {
+    for file in tensors {
+        let Ok(path) = file.canonicalize() else {
+            continue;
+        };
+        let is_input = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == path);
+        let reason = || format!("{}: this is an input; name another file", file.display());
+        ensure!(
+            !inputs.clone().into_iter().any(is_input),
+            Error::setting(reason())
+        );
+    }
+    Ok(())
 }
 
 /// Fails if `folder` is not a folder and cannot be created.
@@ -101,6 +137,14 @@ pub(crate) fn file() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|file| match is_stdout(&file) {
         true => Err("- (stdout) is only for the --output of a picture: name a file"),
         false => Ok(file),
+    })
+}
+
+/// Parses the name of a file for tensors.
+pub(crate) fn tensors() -> impl TypedValueParser<Value = PathBuf> {
+    file().try_map(|file| match Format::of(&file) {
+        Ok(_) => Err("this is the name of a picture; tensors are written as .safetensors"),
+        Err(_) => Ok(file),
     })
 }
 

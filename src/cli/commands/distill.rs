@@ -1,14 +1,17 @@
 //! `icd distill`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use icd::{
     distill::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
-        write_report,
+        uncaptioned, write_report,
     },
     model::Model,
     nn::Placement,
@@ -117,6 +120,7 @@ impl RunArgs {
         let placement = Placement::new(config.dtype.into(), self.device.open(&log_line)?);
         check_gradients(&placement)?;
         let model = Model::open(&config.choice(), placement)?;
+        tell_left_out(&uncaptioned(&config.data)?);
         let bar = bar(0, "encoding the pictures");
         let data = TrainingData::open(&model, &config, &mut |done, of| {
             bar.set_length(of as u64);
@@ -139,8 +143,22 @@ impl RunArgs {
             )),
             _ => {}
         }
-        Ok(())
+        let text =
+            fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        Ok(run(config).claim(&text)?)
     }
+}
+
+/// Tells which pictures have no caption.
+fn tell_left_out(pictures: &[PathBuf]) {
+    let Some(first) = pictures.first() else {
+        return;
+    };
+    log_line(&format!(
+        "warning: {} of the pictures have no caption (a .txt beside them) and are left out: {}, ..",
+        pictures.len(),
+        first.display()
+    ));
 }
 
 /// Rejects placements with wrong or vanishing gradients.

@@ -93,7 +93,7 @@ struct ResultArgs {
     #[arg(long, alias = "attention", value_name = "DIR")]
     attention_maps: Option<PathBuf>,
     /// The final latents of the targets, as safetensors.
-    #[arg(long, value_name = "FILE", value_parser = output::file())]
+    #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     save_latents: Option<PathBuf>,
     #[command(flatten)]
     save: SaveArgs,
@@ -149,7 +149,7 @@ impl EditArgs {
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
         let files = (&frame, &outputs[..]);
         self.write(&pipeline, &edited, files, settings, &mut console)?;
-        console.write_dump(dump, 0)?;
+        console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
         let mut results = outputs.iter().zip(&request.targets);
         results.try_for_each(|(output, target)| {
@@ -171,6 +171,9 @@ impl EditArgs {
             let beside = [&result.comparison, &result.save_latents, &result.save.dump];
             let write = result.save.write;
             write.check(outputs.iter().chain(beside.into_iter().flatten()))?;
+            let inputs = [&self.image, &self.latents, &self.from, &result.mask];
+            let tensors = [&result.save_latents, &result.save.dump];
+            output::check_inputs(tensors.into_iter().flatten(), inputs.into_iter().flatten())?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
                 write.check_new(&sheets::files(folder, count))?;
@@ -196,11 +199,14 @@ impl EditArgs {
     }
 
     fn request(&self, model: &Model, frame: &Frame) -> Result<Edit> {
-        let prompt = match (&self.src_prompt, frame) {
-            (Some(prompt), _) => prompt.clone(),
-            (None, Frame::Latents(latents, _)) => latents.prompt.clone(),
-            (None, Frame::Photo(..)) => String::new(),
+        let stated = match frame {
+            Frame::Latents(latents, _) => Some(&latents.prompt),
+            Frame::Photo(..) => None,
         };
+        let prompt = self.src_prompt.clone();
+        let prompt = prompt.or_else(|| stated.filter(|prompt| !prompt.is_empty()).cloned());
+        let reason = "the latents do not state what the picture shows: pass --src-prompt";
+        let prompt = prompt.ok_or_else(|| Error::setting(reason))?;
         let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
         let result = &self.result;
         let mask = result.mask.as_deref().map(picture::read).transpose()?;
@@ -243,10 +249,10 @@ impl EditArgs {
         settings: Settings,
         console: &mut Console,
     ) -> Result<()> {
-        let result = &self.result;
+        let (result, existing) = (&self.result, self.result.save.write.existing());
         if let Some(file) = &result.save_latents {
             let latents = vec![("latent".into(), edited.targets.clone())];
-            write_tensors(file, &latents, HashMap::new())?;
+            write_tensors(file, &latents, HashMap::new(), existing)?;
         }
         let with_source = result.comparison.is_some() || result.attention_maps.is_some();
         let source = edited.source.as_ref().filter(|_| with_source);
@@ -256,7 +262,12 @@ impl EditArgs {
         for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
             let finished = frame.finished(target, result.restore_size);
             let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
-            picture::write(&finished, file, (!result.save.no_metadata).then_some(&own))?;
+            picture::write(
+                &finished,
+                file,
+                (!result.save.no_metadata).then_some(&own),
+                existing,
+            )?;
         }
         let shown = Shown {
             edited,
@@ -265,10 +276,10 @@ impl EditArgs {
             targets,
         };
         if let Some(file) = &result.comparison {
-            picture::write(&shown.comparison()?, file, None)?;
+            picture::write(&shown.comparison()?, file, None, existing)?;
         }
         match &result.attention_maps {
-            Some(folder) => shown.write_attention(folder),
+            Some(folder) => shown.write_attention(folder, existing),
             None => Ok(()),
         }
     }

@@ -59,7 +59,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N|WxH", value_parser = size)]
     size: Option<Size>,
     /// The final latent, as safetensors.
-    #[arg(long, value_name = "FILE", value_parser = output::file())]
+    #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     save_latents: Option<PathBuf>,
     #[command(flatten)]
     save: SaveArgs,
@@ -106,7 +106,8 @@ impl GenerateArgs {
         for (row, &index) in batch.iter().enumerate() {
             self.write(index, &pictures[row], &latents[row], settings)?;
             let named = |file: &PathBuf| self.numbered(file, index);
-            console.write_dump(self.save.dump.as_ref().map(named).as_deref(), row)?;
+            let dump = self.save.dump.as_ref().map(named);
+            console.write_dump(dump.as_deref(), row, self.save.write.existing())?;
             let facts = json!({ "prompt": self.prompt, "seed": self.seed(index) });
             console.result(&named(&self.output()), row, facts)?;
         }
@@ -137,10 +138,21 @@ impl GenerateArgs {
         let seed = self.seed(index).to_string();
         let own = settings.clone().with("seed", seed).with("count", "1");
         let file = self.numbered(&self.output(), index);
-        picture::write(picture, &file, (!self.save.no_metadata).then_some(&own))?;
+        let existing = self.save.write.existing();
+        picture::write(
+            picture,
+            &file,
+            (!self.save.no_metadata).then_some(&own),
+            existing,
+        )?;
         if let Some(file) = &self.save_latents {
             let latents = vec![("latent".into(), latent.clone())];
-            write_tensors(&self.numbered(file, index), &latents, HashMap::new())?;
+            write_tensors(
+                &self.numbered(file, index),
+                &latents,
+                HashMap::new(),
+                existing,
+            )?;
         }
         Ok(())
     }

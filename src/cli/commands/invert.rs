@@ -34,7 +34,7 @@ pub(crate) struct InvertArgs {
     #[arg(long)]
     prompt: String,
     /// The inverted latent [default: IN.latents.safetensors].
-    #[arg(long, short, value_name = "FILE", value_parser = output::file())]
+    #[arg(long, short, value_name = "FILE", value_parser = output::tensors())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator.
     #[arg(long, default_value_t = 0)]
@@ -43,7 +43,7 @@ pub(crate) struct InvertArgs {
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     reconstruct: Option<PathBuf>,
     /// Every intermediate value, as safetensors.
-    #[arg(long, value_name = "FILE", value_parser = output::file())]
+    #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     dump: Option<PathBuf>,
     /// Keep inversions in this folder and reuse them.
     #[arg(long, value_name = "DIR")]
@@ -78,7 +78,7 @@ impl InvertArgs {
             seed: self.seed,
         };
         let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
-        latents.write(&output)?;
+        latents.write(&output, self.write.existing())?;
         let mut facts = json!({ "prompt": self.prompt, "seed": self.seed });
         if let Some(file) = &self.reconstruct {
             let likeness = self.reconstructed(&inversion, &latents, file, &mut console)?;
@@ -86,7 +86,7 @@ impl InvertArgs {
             facts["psnr"] = json!(likeness.psnr);
             facts["ssim"] = json!(likeness.ssim);
         }
-        console.write_dump(self.dump.as_deref(), 0)?;
+        console.write_dump(self.dump.as_deref(), 0, self.write.existing())?;
         console.finish();
         console.result(&output, 0, facts)
     }
@@ -96,6 +96,10 @@ impl InvertArgs {
         let file = self.output.clone().unwrap_or_else(name);
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
         self.write.check(files.into_iter().flatten())?;
+        output::check_inputs(
+            [Some(&file), self.dump.as_ref()].into_iter().flatten(),
+            [&self.image],
+        )?;
         Ok(file)
     }
 
@@ -112,7 +116,7 @@ impl InvertArgs {
         let latent = pipeline.reconstruct(&inverted, &self.prompt, console)?;
         let result = pipeline.decode(&latent, console)?.swap_remove(0);
         let result = result.with_profile_of(inversion.placed.photo);
-        picture::write(&result, file, None)?;
+        picture::write(&result, file, None, self.write.existing())?;
         let placed = &inversion.placed.picture;
         Ok(Likeness {
             psnr: result.psnr(placed)?,

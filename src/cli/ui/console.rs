@@ -11,22 +11,42 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use icd::{
     diffusion::{Event, Observer},
-    io::{Tensors, write_tensors},
+    io::{Existing, Tensors, write_tensors},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::cli::{ReportArgs, args::output};
 
+/// Most characters of a message: it may quote what a stranger wrote.
+const MAX_CHARS: usize = 4096;
+
 /// Writes a line to stderr.
 pub(crate) fn log_line(line: &str) {
+    let end = line.char_indices().nth(MAX_CHARS);
+    let line = match end {
+        Some((end, _)) => format!("{} ..", &line[..end]),
+        None => line.into(),
+    };
     // A closed stderr is not an error.
-    let _ = writeln!(stderr(), "{line}");
+    let _ = writeln!(stderr(), "{}", harmless(&line));
 }
 
-/// Writes a line to stdout.
+/// Writes a line, of text or JSON, to stdout.
 pub(crate) fn print_line(line: &str) -> Result<()> {
-    print_bytes(format!("{line}\n").as_bytes())
+    print_bytes(format!("{}\n", harmless(line)).as_bytes())
+}
+
+/// A text that a terminal does not obey: control characters and those that change the
+/// direction of writing are escaped, as in JSON.
+pub(crate) fn harmless(text: &str) -> String {
+    let directs = |char| matches!(char, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let one = |char: char| match char {
+        '\n' | '\t' => char.to_string(),
+        _ if char.is_control() || directs(char) => format!("\\u{:04x}", u32::from(char)),
+        _ => char.to_string(),
+    };
+    text.chars().map(one).collect()
 }
 
 /// Writes a result to stdout: the facts as a JSON object, or else its text.
@@ -133,7 +153,12 @@ impl Console {
 
     /// Writes the values of a picture, counted from 0, and those common to all
     /// pictures to `file`, if given.
-    pub(crate) fn write_dump(&self, file: Option<&Path>, picture: usize) -> icd::Result<()> {
+    pub(crate) fn write_dump(
+        &self,
+        file: Option<&Path>,
+        picture: usize,
+        existing: Existing,
+    ) -> icd::Result<()> {
         let Some(file) = file else {
             return Ok(());
         };
@@ -142,7 +167,7 @@ impl Console {
             values.extend(own.values.clone());
         }
         let values: Tensors = values.into_iter().collect();
-        write_tensors(file, &values, HashMap::new())
+        write_tensors(file, &values, HashMap::new(), existing)
     }
 
     /// Prints the result of a picture, counted from 0: the file name, or a JSON
@@ -152,7 +177,7 @@ impl Console {
             return Ok(());
         }
         let own = self.pictures.get(picture).unwrap_or(&self.common);
-        facts["output"] = json!(output);
+        facts["output"] = json!(output.to_string_lossy());
         facts["evaluations"] = json!(own.evaluations);
         facts["seconds"] = json!(self.began.elapsed().as_secs_f64());
         print_result(self.report.json, &facts, output.display().to_string())
@@ -229,4 +254,20 @@ fn spinner() -> ProgressBar {
     let bar = progress_bar(WAITING, 0);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_reach_no_terminal() {
+        let text = "a\u{1b}]0;title\u{7}\u{9b}2J\u{202e}b\tc\nd é 猫";
+        let printed = "a\\u001b]0;title\\u0007\\u009b2J\\u202eb\tc\nd é 猫";
+        assert_eq!(harmless(text), printed);
+        let line = json!({ "text": text }).to_string();
+        assert!(!harmless(&line).contains(char::is_control));
+        let read: Value = serde_json::from_str(&harmless(&line)).unwrap();
+        assert_eq!(read["text"], text);
+    }
 }

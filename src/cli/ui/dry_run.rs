@@ -11,7 +11,7 @@ use icd::{
     prompt::{Prompt, Word},
     schedule::Timesteps,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::console::{print_fact, print_line};
 use crate::cli::canvas::Frame;
@@ -24,38 +24,48 @@ pub(crate) fn print_edit(
     (frame, rows): (&Frame, usize),
     as_json: bool,
 ) -> Result<()> {
-    let facts = facts(model, edit, prompts, (frame, rows))?;
+    let (mut facts, targets) = facts(model, edit, prompts, (frame, rows))?;
     if as_json {
-        let facts: Map<String, Value> = facts.into_iter().map(|(k, v)| (k.into(), v)).collect();
-        return print_line(&Value::Object(facts).to_string());
+        // One target is told at the top level, too.
+        if let [target] = &targets[..] {
+            facts.extend(target.clone());
+        }
+        let mut json = object(facts);
+        json["targets"] = targets.into_iter().map(object).collect();
+        return print_line(&json.to_string());
     }
-    facts.iter().try_for_each(|(name, fact)| match fact {
+    let last = facts.split_off(TOLD_FIRST);
+    let mut facts = facts.into_iter().chain(targets.concat()).chain(last);
+    facts.try_for_each(|(name, fact)| match fact {
         Value::Array(lines) if lines.iter().all(Value::is_string) => {
             print_line(&format!("{name}:"))?;
             let mut lines = lines.iter().filter_map(Value::as_str);
             lines.try_for_each(|line| print_line(&format!("  {line}")))
         }
-        other => print_fact(name, other),
+        other => print_fact(name, &other),
     })
 }
 
+/// Names and values, in the order in which they are told.
+type Facts = Vec<(&'static str, Value)>;
+
+/// How many of the facts are told before those of the targets.
+const TOLD_FIRST: usize = 3;
+
+/// The facts of the edit, and those of each target.
 fn facts(
     model: &Model,
     edit: &Edit,
     prompts: &[Prompt],
     (frame, rows): (&Frame, usize),
-) -> Result<Vec<(&'static str, Value)>> {
+) -> Result<(Facts, Vec<Facts>)> {
     let (forward, reverse) = (model.forward_timesteps()?, model.reverse_timesteps()?);
     let latent = frame.latent()?;
-    let mut facts = vec![
-        ("model", json!(model.fingerprint()?)),
-        ("latent", json!(latent.to_string())),
-        ("source", tokens(model, &prompts[0])?),
-    ];
-    for target in &prompts[1..] {
-        facts.push(("target", tokens(model, target)?));
-        facts.extend(control(edit, &prompts[0], target));
-    }
+    let target = |target: &Prompt| -> Result<Facts> {
+        let tokens = ("target", tokens(model, target)?);
+        let control = control(edit, &prompts[0], target);
+        Ok([tokens].into_iter().chain(control).collect())
+    };
     let evaluations = match frame.placed().is_some() {
         true => format!(
             "{} of 1 row, {} of {rows}",
@@ -64,14 +74,26 @@ fn facts(
         ),
         false => format!("{} of {rows} rows", reverse.count()),
     };
-    facts.extend([
+    let facts = vec![
+        ("model", json!(model.fingerprint()?)),
+        ("latent", json!(latent.to_string())),
+        ("source", tokens(model, &prompts[0])?),
         ("forward timesteps", json!(forward.to_string())),
         ("reverse timesteps", json!(reverse.to_string())),
         ("guidance", json!(along(&reverse, edit.guidance))),
         ("network evaluations", json!(evaluations)),
         ("weights in memory", json!(memory(model)?)),
-    ]);
-    Ok(facts)
+    ];
+    let targets = prompts[1..].iter().map(target);
+    Ok((facts, targets.collect::<Result<_>>()?))
+}
+
+/// Facts as a JSON object with plain keys.
+fn object(facts: Facts) -> Value {
+    let facts = facts.into_iter();
+    facts
+        .map(|(name, fact)| (name.replace(' ', "_"), fact))
+        .collect()
 }
 
 /// The words of a prompt with their tokens, and the truncated words.

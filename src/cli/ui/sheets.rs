@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use icd::{
     Error,
     control::AttentionStore,
+    io::Existing,
     picture::{Picture, Size, label::gallery},
     pipeline::Edited,
     prompt::Prompt,
@@ -47,7 +48,7 @@ impl Shown<'_> {
     }
 
     /// Writes a sheet of attention maps for each prompt, with a heat map per word.
-    pub(crate) fn write_attention(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write_attention(&self, folder: &Path, existing: Existing) -> Result<()> {
         let Some(store) = &self.edited.attention else {
             return Ok(());
         };
@@ -58,7 +59,7 @@ impl Shown<'_> {
         for (row, ((shown, prompt), file)) in rows.zip(prompts).zip(files).enumerate() {
             let panels = panels(store, row, prompt, shown)?;
             if !panels.is_empty() {
-                picture::write(&gallery(&panels, ACROSS)?, &file, None)?;
+                picture::write(&gallery(&panels, ACROSS)?, &file, None, existing)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::{error::Result, model::Model, picture::Picture, pipeline::Latents};
+use crate::{error::Result, io::Existing, model::Model, picture::Picture, pipeline::Latents};
 
 /// A folder of inverted pictures. Its files are those of `icd invert` and may be deleted
 /// at any time.
@@ -59,7 +59,7 @@ impl InversionCache {
     pub fn put(&self, file: &Path, latents: &Latents) -> Result<()> {
         std::fs::create_dir_all(&self.folder)
             .map_err(|error| crate::Error::io(&self.folder, error))?;
-        latents.write(file)
+        latents.write(file, Existing::Replace)
     }
 }
 

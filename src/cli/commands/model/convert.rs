@@ -77,10 +77,15 @@ impl ConvertArgs {
         let conversion = Conversion::new(&input, &self.request())?;
         let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, left {eta}";
         let bar = self.options.bar(style);
-        let written = output.write(&input, &conversion, &mut |done, of| {
-            bar.set_length(of);
-            bar.set_position(done);
-        });
+        let written = output.write(
+            &input,
+            &conversion,
+            self.write.existing(),
+            &mut |done, of| {
+                bar.set_length(of);
+                bar.set_position(done);
+            },
+        );
         bar.finish_and_clear();
         self.report(&conversion, written?)
     }
