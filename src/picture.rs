@@ -11,6 +11,7 @@ pub mod note;
 mod resize;
 pub mod sheet;
 mod tensor;
+pub mod window;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -137,30 +138,6 @@ impl Picture {
         self.of_pixels(size, resize(&self.pixels, self.size, size))
     }
 
-    /// Pads or crops the picture to the size `to`, on both ends of each side.
-    ///
-    /// The padding repeats the pixels of the edge: a frame of another colour would add an
-    /// outline, which networks take for an object.
-    #[must_use]
-    pub fn pad(&self, to: Size) -> Self {
-        let left = (self.size.width as isize - to.width as isize).div_euclid(2);
-        let top = (self.size.height as isize - to.height as isize).div_euclid(2);
-        self.window(left, top, to)
-    }
-
-    /// Pastes another picture over the middle of this one.
-    ///
-    /// # Panics
-    /// If a side of the other is longer.
-    #[must_use]
-    pub fn with_in_the_middle(&self, part: &Self) -> Self {
-        let left = (self.size.width - part.size.width) / 2;
-        let top = (self.size.height - part.size.height) / 2;
-        let mut whole = self.clone();
-        whole.paste(part, left, top);
-        whole
-    }
-
     fn paste(&mut self, part: &Self, left: usize, top: usize) {
         let line = CHANNELS * part.size.width;
         for (row, pixels) in part.pixels.chunks(line).enumerate() {
@@ -223,7 +200,7 @@ pub(crate) mod tests {
     }
 
     /// Pixels of one row whose red is `reds` and whose rest is black.
-    fn row(reds: &[u8]) -> Picture {
+    pub(crate) fn row(reds: &[u8]) -> Picture {
         let pixels = reds.iter().flat_map(|&red| [red, 0, 0]).collect();
         Picture::new(Size::new(reds.len(), 1), pixels).unwrap()
     }
@@ -249,24 +226,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_padded_picture_is_centred_and_repeats_its_edges() {
-        let padded = row(&[1, 2, 3]).pad(Size::new(6, 1));
-        assert_eq!(padded, row(&[1, 1, 1, 2, 3, 3]));
-        let higher = noise(3, 2).pad(Size::new(3, 4));
-        assert_eq!(higher.window(0, 1, Size::new(3, 2)), noise(3, 2));
-    }
-
-    #[test]
-    fn a_picture_larger_than_its_frame_is_cut_on_both_ends() {
-        assert_eq!(row(&[1, 2, 3, 4]).pad(Size::new(2, 1)), row(&[2, 3]));
-    }
-
-    #[test]
     fn no_size_makes_a_picture_of_no_pixels() {
         let none = Size::new(0, 0);
         let one = Size::new(1, 1);
         assert_eq!(noise(3, 2).resized(none).size(), one);
-        assert_eq!(noise(3, 2).pad(none).size(), one);
         assert_eq!(noise(3, 2).window(9, 9, none).size(), one);
     }
 }

@@ -116,7 +116,10 @@ impl<'a> Frame<'a> {
             _ => result.clone(),
         };
         match self.placed() {
-            Some(placed) if restore_size => placed.photo.with_in_the_middle(&restored),
+            Some(placed) if restore_size => {
+                let window = placed.canvas.windows(placed.photo.size()).photo;
+                placed.photo.with_part(&restored, window)
+            }
             Some(placed) => restored.with_profile_of(placed.photo),
             None => restored,
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::{ValueEnum, builder::PossibleValue};
 
-use super::{Picture, Size};
+use super::{Picture, Size, window::Window};
 
 /// The sides of latents are 8 times smaller than those of pictures.
 const STEP: usize = 8;
@@ -49,6 +49,11 @@ impl Canvas {
         }
     }
 
+    /// Where a photo of the size `photo` lies on its canvas.
+    pub fn windows(&self, photo: Size) -> Windows {
+        windows(photo, self.target(photo), self.fit)
+    }
+
     /// Fits a photo.
     #[must_use]
     pub fn place(&self, photo: &Picture) -> Picture {
@@ -59,12 +64,44 @@ impl Canvas {
     /// photo that was cropped, the result is the part that was kept.
     #[must_use]
     pub fn restore(&self, worked: &Picture, photo: Size) -> Picture {
-        let from = worked.size();
-        match self.fit {
-            Fit::Aspect | Fit::Stretch => worked.resized(photo),
-            Fit::Pad => worked.pad(inside(from, photo)).resized(photo),
-            Fit::Crop => worked.resized(inside(photo, from)),
+        let windows = windows(photo, worked.size(), self.fit);
+        worked.cut(windows.canvas).resized(windows.photo.size)
+    }
+}
+
+/// Where a photo lies on its canvas: the two windows show the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// The part of the photo that is on the canvas.
+    pub photo: Window,
+    /// The part of the canvas that the photo covers.
+    pub canvas: Window,
+}
+
+/// The windows of a photo on a canvas of the size `target`. Of an odd rest the larger half
+/// lies behind what is cropped and before what is padded: files of inverted pictures rely
+/// on it.
+fn windows(photo: Size, target: Size, fit: Fit) -> Windows {
+    let (mut shown, mut covered) = (Window::whole(photo), Window::whole(target));
+    match fit {
+        Fit::Aspect | Fit::Stretch => {}
+        Fit::Crop => {
+            shown.size = inside(photo, target);
+            shown.left = photo.width.saturating_sub(shown.size.width) / 2;
+            shown.top = photo.height.saturating_sub(shown.size.height) / 2;
         }
+        Fit::Pad => {
+            covered.size = inside(target, photo);
+            covered.left = target.width.saturating_sub(covered.size.width).div_ceil(2);
+            covered.top = target
+                .height
+                .saturating_sub(covered.size.height)
+                .div_ceil(2);
+        }
+    }
+    Windows {
+        photo: shown,
+        canvas: covered,
     }
 }
 
@@ -85,12 +122,10 @@ pub fn aspect(photo: Size, pixels: usize) -> Size {
 /// Fits a picture to the size `target`, with [`Fit::Aspect`] as returned by [`aspect`].
 #[must_use]
 pub fn fitted(picture: &Picture, target: Size, fit: Fit) -> Picture {
-    match fit {
-        Fit::Aspect | Fit::Stretch => picture.resized(target),
-        // Cropped before it is scaled: a very long photo would be huge.
-        Fit::Crop => picture.pad(inside(picture.size(), target)).resized(target),
-        Fit::Pad => picture.resized(inside(target, picture.size())).pad(target),
-    }
+    let windows = windows(picture.size(), target, fit);
+    // Cut before it is scaled: a very long photo would be huge.
+    let shown = picture.cut(windows.photo);
+    shown.resized(windows.canvas.size).framed(windows.canvas)
 }
 
 /// The largest size within `frame` with the aspect ratio of `shape`, to the nearest pixel.
@@ -121,11 +156,25 @@ mod tests {
             let size = Size::new(64, 48);
             let canvas = Canvas { size, fit };
             let back = canvas.restore(&canvas.place(&smooth), smooth.size());
-            let back = smooth.with_in_the_middle(&back);
+            let back = smooth.with_part(&back, canvas.windows(smooth.size()).photo);
             assert_eq!(back.size(), smooth.size(), "{fit:?}");
             let pairs = back.pixels().iter().zip(smooth.pixels());
             let worst = pairs.map(|(a, b)| a.abs_diff(*b)).max();
             assert!(worst < Some(24), "{fit:?}: {worst:?}");
+        }
+    }
+
+    #[test]
+    fn odd_padding_is_cut_where_it_was_added() {
+        for (width, height) in [(45, 64), (64, 45), (64, 1), (31, 64), (63, 64)] {
+            let photo = noise(width, height);
+            let size = Size::new(64, 64);
+            let canvas = Canvas {
+                size,
+                fit: Fit::Pad,
+            };
+            let back = canvas.restore(&canvas.place(&photo), photo.size());
+            assert_eq!(back, photo, "{width}x{height}");
         }
     }
 
@@ -138,7 +187,8 @@ mod tests {
             fit: Fit::Crop,
         };
         let dark = Picture::new(size, vec![0; 3 * 64]).unwrap();
-        let back = photo.with_in_the_middle(&canvas.restore(&dark, photo.size()));
+        let window = canvas.windows(photo.size()).photo;
+        let back = photo.with_part(&canvas.restore(&dark, photo.size()), window);
         let corner = Size::new(12, 16);
         assert_eq!(back.window(0, 0, corner), photo.window(0, 0, corner));
         assert_eq!(back.window(28, 0, corner), photo.window(28, 0, corner));
