@@ -1,5 +1,6 @@
 //! Pictures of 8-bit RGB pixels.
 
+mod composite;
 mod decode;
 mod encode;
 pub mod fit;
@@ -7,6 +8,7 @@ mod heat;
 pub mod label;
 mod likeness;
 mod mask;
+pub mod matte;
 pub mod note;
 mod resize;
 pub mod sheet;
