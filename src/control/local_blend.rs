@@ -25,6 +25,8 @@ pub struct LocalBlend {
     /// The words' maps, summed over tokens, heads, layers and steps so far:
     /// (rows, 1, height, width).
     maps: Option<Tensor>,
+    /// The mask of the last step.
+    mask: Option<Tensor>,
 }
 
 impl LocalBlend {
@@ -37,7 +39,14 @@ impl LocalBlend {
             sites: WordSites::new(attentive),
             early: false,
             maps: None,
+            mask: None,
         })
+    }
+
+    /// The mask of the last step (rows, 1, h, w): 1 where a row's latent could change, 0
+    /// where it is the first row's. `None` if no maps were read before it.
+    pub fn mask(&self) -> Option<&Tensor> {
+        self.mask.as_ref()
     }
 }
 
@@ -81,7 +90,9 @@ impl WalkControl for LocalBlend {
         };
         let (_, _, height, width) = x.dims4()?;
         let mask = mask(maps, (height, width))?.to_dtype(x.dtype())?;
-        masked(x, &mask).map(Some)
+        let blended = masked(x, &mask)?;
+        self.mask = Some(mask);
+        Ok(Some(blended))
     }
 
     fn reads_source(&self) -> bool {
@@ -157,6 +168,24 @@ mod tests {
             1., 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
         ];
         assert_eq!(rows[1], expected);
+    }
+
+    #[test]
+    fn the_mask_of_the_last_step_is_known() {
+        let words = Tensor::new(&[[0f32, 1.], [0., 1.]], &Device::Cpu).unwrap();
+        let mut blend = LocalBlend::new(&words, &[2]).unwrap();
+        let x = Tensor::zeros((2, 4, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(blend.finish(&x).unwrap().is_none() && blend.mask().is_none());
+        blend.rewrite(&SITE, maps(&[Some(0), Some(15)])).unwrap();
+        blend.finish(&x).unwrap();
+        let mask = blend.mask().unwrap().flatten_from(1).unwrap();
+        let corner = [
+            1f32, 1., 0., 0., 1., 1., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.,
+        ];
+        let both = [
+            1f32, 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
+        ];
+        assert_eq!(mask.to_vec2::<f32>().unwrap(), [corner, both]);
     }
 
     #[test]

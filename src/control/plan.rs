@@ -51,6 +51,13 @@ pub enum Blend {
     Words(Vec<(String, String)>),
 }
 
+impl Blend {
+    /// Whether there is no local blend.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Words(pairs) if pairs.is_empty())
+    }
+}
+
 /// The settings that keep an edit close to its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlPlan {
@@ -255,7 +262,7 @@ impl ControlPlan {
         targets: &[Prompt],
         walk: &WalkInfo,
     ) -> Result<Option<LocalBlend>> {
-        if matches!(&self.blend, Blend::Words(pairs) if pairs.is_empty()) {
+        if self.blend.is_empty() {
             return Ok(None);
         }
         let mut rows = vec![vec![0f32; source.context()]];

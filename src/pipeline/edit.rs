@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::{Pipeline, encode_prompts, while_loading};
 use crate::{
-    control::{AttentionStore, Chain, ControlPlan, Controls, LatentMask, WalkInfo},
+    control::{AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, WalkInfo},
     diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
     error::Result,
     guidance::Guidance,
@@ -51,6 +51,9 @@ pub struct Edited {
     pub targets: Tensor,
     /// The source prompt and those of the targets.
     pub prompts: Vec<Prompt>,
+    /// Where local blend let the targets change in the last step, 1 or else 0
+    /// (targets, 1, h, w), if it acted.
+    pub blend_mask: Option<Tensor>,
     /// Cross-attention maps, a row for each latent above, if they were asked for.
     pub attention: Option<AttentionStore>,
 }
@@ -84,9 +87,12 @@ impl Pipeline {
         let walk = self.walk(&predictor, &timesteps);
         let x = walk.run(x, &mut controls.chain(), observer)?;
         observer.observe(Event::Value("latent", &x));
+        let targets = |rows: &Tensor| rows.narrow(0, sources, edit.targets.len());
+        let blend_mask = controls.plan.blend.as_ref().and_then(LocalBlend::mask);
         Ok(Edited {
             source: (sources == 1).then(|| x.narrow(0, 0, 1)).transpose()?,
-            targets: x.narrow(0, sources, edit.targets.len())?,
+            targets: targets(&x)?,
+            blend_mask: blend_mask.map(targets).transpose()?,
             prompts: text.prompts,
             attention: controls.store,
         })
