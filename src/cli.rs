@@ -6,6 +6,7 @@ mod canvas;
 mod commands;
 mod interrupt;
 mod inversion;
+mod keep;
 mod picture;
 mod settings;
 mod threads;

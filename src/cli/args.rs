@@ -4,5 +4,6 @@ pub(crate) mod control;
 pub(crate) mod device;
 pub(crate) mod model;
 pub(crate) mod output;
+pub(crate) mod result;
 pub(crate) mod size;
 pub(crate) mod values;

@@ -36,6 +36,23 @@ impl<'a> Placed<'a> {
             picture,
         }
     }
+
+    /// The picture at the size of results.
+    pub(crate) fn at(&self, size: ResultSize) -> &Picture {
+        match size {
+            ResultSize::Photo => self.photo,
+            ResultSize::Work => &self.picture,
+        }
+    }
+}
+
+/// The size of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResultSize {
+    /// That of the picture that is edited.
+    Photo,
+    /// The one at which the edit is made.
+    Work,
 }
 
 /// What an edit starts from, and how its result is fitted back.
@@ -91,6 +108,13 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The size at which a picture is edited, told if it is not its own.
+    pub(crate) fn worked_at(&self) -> Option<String> {
+        let placed = self.placed()?;
+        let (worked, photo) = (placed.picture.size(), placed.photo.size());
+        (worked != photo).then(|| format!("edited at {worked} (photo: {photo})"))
+    }
+
     /// Fails if the size to restore is unknown.
     pub(crate) fn check_restorable(&self) -> Result<()> {
         let reason =
@@ -108,20 +132,20 @@ impl<'a> Frame<'a> {
         Ok(placed.to_mask(self.latent()?, device)?)
     }
 
-    /// A result in the picture's colours and, if requested, at its original
-    /// size: pasted over the picture if it was cropped.
-    pub(crate) fn finished(&self, result: &Picture, restore_size: bool) -> Picture {
-        let restored = match self.placing() {
-            Some((canvas, photo)) if restore_size => canvas.restore(result, photo),
+    /// A result in the picture's colours and at this size: pasted over the picture if it
+    /// was cropped.
+    pub(crate) fn finished(&self, result: &Picture, size: ResultSize) -> Picture {
+        let restored = match (self.placing(), size) {
+            (Some((canvas, photo)), ResultSize::Photo) => canvas.restore(result, photo),
             _ => result.clone(),
         };
-        match self.placed() {
-            Some(placed) if restore_size => {
+        match (self.placed(), size) {
+            (Some(placed), ResultSize::Photo) => {
                 let window = placed.canvas.windows(placed.photo.size()).photo;
                 placed.photo.with_part(&restored, window)
             }
-            Some(placed) => restored.with_profile_of(placed.photo),
-            None => restored,
+            (Some(placed), ResultSize::Work) => restored.with_profile_of(placed.photo),
+            (None, _) => restored,
         }
     }
 }

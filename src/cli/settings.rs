@@ -48,8 +48,8 @@ const RENAMED: [(&str, &str); 2] = [
     ("reverse_path", "reverse_timesteps"),
 ];
 
-/// The flags of the input, which are mutually exclusive.
-const INPUTS: [&str; 2] = ["image", "latents"];
+/// Flags that are mutually exclusive: those of the input and of the result's size.
+const EXCLUSIVE: [[&str; 2]; 2] = [["image", "latents"], ["model_size", "restore_size"]];
 
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +151,8 @@ fn is_replaced(id: &str, typed: &ArgMatches) -> bool {
         typed.try_contains_id(id).unwrap_or(false)
             && typed.value_source(id) == Some(ValueSource::CommandLine)
     };
-    is_typed(id) || (INPUTS.contains(&id) && INPUTS.into_iter().any(is_typed))
+    let excludes = |ids: &[&str; 2]| ids.contains(&id) && ids.iter().any(|id| is_typed(id));
+    is_typed(id) || EXCLUSIVE.iter().any(excludes)
 }
 
 /// The values of a flag in the settings, `None` for one without a value.

@@ -201,7 +201,7 @@ fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
     loop {
-        let file = builder.tempfile_in(folder)?;
+        let file = builder.tempfile_in(folder).map_err(without_path)?;
         // A file system without locks has no stale files cleared.
         let _ = file.as_file().lock();
         // Another process may have taken it for a stale one before it was locked.
@@ -209,6 +209,14 @@ fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
             return Ok(file);
         }
     }
+}
+
+/// The system's error, without the name of the temporary file that `tempfile` adds to it.
+fn without_path(error: io::Error) -> io::Error {
+    let system = std::error::Error::source(&error);
+    let system = system.and_then(|source| source.downcast_ref::<io::Error>());
+    let code = system.and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Removes the temporary files of processes that were killed.

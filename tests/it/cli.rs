@@ -24,7 +24,7 @@ fn the_edit_lies_in_the_current_folder_under_the_pictures_name() {
 
 #[test]
 fn the_photos_aspect_is_kept_by_default() {
-    let done = edit().succeeds();
+    let done = edit().args("--model-size").succeeds();
     let picture = icd::picture::Picture::read(&done.path("photo.edited.png")).expect("the edit");
     assert_eq!(
         picture.size(),

@@ -54,7 +54,7 @@ fn examples(help: &str) -> Vec<String> {
 fn stage() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
-    for name in ["in.png", "bird.edited.png"] {
+    for name in ["in.png", "mask.png", "bird.edited.png"] {
         fs::copy(data("square.png"), at(name)).expect("a picture");
     }
     distillations(&at);

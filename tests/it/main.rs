@@ -20,6 +20,7 @@ mod golden;
 mod help;
 mod hub;
 mod inversion_cache;
+mod keep_pixels;
 mod layers;
 mod readme;
 mod reconstruct;

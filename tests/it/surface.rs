@@ -212,7 +212,7 @@ fn a_photo_keeps_its_colour_profile() {
     let pixels = read(&data("square.png")).resized(Size::new(64, 64));
     writer.write_image_data(pixels.pixels()).expect("pixels");
     writer.finish().expect("an end");
-    for more in ["", "--restore-size"] {
+    for more in ["", "--restore-size", "--model-size", "--blend auto"] {
         let done = icd("edit")
             .path("--model", &data("sd"))
             .args("--image p3.png --src-prompt bird --tgt-prompt dog -o out.png")

@@ -25,6 +25,11 @@ pub(crate) struct SizeArgs {
 }
 
 impl SizeArgs {
+    /// Whether the size to work at was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.size.is_some()
+    }
+
     /// The canvas for pictures of this model.
     pub(crate) fn canvas(&self, model: &Model) -> icd::Result<Canvas> {
         let side = model.unet_config().sample_size * model.latent_factor()?;

@@ -9,6 +9,7 @@ use icd::{
     Error,
     io::write_tensors,
     model::Model,
+    picture::Picture,
     pipeline::{Edit, Edited, Latents, Outputs, Pipeline},
 };
 use serde_json::json;
@@ -18,11 +19,13 @@ use crate::cli::{
     args::{
         control::ControlArgs,
         model::ModelArgs,
-        output::{self, SaveArgs, beside_name, is_stdout, numbered},
+        output::{self, beside_name, is_stdout, numbered},
+        result::ResultArgs,
         size::SizeArgs,
     },
-    canvas::{Frame, Input},
+    canvas::{Frame, Input, ResultSize},
     inversion::Inversion,
+    keep::{Finish, Keeping},
     picture,
     settings::Settings,
     ui::{
@@ -76,34 +79,13 @@ pub(crate) struct EditArgs {
     report: ReportArgs,
 }
 
-/// Where the result may change, its size, and what is written with it.
-#[derive(Args)]
-#[command(next_help_heading = "Output")]
-struct ResultArgs {
-    /// A mask picture, white where the result may change; scaled to the input picture.
-    #[arg(long, value_name = "FILE")]
-    mask: Option<PathBuf>,
-    /// Scale the result back to the size of the input picture.
-    #[arg(long)]
-    restore_size: bool,
-    /// Source, reconstruction and edits side by side, with captions.
-    #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
-    comparison: Option<PathBuf>,
-    /// Cross-attention maps of each word: source.png, target.png.
-    #[arg(long, alias = "attention", value_name = "DIR")]
-    attention_maps: Option<PathBuf>,
-    /// The final latents of the targets, as safetensors.
-    #[arg(long, value_name = "FILE", value_parser = output::tensors())]
-    save_latents: Option<PathBuf>,
-    #[command(flatten)]
-    save: SaveArgs,
-}
-
 const EXAMPLES: &str = "\
 Examples:
   icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
   icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
       --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
+      --mask mask.png -o masked.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
 /// Warns if the reverse timesteps do not start where the forward ones end.
@@ -126,20 +108,21 @@ impl EditArgs {
         let dump = self.result.save.dump.as_deref();
         let mut console = Console::new(self.report, dump.is_some());
         let outputs = self.checked_outputs()?;
-        let input = self.read()?;
+        let (input, mask) = (self.read()?, self.result.read_mask()?);
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
         if self.result.restore_size {
             frame.check_restorable()?;
         }
-        let request = self.request(model, &frame)?;
+        let request = self.request(model, &frame, mask.as_ref())?;
         let prompts = request.tokenize(model)?;
         let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
         warn_unread(&prompts, &console);
         if frame.placed().is_some() {
             warn_of_gap(model, &console)?;
         }
+        let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
             console.clear();
             let worked = (&frame, rows);
@@ -147,7 +130,7 @@ impl EditArgs {
         }
         let inverted = self.inverted(&pipeline, &frame, &mut console)?;
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
-        let files = (&frame, &outputs[..]);
+        let files = (&finish, &outputs[..]);
         self.write(&pipeline, &edited, files, settings, &mut console)?;
         console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
@@ -198,7 +181,7 @@ impl EditArgs {
         }
     }
 
-    fn request(&self, model: &Model, frame: &Frame) -> Result<Edit> {
+    fn request(&self, model: &Model, frame: &Frame, mask: Option<&Picture>) -> Result<Edit> {
         let stated = match frame {
             Frame::Latents(latents, _) => Some(&latents.prompt),
             Frame::Photo(..) => None,
@@ -209,8 +192,7 @@ impl EditArgs {
         let prompt = prompt.ok_or_else(|| Error::setting(reason))?;
         let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
         let result = &self.result;
-        let mask = result.mask.as_deref().map(picture::read).transpose()?;
-        let mask = mask.map(|mask| frame.latent_mask(&mask, model.device()));
+        let mask = mask.map(|mask| frame.latent_mask(mask, model.device()));
         let attention = result.attention_maps.is_some();
         let source = attention || result.save.dump.is_some() || result.comparison.is_some();
         Ok(Edit {
@@ -218,6 +200,40 @@ impl EditArgs {
             outputs: Outputs { source, attention },
             ..request
         })
+    }
+
+    /// How results are finished. Notes why no pixels are kept where some might be expected.
+    fn finish<'a>(
+        &self,
+        frame: &'a Frame<'a>,
+        edit: &Edit,
+        mask: Option<&'a Picture>,
+        console: &Console,
+    ) -> Finish<'a> {
+        let size = self.result_size(frame);
+        let asked = self.result.keep_pixels;
+        let keeper = match Keeping::of(asked, (frame, size), edit, mask) {
+            Keeping::Yes(keeper) => Some(keeper),
+            Keeping::No => None,
+            Keeping::Impossible(reason) => {
+                console.note(reason);
+                None
+            }
+        };
+        Finish {
+            frame,
+            keeper,
+            size,
+        }
+    }
+
+    /// The size of the results: the photo's, unless another was asked for.
+    fn result_size(&self, frame: &Frame) -> ResultSize {
+        let by_default = frame.placed().is_some() && !self.size.is_given();
+        match self.result.restore_size || by_default && !self.result.model_size {
+            true => ResultSize::Photo,
+            false => ResultSize::Work,
+        }
     }
 
     fn inverted(
@@ -245,7 +261,7 @@ impl EditArgs {
         &self,
         pipeline: &Pipeline,
         edited: &Edited,
-        (frame, outputs): (&Frame, &[PathBuf]),
+        (finish, outputs): (&Finish, &[PathBuf]),
         settings: Settings,
         console: &mut Console,
     ) -> Result<()> {
@@ -254,26 +270,24 @@ impl EditArgs {
             let latents = vec![("latent".into(), edited.targets.clone())];
             write_tensors(file, &latents, HashMap::new(), existing)?;
         }
-        let with_source = result.comparison.is_some() || result.attention_maps.is_some();
-        let source = edited.source.as_ref().filter(|_| with_source);
+        let with_sheets = result.comparison.is_some() || result.attention_maps.is_some();
+        let source = edited.source.as_ref().filter(|_| with_sheets);
         let latents: Vec<_> = source.into_iter().chain([&edited.targets]).collect();
-        let mut targets = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
-        let source = source.map(|_| targets.remove(0));
-        for ((file, target), prompt) in outputs.iter().zip(&targets).zip(&self.tgt_prompt) {
-            let finished = frame.finished(target, result.restore_size);
-            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
-            picture::write(
-                &finished,
-                file,
-                (!result.save.no_metadata).then_some(&own),
-                existing,
-            )?;
+        let mut decoded = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
+        let source = source.map(|_| decoded.remove(0));
+        if let Some(size) = finish.frame.worked_at() {
+            console.note(&size);
+        }
+        let finished = |size| finish.pictures(&decoded, edited, size);
+        self.write_results(finished(finish.size), outputs, &settings)?;
+        if !with_sheets {
+            return Ok(());
         }
         let shown = Shown {
             edited,
-            photo: frame.placed().map(|placed| placed.picture.clone()),
+            photo: finish.frame.placed().map(|placed| placed.picture.clone()),
             source,
-            targets,
+            targets: finished(ResultSize::Work).collect::<Result<_>>()?,
         };
         if let Some(file) = &result.comparison {
             picture::write(&shown.comparison()?, file, None, existing)?;
@@ -282,5 +296,20 @@ impl EditArgs {
             Some(folder) => shown.write_attention(folder, existing),
             None => Ok(()),
         }
+    }
+
+    fn write_results(
+        &self,
+        results: impl Iterator<Item = Result<Picture>>,
+        outputs: &[PathBuf],
+        settings: &Settings,
+    ) -> Result<()> {
+        let save = &self.result.save;
+        let mut results = results.zip(outputs).zip(&self.tgt_prompt);
+        results.try_for_each(|((result, file), prompt)| {
+            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
+            let own = (!save.no_metadata).then_some(&own);
+            picture::write(&result?, file, own, save.write.existing())
+        })
     }
 }
