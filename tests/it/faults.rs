@@ -322,13 +322,13 @@ fn settings() {
             "no JSON",
             from(&noted("{")),
             1,
-            &["in.png", "cannot be read"],
+            &["in.png", "not a JSON object"],
         ),
         (
             "no object",
             from(&noted("[1]")),
             1,
-            &["in.png", "cannot be read"],
+            &["in.png", "not a JSON object"],
         ),
         (
             "another verb's",
@@ -339,8 +339,8 @@ fn settings() {
         (
             "an unknown flag",
             from(&noted("{\"verb\":\"edit\",\"abacus\":\"1\"}")),
-            2,
-            &["--abacus"],
+            1,
+            &["in.png", "abacus"],
         ),
     ]);
 }
