@@ -186,7 +186,7 @@ fn vae(case: Case<'_>) -> Result<Run<'_>> {
         Family::Sdxl => (VaeConfig::sdxl(), icd::model::Family::Sdxl),
     };
     let storage = Placement {
-        dtype: family.vae_dtype(&case.storage),
+        dtype: family.vae_dtype(case.storage),
         ..case.storage.clone()
     };
     let vae = Vae::new(&Weights::initial(&fresh, &storage), config)?;
