@@ -213,10 +213,9 @@ fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
 
 /// The system's error, without the name of the temporary file that `tempfile` adds to it.
 fn without_path(error: io::Error) -> io::Error {
-    let system = std::error::Error::source(&error);
-    let system = system.and_then(|source| source.downcast_ref::<io::Error>());
-    let code = system.and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
+    let text = error.to_string();
+    let (reason, _) = text.split_once(" at path ").unwrap_or((&text, ""));
+    io::Error::new(error.kind(), reason)
 }
 
 /// Removes the temporary files of processes that were killed.

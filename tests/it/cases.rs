@@ -90,13 +90,18 @@ impl Cases {
     }
 
     fn run(&self, verb: &str, unet: &str) -> Run {
+        let output = match verb {
+            "invert" => "inverted.safetensors",
+            _ => "out.png",
+        };
         icd(verb)
             .path("--model", &self.folder.join("model"))
             .path("--unet", &self.folder.join(unet))
             .path("--forward-adapter", &self.file("forward"))
             .path("--reverse-adapter", &self.file("reverse"))
             .with("--adapter-alpha", &self.settings["lora_alpha"])
-            .args("--dump dump.safetensors -o out.png")
+            .args("--dump dump.safetensors")
+            .with("-o", output)
     }
 
     /// The inverted latent of the case, where an edit starts.

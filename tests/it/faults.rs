@@ -31,7 +31,8 @@ pub(crate) fn hold(faults: Vec<Fault>) {
         if done.code != code {
             wrong.push(format!("the code is {}, not {code}", done.code));
         }
-        if !lines.clone().any(|line| line.starts_with("error: ")) || told.contains("panicked") {
+        let is_error = |line: &str| line.starts_with("error: ") || line.starts_with("{\"error\":");
+        if !lines.clone().any(is_error) || told.contains("panicked") {
             wrong.push("it is no error message".into());
         }
         if done.files() != before {

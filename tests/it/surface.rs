@@ -352,8 +352,6 @@ fn what_cannot_be_written_is_found_before_the_work() {
     before(edit().folder("d.png").args("-o d.png"), "this is a folder");
     let sheet = edit().folder("d.png").args("-o a.png --comparison d.png");
     before(sheet, "this is a folder");
-    let cache = edit().file("notes", b"").args("-o a.png --cache notes");
-    before(cache, "this is not a folder");
     let ends = edit().args("-o a.png --reverse-timesteps 500,0").succeeds();
     assert!(ends.stderr.contains("end at 999"), "{}", ends.stderr);
 }
