@@ -126,8 +126,10 @@ impl Hub {
         fetch_url(self, url, &archive, report)?;
         report(Progress::Checking);
         let files = unpack(&archive, into);
-        fs::remove_file(&archive).map_err(|error| Error::io(&archive, error))?;
-        files
+        let removed = fs::remove_file(&archive);
+        let files = files?; // the first error is reported
+        removed.map_err(|error| Error::io(&archive, error))?;
+        Ok(files)
     }
 }
 
