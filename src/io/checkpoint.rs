@@ -3,27 +3,25 @@
 mod dtype;
 
 use std::{
-    cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
-    io::{BufReader, Read},
+    io::Read,
     ops::{Bound, Range},
-    panic,
     path::{Path, PathBuf},
-    sync::Once,
-    thread,
 };
 
 use candle_core::{
     Device, Tensor,
-    pickle::{PthTensors, TensorInfo},
     safetensors::{Load, MmapedSafetensors, SliceSafetensors},
 };
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
-use zip::ZipArchive;
 
-use super::Source;
+use super::{
+    Source,
+    known::{KnownFile, Role},
+    pickle::StateDict,
+};
 use crate::error::{Error, Result};
 
 /// The tensors of one checkpoint: a safetensors file, the index of a sharded
@@ -98,7 +96,7 @@ impl View {
 
 enum Tensors {
     Mapped(MmapedSafetensors),
-    Pickled(PthTensors),
+    Pickled(StateDict),
     BuiltIn(SliceSafetensors<'static>),
 }
 
@@ -110,7 +108,7 @@ impl Tensors {
             return Ok(Self::BuiltIn(tensors));
         }
         Ok(match Format::of(first_bytes(file)?) {
-            Format::Zip => Self::Pickled(unpickle(file)?),
+            Format::Zip => Self::Pickled(StateDict::open(file)?),
             Format::Json => Self::Mapped(map(file, &shards(file)?)?),
             Format::Safetensors => Self::Mapped(map(file, &[file.to_path_buf()])?),
         })
@@ -120,7 +118,7 @@ impl Tensors {
         let safetensors = match self {
             Self::Mapped(tensors) => tensors.tensors(),
             Self::BuiltIn(tensors) => tensors.tensors(),
-            Self::Pickled(tensors) => return tensors.tensor_infos().keys().cloned().collect(),
+            Self::Pickled(tensors) => return tensors.names().cloned().collect(),
         };
         safetensors.into_iter().map(|(name, _)| name).collect()
     }
@@ -134,21 +132,11 @@ impl Tensors {
         }
     }
 
-    /// A tensor of a pickle.
-    fn pickled(&self, name: &str) -> Option<(&PthTensors, &TensorInfo)> {
-        match self {
-            Self::Pickled(tensors) => Some((tensors, tensors.tensor_infos().get(name)?)),
-            _ => None,
-        }
-    }
-
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let pickled = || {
-            self.pickled(name)
-                .map(|(_, info)| info.layout.dims().to_vec())
-        };
-        let mapped = self.mapped(name).map(|view| view.shape().to_vec());
-        mapped.or_else(pickled)
+        match self {
+            Self::Pickled(tensors) => tensors.shape(name).map(<[usize]>::to_vec),
+            _ => self.mapped(name).map(|view| view.shape().to_vec()),
+        }
     }
 }
 
@@ -201,39 +189,21 @@ impl Checkpoint {
 
     /// Reads a tensor in its stored type.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
-        let missing = || self.tensor_fault(name, "it is missing");
+        let missing = || self.tensor_fault(name, MISSING);
         let view = self.views.get(name).ok_or_else(missing)?;
         Ok(view.tensor(&self.load_stored(&view.name, device)?)?)
     }
 
     fn load_stored(&self, name: &str, device: &Device) -> Result<Tensor> {
-        let fault = |reason: &str| self.tensor_fault(name, reason);
-        if let Some(view) = self.tensors.mapped(name) {
-            return view.load(device).map_err(|error| fault(&error.to_string()));
+        let fault = |reason: String| self.tensor_fault(name, &reason);
+        if let Tensors::Pickled(tensors) = &self.tensors {
+            let read = tensors.load(name).unwrap_or_else(|| Err(MISSING.into()));
+            return Ok(read.map_err(fault)?.to_device(device)?);
         }
-        let missing = || fault("it is missing");
-        let (tensors, info) = self.tensors.pickled(name).ok_or_else(missing)?;
-        if info.layout.start_offset() != 0 {
-            return Err(fault(
-                "it is a view into a larger storage; save a copy of it",
-            ));
-        }
-        if !self.could_hold(info) {
-            return Err(fault("it is larger than the file: the file is damaged"));
-        }
-        let tensor = guarded(PLAIN_STACK, || tensors.get(name))
-            .ok_or_else(|| fault("the file is damaged"))?
-            .map_err(|error| fault(&error.to_string()))?;
-        Ok(tensor.ok_or_else(missing)?.to_device(device)?)
-    }
-
-    /// Whether the file has room for a tensor; PyTorch does not compress.
-    fn could_hold(&self, info: &TensorInfo) -> bool {
-        let sizes = info.layout.dims().iter();
-        let count = sizes.copied().try_fold(1_usize, usize::checked_mul);
-        let needed = count.and_then(|count| count.checked_mul(info.dtype.size_in_bytes()));
-        let length = std::fs::metadata(&self.file).map_or(0, |found| found.len());
-        needed.is_some_and(|needed| needed as u64 <= length)
+        let view = self.tensors.mapped(name);
+        let view = view.ok_or_else(|| fault(MISSING.into()))?;
+        dtype::known(view.dtype()).map_err(fault)?;
+        view.load(device).map_err(|error| fault(error.to_string()))
     }
 
     /// An error that names this file.
@@ -309,11 +279,21 @@ fn first_bytes(file: &Path) -> Result<[u8; 8]> {
     Ok(bytes)
 }
 
+/// What is missing of a tensor of which only the name is known.
+const MISSING: &str = "it is missing";
+
 #[expect(unsafe_code, reason = "memory maps")]
 fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
     // SAFETY: the files are opened for reading only; like every program that
     // maps its weights, this one relies on nobody truncating them meanwhile.
     unsafe { MmapedSafetensors::multi(shards) }.map_err(|error| {
+        let other = shards
+            .iter()
+            .filter_map(|shard| Some((shard, KnownFile::at(shard)?)));
+        let other = other.filter(|(_, kind)| kind.role != Role::Weights);
+        if let Some((shard, kind)) = other.min_by_key(|(shard, _)| *shard) {
+            return Error::weights(shard, kind.told());
+        }
         let what = "neither a complete safetensors file nor a PyTorch state dict";
         Error::weights(file, format!("it is {what} ({error})"))
     })
@@ -355,80 +335,6 @@ fn shards(file: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::weights(file, reason));
     }
     Ok(paths)
-}
-
-/// A state dict, at the top level or under the key `state_dict`.
-fn unpickle(file: &Path) -> Result<PthTensors> {
-    let what = "it is not a PyTorch state dict";
-    let fault = |reason: &str| Error::weights(file, format!("{what} ({reason})"));
-    let stack = stack_for_pickles(file).map_err(|error| fault(&error.to_string()))?;
-    let open = |key| {
-        guarded(stack, || PthTensors::new(file, key))
-            .ok_or_else(|| fault("it is damaged"))?
-            .map_err(|error| fault(&error.to_string()))
-    };
-    let bare = open(None)?;
-    match bare.tensor_infos().is_empty() {
-        true => open(Some("state_dict")),
-        false => Ok(bare),
-    }
-}
-
-/// Bytes of stack for reading one tensor.
-const PLAIN_STACK: usize = 2 << 20;
-/// Bytes of the largest pickle that is read: Stable Diffusion's have half a megabyte.
-const MAX_PICKLE: u64 = 8 << 20;
-
-/// Bytes of stack with which candle can read the pickles of a zip file: it recurses into
-/// nested values, each of which takes two bytes or more.
-fn stack_for_pickles(file: &Path) -> Result<usize> {
-    const PER_BYTE: u64 = 256;
-    const LEAST: u64 = 2 << 20;
-    let reader = File::open(file).map_err(|error| Error::io(file, error))?;
-    let fault = |error: zip::result::ZipError| Error::weights(file, error);
-    let mut archive = ZipArchive::new(BufReader::new(reader)).map_err(fault)?;
-    let mut largest = 0;
-    for index in 0..archive.len() {
-        let entry = archive.by_index_raw(index).map_err(fault)?;
-        if entry.name_raw().ends_with(b".pkl") {
-            largest = entry.size().max(largest);
-        }
-    }
-    match largest <= MAX_PICKLE {
-        true => Ok((largest * PER_BYTE + LEAST) as usize),
-        false => Err(Error::weights(
-            file,
-            "its pickle is larger than that of any model",
-        )),
-    }
-}
-
-thread_local! {
-    /// Whether this thread is in `guarded`.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The result of `read` in a thread with that much stack, or `None` if it panics, without
-/// a panic message: candle's reader of pickles panics at some damaged files.
-fn guarded<T: Send>(stack: usize, read: impl FnOnce() -> T + Send) -> Option<T> {
-    static SILENCED: Once = Once::new();
-    SILENCED.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    let silenced = || {
-        GUARDED.set(true);
-        read()
-    };
-    thread::scope(|scope| {
-        let reader = thread::Builder::new().stack_size(stack);
-        let reader = reader.spawn_scoped(scope, silenced).ok()?;
-        reader.join().ok()
-    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use candle_core::DType;
 use clap::Args;
 use icd::{
     hub::Location,
-    io::{Checkpoint, Source, safetensors_metadata},
+    io::{Checkpoint, KnownFile, Role, Source, safetensors_metadata},
     lora::timesteps,
     model::{Model, ModelChoice, PRESETS},
     nn::Placement,
@@ -28,7 +28,7 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
-    /// A picture, a .safetensors or .pt file, a model folder, or a model's name.
+    /// A picture, a file of weights (safetensors or PyTorch), a model folder, or a model's name.
     #[arg(value_name = "FILE|DIR|NAME")]
     what: PathBuf,
     /// Print a JSON object.
@@ -59,10 +59,8 @@ impl InspectArgs {
 }
 
 fn facts(what: &Path) -> Result<Facts> {
-    let ending = what.extension().unwrap_or_default().to_ascii_lowercase();
-    match ending.to_str() {
-        Some("safetensors" | "pt" | "bin") if !what.is_dir() => weights(what),
-        _ if what.is_file() => picture(what),
+    match what {
+        file if file.is_file() => facts_of_file(file),
         _ if what.is_dir() || is_model_name(what) => model(what),
         _ => bail!(
             "{}: there is no such file or folder, nor a model of this name ({} or hub:owner/name)",
@@ -71,6 +69,26 @@ fn facts(what: &Path) -> Result<Facts> {
         ),
     }
 }
+
+/// The facts of a file by its content; what cannot be told from that is by its name.
+fn facts_of_file(file: &Path) -> Result<Facts> {
+    let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
+    let kind = KnownFile::at(file);
+    match kind.map(|kind| kind.role) {
+        Some(Role::Weights) => weights(file),
+        Some(Role::Picture) => picture(file),
+        Some(Role::Other) => bail!(
+            "{}: {}",
+            file.display(),
+            kind.map(KnownFile::told).unwrap_or_default()
+        ),
+        None if WEIGHTS.iter().any(|known| ending == *known) => weights(file),
+        None => picture(file),
+    }
+}
+
+/// Endings of weights, and of the indices of their shards.
+const WEIGHTS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "json"];
 
 fn is_model_name(what: &Path) -> bool {
     let named = |name: &str| PRESETS.contains(&name) || Location::on_hub(name).is_some();

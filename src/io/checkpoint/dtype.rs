@@ -3,26 +3,27 @@
 use candle_core::DType;
 use safetensors::Dtype;
 
-use super::Checkpoint;
+use super::{Checkpoint, MISSING, Tensors};
 use crate::error::Result;
 
 impl Checkpoint {
     /// The type of a tensor returned by [`load`](Self::load).
     pub fn dtype(&self, name: &str) -> Result<DType> {
-        let missing = || self.tensor_fault(name, "it is missing");
+        let fault = |reason: String| self.tensor_fault(name, &reason);
+        let missing = || fault(MISSING.into());
         let stored = &self.views.get(name).ok_or_else(missing)?.name;
-        match (self.tensors.mapped(stored), self.tensors.pickled(stored)) {
-            (Some(view), _) => known(view.dtype()).map_err(|e| self.tensor_fault(name, &e)),
-            (None, Some((_, info))) => Ok(info.dtype),
-            (None, None) => Err(missing()),
-        }
+        let found = match &self.tensors {
+            Tensors::Pickled(tensors) => tensors.dtype(stored),
+            other => other.mapped(stored).map(|view| known(view.dtype())),
+        };
+        found.ok_or_else(missing)?.map_err(fault)
     }
 }
 
-/// Candle's type for one of safetensors, wider for some of them.
-fn known(dtype: Dtype) -> Result<DType, String> {
+/// Candle's type for one of safetensors; none stands for another, so that a converted file
+/// holds what the original held.
+pub(super) fn known(dtype: Dtype) -> Result<DType, String> {
     match dtype {
-        Dtype::U16 => Ok(DType::U32),
         // Candle does not support their values.
         Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::F8_E8M0 => Err(dtype),
         other => DType::try_from(other).map_err(|_| other),
