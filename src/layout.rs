@@ -239,11 +239,12 @@ fn has(names: &[&str], prefix: &str) -> bool {
     names.iter().any(|name| name.starts_with(prefix))
 }
 
-/// One more than the largest number that follows `prefix`.
+/// One more than the largest number that follows `prefix`. Names are strangers': numbers
+/// beyond those of any network, of which 300 blocks would be many, are not counted.
 fn count(names: &[&str], prefix: &str) -> usize {
     let number = |name: &&str| name.strip_prefix(prefix)?.split('.').next()?.parse().ok();
-    let last: Option<usize> = names.iter().filter_map(number).max();
-    last.map_or(0, |last| last + 1)
+    let numbers = names.iter().filter_map(number).filter(|n: &usize| *n < 300);
+    numbers.max().map_or(0, |last| last + 1)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod required;
 mod resnet;
 mod shapes;
 mod single;
+mod tensors;
 mod text;
 pub mod unet;
 pub mod vae;
@@ -34,7 +35,7 @@ use crate::{
     kernel::instruction_set,
     layout::Network,
     lora::{self, Adapter, AdapterOptions},
-    nn::{LoraDeltas, Placement, SharedLayers, Weights, sum_of},
+    nn::{LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
     schedule::{NoiseSchedule, Timesteps},
 };
 use fingerprint::fingerprint;
@@ -227,7 +228,10 @@ impl Model {
             dtype: self.vae_dtype(),
             ..self.placement.clone()
         };
-        let vae = Vae::new(&Weights::new(&checkpoint, &placement), self.vae_config()?)?;
+        let taken = Taken::default();
+        let weights = Weights::new(&checkpoint, &placement).noting(&taken);
+        let vae = Vae::new(&weights, self.vae_config()?)?;
+        tensors::check_taken(&checkpoint, &taken, Network::Vae)?;
         Ok(vae.with_tiling(self.tiling))
     }
 
@@ -247,18 +251,31 @@ impl Model {
 
     /// The UNet with these adapters merged in.
     pub fn unet(&self, adapters: Adapters) -> Result<Unet> {
-        let checkpoint = self.unet_checkpoint()?;
-        let deltas = self.deltas(&checkpoint, adapters)?;
-        let weights = Weights::new(&checkpoint, &self.placement);
-        Unet::new(&weights.with_merged_lora(&deltas), self.unet_config.clone())
+        self.changed_unet(adapters, None)
     }
 
     /// As [`unet`](Self::unet), on base layers shared with other UNets, adapters unmerged.
     pub fn unet_on(&self, layers: &SharedLayers, adapters: Adapters) -> Result<Unet> {
+        self.changed_unet(adapters, Some(layers))
+    }
+
+    /// The UNet changed by adapters. What is wrong with the UNet itself is told first: the
+    /// adapters would not fit it either.
+    fn changed_unet(&self, adapters: Adapters, layers: Option<&SharedLayers>) -> Result<Unet> {
         let checkpoint = self.unet_checkpoint()?;
-        let deltas = self.deltas(&checkpoint, adapters)?;
-        let weights = Weights::new(&checkpoint, &self.placement).with_shared_layers(layers);
-        Unet::new(&weights.with_lora(&deltas), self.unet_config.clone())
+        tensors::check_unet(&checkpoint, &self.unet_config)?;
+        let taken = Taken::default();
+        let weights = Weights::new(&checkpoint, &self.placement).noting(&taken);
+        let build = |weights: &Weights| Unet::new(weights, self.unet_config.clone());
+        let deltas = self.deltas(&checkpoint, adapters);
+        let deltas = deltas.map_err(|error| build(&weights).err().unwrap_or(error))?;
+        let weights = match layers {
+            Some(layers) => weights.with_shared_layers(layers).with_lora(&deltas),
+            None => weights.with_merged_lora(&deltas),
+        };
+        let unet = build(&weights)?;
+        tensors::check_taken(&checkpoint, &taken, Network::Unet)?;
+        Ok(unet)
     }
 
     /// Whether style LoRAs are configured.

@@ -13,6 +13,7 @@ pub mod ops;
 mod placement;
 mod random_init;
 mod shared_layers;
+mod taken;
 mod weights;
 
 use candle_core::{Result, Tensor};
@@ -25,6 +26,7 @@ pub use norm::{GroupNorm, LayerNorm};
 pub use placement::{Backend, Placement, open_cuda};
 pub use random_init::RandomInit;
 pub use shared_layers::SharedLayers;
+pub use taken::Taken;
 pub use weights::Weights;
 
 pub use crate::kernel::{Activation, ConvEpilogue, Epilogue, GroupSums};

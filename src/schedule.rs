@@ -5,7 +5,7 @@
 //! probability-flow ODE (iCD, arXiv 2406.14539, equation 3; DDIM, arXiv
 //! 2010.02502, equation 12).
 
-use std::{fmt, str::FromStr};
+use std::{f64::consts::PI, fmt, str::FromStr};
 
 use candle_core::Tensor;
 
@@ -154,24 +154,48 @@ pub struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
-    /// Creates the `scaled_linear` schedule of Stable Diffusion: the square roots of
-    /// the betas are evenly spaced from that of `beta_start` to that of `beta_end`.
-    pub fn scaled_linear(beta_start: f64, beta_end: f64) -> Self {
-        let (start, end) = (beta_start.sqrt() as f32, beta_end.sqrt() as f32);
-        let step = (end - start) / (TIMESTEPS - 1) as f32;
-        // Evenly spaced from both ends, in f32, as PyTorch's linspace is.
-        let root = |i: usize| match i < TIMESTEPS / 2 {
-            true => start + step * i as f32,
-            false => end - step * (TIMESTEPS - 1 - i) as f32,
-        };
+    /// Creates the schedule of betas, one for each timestep, from 0 to below 1.
+    pub fn from_betas(betas: &[f32]) -> Result<Self> {
+        let fault = |reason: String| Err(Error::setting(reason));
+        if betas.len() != TIMESTEPS {
+            return fault(format!("{} betas for {TIMESTEPS} timesteps", betas.len()));
+        }
+        if let Some(beta) = betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return fault(format!("a beta is {beta}, but must be from 0 to below 1"));
+        }
         let mut product = 1f64;
-        let alphas_cumprod = (0..TIMESTEPS).map(|i| {
-            product *= f64::from(1.0 - root(i) * root(i));
+        let alphas_cumprod = betas.iter().map(|beta| {
+            product *= f64::from(1.0 - beta);
             product as f32
         });
-        Self {
-            alphas_cumprod: alphas_cumprod.collect(),
+        let alphas_cumprod: Vec<_> = alphas_cumprod.collect();
+        match alphas_cumprod.last().is_some_and(|last| last.is_normal()) {
+            true => Ok(Self { alphas_cumprod }),
+            false => fault("the betas leave no signal at the last timestep".into()),
         }
+    }
+
+    /// Creates the `scaled_linear` schedule of Stable Diffusion: the square roots of
+    /// the betas are evenly spaced from that of `beta_start` to that of `beta_end`.
+    pub fn scaled_linear(beta_start: f64, beta_end: f64) -> Result<Self> {
+        let mut betas = linspace(beta_start.sqrt(), beta_end.sqrt());
+        betas.iter_mut().for_each(|root| *root *= *root);
+        Self::from_betas(&betas)
+    }
+
+    /// Creates the `linear` schedule of DDPM (arXiv 2006.11239): the betas are evenly spaced.
+    pub fn linear(beta_start: f64, beta_end: f64) -> Result<Self> {
+        Self::from_betas(&linspace(beta_start, beta_end))
+    }
+
+    /// Creates the cosine schedule (`squaredcos_cap_v2`; arXiv 2102.09672).
+    pub fn cosine() -> Result<Self> {
+        let alpha_bar = |t: usize| {
+            let t = t as f64 / TIMESTEPS as f64;
+            ((t + 0.008) / 1.008 * PI / 2.0).cos().powi(2)
+        };
+        let beta = |t| (1.0 - alpha_bar(t + 1) / alpha_bar(t)).min(0.999) as f32;
+        Self::from_betas(&(0..TIMESTEPS).map(beta).collect::<Vec<_>>())
     }
 
     /// The signal level alpha_t and the noise level sigma_t. Those of timestep 0 are
@@ -208,10 +232,21 @@ impl NoiseSchedule {
     }
 }
 
+/// Evenly spaced from both ends, in f32, as PyTorch's linspace is.
+fn linspace(start: f64, end: f64) -> Vec<f32> {
+    let (start, end) = (start as f32, end as f32);
+    let step = (end - start) / (TIMESTEPS - 1) as f32;
+    let value = |i: usize| match i < TIMESTEPS / 2 {
+        true => start + step * i as f32,
+        false => end - step * (TIMESTEPS - 1 - i) as f32,
+    };
+    (0..TIMESTEPS).map(value).collect()
+}
+
 impl Default for NoiseSchedule {
     /// The schedule of Stable Diffusion: betas from 0.00085 to 0.012.
     fn default() -> Self {
-        Self::scaled_linear(0.00085, 0.012)
+        Self::scaled_linear(0.00085, 0.012).expect("betas below 1")
     }
 }
 
@@ -261,6 +296,56 @@ mod tests {
                 "sigma at {t}"
             );
         }
+    }
+
+    #[test]
+    fn other_schedules_equal_those_of_diffusers() {
+        // DDIMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear" or
+        // "squaredcos_cap_v2").alphas_cumprod[[0, 1, 499, 998, 999]]
+        let linear = NoiseSchedule::linear(0.0001, 0.02).unwrap();
+        let cosine = NoiseSchedule::cosine().unwrap();
+        for (schedule, expected) in [
+            (
+                linear,
+                [
+                    9.999000e-01,
+                    9.997801e-01,
+                    7.858723e-02,
+                    4.118194e-05,
+                    4.035830e-05,
+                ],
+            ),
+            (
+                cosine,
+                [
+                    9.999587e-01,
+                    9.999126e-01,
+                    4.938435e-01,
+                    2.428766e-06,
+                    2.428735e-09,
+                ],
+            ),
+        ] {
+            for (t, alpha) in [0, 1, 499, 998, 999].into_iter().zip(expected) {
+                let found = f64::from(schedule.alphas_cumprod[t]);
+                assert!((found / alpha - 1.0).abs() < 2e-5, "{t}: {found} {alpha}");
+            }
+        }
+    }
+
+    #[test]
+    fn betas_that_are_no_schedule_are_errors() {
+        let with = |beta: f32| {
+            let mut betas = [1e-4; TIMESTEPS];
+            betas[500] = beta;
+            NoiseSchedule::from_betas(&betas)
+        };
+        assert!(with(0.0).is_ok());
+        for beta in [1.0, -1e-4, f32::NAN, f32::INFINITY] {
+            assert!(with(beta).is_err(), "{beta}");
+        }
+        assert!(NoiseSchedule::from_betas(&[1e-4; 999]).is_err());
+        assert!(NoiseSchedule::from_betas(&[0.9; TIMESTEPS]).is_err());
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) fn vae(scale: f64) -> VaeConfig {
         norm_num_groups: 8,
         scaling_factor: scale,
         mid_block_add_attention: false,
+        use_quant_conv: false,
+        use_post_quant_conv: false,
     }
 }
 

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     error::Result,
     io::Tensors,
-    model::{Adapters, Model, unet::Unet},
+    model::{
+        Adapters, Model,
+        unet::{Unet, UnetConfig, embedding::TimeCondProj},
+    },
     nn::{RandomInit, Weights},
     schedule::{NoiseSchedule, TIMESTEPS, Timestep, Timesteps},
 };
@@ -46,7 +49,11 @@ impl GuidanceStage {
             .trainable();
         let placement = model.placement().in_f32();
         let weights = Weights::initial(&init, &placement);
-        let student = Unet::new(&weights, model.unet_config().clone())?;
+        let config_of_student = UnetConfig {
+            time_cond_proj: TimeCondProj::AsStored,
+            ..model.unet_config().clone()
+        };
+        let student = Unet::new(&weights, config_of_student)?;
         let optimiser = AdamW::new(init.vars(), config.optimiser())?;
         Ok(Self {
             schedule: model.schedule().clone(),

@@ -96,7 +96,8 @@ impl View {
 
 enum Tensors {
     Mapped(MmapedSafetensors),
-    Pickled(StateDict),
+    /// The shards, mostly one.
+    Pickled(Vec<StateDict>),
     BuiltIn(SliceSafetensors<'static>),
 }
 
@@ -107,18 +108,31 @@ impl Tensors {
             let tensors = SliceSafetensors::new(bytes).map_err(|e| Error::weights(file, e))?;
             return Ok(Self::BuiltIn(tensors));
         }
-        Ok(match Format::of(first_bytes(file)?) {
-            Format::Zip => Self::Pickled(StateDict::open(file)?),
-            Format::Json => Self::Mapped(map(file, &shards(file)?)?),
-            Format::Safetensors => Self::Mapped(map(file, &[file.to_path_buf()])?),
-        })
+        match Format::of(first_bytes(file)?) {
+            Format::Json => Self::of_shards(file, &shards(file)?),
+            Format::Zip | Format::Safetensors => Self::of_shards(file, &[file.to_path_buf()]),
+        }
+    }
+
+    /// The tensors of shards, which are all safetensors or all pickles.
+    fn of_shards(file: &Path, shards: &[PathBuf]) -> Result<Self> {
+        let first = shards.first().map(|shard| first_bytes(shard)).transpose()?;
+        match first.map(Format::of) {
+            Some(Format::Zip) => {
+                let shards = shards.iter().map(|shard| StateDict::open(shard));
+                Ok(Self::Pickled(shards.collect::<Result<_>>()?))
+            }
+            _ => Ok(Self::Mapped(map(file, shards)?)),
+        }
     }
 
     fn names(&self) -> Vec<String> {
         let safetensors = match self {
             Self::Mapped(tensors) => tensors.tensors(),
             Self::BuiltIn(tensors) => tensors.tensors(),
-            Self::Pickled(tensors) => return tensors.names().cloned().collect(),
+            Self::Pickled(shards) => {
+                return shards.iter().flat_map(StateDict::names).cloned().collect();
+            }
         };
         safetensors.into_iter().map(|(name, _)| name).collect()
     }
@@ -134,7 +148,10 @@ impl Tensors {
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match self {
-            Self::Pickled(tensors) => tensors.shape(name).map(<[usize]>::to_vec),
+            Self::Pickled(shards) => {
+                let shape = shards.iter().find_map(|shard| shard.shape(name));
+                shape.map(<[usize]>::to_vec)
+            }
             _ => self.mapped(name).map(|view| view.shape().to_vec()),
         }
     }
@@ -196,8 +213,9 @@ impl Checkpoint {
 
     fn load_stored(&self, name: &str, device: &Device) -> Result<Tensor> {
         let fault = |reason: String| self.tensor_fault(name, &reason);
-        if let Tensors::Pickled(tensors) = &self.tensors {
-            let read = tensors.load(name).unwrap_or_else(|| Err(MISSING.into()));
+        if let Tensors::Pickled(shards) = &self.tensors {
+            let read = shards.iter().find_map(|shard| shard.load(name));
+            let read = read.unwrap_or_else(|| Err(MISSING.into()));
             return Ok(read.map_err(fault)?.to_device(device)?);
         }
         let view = self.tensors.mapped(name);
@@ -302,7 +320,10 @@ fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
 /// The names of the shards beside `file` if its name is that of an index; empty for other
 /// files.
 pub(crate) fn shard_names(file: &Path) -> Result<BTreeSet<String>> {
-    match file.to_string_lossy().ends_with(".index.json") {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    // Of a variant, as diffusers names it: weights.safetensors.index.fp16.json.
+    let is_index = name.ends_with(".json") && name.contains(".index.");
+    match is_index {
         true => read_index(file),
         false => Ok(BTreeSet::new()),
     }

@@ -1,20 +1,28 @@
 //! Reads the configuration files of the diffusers layout into the configurations of our
 //! networks. An unsupported value is an error that names the field.
 
+mod fields;
+mod schedule;
+
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
     bounds,
     clip::ClipConfig,
-    unet::{Level, UnetConfig, embedding::PooledText},
+    unet::{
+        Level, UnetConfig,
+        embedding::{PooledText, TimeCondProj},
+    },
     vae::VaeConfig,
 };
 use crate::{
     error::{Error, Result},
     io::Source,
-    schedule::NoiseSchedule,
 };
+use fields::Fields;
+
+pub use schedule::schedule;
 
 /// Reads a JSON file into `T`.
 pub(super) fn read_json<T: DeserializeOwned>(file: &Source) -> Result<T> {
@@ -23,19 +31,19 @@ pub(super) fn read_json<T: DeserializeOwned>(file: &Source) -> Result<T> {
 
 /// The configuration of the UNet that `file` (unet/config.json) describes.
 pub fn unet_config(file: &Source) -> Result<UnetConfig> {
-    let json: UnetJson = read_supported(file, &UNET_FIXED)?;
+    let json: UnetJson = read(file, fields::UNET)?;
     json.config().map_err(|reason| Error::config(file, reason))
 }
 
 /// The configuration of the autoencoder that `file` (vae/config.json) describes.
 pub fn vae_config(file: &Source) -> Result<VaeConfig> {
-    read_supported(file, &VAE_FIXED)
+    read(file, fields::VAE)
 }
 
 /// The configuration of the text encoder that `file` (text_encoder/config.json)
 /// describes; `projected` is whether its pooled projection is used.
 pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
-    let config: ClipConfig = read_supported(file, &[])?;
+    let config: ClipConfig = read(file, fields::TEXT)?;
     let (width, heads) = (config.hidden_size, config.num_attention_heads);
     if !width.is_multiple_of(heads) {
         let reason = "hidden_size is not a multiple of num_attention_heads";
@@ -47,72 +55,17 @@ pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
     })
 }
 
-/// The noise schedule that `file` (scheduler/scheduler_config.json) describes.
-pub fn schedule(file: &Source) -> Result<NoiseSchedule> {
-    let json: ScheduleJson = read_supported(file, &[])?;
-    let fault = |reason: &str| Err(Error::config(file, reason));
-    match (
-        json.beta_schedule.as_str(),
-        json.prediction_type.as_str(),
-        json.num_train_timesteps,
-    ) {
-        ("scaled_linear", "epsilon", 1000) => {
-            Ok(NoiseSchedule::scaled_linear(json.beta_start, json.beta_end))
-        }
-        (_, "epsilon", 1000) => fault("beta_schedule must be scaled_linear"),
-        (_, _, 1000) => fault("prediction_type must be epsilon"),
-        _ => fault("num_train_timesteps must be 1000"),
+/// Reads a configuration into `T`. Numbers out of bounds and values that are not computed
+/// here are errors that name the field.
+fn read<T: DeserializeOwned>(file: &Source, fields: &Fields) -> Result<T> {
+    let fault = |reason: String| Error::config(file, reason);
+    let text = file.text()?;
+    let raw: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+    bounds::check(&raw).map_err(fault)?;
+    if let Value::Object(config) = &raw {
+        fields::check(config, fields).map_err(fault)?;
     }
-}
-
-/// The values that the UNet supports; a file may omit them.
-const UNET_FIXED: [(&str, &[&str]); 17] = [
-    ("act_fn", &["\"silu\""]),
-    ("addition_embed_type", &["\"text_time\""]),
-    ("center_input_sample", &["false"]),
-    ("class_embed_type", &[]),
-    ("conv_in_kernel", &["3"]),
-    ("conv_out_kernel", &["3"]),
-    ("downsample_padding", &["1"]),
-    ("dual_cross_attention", &["false"]),
-    ("encoder_hid_dim", &[]),
-    ("flip_sin_to_cos", &["true"]),
-    ("freq_shift", &["0"]),
-    ("mid_block_type", &["\"UNetMidBlock2DCrossAttn\""]),
-    ("num_class_embeds", &[]),
-    ("only_cross_attention", &["false"]),
-    ("resnet_time_scale_shift", &["\"default\""]),
-    ("time_embedding_dim", &[]),
-    ("time_embedding_type", &["\"positional\""]),
-];
-
-/// The values that the autoencoder supports; a file may omit them.
-const VAE_FIXED: [(&str, &[&str]); 6] = [
-    ("act_fn", &["\"silu\""]),
-    ("in_channels", &["3"]),
-    ("out_channels", &["3"]),
-    ("latents_mean", &[]),
-    ("latents_std", &[]),
-    ("shift_factor", &["0.0", "0"]),
-];
-
-/// Reads a configuration into `T`, and rejects numbers out of bounds and fields whose value
-/// is neither null nor allowed.
-fn read_supported<T: DeserializeOwned>(file: &Source, fixed: &[(&str, &[&str])]) -> Result<T> {
-    let raw: Value = read_json(file)?;
-    bounds::check(&raw).map_err(|reason| Error::config(file, reason))?;
-    for (field, allowed) in fixed {
-        let value = raw.get(field).unwrap_or(&Value::Null);
-        if !value.is_null() && !allowed.contains(&value.to_string().as_str()) {
-            let hint = match allowed.is_empty() {
-                true => "null".into(),
-                false => allowed.join(" or "),
-            };
-            let reason = format!("{field} = {value} is not supported; it must be {hint}");
-            return Err(Error::config(file, reason));
-        }
-    }
-    serde_json::from_value(raw).map_err(|error| Error::config(file, error))
+    serde_json::from_str(&text).map_err(|error| fault(error.to_string()))
 }
 
 /// One value for all levels, or one per level.
@@ -156,12 +109,19 @@ struct UnetJson {
     addition_embed_type: Option<String>,
     addition_time_embed_dim: Option<usize>,
     projection_class_embeddings_input_dim: Option<usize>,
+    time_cond_proj_dim: Option<usize>,
 }
 
 impl UnetJson {
     fn config(&self) -> Result<UnetConfig, String> {
         if self.in_channels != self.out_channels {
-            return Err("in_channels and out_channels differ".into());
+            return Err(format!(
+                "in_channels = {} and out_channels = {}: {} is not supported; both must be \
+                 the channels of the latent",
+                self.in_channels,
+                self.out_channels,
+                with_inputs(self.in_channels)
+            ));
         }
         Ok(UnetConfig {
             in_channels: self.in_channels,
@@ -171,6 +131,7 @@ impl UnetJson {
             norm_num_groups: self.norm_num_groups,
             norm_eps: self.norm_eps.unwrap_or(1e-5),
             pooled: self.pooled()?,
+            time_cond_proj: TimeCondProj::Stated(self.time_cond_proj_dim),
             sample_size: self.sample_size,
         })
     }
@@ -248,6 +209,17 @@ impl UnetJson {
     }
 }
 
+/// What a UNet with that many input channels is.
+pub(super) fn with_inputs(channels: usize) -> &'static str {
+    match channels {
+        9 => "a UNet for inpainting",
+        8 => "a UNet for editing by instructions (InstructPix2Pix)",
+        5 => "a UNet with depth as an input",
+        7 => "a UNet for upscaling",
+        _ => "a UNet with other inputs than the latent",
+    }
+}
+
 /// Which levels have cross-attention, by the class names of their blocks.
 fn attends(field: &str, types: &[String], levels: usize, way: &str) -> Result<Vec<bool>, String> {
     if types.len() != levels {
@@ -262,18 +234,4 @@ fn attends(field: &str, types: &[String], levels: usize, way: &str) -> Result<Ve
         name => Err(format!("{field}: {name} is not supported")),
     };
     types.iter().map(kind).collect()
-}
-
-#[derive(Deserialize)]
-struct ScheduleJson {
-    beta_start: f64,
-    beta_end: f64,
-    beta_schedule: String,
-    num_train_timesteps: usize,
-    #[serde(default = "epsilon")]
-    prediction_type: String,
-}
-
-fn epsilon() -> String {
-    "epsilon".into()
 }

@@ -10,7 +10,7 @@ use super::{
     manifest::Manifest,
     presets::{Preset, Variant},
     shapes, single,
-    unet::UnetConfig,
+    unet::{UnetConfig, embedding::TimeCondProj},
     vae::Tiling,
 };
 use crate::{
@@ -310,21 +310,36 @@ impl ModelFiles {
         self.loras.iter().map(located).collect()
     }
 
-    /// The UNet's configuration from its config.json, else the family's default.
+    /// The UNet's configuration from its config.json, else the family's default. The
+    /// config.json of another UNet says nothing of the guidance embedding of this one.
     pub(super) fn unet_config(&self) -> Result<UnetConfig> {
-        match self.unet_config_file()? {
-            Some(file) => config::unet_config(&file),
-            None => Ok(self.family.unet_config()),
-        }
+        let Some(file) = self.unet_config_file()? else {
+            return Ok(self.family.unet_config());
+        };
+        let config = config::unet_config(&file)?;
+        let is_its_own =
+            self.place(Network::Unet).0 == self.unet && self.unet_config_beside()?.is_some();
+        Ok(match is_its_own {
+            true => config,
+            false => UnetConfig {
+                time_cond_proj: TimeCondProj::AsStored,
+                ..config
+            },
+        })
     }
 
     /// The config.json next to the UNet's weights, else the one in the model folder.
     pub(super) fn unet_config_file(&self) -> Result<Option<Source>> {
-        let beside = match &self.unet {
-            Location::Folder(home @ FileTree::Hub(..)) => Some(home.file("config.json")?),
-            other => other.folder().file("config.json").ok(),
-        };
+        let beside = self.unet_config_beside()?;
         Ok(beside.or_else(|| self.home.file("unet/config.json").ok()))
+    }
+
+    /// The config.json in the folder of the model's UNet.
+    fn unet_config_beside(&self) -> Result<Option<Source>> {
+        match &self.unet {
+            Location::Folder(home @ FileTree::Hub(..)) => Ok(Some(home.file("config.json")?)),
+            other => Ok(other.folder().file("config.json").ok()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::tensors;
 use crate::{
     error::{Error, Result},
     io::{Checkpoint, Source, View},
@@ -24,29 +25,51 @@ const OPEN_CLIP: &str = "conditioner.embedders.1.model.";
 /// Opens a file for one network: all of it, or only the network's part of a
 /// single-file checkpoint.
 pub(super) fn open(file: impl Into<Source>, network: Network) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(file)?;
+    let source = file.into();
+    let checkpoint = Checkpoint::open(&source)?;
+    tensors::check_family(&source, &checkpoint)?;
     if !checkpoint.has_prefix(UNET) {
         return Ok(checkpoint);
     }
-    let names = checkpoint.names();
-    let views = match network {
-        Network::Unet => views(&names, UNET, Layout::of_original_unet),
-        Network::Vae => views(&names, VAE, Layout::of_original_vae),
-        Network::TextEncoder(0) => clip(&names),
-        Network::TextEncoder(_) => {
-            let whole = views(&names, OPEN_CLIP, Layout::of_open_clip);
-            let parts = whole
-                .into_iter()
-                .flat_map(|tensor| unpacked(&checkpoint, tensor));
-            parts.collect()
-        }
-    };
-    match views.is_empty() {
-        true => Err(Error::weights(
+    match part(&checkpoint, network)? {
+        views if views.is_empty() => Err(Error::weights(
             checkpoint.file(),
             format!("this single-file checkpoint holds no {network}"),
         )),
-        false => Ok(checkpoint.seen_as(views)),
+        views => Ok(checkpoint.seen_as(views)),
+    }
+}
+
+/// Whether a file is a single-file checkpoint without this network.
+pub(super) fn lacks(file: &Source, network: Network) -> Result<bool> {
+    let file = Checkpoint::open(file)?;
+    let has = |prefix: &&str| file.has_prefix(prefix);
+    Ok(file.has_prefix(UNET) && !prefixes(network).iter().any(has))
+}
+
+/// The beginnings of the names of a network's tensors.
+fn prefixes(network: Network) -> &'static [&'static str] {
+    match network {
+        Network::Unet => &[UNET],
+        Network::Vae => &[VAE],
+        Network::TextEncoder(0) => &CLIP,
+        Network::TextEncoder(_) => &[OPEN_CLIP],
+    }
+}
+
+fn part(checkpoint: &Checkpoint, network: Network) -> Result<Views> {
+    let views = |prefix, layout| views(checkpoint, network, prefix, layout);
+    match network {
+        Network::Unet => views(UNET, Layout::of_original_unet),
+        Network::Vae => views(VAE, Layout::of_original_vae),
+        Network::TextEncoder(0) => Ok(clip(&checkpoint.names())),
+        Network::TextEncoder(_) => {
+            let whole = views(OPEN_CLIP, Layout::of_open_clip)?;
+            let parts = whole
+                .into_iter()
+                .flat_map(|tensor| unpacked(checkpoint, tensor));
+            Ok(parts.collect())
+        }
     }
 }
 
@@ -56,14 +79,28 @@ fn below<'a>(names: &'a [String], prefix: &str) -> Vec<&'a str> {
     names.filter_map(|name| name.strip_prefix(prefix)).collect()
 }
 
-fn views(names: &[String], prefix: &str, layout: fn(&[&str]) -> Layout) -> Views {
-    let names = below(names, prefix);
+/// The tensors with a prefix by their diffusers names. One that has none must be harmless.
+fn views(
+    checkpoint: &Checkpoint,
+    network: Network,
+    prefix: &str,
+    layout: fn(&[&str]) -> Layout,
+) -> Result<Views> {
+    let names = checkpoint.names();
+    let names = below(&names, prefix);
     let layout = layout(&names);
-    let view = |name: &&str| {
-        let view = View::of(format!("{prefix}{name}"));
-        Some((layout.to_diffusers(name)?, view))
-    };
-    names.iter().filter_map(view).collect()
+    let mut views = Views::new();
+    for name in names {
+        let whole = format!("{prefix}{name}");
+        match layout.to_diffusers(name) {
+            Some(renamed) => {
+                views.insert(renamed, View::of(whole));
+            }
+            None if tensors::is_harmless(name, network) => {}
+            None => return Err(tensors::left_over(checkpoint, &whole, network)),
+        }
+    }
+    Ok(views)
 }
 
 fn clip(names: &[String]) -> Views {

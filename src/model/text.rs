@@ -7,6 +7,7 @@ use super::{
     config,
     family::{Family, TextEncoder},
     files::ModelFiles,
+    tensors,
 };
 use crate::{
     error::Result,
@@ -14,7 +15,7 @@ use crate::{
     io::{Checkpoint, Source},
     layout::Network,
     lora::{Adapter, AdapterOptions, WeightedLora},
-    nn::{LoraDeltas, Placement, Weights, sum_of},
+    nn::{LoraDeltas, Placement, Taken, Weights, sum_of},
     prompt::{Prompt, Tokenizer},
 };
 
@@ -158,10 +159,14 @@ impl TextEncoders {
     ) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
         let open = |(index, config)| -> Result<Clip> {
-            let checkpoint = parts.open(Network::TextEncoder(index))?;
-            let deltas = lora_deltas(loras, Network::TextEncoder(index), &checkpoint)?;
-            let weights = Weights::new(&checkpoint, placement).with_merged_lora(&deltas);
-            Clip::new(&weights, config)
+            let network = Network::TextEncoder(index);
+            let checkpoint = parts.open(network)?;
+            let deltas = lora_deltas(loras, network, &checkpoint)?;
+            let taken = Taken::default();
+            let weights = Weights::new(&checkpoint, placement).noting(&taken);
+            let clip = Clip::new(&weights.with_merged_lora(&deltas), config)?;
+            tensors::check_taken(&checkpoint, &taken, network)?;
+            Ok(clip)
         };
         let encoders = configs(home, family)?.into_iter().enumerate().map(open);
         Ok(Self {

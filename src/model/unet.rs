@@ -14,7 +14,7 @@ use crate::{
     schedule::Timestep,
 };
 use blocks::{BlockInputs, UnetBlock};
-use embedding::{Embedding, PooledText};
+use embedding::{Embedding, PooledText, TimeCondProj};
 
 /// One resolution level of the UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct UnetConfig {
     pub norm_eps: f64,
     /// SDXL's added conditioning.
     pub pooled: Option<PooledText>,
+    /// The guidance embedding.
+    pub time_cond_proj: TimeCondProj,
     /// Side of the latent that the network was trained on.
     pub sample_size: usize,
 }
@@ -70,6 +72,7 @@ impl UnetConfig {
             norm_num_groups: 32,
             norm_eps: 1e-5,
             pooled: None,
+            time_cond_proj: TimeCondProj::AsStored,
             sample_size: 64,
         }
     }
@@ -199,7 +202,7 @@ impl Unet {
             || up_blocks(w, &config),
         );
         Ok(Self {
-            embedding: Embedding::new(w, first, config.pooled)?,
+            embedding: Embedding::new(w, &config)?,
             conv_in: w
                 .at("conv_in")
                 .conv(config.in_channels, first, 3, Stride::One)?,

@@ -41,17 +41,18 @@ impl Vae {
     /// Loads an autoencoder with this configuration, without tiling.
     pub fn new(w: &Weights, config: VaeConfig) -> Result<Self> {
         let z = config.latent_channels;
-        let pointwise = |name, c| -> Result<Option<Conv2d>> {
-            let w = w.at(name);
-            w.shape("weight")
-                .map(|_| w.conv(c, c, 1, Stride::One))
-                .transpose()
-        };
+        let pointwise = |name, c| w.at(name).conv(c, c, 1, Stride::One);
+        let encoded = config.use_quant_conv;
+        let decoded = config.use_post_quant_conv;
         Ok(Self {
             encoder: Coder::encoder(&w.at("encoder"), &config)?,
             decoder: Coder::decoder(&w.at("decoder"), &config)?,
-            quant_conv: pointwise("quant_conv", 2 * z)?,
-            post_quant_conv: pointwise("post_quant_conv", z)?,
+            quant_conv: encoded
+                .then(|| pointwise("quant_conv", 2 * z))
+                .transpose()?,
+            post_quant_conv: decoded
+                .then(|| pointwise("post_quant_conv", z))
+                .transpose()?,
             compute: w.placement().compute_dtype(),
             device: w.placement().device.clone(),
             tiling: Tiling::Off,

@@ -6,7 +6,7 @@ use candle_core::{Shape, Tensor};
 
 use super::{
     Conv2d, GroupNorm, LayerNorm, Linear, LoraDelta, LoraDeltas, Placement, RandomInit,
-    SharedLayers, Stride, ops::Ops, shared_layers::Shared,
+    SharedLayers, Stride, Taken, ops::Ops, shared_layers::Shared,
 };
 use crate::{error::Result, io::Checkpoint};
 
@@ -17,6 +17,7 @@ pub struct Weights<'a> {
     placement: &'a Placement,
     lora: Lora<'a>,
     shared: Option<&'a SharedLayers>,
+    taken: Option<&'a Taken>,
     path: String,
 }
 
@@ -53,6 +54,7 @@ impl<'a> Weights<'a> {
             placement,
             lora: Lora::None,
             shared: None,
+            taken: None,
             path: String::new(),
         }
     }
@@ -74,6 +76,12 @@ impl<'a> Weights<'a> {
     pub fn with_shared_layers(self, layers: &'a SharedLayers) -> Self {
         let shared = Some(layers);
         Self { shared, ..self }
+    }
+
+    /// Notes the tensors that are read from now on in `taken`.
+    pub fn noting(self, taken: &'a Taken) -> Self {
+        let taken = Some(taken);
+        Self { taken, ..self }
     }
 
     /// The same position with another placement of the layers below.
@@ -140,6 +148,7 @@ impl<'a> Weights<'a> {
     /// Reads the tensor `name` here, which must have this shape.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
         let place = self.at(name);
+        self.note(place.path.clone());
         let shape = shape.into();
         let file = match self.source {
             Source::File(file) => file,
@@ -188,6 +197,9 @@ impl<'a> Weights<'a> {
         read: impl FnOnce() -> Result<L>,
         with_lora: impl Fn(&L, &LoraDelta) -> candle_core::Result<L>,
     ) -> Result<L> {
+        // Whoever reads a layer that is shared reads both.
+        self.note(format!("{}.weight", self.path));
+        self.note(format!("{}.bias", self.path));
         let layer = match (self.shared, self.lora) {
             (None, _) | (_, Lora::Merged(_)) => read()?,
             (Some(layers), _) => kind(layers).get(&self.path, read)?,
@@ -247,6 +259,12 @@ impl<'a> Weights<'a> {
         let merged = delta.merged_into(self.ops(), &stored)?;
         let merged = merged.ok_or_else(mismatch)?;
         Ok(merged.to_dtype(self.placement.dtype)?)
+    }
+
+    fn note(&self, tensor: String) {
+        if let Some(taken) = self.taken {
+            taken.add(tensor);
+        }
     }
 
     fn fault(&self, reason: &str) -> crate::Error {

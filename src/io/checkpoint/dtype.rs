@@ -13,7 +13,7 @@ impl Checkpoint {
         let missing = || fault(MISSING.into());
         let stored = &self.views.get(name).ok_or_else(missing)?.name;
         let found = match &self.tensors {
-            Tensors::Pickled(tensors) => tensors.dtype(stored),
+            Tensors::Pickled(shards) => shards.iter().find_map(|shard| shard.dtype(stored)),
             other => other.mapped(stored).map(|view| known(view.dtype())),
         };
         found.ok_or_else(missing)?.map_err(fault)

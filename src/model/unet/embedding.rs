@@ -3,6 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use super::UnetConfig;
 use crate::{
     error::{Error, Result, Setting},
     nn::{Activation, Linear, Weights, ops::Ops},
@@ -59,6 +60,15 @@ pub struct PooledText {
     pub size_width: usize,
 }
 
+/// The guidance embedding of a UNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeCondProj {
+    /// As the weights have it: nothing describes them.
+    AsStored,
+    /// Its width (`time_cond_proj_dim`), or none at all.
+    Stated(Option<usize>),
+}
+
 /// Two linear layers with SiLU between them.
 #[derive(Debug)]
 struct Mlp {
@@ -101,15 +111,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Loads the embedding of a network whose first level has `channels`. The presence
-    /// and width of the guidance embedding follow from the weights.
-    pub fn new(w: &Weights, channels: usize, pooled: Option<PooledText>) -> Result<Self> {
+    /// Loads the embedding of a network with this configuration.
+    pub(super) fn new(w: &Weights, config: &UnetConfig) -> Result<Self> {
+        let (channels, pooled) = (config.levels[0].channels, config.pooled);
         let (exact, compute) = (w.placement().in_f32(), w.placement().compute_dtype());
         let (w, width) = (w.with_placement(&exact), 4 * channels);
         let guide = w.at("time_embedding").at("cond_proj");
-        let guidance = guide
-            .shape("weight")
-            .and_then(|shape| shape.get(1).copied());
+        let stored = || guide.shape("weight")?.get(1).copied();
+        let guidance = match config.time_cond_proj {
+            TimeCondProj::AsStored => stored(),
+            TimeCondProj::Stated(width) => width,
+        };
         let added = |pooled: PooledText| -> Result<_> {
             let inputs = pooled.width + SDXL_SIZES.len() * pooled.size_width;
             Ok((Mlp::new(&w.at("add_embedding"), inputs, width)?, pooled))

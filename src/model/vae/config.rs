@@ -21,6 +21,12 @@ pub struct VaeConfig {
     /// Whether the middle block has attention.
     #[serde(default = "yes")]
     pub mid_block_add_attention: bool,
+    /// Whether a convolution follows the encoder.
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    /// Whether a convolution precedes the decoder.
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
 }
 
 fn sd15_scale() -> f64 {
@@ -41,6 +47,8 @@ impl VaeConfig {
             norm_num_groups: 32,
             scaling_factor: 0.18215,
             mid_block_add_attention: true,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
         }
     }
 

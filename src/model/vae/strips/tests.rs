@@ -15,6 +15,8 @@ fn toy() -> VaeConfig {
         norm_num_groups: 8,
         scaling_factor: 0.5,
         mid_block_add_attention: false,
+        use_quant_conv: false,
+        use_post_quant_conv: false,
     }
 }
 
@@ -25,6 +27,8 @@ fn small() -> VaeConfig {
         layers_per_block: 2,
         norm_num_groups: 16,
         mid_block_add_attention: true,
+        use_quant_conv: false,
+        use_post_quant_conv: false,
         ..toy()
     }
 }
