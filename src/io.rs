@@ -2,6 +2,7 @@
 
 mod atomic;
 mod checkpoint;
+mod digest;
 mod known;
 mod pickle;
 mod source;
@@ -10,6 +11,7 @@ mod tensors;
 pub use atomic::{AtomicFile, Existing, Held, check_writable, hold_writing, write_file};
 pub(crate) use checkpoint::shard_names;
 pub use checkpoint::{Checkpoint, View, safetensors_metadata};
+pub use digest::Digests;
 pub use known::{KnownFile, Role};
 pub use source::Source;
 pub use tensors::{Metadata, Tensors, write_tensors};

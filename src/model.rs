@@ -6,7 +6,7 @@ pub mod clip;
 pub mod config;
 mod family;
 mod files;
-mod fingerprint;
+mod identity;
 mod manifest;
 mod presets;
 mod required;
@@ -17,28 +17,30 @@ mod tensors;
 mod text;
 pub mod unet;
 pub mod vae;
+mod verify;
+mod weight_files;
 
 use candle_core::{DType, Device};
 
 pub use family::{Family, LatentSampling};
-pub(crate) use files::{ADAPTER_FILES, NETWORK_FILES};
+pub(crate) use files::ADAPTER_FILES;
 pub use files::{ModelChoice, ModelFiles};
 pub use presets::{PRESETS, Variant};
 pub use required::required_files;
 pub use text::{Conditioning, EncodedPrompts, TextEncoders, Tokenizers};
+pub(crate) use weight_files::NETWORK_FILES;
 
 use crate::{
     error::{Error, Result, Setting},
     guidance::Tau,
     hub::FileTree,
-    io::{Checkpoint, Source},
-    kernel::instruction_set,
+    io::{Checkpoint, Digests, Source},
     layout::Network,
     lora::{self, Adapter, AdapterOptions},
     nn::{LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
     schedule::{NoiseSchedule, Timesteps},
 };
-use fingerprint::fingerprint;
+use config::ConfigKind;
 use text::lora_deltas;
 use unet::{Unet, UnetConfig};
 use vae::{Tiling, Vae, VaeConfig};
@@ -53,6 +55,7 @@ pub struct Model {
     unet_config: UnetConfig,
     tiling: Tiling,
     placement: Placement,
+    digests: Digests,
 }
 
 /// The adapters of a UNet.
@@ -91,6 +94,7 @@ impl Model {
             unet_config,
             tiling: choice.tiling,
             placement,
+            digests: choice.digests.clone(),
         })
     }
 
@@ -154,42 +158,31 @@ impl Model {
         &self.placement.device
     }
 
-    /// A short identifier of the UNet by its content.
-    pub fn fingerprint(&self) -> Result<String> {
-        Ok(format!(
-            "{} {}",
-            self.family(),
-            fingerprint(&self.unet_file)?
-        ))
-    }
-
-    /// Everything an inversion depends on besides its picture, prompt, seed and
-    /// timesteps: weights and tokenizers by content, configurations, dtypes, device
-    /// and the instruction set of the CPU kernels.
-    pub fn inversion_key(&self) -> Result<String> {
-        let parts = &self.parts;
-        let files = parts.all().into_iter().map(|part| parts.file(part));
-        let mut files: Vec<_> = files.collect::<Result<_>>()?;
-        files.extend(parts.forward.adapter_file()?);
-        files.extend(text::tokenizer_files(&parts.home, self.family()));
-        let prints = files.iter().map(fingerprint);
-        let prints: Vec<_> = prints.collect::<Result<_>>()?;
-        let (unet, vae) = (&self.unet_config, self.vae_config()?);
-        let text = text::configs(&parts.home, self.family())?;
-        let Placement {
-            dtype,
-            device,
-            backend,
-        } = &self.placement;
-        Ok(format!(
-            "{} {prints:?} {} {unet:?} {vae:?} {text:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}",
-            self.family(),
-            parts.adapter_alpha,
-            self.schedule,
-            self.tiling,
-            device.location(),
-            instruction_set()
-        ))
+    /// What a user should know of the model's files: fields that are passed over, and
+    /// networks that a single-file checkpoint lacks.
+    pub fn notes(&self) -> Result<Vec<String>> {
+        let home = &self.parts.home;
+        let mut notes = Vec::new();
+        for network in self.parts.taken_from_folder() {
+            notes.push(format!(
+                "the checkpoint holds no {network}: that of {} is used",
+                home.path().display()
+            ));
+        }
+        let mut add = |file: Option<Source>, kind| -> Result<()> {
+            if let Some(file) = file {
+                notes.extend(config::unknown_fields(&file, kind)?);
+            }
+            Ok(())
+        };
+        let scheduler = home.file("scheduler/scheduler_config.json").ok();
+        add(scheduler, ConfigKind::Scheduler)?;
+        add(home.file("vae/config.json").ok(), ConfigKind::Vae)?;
+        add(self.parts.unet_config_file()?, ConfigKind::Unet)?;
+        for file in text::encoder_configs(home, self.family()) {
+            add(file, ConfigKind::Text)?;
+        }
+        Ok(notes)
     }
 
     /// Number of parameters of each network, by name.
@@ -268,7 +261,10 @@ impl Model {
         let weights = Weights::new(&checkpoint, &self.placement).noting(&taken);
         let build = |weights: &Weights| Unet::new(weights, self.unet_config.clone());
         let deltas = self.deltas(&checkpoint, adapters);
-        let deltas = deltas.map_err(|error| build(&weights).err().unwrap_or(error))?;
+        let deltas = deltas.map_err(|error| match build(&weights) {
+            Err(of_unet) => of_unet,
+            Ok(_) => self.with_unet_named(error),
+        })?;
         let weights = match layers {
             Some(layers) => weights.with_shared_layers(layers).with_lora(&deltas),
             None => weights.with_merged_lora(&deltas),
@@ -276,6 +272,17 @@ impl Model {
         let unet = build(&weights)?;
         tensors::check_taken(&checkpoint, &taken, Network::Unet)?;
         Ok(unet)
+    }
+
+    /// An adapter that does not fit a UNet that replaces the model's may be right.
+    fn with_unet_named(&self, error: Error) -> Error {
+        match (error, self.parts.unet_is_replaced()) {
+            (Error::Adapter { file, reason }, true) => {
+                let unet = self.unet_file.name().display();
+                Error::adapter(file, format!("{reason}; the UNet is {unet}"))
+            }
+            (error, _) => error,
+        }
     }
 
     /// Whether style LoRAs are configured.

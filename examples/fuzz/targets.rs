@@ -62,7 +62,7 @@ impl Target {
                 "sd/vae/diffusion_pytorch_model.safetensors",
                 "sd/forward-19-259-519-779.safetensors",
             ]),
-            Self::Pickle => checkpoints(&["sd/unet_part.pt"]),
+            Self::Pickle => pickles(),
             Self::Adapter => adapters(),
             Self::Prompt => prompts(),
             Self::Config => configs(),
@@ -113,6 +113,26 @@ fn checkpoints(names: &[&str]) -> Result<(Vec<Vec<u8>>, Feed)> {
         fs::write(&file, input).is_ok() && read_all(&file)
     };
     Ok((bytes(names)?, Box::new(feed)))
+}
+
+/// PyTorch's archives: one of its own, and one of protocol 4 with strides, a view and a
+/// state dict beside other values.
+fn pickles() -> Result<(Vec<Vec<u8>>, Feed)> {
+    const PROTOCOL_4: &[u8] = b"\x80\x04}\x94(\x8c\x05epoch\x94K\x01\x8c\x0astate_dict\x94}\x94\
+        \x8c\x08a.weight\x94\x8c\x0ctorch._utils\x94\x8c\x12_rebuild_tensor_v2\x94\x93\x94\
+        ((\x8c\x07storage\x94\x8c\x05torch\x94\x8c\x0cFloatStorage\x94\x93\x94\
+        \x8c\x010\x94\x8c\x03cpu\x94K\x08t\x94QK\x01K\x03K\x02\x86\x94K\x01K\x03\x86\x94\
+        \x89}\x94t\x94R\x94su.";
+    let (mut seeds, feed) = checkpoints(&["sd/unet_part.pt"])?;
+    let mut archive = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [("x/data.pkl", PROTOCOL_4), ("x/data/0", &[1; 32])] {
+        archive.start_file(name, stored)?;
+        io::Write::write_all(&mut archive, bytes)?;
+    }
+    seeds.push(archive.finish()?.into_inner());
+    Ok((seeds, feed))
 }
 
 fn read_all(file: &Path) -> bool {

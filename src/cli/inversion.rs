@@ -25,7 +25,7 @@ impl Inversion<'_> {
             method: Method::Icd,
             latent: self.pipeline.invert(&picture, prompt, seed, console)?,
             prompt: prompt.into(),
-            model: model.fingerprint()?,
+            model: model.identity()?,
             notes: self.notes()?,
         })
     }

@@ -10,11 +10,15 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Error, Result},
     io::{Checkpoint, Existing, Tensors, safetensors_metadata, write_tensors},
-    model::vae::{Posterior, Vae},
+    model::{
+        Model,
+        vae::{Posterior, Vae},
+    },
     noise::Noise,
     picture::{
         Picture, Size,
@@ -137,20 +141,19 @@ pub struct Dataset {
 impl Dataset {
     /// Encodes the pictures, cropped to squares of `side` pixels, into the file `cache`, or
     /// reads them from there. `watch` is called with the number of pictures done; samples
-    /// are drawn for `device`.
+    /// are drawn on the model's device.
     pub fn open(
         pictures: &[Captioned],
-        vae: &dyn Fn() -> Result<Vae>,
+        model: &Model,
         side: usize,
         cache: &Path,
-        device: &Device,
         watch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let origin = origin(pictures, side)?;
+        let origin = origin(pictures, model, side)?;
         let posteriors = if cache.exists() {
             read(cache, &origin)?
         } else {
-            let encoded = encode(pictures, &vae()?, side, watch)?;
+            let encoded = encode(pictures, &model.vae()?, side, watch)?;
             let notes = HashMap::from([(ORIGIN.to_owned(), origin)]);
             write_tensors(cache, &tensors(&encoded)?, notes, Existing::Keep)?;
             encoded
@@ -158,7 +161,7 @@ impl Dataset {
         Ok(Self {
             captions: pictures.iter().map(|p| p.caption.clone()).collect(),
             posteriors,
-            device: device.clone(),
+            device: model.device().clone(),
         })
     }
 
@@ -208,22 +211,35 @@ fn tensors(posteriors: &Posterior) -> Result<Tensors> {
     Ok(vec![("mean".into(), mean), ("deviation".into(), deviation)])
 }
 
-/// A readable description of a cache's pictures, for comparison.
-fn origin(pictures: &[Captioned], side: usize) -> Result<String> {
-    let mut bytes = 0;
+/// A readable description of a cache's pictures, for comparison. Its hash is over the names
+/// and contents of all pictures in order, the side and the autoencoder.
+fn origin(pictures: &[Captioned], model: &Model, side: usize) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(model.vae_identity()?.as_bytes());
+    add(&side.to_le_bytes());
     for Captioned { file, .. } in pictures {
-        let metadata = fs::metadata(file).map_err(|error| Error::io(file, error))?;
-        bytes += metadata.len();
+        add(name_of(file).as_bytes());
+        add(&fs::read(file).map_err(|error| Error::io(file, error))?);
     }
     let name = |picture: Option<&Captioned>| {
-        let name = picture.and_then(|picture| picture.file.file_name());
-        name.unwrap_or_default().to_string_lossy().into_owned()
+        picture.map_or(String::new(), |picture| name_of(&picture.file))
     };
     let (first, last) = (name(pictures.first()), name(pictures.last()));
-    let count = pictures.len();
+    let (count, hash) = (pictures.len(), format!("{:x}", hash.finalize()));
     Ok(format!(
-        "{count} pictures of {bytes} bytes from {first} to {last}, {side} pixels wide"
+        "{count} pictures from {first} to {last}, {side} pixels wide, and an autoencoder \
+         (SHA-256 {})",
+        &hash[..32]
     ))
+}
+
+fn name_of(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn read(cache: &Path, origin: &str) -> Result<Posterior> {
@@ -239,4 +255,47 @@ fn read(cache: &Path, origin: &str) -> Result<Posterior> {
         file.load("mean", &Device::Cpu)?,
         file.load("deviation", &Device::Cpu)?,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::ModelChoice, nn::Placement};
+
+    fn model(name: &str) -> Model {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = root.join("tests/data").join(name);
+        let choice = ModelChoice::named(folder.to_string_lossy());
+        Model::open(&choice, Placement::cpu_f32()).unwrap()
+    }
+
+    /// What of the pictures' captions is not in the list is read anew in each run.
+    #[test]
+    fn an_origin_is_of_every_picture_in_order_and_of_the_autoencoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let file = folder.path().join(name);
+            fs::write(&file, content).unwrap();
+            let caption = String::new();
+            Captioned { file, caption }
+        };
+        let model = model("sd");
+        let list = [
+            file("a", "1"),
+            file("b", "2"),
+            file("c", "3"),
+            file("d", "4"),
+        ];
+        let of = |list: &[Captioned], side| origin(list, &model, side).unwrap();
+        let first = of(&list, 64);
+        assert_eq!(first, of(&list, 64));
+        let [a, b, c, d] = list.clone();
+        let swapped = of(&[a.clone(), c.clone(), b.clone(), d.clone()], 64);
+        let without = of(&[a, b, d], 64);
+        let wide = of(&list, 128);
+        let other_model = origin(&list, &self::model("sdxl"), 64).unwrap();
+        file("c", "5"); // as many bytes
+        let others = [swapped, without, wide, other_model, of(&list, 64)];
+        assert!(!others.contains(&first));
+    }
 }

@@ -36,14 +36,7 @@ impl TrainingData {
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
         let count = pictures.len();
         let mut watch = |done| watch(done, count);
-        let dataset = Dataset::open(
-            &pictures,
-            &|| model.vae(),
-            side,
-            &cache,
-            model.device(),
-            &mut watch,
-        )?;
+        let dataset = Dataset::open(&pictures, model, side, &cache, &mut watch)?;
         let data = Self {
             dataset,
             text: model.text()?,

@@ -1,5 +1,5 @@
 //! Kinds of files by their first bytes: those that are read, and those that people have
-//! in their place.
+//! in the place of weights and configurations.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -64,7 +64,6 @@ fn by_structure(begin: &[u8]) -> Option<&'static KnownFile> {
         // Protocol buffers: a version, then the name of the program that wrote it.
         [8, 1..=32, 0x12, ..] => Some(&ONNX),
         _ if tag.starts_with(b"<!doctype") || tag.starts_with(b"<html") => Some(&WEB_PAGE),
-        _ if tag.starts_with(b"<svg") || tag.starts_with(b"<?xml") => Some(&DRAWING),
         _ => None,
     }
 }
@@ -90,16 +89,8 @@ const fn weights(name: &'static str) -> KnownFile {
     }
 }
 
-const fn to_png(name: &'static str) -> KnownFile {
-    other(name, "convert it to PNG or JPEG first")
-}
-
 const fn unpack(name: &'static str) -> KnownFile {
     other(name, "unpack it first")
-}
-
-const fn heif() -> KnownFile {
-    to_png("a HEIC picture, as phones take them")
 }
 
 const SAFETENSORS: KnownFile = weights("a safetensors file");
@@ -111,7 +102,6 @@ const WEB_PAGE: KnownFile = other(
     "a web page, not the file that it is about",
     "download the file itself (on the hub from an address with /resolve/, not /blob/)",
 );
-const DRAWING: KnownFile = to_png("an SVG drawing or other XML");
 const OLD_PYTORCH: KnownFile = other(
     "an old PyTorch file, from before version 1.6",
     "read it with torch.load, save it with torch.save, and use that file",
@@ -169,47 +159,6 @@ static BY_BYTES: &[(usize, &[u8], KnownFile)] = &[
         b"\x93NUMPY",
         other("a NumPy array", "save its arrays as a safetensors file"),
     ),
-    (4, b"ftypheic", heif()),
-    (4, b"ftypheix", heif()),
-    (4, b"ftyphevc", heif()),
-    (4, b"ftyphevx", heif()),
-    (4, b"ftypheim", heif()),
-    (4, b"ftypheis", heif()),
-    (4, b"ftypmif1", heif()),
-    (4, b"ftypmsf1", heif()),
-    (4, b"ftypavif", to_png("an AVIF picture")),
-    (4, b"ftypavis", to_png("an AVIF picture")),
-    (4, b"ftypcrx ", to_png("a raw photo of a camera")),
-    (
-        4,
-        b"ftyp",
-        other("a video", "save one of its pictures as PNG or JPEG"),
-    ),
-    (
-        0,
-        b"II*\0",
-        to_png("a TIFF picture or a raw photo of a camera"),
-    ),
-    (
-        0,
-        b"MM\0*",
-        to_png("a TIFF picture or a raw photo of a camera"),
-    ),
-    (0, b"FUJIFILMCCD-RAW", to_png("a raw photo of a camera")),
-    (0, b"GIF8", to_png("a GIF picture")),
-    (0, b"BM", to_png("a BMP picture")),
-    (0, b"8BPS", to_png("a Photoshop document")),
-    (0, b"\xff\x0a", to_png("a JPEG XL picture")),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", to_png("a JPEG XL picture")),
-    (
-        0,
-        b"\0\0\0\x0cjP  \r\n\x87\n",
-        to_png("a JPEG 2000 picture"),
-    ),
-    (0, b"\xffO\xffQ", to_png("a JPEG 2000 picture")),
-    (0, b"qoif", to_png("a QOI picture")),
-    (0, b"\x76\x2f\x31\x01", to_png("an OpenEXR picture")),
-    (0, b"%PDF", to_png("a PDF document")),
     (0, b"\x1f\x8b", unpack("a gzip archive")),
     (0, b"7z\xbc\xaf\x27\x1c", unpack("a 7z archive")),
     (0, b"Rar!", unpack("a RAR archive")),
@@ -236,8 +185,6 @@ mod tests {
             ),
             (b"\n  <!DOCTYPE html><html>", "web page"),
             (b"\xef\xbb\xbf<HTML lang", "web page"),
-            (b"\0\0\0\x18ftypmif1\0\0\0\0heic", "HEIC"),
-            (b"\0\0\0\x20ftypisom", "video"),
             (
                 b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02",
                 "before version 1.6",

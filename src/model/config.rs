@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    io::Source,
+    io::{KnownFile, Source},
 };
 use fields::Fields;
 
@@ -26,7 +26,19 @@ pub use schedule::schedule;
 
 /// Reads a JSON file into `T`.
 pub(super) fn read_json<T: DeserializeOwned>(file: &Source) -> Result<T> {
-    serde_json::from_str(&file.text()?).map_err(|error| Error::config(file, error))
+    parsed(file, &file.text()?)
+}
+
+/// The value of a JSON text. Of a file that is known to hold something else, that is told.
+fn parsed<T: DeserializeOwned>(file: &Source, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let other = KnownFile::of(text.as_bytes());
+        let other = other.filter(|_| error.is_syntax());
+        Error::config(
+            file,
+            other.map_or_else(|| error.to_string(), KnownFile::told),
+        )
+    })
 }
 
 /// The configuration of the UNet that `file` (unet/config.json) describes.
@@ -60,12 +72,37 @@ pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
 fn read<T: DeserializeOwned>(file: &Source, fields: &Fields) -> Result<T> {
     let fault = |reason: String| Error::config(file, reason);
     let text = file.text()?;
-    let raw: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+    let raw: Value = parsed(file, &text)?;
     bounds::check(&raw).map_err(fault)?;
     if let Value::Object(config) = &raw {
         fields::check(config, fields).map_err(fault)?;
     }
-    serde_json::from_str(&text).map_err(|error| fault(error.to_string()))
+    parsed(file, &text)
+}
+
+/// The kinds of configuration files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConfigKind {
+    Scheduler,
+    Text,
+    Unet,
+    Vae,
+}
+
+/// A note of each field that is passed over, as diffusers and transformers do with fields
+/// that they do not have.
+pub(super) fn unknown_fields(file: &Source, kind: ConfigKind) -> Result<Vec<String>> {
+    let fields = match kind {
+        ConfigKind::Scheduler => fields::SCHEDULER,
+        ConfigKind::Text => fields::TEXT,
+        ConfigKind::Unet => fields::UNET,
+        ConfigKind::Vae => fields::VAE,
+    };
+    let config = read_json(file)?;
+    let file = file.name().display();
+    let unknown = fields::unknown(&config, fields).into_iter();
+    let note = |field| format!("{file}: the field {field:?} is not known and is passed over");
+    Ok(unknown.map(note).collect())
 }
 
 /// One value for all levels, or one per level.

@@ -12,12 +12,14 @@ use super::{
     shapes, single,
     unet::{UnetConfig, embedding::TimeCondProj},
     vae::Tiling,
+    weight_files,
+    weight_files::{ENCODER_FILES, NETWORK_FILES},
 };
 use crate::{
     error::{Error, Result, Setting},
     guidance::Tau,
     hub::{Cache, FileTree, Location, Repository},
-    io::{Checkpoint, Source},
+    io::{Checkpoint, Digests, Source},
     layout::Network,
     lora::{RELEASED_ALPHA, WeightedLora, finite_alpha},
     schedule::Timesteps,
@@ -53,6 +55,8 @@ pub struct ModelChoice {
     pub tiling: Tiling,
     /// The cache of Hugging Face Hub files; by default from the environment.
     pub cache: Option<Cache>,
+    /// Where the hashes of large local files are remembered.
+    pub digests: Digests,
 }
 
 impl ModelChoice {
@@ -91,19 +95,6 @@ pub struct ModelFiles {
     unet_is_named: bool,
 }
 
-/// The networks' file names in their folders, safetensors first.
-pub(crate) const NETWORK_FILES: [&str; 4] = [
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-];
-const ENCODER_FILES: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model.fp16.safetensors",
-    "pytorch_model.bin",
-];
 /// The adapters' file names in a folder.
 pub(crate) const ADAPTER_FILES: [&str; 2] = [
     "pytorch_lora_weights.safetensors",
@@ -268,14 +259,12 @@ impl ModelFiles {
     /// A network's weight file.
     pub(super) fn file(&self, network: Network) -> Result<Source> {
         let (place, names) = self.place(network);
-        place.file(names)
+        weight_files::find(&place, names)
     }
 
     /// The location of a network's weights, and their possible file names in a folder.
     pub(super) fn place(&self, network: Network) -> (Location, &'static [&'static str]) {
-        if let Some(single) = &self.single
-            && !(network == Network::Unet && self.unet_is_named)
-        {
+        if let Some(single) = self.single_with(network) {
             return (single.clone(), &[]);
         }
         let folder = || Location::Folder(self.home.within(network.folder()));
@@ -283,6 +272,36 @@ impl ModelFiles {
             Network::Unet => (self.unet.clone(), &NETWORK_FILES),
             Network::Vae => (folder(), &NETWORK_FILES),
             Network::TextEncoder(_) => (folder(), &ENCODER_FILES),
+        }
+    }
+
+    /// The single-file checkpoint, if the network is taken from it: unless the user named
+    /// another one, or it lacks the network, which is then the folder's.
+    fn single_with(&self, network: Network) -> Option<&Location> {
+        let single = self.single.as_ref()?;
+        let lacks = || {
+            single
+                .file(&[])
+                .and_then(|file| single::lacks(&file, network))
+        };
+        let is_named = network == Network::Unet && self.unet_is_named;
+        // A file that cannot be read is an error of the one who opens it.
+        (!is_named && !lacks().unwrap_or(false)).then_some(single)
+    }
+
+    /// Whether the user replaced the model's own UNet.
+    pub(super) fn unet_is_replaced(&self) -> bool {
+        self.unet_is_named || self.single_with(Network::Unet).is_some()
+    }
+
+    /// The networks that the single-file checkpoint lacks.
+    pub(super) fn taken_from_folder(&self) -> Vec<Network> {
+        let networks = self.all().into_iter();
+        let elsewhere = |network: &Network| self.single_with(*network).is_none();
+        let is_named = |network: &Network| *network == Network::Unet && self.unet_is_named;
+        match self.single {
+            Some(_) => networks.filter(|n| elsewhere(n) && !is_named(n)).collect(),
+            None => Vec::new(),
         }
     }
 

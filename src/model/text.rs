@@ -114,13 +114,20 @@ pub(super) fn tokenizer_files(home: &FileTree, family: Family) -> Vec<Source> {
     files.filter_map(|file| home.file(&file).ok()).collect()
 }
 
+/// The configuration files of a model's text encoders, as far as they exist.
+pub(super) fn encoder_configs(home: &FileTree, family: Family) -> Vec<Option<Source>> {
+    let encoders = family.text_encoders().into_iter();
+    let file = |encoder: TextEncoder| home.file(&format!("{}/config.json", encoder.folder)).ok();
+    encoders.map(file).collect()
+}
+
 /// The configurations of a model's text encoders, else the family's defaults.
 pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>> {
-    let encoders = family.text_encoders().into_iter();
-    let config = |encoder: TextEncoder| match home.file(&format!("{}/config.json", encoder.folder))
-    {
-        Ok(file) => config::clip_config(&file, encoder.config.projection_dim.is_some()),
-        Err(_) => Ok(encoder.config),
+    let files = encoder_configs(home, family);
+    let encoders = family.text_encoders().into_iter().zip(files);
+    let config = |(encoder, file): (TextEncoder, Option<Source>)| match file {
+        Some(file) => config::clip_config(&file, encoder.config.projection_dim.is_some()),
+        None => Ok(encoder.config),
     };
     encoders.map(config).collect()
 }

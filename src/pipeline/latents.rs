@@ -58,7 +58,7 @@ pub struct Latents {
     pub latent: Tensor,
     /// What the picture shows.
     pub prompt: String,
-    /// The UNet that inverted it; see [`Model::fingerprint`].
+    /// The model that inverted it; see [`Model::identity`].
     pub model: String,
     /// Other metadata: seed, timesteps, size, fit, version.
     pub notes: Metadata,
@@ -106,7 +106,7 @@ impl Latents {
 
     /// Refuses latents of another model; `file` is for the message.
     pub fn check_origin(&self, file: &Path, model: &Model) -> Result<()> {
-        let identity = model.fingerprint()?;
+        let identity = model.identity()?;
         if !self.model.is_empty() && self.model != identity {
             let reason = format!(
                 "they were inverted by another model ({}, here {identity}): invert the picture again",

@@ -22,6 +22,7 @@ mod hub;
 mod inversion_cache;
 mod keep_pixels;
 mod layers;
+mod model_folders;
 mod readme;
 mod reconstruct;
 mod several;

@@ -254,6 +254,97 @@ fn one_file_holds_unet_autoencoder_and_text_encoders() {
     }
 }
 
+/// The single file of a family with some tensors more and without those of a beginning.
+fn single_with(family: &str, more: &[&str], without: &str) -> (TempDir, PathBuf) {
+    let (folder, file) = single(family);
+    let mut all = tensors(&file);
+    all.retain(|name, _| without.is_empty() || !name.starts_with(without));
+    let number = Tensor::new(&[0.5_f32], &Device::Cpu).expect("a number");
+    all.extend(more.iter().map(|name| ((*name).to_owned(), number.clone())));
+    save(&all, &file).expect("a file");
+    (folder, file)
+}
+
+#[test]
+fn a_part_that_the_file_lacks_is_the_folders() {
+    let whole = drawing(&data("sd")).succeeds();
+    for (without, network) in [
+        ("first_stage_model.", "autoencoder"),
+        ("cond_stage_model.", "text encoder"),
+    ] {
+        let (_folder, file) = single_with("sd", &[], without);
+        let single = drawing(&data("sd")).path("--checkpoint", &file).succeeds();
+        assert!(
+            whole.bytes("out.png") == single.bytes("out.png"),
+            "{network}"
+        );
+        let told = format!("holds no {network}");
+        assert!(single.stderr.contains(&told), "{}", single.stderr);
+        let bare = without_weights("sd");
+        let nowhere = drawing(bare.path()).path("--checkpoint", &file);
+        nowhere.fails(1, &["missing from the model folder"]);
+    }
+}
+
+#[test]
+fn what_a_single_file_says_is_refused_or_changes_nothing() {
+    for (name, says) in [
+        ("v_pred", "velocities"),
+        ("ztsnr", "zero terminal SNR"),
+        ("scaled_fp8", "fp8"),
+        (
+            "model.diffusion_model.input_blocks.1.1.proj_in.scale_weight",
+            "fp8",
+        ),
+        (
+            "model.diffusion_model.input_blocks.0.0.op.weight",
+            "no such tensor",
+        ),
+        (
+            "model.diffusion_model.input_blocks.99999999999.0.op.weight",
+            "no such tensor",
+        ),
+        ("first_stage_model.decoder.up.7.block.0.x", "no such tensor"),
+        (
+            "cond_stage_model.model.ln_final.weight",
+            "Stable Diffusion 2",
+        ),
+        ("conditioner.embedders.0.model.ln_final.weight", "refiner"),
+    ] {
+        let (_folder, file) = single_with("sd", &[name], "");
+        drawing(&data("sd"))
+            .path("--checkpoint", &file)
+            .fails(1, &["single.safetensors", name, says]);
+    }
+    let harmless = [
+        "betas",
+        "alphas_cumprod",
+        "model_ema.decay",
+        "first_stage_model.loss.logvar",
+        "cond_stage_model.transformer.text_model.embeddings.position_ids",
+        "denoiser.sigmas",
+    ];
+    let (_folder, file) = single_with("sd", &harmless, "");
+    let run = drawing(&data("sd")).path("--checkpoint", &file).succeeds();
+    let whole = drawing(&data("sd")).succeeds();
+    assert!(whole.bytes("out.png") == run.bytes("out.png"));
+}
+
+#[test]
+fn the_metadata_of_a_single_file_name_what_it_predicts() {
+    let (_folder, file) = single("sd");
+    let bytes = std::fs::read(&file).expect("a file");
+    let all = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    for (value, code) in [("v", 1), ("epsilon", 0)] {
+        let notes = [("modelspec.prediction_type".to_owned(), value.to_owned())];
+        let noted = safetensors::serialize(all.tensors(), Some(notes.into_iter().collect()));
+        std::fs::write(&file, noted.expect("a file")).expect("a file");
+        let done = drawing(&data("sd")).path("--checkpoint", &file).done();
+        assert_eq!(done.code, code, "{}", done.stderr);
+        assert_eq!(done.stderr.contains("modelspec.prediction_type"), code == 1);
+    }
+}
+
 /// kohya's scripts name the layers of SDXL so.
 #[test]
 fn adapters_may_name_layers_as_the_single_file_does() {

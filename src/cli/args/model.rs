@@ -5,6 +5,7 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use icd::{
     hub::Cache,
+    io::Digests,
     lora::WeightedLora,
     model::{Model, ModelChoice, Variant, required_files, vae::Tiling},
     nn::Placement,
@@ -98,6 +99,14 @@ pub(crate) struct ModelArgs {
     residency: Residency,
 }
 
+/// The hashes of large local files, remembered in the user's cache.
+fn digests() -> Digests {
+    let cache = dirs::cache_dir();
+    cache.map_or(Digests::default(), |cache| {
+        Digests::remembered_in(cache.join("icd/digests.json"))
+    })
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DTypeValue {
     Auto,
@@ -121,6 +130,9 @@ impl ModelArgs {
         let missing = || required_files(&choice);
         console.suspended(|quiet| fetch_missing(&missing, FetchOptions { yes, quiet }))?;
         let model = Model::open(&choice, placement)?;
+        for note in model.notes()? {
+            console.note(&format!("note: {note}"));
+        }
         Ok(Pipeline::new(model, self.residency))
     }
 
@@ -155,6 +167,7 @@ impl ModelArgs {
             checkpoint: self.checkpoint.clone(),
             tiling: self.tiling(),
             cache: Some(Cache::from_env()),
+            digests: digests(),
             loras: self.lora.clone(),
         }
     }

@@ -162,7 +162,7 @@ fn model(what: &Path) -> Result<Facts> {
     Ok(object(json!({
         "kind": "model",
         "family": model.family().to_string(),
-        "identity": model.fingerprint()?,
+        "identity": model.identity()?,
         "side": model.side()?,
         "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
         "guidance as an input": guided,

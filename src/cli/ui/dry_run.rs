@@ -75,7 +75,7 @@ fn facts(
         false => format!("{} of {rows} rows", reverse.count()),
     };
     let facts = vec![
-        ("model", json!(model.fingerprint()?)),
+        ("model", json!(model.identity()?)),
         ("latent", json!(latent.to_string())),
         ("source", tokens(model, &prompts[0])?),
         ("forward timesteps", json!(forward.to_string())),

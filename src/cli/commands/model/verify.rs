@@ -19,7 +19,8 @@ use crate::cli::{
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
-/// the cache, and opens the networks of any model.
+/// the cache, and does with any model what a run does before its first step: reads its
+/// configurations and tokenizers, and builds its networks with their adapters.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VerifyArgs {
@@ -64,6 +65,10 @@ impl VerifyArgs {
             true => model?, // nothing to download
             false => model.with_context(remedy)?,
         };
+        for note in model.notes()? {
+            print_line(&format!("note: {note}"))?;
+        }
+        model.verify()?;
         for (network, values) in model.parameter_counts()? {
             print_line(&format!(
                 "{network}: {:.1} million values",
