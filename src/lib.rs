@@ -36,7 +36,7 @@
 //! | [`hub`] | model files in a folder, in the program or on the hub; downloads |
 //! | [`picture`], [`prompt`] | pixels and files of pictures; tokenizers and words |
 //! | [`guidance`], [`schedule`], [`noise`] | guidance over timesteps, the noise schedule, PyTorch's random numbers |
-//! | [`io`], [`error`] | checkpoints, atomic writes; the error type |
+//! | [`io`], [`error`] | checkpoints, hashes, atomic writes; the error type |
 //!
 //! Nothing outside `cli` prints, picks a device or reads the environment, except
 //! `ICD_SIMD`, which limits the instruction set of the kernels, and the hub's variables

@@ -8,6 +8,7 @@ mod family;
 mod files;
 mod identity;
 mod manifest;
+mod parts;
 mod presets;
 mod required;
 mod resnet;

@@ -269,7 +269,7 @@ mod tests {
         Model::open(&choice, Placement::cpu_f32()).unwrap()
     }
 
-    /// What of the pictures' captions is not in the list is read anew in each run.
+    /// Captions are no part of it: they are read anew in each run.
     #[test]
     fn an_origin_is_of_every_picture_in_order_and_of_the_autoencoder() {
         let folder = tempfile::tempdir().unwrap();

@@ -185,6 +185,11 @@ impl Checkpoint {
         self.views.keys().cloned().collect()
     }
 
+    /// The name in the file of a tensor of this layout.
+    pub fn stored_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.views.get(name).map_or(name, View::name)
+    }
+
     /// Whether any tensor's name begins with `prefix`.
     pub fn has_prefix(&self, prefix: &str) -> bool {
         let from = (Bound::Included(prefix), Bound::Unbounded);

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::UNIX_EPOCH,
 };
 
@@ -24,7 +25,12 @@ const LARGE: u64 = 64 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Digests {
     remembered: Option<PathBuf>,
+    /// Those of this process.
+    known: Arc<Mutex<Known>>,
 }
+
+/// Hashes by the paths of the files.
+type Known = BTreeMap<String, Remembered>;
 
 /// What a file has from the system, which changes with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +51,8 @@ impl Digests {
     /// Remembers hashes in a file, which may be deleted at any time.
     pub fn remembered_in(file: impl Into<PathBuf>) -> Self {
         let remembered = Some(file.into());
-        Self { remembered }
+        let known = Arc::default();
+        Self { remembered, known }
     }
 
     /// A hash of the whole content of a file, in hexadecimal. That of a blob in the hub's
@@ -63,22 +70,41 @@ impl Digests {
         if state.size < LARGE {
             return content(&path, state.size).map_err(fault);
         }
-        let mut known = self.read();
         let name = path.to_string_lossy().into_owned();
-        if let Some(found) = known.get(&name).filter(|found| found.state == state) {
-            return Ok(found.digest.clone());
+        if let Some(digest) = self.find(&name, &state) {
+            return Ok(digest);
         }
         let digest = content(&path, state.size).map_err(fault)?;
         // A file that changes while it is read has no state to be known by.
         if State::of(&fs::metadata(&path).map_err(fault)?) == state {
             let digest = digest.clone();
-            known.insert(name, Remembered { state, digest });
-            self.write(known);
+            self.add(name, Remembered { state, digest });
         }
         Ok(digest)
     }
 
-    fn read(&self) -> BTreeMap<String, Remembered> {
+    fn find(&self, name: &str, state: &State) -> Option<String> {
+        let mut known = self.known();
+        if !known.contains_key(name) {
+            known.extend(self.read());
+        }
+        let found = known.get(name).filter(|found| found.state == *state)?;
+        Some(found.digest.clone())
+    }
+
+    fn add(&self, name: String, found: Remembered) {
+        let mut known = self.known();
+        // Other processes remember theirs meanwhile.
+        known.extend(self.read());
+        known.insert(name, found);
+        self.write(known.clone());
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> Known {
         let bytes = self
             .remembered
             .as_ref()
@@ -89,7 +115,7 @@ impl Digests {
 
     /// Remembers the hashes of files that still exist. Without room or permission they are
     /// computed again next time.
-    fn write(&self, mut known: BTreeMap<String, Remembered>) {
+    fn write(&self, mut known: Known) {
         let Some(file) = &self.remembered else { return };
         known.retain(|path, _| Path::new(path).exists());
         let folder = file.parent().unwrap_or(Path::new("."));
@@ -190,6 +216,8 @@ mod tests {
         assert!(kept.contains(&first));
 
         fs::write(&memory, kept.replace(&first, "remembered")).unwrap();
+        assert_eq!(digests.of(&source).unwrap(), first, "known to this process");
+        let digests = Digests::remembered_in(&memory);
         assert_eq!(digests.of(&source).unwrap(), "remembered");
         (&content).write_all(b"1").unwrap();
         let second = digests.of(&source).unwrap();

@@ -3,6 +3,7 @@
 
 mod machine;
 mod state_dict;
+mod values;
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +17,8 @@ use candle_core::{DType, Device, Tensor};
 use zip::{ZipArchive, read::ZipFile, result::ZipError};
 
 use crate::error::{Error, Result};
-use machine::Values;
 use state_dict::{Content, Described, Storage};
+use values::Values;
 
 /// Bytes of the largest pickle that is read: Stable Diffusion's have half a megabyte.
 const MAX_PICKLE: u64 = 8 << 20;

@@ -89,6 +89,9 @@ pub(super) enum ConfigKind {
     Vae,
 }
 
+/// Most notes of one file.
+const MAX_NOTES: usize = 8;
+
 /// A note of each field that is passed over, as diffusers and transformers do with fields
 /// that they do not have.
 pub(super) fn unknown_fields(file: &Source, kind: ConfigKind) -> Result<Vec<String>> {
@@ -100,7 +103,7 @@ pub(super) fn unknown_fields(file: &Source, kind: ConfigKind) -> Result<Vec<Stri
     };
     let config = read_json(file)?;
     let file = file.name().display();
-    let unknown = fields::unknown(&config, fields).into_iter();
+    let unknown = fields::unknown(&config, fields).into_iter().take(MAX_NOTES);
     let note = |field| format!("{file}: the field {field:?} is not known and is passed over");
     Ok(unknown.map(note).collect())
 }

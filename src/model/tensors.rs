@@ -33,7 +33,7 @@ pub(super) fn left_over(file: &Checkpoint, name: &str, network: Network) -> Erro
              belong together"
         ),
     };
-    file.tensor_fault(name, &reason)
+    file.tensor_fault(file.stored_name(name), &reason)
 }
 
 /// Whether a tensor changes nothing that a network computes.

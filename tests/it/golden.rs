@@ -8,7 +8,7 @@ use icd::{
         Adapters, Model, ModelChoice,
         attention::NoControl,
         config::{unet_config, vae_config},
-        unet::{Unet, UnetInput},
+        unet::{Unet, UnetConfig, UnetInput, embedding::TimeCondProj},
     },
     nn::{Backend, Placement, SharedLayers, Weights},
     noise::Noise,
@@ -375,6 +375,10 @@ fn a_network_without_guidance_embedding_runs_unguided_only() {
     let checkpoint = Checkpoint::open(file.path()).unwrap();
     let storage = plain();
     let config = unet_config(&data("sd/unet/config.json").into()).unwrap();
+    let config = UnetConfig {
+        time_cond_proj: TimeCondProj::Stated(None),
+        ..config
+    };
     let unet = Unet::new(&Weights::new(&checkpoint, &storage), config).unwrap();
     assert!(!unet.takes_guidance());
     let text = model(&golden.folder)

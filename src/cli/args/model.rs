@@ -100,7 +100,7 @@ pub(crate) struct ModelArgs {
 }
 
 /// The hashes of large local files, remembered in the user's cache.
-fn digests() -> Digests {
+pub(crate) fn digests() -> Digests {
     let cache = dirs::cache_dir();
     cache.map_or(Digests::default(), |cache| {
         Digests::remembered_in(cache.join("icd/digests.json"))

@@ -19,6 +19,7 @@ use icd::{
 use serde_json::{Map, Value, json};
 
 use crate::cli::{
+    args::model::digests,
     settings::Settings,
     ui::console::{print_fact, print_line},
 };
@@ -147,7 +148,10 @@ fn weights(file: &Path) -> Result<Facts> {
 
 fn model(what: &Path) -> Result<Facts> {
     let placement = Placement::new(DType::F32, candle_core::Device::Cpu);
-    let choice = ModelChoice::named(what.display().to_string());
+    let choice = ModelChoice {
+        digests: digests(),
+        ..ModelChoice::named(what.display().to_string())
+    };
     let model = Model::open(&choice, placement)?;
     let config = model.unet_config();
     let unet = model.unet_checkpoint()?;

@@ -1,125 +1,9 @@
 //! Python's pickle machine (the module `pickletools` documents its instructions), without
 //! running anything: a call is kept as a value that names what would be called.
-//!
-//! Values refer to each other by index, as pickles may share and nest them without end.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt::Display,
-};
+use std::{collections::HashMap, fmt::Display};
 
-/// A value's index.
-pub(super) type Id = usize;
-
-/// A value of a pickle.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
-    /// None, bytes or a number too large for any size.
-    Other,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    /// A class or function, as `module.name`.
-    Global(String),
-    Tuple(Vec<Id>),
-    /// A list or a set.
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// What a class or function would return, then whatever was set on it.
-    Call(Vec<Id>),
-    /// A storage, by the tuple that describes it.
-    Persistent(Id),
-}
-
-/// All values of a pickle.
-#[derive(Debug, Default)]
-pub(super) struct Values {
-    all: Vec<Value>,
-    root: Id,
-}
-
-impl Values {
-    /// Reads a pickle of protocol 2 to 5.
-    pub(super) fn read(pickle: &[u8]) -> Result<Self, String> {
-        let mut machine = Machine::new(pickle);
-        while machine.step()? {}
-        let root = machine.pop()?;
-        Ok(Self {
-            all: machine.all,
-            root,
-        })
-    }
-
-    /// The value of the whole pickle.
-    pub(super) fn root(&self) -> Id {
-        self.root
-    }
-
-    /// A value.
-    pub(super) fn get(&self, id: Id) -> &Value {
-        &self.all[id]
-    }
-
-    /// The name of a class or function.
-    pub(super) fn global(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Value::Global(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// A string.
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// A number that is a size.
-    pub(super) fn size(&self, id: Id) -> Option<usize> {
-        match self.get(id) {
-            Value::Int(size) => usize::try_from(*size).ok(),
-            _ => None,
-        }
-    }
-
-    /// The values of a tuple or list.
-    pub(super) fn items(&self, id: Id) -> Option<&[Id]> {
-        match self.get(id) {
-            Value::Tuple(items) | Value::List(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    /// What a call names, and its arguments.
-    pub(super) fn call(&self, id: Id) -> Option<(&str, &[Id])> {
-        let Value::Call(parts) = self.get(id) else {
-            return None;
-        };
-        let (callable, arguments) = (*parts.first()?, *parts.get(1)?);
-        Some((self.global(callable)?, self.items(arguments)?))
-    }
-
-    /// Whether a storage is reachable from a value, but not through those in `seen`, to
-    /// which the values on the way are added.
-    pub(super) fn holds_storage(&self, from: Id, seen: &mut HashSet<Id>) -> bool {
-        let mut open = vec![from];
-        while let Some(id) = open.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            match self.get(id) {
-                Value::Persistent(_) => return true,
-                Value::Tuple(ids) | Value::List(ids) | Value::Call(ids) => open.extend(ids),
-                Value::Dict(pairs) => open.extend(pairs.iter().flat_map(|(k, v)| [k, v])),
-                _ => {}
-            }
-        }
-        false
-    }
-}
+use super::values::{Id, Value};
 
 /// Classes that are dictionaries.
 const DICTS: [&str; 3] = [
@@ -128,7 +12,8 @@ const DICTS: [&str; 3] = [
     "builtins.dict",
 ];
 
-struct Machine<'a> {
+/// The machine, and what is left of the pickle.
+pub(super) struct Machine<'a> {
     rest: &'a [u8],
     all: Vec<Value>,
     stack: Vec<Id>,
@@ -138,7 +23,8 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(rest: &'a [u8]) -> Self {
+    /// A machine before its first instruction.
+    pub(super) fn new(rest: &'a [u8]) -> Self {
         Self {
             rest,
             all: Vec::new(),
@@ -146,6 +32,13 @@ impl<'a> Machine<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
         }
+    }
+
+    /// Runs a whole pickle; returns all values, and the index of the result.
+    pub(super) fn run(mut self) -> Result<(Vec<Value>, Id), String> {
+        while self.step()? {}
+        let root = self.pop()?;
+        Ok((self.all, root))
     }
 
     /// Runs an instruction; returns whether more follow.
@@ -416,7 +309,10 @@ fn long(bytes: &[u8]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::io::pickle::values::Values;
 
     /// `pickle.dumps({'a': [1, -2, 3.5, True, None], 'b': (10**5, 2**40)}, protocol)`
     const PROTOCOLS: [&[u8]; 2] = [

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use candle_core::DType;
 
-use super::machine::{Id, Value, Values};
+use super::values::{Id, Value, Values};
 
 /// A tensor of a pickle.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,13 +27,23 @@ pub(super) fn check(config: &Map<String, Value>, fields: &Fields) -> Result<(), 
             continue;
         };
         if !allows(values, value) {
-            let right = values.join(" or ");
+            let (value, right) = (shortened(value), values.join(" or "));
             return Err(format!(
                 "{name} = {value} is not supported; it must be {right}"
             ));
         }
     }
     Ok(())
+}
+
+/// A value as in JSON, of which long ones are cut.
+fn shortened(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text,
+    }
 }
 
 /// The fields that neither diffusers nor transformers have, and that therefore change
@@ -81,6 +91,7 @@ pub(super) const UNET: &Fields = &[
     ("conv_out_kernel", Only(&["3"])),
     ("cross_attention_dim", Read),
     ("cross_attention_norm", NULL),
+    ("decay", Harmless), // this and others of a moving average (EMAModel)
     ("down_block_types", Read),
     ("downsample_padding", ONE),
     ("dropout", Harmless), // of trainings
@@ -90,17 +101,21 @@ pub(super) const UNET: &Fields = &[
     ("flip_sin_to_cos", Only(&["true"])),
     ("freq_shift", Only(&["0"])),
     ("in_channels", Read),
+    ("inv_gamma", Harmless),
     ("layers_per_block", Read),
     ("mid_block_only_cross_attention", FALSE),
     ("mid_block_scale_factor", ONE),
     // None is a network without a middle block.
     ("mid_block_type", Only(&["\"UNetMidBlock2DCrossAttn\""])),
+    ("min_decay", Harmless),
     ("norm_eps", Read),
     ("norm_num_groups", Read),
     ("num_attention_heads", Read),
     ("num_class_embeds", NULL),
     ("only_cross_attention", FALSE),
+    ("optimization_step", Harmless),
     ("out_channels", Read),
+    ("power", Harmless),
     ("projection_class_embeddings_input_dim", Read),
     ("quantization_config", NULL),
     ("resnet_out_scale_factor", ONE),
@@ -160,6 +175,7 @@ pub(super) const SCHEDULER: &Fields = &[
     ("interpolation_type", Harmless),
     ("lambda_min_clipped", Harmless),
     ("lower_order_final", Harmless),
+    ("noise_sampler_seed", Harmless),
     ("num_train_timesteps", Only(&["1000"])),
     ("original_inference_steps", Harmless),
     ("predict_x0", Harmless),
