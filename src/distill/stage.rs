@@ -30,7 +30,7 @@ impl TrainingData {
         let pictures = captioned(&config.data)?;
         let side = match config.size {
             Some(side) => side,
-            None => model.unet_config().sample_size * model.latent_factor()?,
+            None => model.side()?,
         };
         let cache = config.out.join("latents.safetensors");
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;

@@ -145,7 +145,7 @@ fn model(what: &Path) -> Result<Facts> {
         "kind": "model",
         "family": model.family().to_string(),
         "identity": model.fingerprint()?,
-        "side": config.sample_size * model.latent_factor()?,
+        "side": model.side()?,
         "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
         "guidance as an input": guided,
         "default guidance": model.edit_guidance(),
