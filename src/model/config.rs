@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     io::Source,
+    picture::fit::STEP,
     schedule::NoiseSchedule,
 };
 
@@ -29,7 +30,17 @@ pub fn unet_config(file: &Source) -> Result<UnetConfig> {
 
 /// The configuration of the autoencoder that `file` (vae/config.json) describes.
 pub fn vae_config(file: &Source) -> Result<VaeConfig> {
-    read_supported(file, &VAE_FIXED)
+    let config: VaeConfig = read_supported(file, &VAE_FIXED)?;
+    match config.factor() <= STEP {
+        true => Ok(config),
+        false => Err(Error::config(
+            file,
+            format!(
+                "block_out_channels has {} levels: more than 4 are not supported",
+                config.block_out_channels.len()
+            ),
+        )),
+    }
 }
 
 /// The configuration of the text encoder that `file` (text_encoder/config.json)
