@@ -1,6 +1,7 @@
 //! The diffusion model: its networks, and the loading of each network on demand.
 
 pub mod attention;
+mod bounds;
 pub mod clip;
 pub mod config;
 mod family;
@@ -69,6 +70,9 @@ pub enum Adapters {
 /// The default guidance of generations, suited to the released models.
 const GENERATION_GUIDANCE: f64 = 7.0;
 
+/// Most pixels per side of the pictures that a model was trained on.
+const MAX_SIDE: usize = 8192;
+
 impl Model {
     /// Locates the parts of a model and reads their configurations.
     pub fn open(choice: &ModelChoice, placement: Placement) -> Result<Self> {
@@ -126,6 +130,18 @@ impl Model {
     /// Pixels per latent value along each axis (8 for Stable Diffusion).
     pub fn latent_factor(&self) -> Result<usize> {
         Ok(self.vae_config()?.factor())
+    }
+
+    /// Side of the pictures that it was trained on, in pixels: at most 8192.
+    pub fn side(&self) -> Result<usize> {
+        let (latent, factor) = (self.unet_config.sample_size, self.latent_factor()?);
+        match latent * factor {
+            side @ ..=MAX_SIDE => Ok(side),
+            _ => Err(Error::setting(format!(
+                "the model's pictures would have {latent} times {factor} pixels per side: \
+                 the maximum is {MAX_SIDE}"
+            ))),
+        }
     }
 
     fn vae_config(&self) -> Result<VaeConfig> {

@@ -138,7 +138,7 @@ impl Hub {
             .with_config()
             .limit(64 << 20)
             .read_to_string();
-        let text = text.map_err(|error| Failure::Transient(error.to_string(), None))?;
+        let text = text.map_err(|error| failed(&error, &self.endpoint, &repository.to_string()))?;
         let info: RepoInfo = serde_json::from_str(&text).map_err(|error| {
             Error::hub(
                 repository,
@@ -216,7 +216,7 @@ fn sent(
     reason: &dyn Fn(u16) -> String,
 ) -> Result<Response<Body>, Failure> {
     let answer = request.call();
-    let answer = answer.map_err(|error| unanswered(&error, host, what))?;
+    let answer = answer.map_err(|error| failed(&error, host, what))?;
     match answer.status().as_u16() {
         200..=299 | 416 => Ok(answer),
         status @ (408 | 429 | 500..=599) => {
@@ -226,21 +226,28 @@ fn sent(
     }
 }
 
-/// The failure of a request without a response; a broken connection may work next time.
-fn unanswered(error: &ureq::Error, host: &str, what: &str) -> Failure {
-    let broke = match error {
-        ureq::Error::Io(error) => BROKEN.contains(&error.kind()),
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => false,
-        _ => true,
-    };
-    if broke {
-        return Failure::Transient(error.to_string(), None);
+/// The failure of a request without a whole response. Only one that may succeed next time
+/// is repeated: a connection that broke or stalled, or a host that cannot be reached. A
+/// redirect loop, a response beyond the limits or one that is no HTTP stays as it is.
+fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
+    match error {
+        ureq::Error::Timeout(_) => Failure::Transient(error.to_string(), None),
+        // Its text is all that tells a proxy's refusal from one that is busy.
+        ureq::Error::ConnectProxyFailed(reason) if !reason.contains("responded 4") => {
+            Failure::Transient(error.to_string(), None)
+        }
+        ureq::Error::Io(cause) if BROKEN.contains(&cause.kind()) => {
+            Failure::Transient(error.to_string(), None)
+        }
+        ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+            let reason = format!(
+                "{host} cannot be reached ({error}); without a network, put the files into a \
+                 folder in the diffusers layout and name it as the model"
+            );
+            Failure::Unreachable(Error::hub(what, reason))
+        }
+        _ => Failure::Permanent(Error::hub(what, format!("{host}: {error}"))),
     }
-    let reason = format!(
-        "{host} cannot be reached ({error}); without a network, put the files into a folder in \
-         the diffusers layout and name it as the model"
-    );
-    Failure::Unreachable(Error::hub(what, reason))
 }
 
 /// Errors of connections that had been established.

@@ -151,7 +151,7 @@ fn continues(answer: &Response<Body>, here: u64) -> bool {
 /// The size of the whole file, according to a response that begins at `here`.
 fn announced(answer: &Response<Body>, here: u64) -> Option<u64> {
     let rest: u64 = header(answer, "content-length")?.parse().ok()?;
-    (!is_compressed(answer)).then_some(here + rest)
+    here.checked_add(rest).filter(|_| !is_compressed(answer))
 }
 
 fn is_compressed(answer: &Response<Body>) -> bool {
@@ -171,7 +171,7 @@ fn append(
     part: &Path,
     report: &mut dyn FnMut(Progress),
 ) -> Result<u64, Failure> {
-    let max = size.map_or(u64::MAX, |size| size + 1 - here);
+    let max = size.map_or(u64::MAX, |size| (size - here).saturating_add(1));
     let mut bytes = answer.into_body().into_reader().take(max);
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -278,7 +278,7 @@ pub(super) fn check_room(folder: &Path, needed: u64) -> Result<()> {
 const SPARE: u64 = 64 << 20;
 
 fn check_free(folder: &Path, free: u64, needed: u64) -> Result<()> {
-    if needed == 0 || free >= needed + SPARE {
+    if needed == 0 || free >= needed.saturating_add(SPARE) {
         return Ok(());
     }
     let reason = format!(
@@ -300,6 +300,7 @@ mod tests {
         let folder = Path::new("/cache");
         assert!(check_free(folder, 10 << 30, 5 << 30).is_ok());
         assert!(check_free(folder, 0, 0).is_ok());
+        assert!(check_free(folder, 10 << 30, u64::MAX).is_err());
         let error = check_free(folder, 5 << 30, 5 << 30)
             .unwrap_err()
             .to_string();

@@ -106,7 +106,8 @@ impl Hub {
             let listing = retry(self.retry_policy, &repository.to_string(), ask, report)?;
             plan.add(repository, &needs, listing)?;
         }
-        plan.bytes = plan.files.iter().map(|file| file.missing(cache)).sum();
+        let missing = plan.files.iter().map(|file| file.missing(cache));
+        plan.bytes = missing.fold(0, u64::saturating_add);
         Ok(plan)
     }
 

@@ -56,10 +56,10 @@ fn is_name(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('.') && word.bytes().all(fits)
 }
 
-/// Whether a path in a repository stays inside its folder.
+/// Whether a path in a repository stays inside its folder and a terminal can show it.
 pub(super) fn is_inside(path: &str) -> bool {
     let fits = |part| !matches!(part, "" | "." | "..");
-    !path.contains('\\') && path.split('/').all(fits)
+    !path.contains(|char: char| char == '\\' || char.is_control()) && path.split('/').all(fits)
 }
 
 impl fmt::Display for Repository {
@@ -94,7 +94,9 @@ mod tests {
         for inside in ["a", "a/b.json", ".gitattributes", "a/..b"] {
             assert!(is_inside(inside), "{inside}");
         }
-        for outside in ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\..\\b"] {
+        for outside in [
+            "", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\..\\b", "a\nb",
+        ] {
             assert!(!is_inside(outside), "{outside}");
         }
     }

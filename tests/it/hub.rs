@@ -251,6 +251,28 @@ fn a_hub_that_is_busy_is_asked_again() {
 }
 
 #[test]
+fn an_answer_that_would_be_the_same_again_is_final() {
+    let here = "location: /api/models/owner/name/revision/main\r\n";
+    let headers = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
+    let long = format!("x: {}\r\n", "y".repeat(1 << 20));
+    for (answer, asked, says) in [
+        (Fault::Head(302, here.into()), 11, "too many redirects"),
+        (Fault::Head(200, headers), 1, "header"),
+        (Fault::Head(200, long), 1, "header"),
+        (
+            Fault::Head(200, "content-length: x\r\n".into()),
+            1,
+            "length",
+        ),
+    ] {
+        let hub = hub_of(&weights(5000)).failing("/api/", vec![answer; 99]);
+        let bench = Bench::new(hub);
+        bench.fails("unet/w.safetensors", &["owner/name", says]);
+        assert_eq!(bench.hub.asked("/api/").len(), asked, "{says}");
+    }
+}
+
+#[test]
 fn a_silent_connection_is_given_up_and_gone_on_with() {
     let content = weights(50_000);
     let stalls = [Fault::Stall(0), Fault::Stall(10_000), Fault::Stall(30_000)];

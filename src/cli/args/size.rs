@@ -32,7 +32,7 @@ impl SizeArgs {
 
     /// The canvas for pictures of this model.
     pub(crate) fn canvas(&self, model: &Model) -> icd::Result<Canvas> {
-        let side = model.unet_config().sample_size * model.latent_factor()?;
+        let side = model.side()?;
         let by_default = match self.size {
             Some(_) => Fit::Stretch,
             None => Fit::Aspect,

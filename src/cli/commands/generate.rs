@@ -186,7 +186,7 @@ impl GenerateArgs {
     /// The latent's shape (1, 4, h, w).
     fn shape(&self, model: &Model) -> icd::Result<(usize, usize, usize, usize)> {
         let (config, factor) = (model.unet_config(), model.latent_factor()?);
-        let own = Size::new(config.sample_size * factor, config.sample_size * factor);
+        let own = Size::new(model.side()?, model.side()?);
         let size = self.size.unwrap_or(own);
         let (height, width) = (size.height / factor, size.width / factor);
         Ok((1, config.in_channels, height, width))

@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Stall(usize),
     /// An answer of this status, and when to come again.
     Status(u16, Option<&'static str>),
+    /// An answer of this status and with these headers, which are whole lines.
+    Head(u16, String),
     /// One byte of the body is another.
     Damage,
     /// The body is one byte longer.
@@ -167,6 +169,9 @@ impl FakeHub {
         if let Some(Fault::Status(status, after)) = fault {
             let after = after.map(|after| format!("retry-after: {after}\r\n"));
             return Answer::new(*status, after.unwrap_or_default(), Vec::new());
+        }
+        if let Some(Fault::Head(status, headers)) = fault {
+            return Answer::new(*status, headers.clone(), b"{}".to_vec());
         }
         if let Some(name) = asked.path.strip_prefix("/cdn/") {
             return self

@@ -15,7 +15,7 @@ use icd::{
 
 use crate::cli::{
     args::model::VariantArgs,
-    ui::console::{print_line, progress_bar},
+    ui::console::{foreign, print_line, progress_bar},
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
@@ -77,6 +77,7 @@ impl VerifyArgs {
 /// Checks a cached file; returns the path of its content if that is damaged.
 fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
     let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
+    let name = foreign(name);
     let hash = content.file_name().and_then(|hash| hash.to_str());
     let Some(digest) = Digest::parse(hash.unwrap_or_default()) else {
         print_line(&format!("{name}: no hash is known"))?;
@@ -86,7 +87,7 @@ fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
     let file = File::open(&content).with_context(fault)?;
     let length = file.metadata().with_context(fault)?.len();
     let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
-    bar.set_message(name.to_owned());
+    bar.set_message(name.clone());
     let fits = digest.matches(bar.wrap_read(file), length);
     bar.finish_and_clear();
     let fits = fits.with_context(fault)?;
