@@ -159,7 +159,8 @@ impl Hub {
             .limit(64 << 20)
             .read_to_string();
         let text = text.map_err(|error| Failure::Transient(error.to_string(), None))?;
-        let info: RepoInfo = serde_json::from_str(&text).map_err(|error| {
+        let text = text.trim_start_matches('\u{feff}');
+        let info: RepoInfo = serde_json::from_str(text).map_err(|error| {
             Error::hub(
                 repository,
                 format!("{url} returns no list of files: {error}"),

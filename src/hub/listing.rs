@@ -56,8 +56,8 @@ struct Sibling {
 #[derive(Deserialize)]
 struct Large {
     #[serde(alias = "oid")]
-    sha256: String,
-    size: u64,
+    sha256: Option<String>,
+    size: Option<u64>,
 }
 
 impl RepoInfo {
@@ -93,7 +93,7 @@ impl Sibling {
     /// Size and hash, if they are stated.
     fn content(&self) -> Option<(u64, Digest)> {
         let (size, digest) = match &self.lfs {
-            Some(large) => (large.size, &large.sha256),
+            Some(large) => (large.size.or(self.size)?, large.sha256.as_ref()?),
             None => (self.size?, self.blob_id.as_ref()?),
         };
         Some((size, Digest::parse(digest)?))
@@ -140,7 +140,8 @@ mod tests {
                 {{"rfilename": "a", "lfs": {{"sha256": "{}", "size": 7}}}},
                 {{"rfilename": "b", "lfs": {{"oid": "sha256:{}", "size": 7}}}},
                 {{"rfilename": "c", "size": 7, "blobId": "{}"}},
-                {{"rfilename": "d", "size": 7, "blobId": "short"}}]}}"#,
+                {{"rfilename": "d", "size": 7, "blobId": "short"}},
+                {{"rfilename": "e", "size": 7, "lfs": {{}}}}]}}"#,
             "A".repeat(40),
             "D".repeat(64),
             "d".repeat(64),
@@ -155,6 +156,6 @@ mod tests {
             .map(|file| file.digest.name())
             .collect();
         assert_eq!(digests, ["d".repeat(64), "d".repeat(64), "b".repeat(40)]);
-        assert_eq!(listing.unverifiable, ["d"]);
+        assert_eq!(listing.unverifiable, ["d", "e"]);
     }
 }

@@ -43,8 +43,12 @@ fn prompts_and_words_may_begin_with_a_dash() {
 
 #[test]
 fn negative_numbers_are_numbers() {
-    generate().args("--guidance -1 -o o.png").succeeds();
-    for (flag, value) in [("--seed", "-1"), ("--tau", "-0.5"), ("--count", "-3")] {
+    for (flag, value) in [
+        ("--guidance", "-1"),
+        ("--seed", "-1"),
+        ("--tau", "-0.5"),
+        ("--count", "-3"),
+    ] {
         generate().with(flag, value).fails(2, &[flag, value]);
     }
 }

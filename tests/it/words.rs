@@ -1,6 +1,11 @@
 //! Words of prompts: where they stand, and how they are written.
 
-use candle_core::IndexOp;
+use icd::{
+    control::{Blend, ControlPlan, WordPair},
+    model::{Model, ModelChoice},
+    nn::Placement,
+    prompt::Prompt,
+};
 use serde_json::Value;
 
 use crate::support::{Run, data, icd};
@@ -78,35 +83,39 @@ fn words_are_found_in_scripts_without_blanks() {
         .fails(2, &["has no word"]);
 }
 
-/// Cells of a latent that differ from the source's after the blend of the first step.
-fn opened(source: &str, target: &str, pair: &str) -> Vec<bool> {
-    let done = icd("edit")
-        .args("--model shapes --size 64 --control none --dump d.safetensors")
-        .path("--image", &data("square.png"))
-        .with("--src-prompt", source)
-        .with("--tgt-prompt", target)
-        .with("--blend", pair)
-        .succeeds();
-    let blended = done.tensors("d.safetensors")["step0.blended"].clone();
-    let change = (blended.i(1).unwrap() - blended.i(0).unwrap()).unwrap();
-    let change = change.abs().unwrap().max(0).unwrap().flatten_all().unwrap();
-    let change = change.to_vec1::<f32>().unwrap();
-    change.into_iter().map(|change| change > 0.0).collect()
-}
-
 #[test]
-fn an_automatic_blend_knows_a_word_from_its_twin() {
-    let [source, target] =
-        ["red", "green"].map(|colour| format!("a red star and a {colour} circle"));
-    // The place that changed, which no other word is called.
-    let [alone, other] =
-        ["pink", "green"].map(|colour| format!("a red star and a {colour} circle"));
-    let auto = opened(&source, &target, "auto");
-    assert!(auto != opened(&source, &target, "red:green"));
-    assert_eq!(
-        opened(&alone, &other, "auto"),
-        opened(&alone, &other, "pink:green")
-    );
+fn automatic_words_are_the_places_that_changed() {
+    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32()).unwrap();
+    let tokenizers = model.tokenizers().unwrap();
+    let [source, target] = [
+        "a red star and a red circle on a star",
+        "a red star and a green circle on a red star",
+    ]
+    .map(|text| tokenizers.tokenize(text).unwrap());
+    let plan = |blend| ControlPlan {
+        blend: vec![blend],
+        ..ControlPlan::default()
+    };
+    let tokens = |prompt: &Prompt, places: &[usize]| -> Vec<usize> {
+        let words = places.iter().map(|&place| &prompt.words()[place]);
+        words.flat_map(|word| word.tokens.clone()).collect()
+    };
+    // The colour that replaces "red"; the other "red" has only moved.
+    let amplified = plan(Blend::Auto).amplified(&source, &target);
+    let amplified: Vec<_> = amplified.iter().map(|(word, _)| &word.tokens).collect();
+    assert_eq!(amplified, [&tokens(&target, &[5])]);
+    let target = tokenizers
+        .tokenize("a red star and a red star on a star")
+        .unwrap();
+    let [(from, to)] = &plan(Blend::Auto).blended(&source, &target).unwrap()[..] else {
+        panic!("one word differs");
+    };
+    assert_eq!(from.tokens, tokens(&source, &[6]));
+    assert_eq!(to.tokens, tokens(&target, &[6]));
+    // A word that is named is meant wherever it stands.
+    let named = plan(Blend::Pair(WordPair::new("circle", "star")));
+    let (_, to) = &named.blended(&source, &target).unwrap()[0];
+    assert_eq!(to.tokens, tokens(&target, &[2, 6, 9]));
 }
 
 #[test]
