@@ -11,10 +11,10 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use flate2::{Compression, write::GzEncoder};
 use icd::{
-    control::StepRange,
+    control::{StepRange, WordPair},
     distill::DistillConfig,
     guidance::Tau,
-    hub::unpack,
+    hub::{Repository, unpack},
     io::{Checkpoint, Source, safetensors_metadata},
     lora::{Adapter, AdapterOptions, forward_timesteps, reverse_timesteps},
     model::{ModelChoice, ModelFiles, config},
@@ -269,6 +269,8 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
             text.parse::<Timesteps>().is_ok(),
             text.parse::<Tau>().is_ok(),
             text.parse::<StepRange>().is_ok(),
+            text.parse::<WordPair>().is_ok(),
+            text.parse::<Repository>().is_ok(),
             text.parse::<Size>().is_ok(),
             Fit::from_str(text, false).is_ok(),
         ];

@@ -10,7 +10,11 @@ use std::{
 
 use ureq::{Body, http::Response};
 
-use super::{Cache, Hub, PlannedFile, RemoteFile, RetryPolicy, client::Failure, lock::Lock};
+use super::{
+    Cache, Hub, PlannedFile, RemoteFile, RetryPolicy,
+    client::Failure,
+    lock::{Lock, Taken},
+};
 use crate::error::{Error, Result};
 
 /// The progress of a download.
@@ -18,6 +22,9 @@ use crate::error::{Error, Result};
 pub enum Progress<'a> {
     /// Waiting for another process that is fetching the file.
     Waiting,
+    /// The file system of the cache has no locks, for the system's reason: nothing keeps
+    /// other processes from fetching the same file.
+    Unlocked(&'a io::Error),
     /// Number of bytes present.
     Here(u64),
     /// The attempt failed for a reason, and the next one begins after a pause.
@@ -27,7 +34,7 @@ pub enum Progress<'a> {
 }
 
 impl Hub {
-    /// Downloads a file into the cache, unless it is there, and returns its path.
+    /// Downloads a file into the cache, unless it is there undamaged, and returns its path.
     pub fn fetch(
         &self,
         cache: &Cache,
@@ -39,16 +46,23 @@ impl Hub {
             commit,
             file,
         } = wanted;
+        cache.root()?;
         let content = cache.blob(repository, &file.digest);
+        if wanted.is_here(cache) {
+            report(Progress::Checking);
+            remove_damaged(&content, file, report)?;
+        }
         if !wanted.is_here(cache) {
             let lock = cache.lock_file(repository, &file.digest);
             let waiting = &mut || {
                 report(Progress::Waiting);
                 !wanted.is_here(cache)
             };
-            if let Some(_held) = Lock::take(&lock, waiting)?
-                && !wanted.is_here(cache)
-            {
+            let taken = Lock::take(&lock, waiting)?;
+            if let Taken::Impossible(reason) = &taken {
+                report(Progress::Unlocked(reason));
+            }
+            if !matches!(taken, Taken::GivenUp) && !wanted.is_here(cache) {
                 self.download(wanted, &content, report)?;
             }
         }
@@ -190,6 +204,24 @@ fn append(
             }
         }
     }
+}
+
+/// Removes the content of a file whose hash is another, although its length is right.
+fn remove_damaged(
+    content: &Path,
+    file: &RemoteFile,
+    report: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let fault = |error| Error::io(content, error);
+    let bytes = File::open(content).map_err(fault)?;
+    if file.digest.matches(bytes, file.size).map_err(fault)? {
+        return Ok(());
+    }
+    report(Progress::Again(
+        "the file in the cache is damaged",
+        Duration::ZERO,
+    ));
+    fs::remove_file(content).map_err(fault)
 }
 
 /// Number of downloads with a wrong hash before giving up.

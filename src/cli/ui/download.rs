@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal, Write, stderr, stdin},
+    io::{self, IsTerminal, Write, stderr, stdin},
+    sync::Once,
     time::Duration,
 };
 
@@ -81,7 +82,7 @@ fn allow(hub: &Hub, cache: &Cache, plan: &DownloadPlan, options: FetchOptions) -
             "{} to download from {} into {}",
             HumanBytes(plan.bytes),
             hub.endpoint(),
-            cache.root().display()
+            cache.root()?.display()
         ));
     }
     if options.yes {
@@ -148,6 +149,8 @@ struct Bars {
     all: ProgressBar,
     /// Total size of the files before each file.
     before: BTreeMap<String, u64>,
+    /// Printed once, not for each file.
+    unlocked: Once,
 }
 
 impl Bars {
@@ -169,6 +172,7 @@ impl Bars {
             all: bar(whole, "all {wide_bar} {bytes}/{total_bytes} left {eta}"),
             before,
             both: bars,
+            unlocked: Once::new(),
         }
     }
 
@@ -190,6 +194,9 @@ impl Bars {
             Progress::Waiting => self.file.set_message(format!(
                 "{name}: waiting for another program that downloads it"
             )),
+            Progress::Unlocked(reason) => self.unlocked.call_once(|| {
+                self.both.suspend(|| note_unlocked(self.options, reason));
+            }),
             again @ Progress::Again(..) => self.both.suspend(|| pause(self.options, &name, again)),
         }
     }
@@ -199,6 +206,16 @@ impl Drop for Bars {
     /// Removes the bars, on errors too.
     fn drop(&mut self) {
         let _ = self.both.clear(); // the terminal may be gone
+    }
+}
+
+/// Notes that nothing keeps other programs from downloading the same files.
+fn note_unlocked(options: FetchOptions, reason: &io::Error) {
+    if !options.quiet {
+        log_line(&format!(
+            "note: the file system of the cache has no locks ({reason}): do not download into \
+             it with several programs at once"
+        ));
     }
 }
 
