@@ -13,6 +13,7 @@ use crate::{
     io::{Existing, write_file, write_tensors},
     model::Model,
     noise::Noise,
+    picture::fit::STEP,
     schedule::Timesteps,
 };
 
@@ -32,6 +33,10 @@ impl TrainingData {
             Some(side) => side,
             None => model.side()?,
         };
+        if !side.is_multiple_of(STEP) {
+            let reason = format!("size = {side}: it must be a multiple of {STEP}");
+            return Err(Error::setting(reason));
+        }
         let cache = config.out.join("latents.safetensors");
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
         let count = pictures.len();

@@ -16,7 +16,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use zip::{ZipArchive, read::ZipFile, result::ZipError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason_of};
 use state_dict::{Content, Described, Storage};
 use values::Values;
 
@@ -79,7 +79,7 @@ impl StateDict {
         let tensor = self.tensors.get(name)?;
         Some(match &tensor.content {
             Content::Number(number) => {
-                Tensor::new(*number, &Device::Cpu).map_err(|error| error.to_string())
+                Tensor::new(*number, &Device::Cpu).map_err(|error| reason_of(&error))
             }
             Content::Storage(storage) => self
                 .dtype(name)?
@@ -104,7 +104,7 @@ impl StateDict {
             false => from.gathered(shape, &stored, size),
         };
         let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu);
-        tensor.map_err(|error| error.to_string())
+        tensor.map_err(|error| reason_of(&error))
     }
 
     /// Some bytes of a storage.

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     io::{KnownFile, Source},
+    picture::fit::STEP,
 };
 use fields::Fields;
 
@@ -49,7 +50,17 @@ pub fn unet_config(file: &Source) -> Result<UnetConfig> {
 
 /// The configuration of the autoencoder that `file` (vae/config.json) describes.
 pub fn vae_config(file: &Source) -> Result<VaeConfig> {
-    read(file, fields::VAE)
+    let config: VaeConfig = read(file, fields::VAE)?;
+    match config.factor() <= STEP {
+        true => Ok(config),
+        false => Err(Error::config(
+            file,
+            format!(
+                "block_out_channels has {} levels: more than 4 are not supported",
+                config.block_out_channels.len()
+            ),
+        )),
+    }
 }
 
 /// The configuration of the text encoder that `file` (text_encoder/config.json)

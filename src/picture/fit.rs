@@ -6,8 +6,9 @@ use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{Picture, Size, window::Window};
 
-/// The sides of latents are 8 times smaller than those of pictures.
-const STEP: usize = 8;
+/// The sides of latents are at most 8 times smaller than those of pictures, whose sides are
+/// multiples of 8.
+pub(crate) const STEP: usize = 8;
 
 /// How a photo of another aspect ratio is fitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]

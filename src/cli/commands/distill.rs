@@ -1,11 +1,8 @@
 //! `icd distill`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use clap::{Args, Subcommand};
 use icd::{
@@ -13,6 +10,7 @@ use icd::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         uncaptioned, write_report,
     },
+    io::Source,
     model::Model,
     nn::Placement,
 };
@@ -143,8 +141,7 @@ impl RunArgs {
             )),
             _ => {}
         }
-        let text =
-            fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        let text = Source::from(&self.config).text()?;
         Ok(run(config).claim(&text)?)
     }
 }

@@ -30,7 +30,7 @@ use crate::cli::{
     settings::Settings,
     ui::{
         dry_run,
-        prompts::warn_unread,
+        prompts::{warn_read_alike, warn_unread},
         sheets::{self, Shown},
     },
 };
@@ -46,10 +46,11 @@ pub(crate) struct EditArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     latents: Option<PathBuf>,
     /// What the picture shows [default with --latents: the prompt of the inversion].
-    #[arg(long, required_unless_present_any = ["latents", "from"])]
+    #[arg(long, allow_hyphen_values = true)]
+    #[arg(required_unless_present_any = ["latents", "from"])]
     src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
-    #[arg(long, required_unless_present = "from")]
+    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     tgt_prompt: Vec<String>,
     /// Reuse the prompts, picture and settings in a PNG that `icd edit` wrote; flags
     /// override them.
@@ -59,7 +60,7 @@ pub(crate) struct EditArgs {
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Print what would be done (tokens, words, evaluations, memory); load no weights.
     #[arg(long)]
@@ -119,6 +120,7 @@ impl EditArgs {
         let prompts = request.tokenize(model)?;
         let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
         warn_unread(&prompts, &console);
+        warn_read_alike(&prompts, &console);
         if frame.placed().is_some() {
             warn_of_gap(model, &console)?;
         }

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::Args;
 use icd::{
+    error::abridged,
     hub::Location,
     io::{Checkpoint, KnownFile, Role, Source, safetensors_metadata},
     lora::timesteps,
@@ -26,6 +27,8 @@ use crate::cli::{
 
 /// Describes a picture and its settings, a file of latents, weights, an adapter or a
 /// model.
+///
+/// Of what a file states about itself, texts are cut after 4096 bytes.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
@@ -100,7 +103,7 @@ fn picture(file: &Path) -> Result<Facts> {
     let size = Picture::read(file)?.size();
     let mut facts = object(json!({ "kind": "picture", "size": size.to_string() }));
     if let Ok(settings) = Settings::read(file) {
-        facts.extend(settings.facts());
+        add_stated(&mut facts, settings.facts());
     }
     Ok(facts)
 }
@@ -142,8 +145,35 @@ fn weights(file: &Path) -> Result<Facts> {
     let notes: BTreeMap<_, _> = safetensors_metadata(&Source::from(file))?
         .into_iter()
         .collect();
-    facts.extend(notes.into_iter().map(|(name, text)| (name, text.into())));
+    add_stated(
+        &mut facts,
+        notes.into_iter().map(|(name, text)| (name, text.into())),
+    );
     Ok(facts)
+}
+
+/// Most facts that are taken from the text of a file.
+const MAX_STATED: usize = 200;
+/// Most bytes of each, and of its name.
+const MAX_TEXT: usize = 4096;
+
+/// Adds what a file states about itself: at most [`MAX_STATED`] facts of [`MAX_TEXT`] bytes,
+/// and none in place of one that was found out.
+fn add_stated(facts: &mut Facts, stated: impl IntoIterator<Item = (String, Value)>) {
+    let cut = |text: &str| abridged(text, MAX_TEXT).into_owned();
+    let mut stated = stated.into_iter();
+    for (name, value) in stated.by_ref().take(MAX_STATED) {
+        let text = match value {
+            Value::String(text) => cut(&text).into(),
+            value if value.to_string().len() > MAX_TEXT => cut(&value.to_string()).into(),
+            value => value,
+        };
+        facts.entry(cut(&name)).or_insert(text);
+    }
+    let left_out = stated.count();
+    if left_out > 0 {
+        facts.insert("…".into(), format!("({left_out} more entries)").into());
+    }
 }
 
 fn model(what: &Path) -> Result<Facts> {

@@ -31,13 +31,13 @@ pub(crate) struct InvertArgs {
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// What the picture shows.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: String,
     /// The inverted latent [default: IN.latents.safetensors].
     #[arg(long, short, value_name = "FILE", value_parser = output::tensors())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]

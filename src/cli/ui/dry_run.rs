@@ -63,7 +63,7 @@ fn facts(
     let latent = frame.latent()?;
     let target = |target: &Prompt| -> Result<Facts> {
         let tokens = ("target", tokens(model, target)?);
-        let control = control(edit, &prompts[0], target);
+        let control = control(edit, &prompts[0], target)?;
         Ok([tokens].into_iter().chain(control).collect())
     };
     let evaluations = match frame.placed().is_some() {
@@ -116,7 +116,7 @@ fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
 }
 
 /// How a target's attention follows the source's.
-fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Vec<(&'static str, Value)> {
+fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let plan = &edit.control;
     let mode = plan.mode_for(source, target).to_possible_value();
     let mode = mode.as_ref().map(PossibleValue::get_name);
@@ -126,16 +126,16 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Vec<(&'static str, 
         None => format!("{word} has attention of its own"),
     });
     let amplified = plan.amplified(source, target).into_iter();
-    let amplified = amplified.map(|(word, factor)| format!("{word} by {factor}"));
-    let blended = plan.blended(source, target).into_iter();
-    let blended = blended.map(|(from, to)| format!("{from}:{to}"));
-    [
+    let amplified = amplified.map(|(found, factor)| format!("{} by {factor}", found.word));
+    let blended = plan.blended(source, target)?.into_iter();
+    let blended = blended.map(|(from, to)| format!("{}:{}", from.word, to.word));
+    Ok([
         ("control", json!(mode)),
         ("words", followed.collect()),
         ("amplified", json!(listed(amplified))),
         ("blended", json!(listed(blended))),
     ]
-    .into()
+    .into())
 }
 
 /// The guidance at each step.

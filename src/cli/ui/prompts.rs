@@ -1,4 +1,5 @@
-//! Warnings about prompt words beyond the model's context length.
+//! Warnings about prompts: words beyond the model's context length, and changes that the
+//! model does not read.
 
 use icd::prompt::Prompt;
 
@@ -21,6 +22,24 @@ pub(crate) fn warn_unread(prompts: &[Prompt], console: &Console) {
         console.note(&format!(
             "prompts are cut after {} tokens; ignored: {named}{more}",
             prompt.context()
+        ));
+    }
+}
+
+/// Warns about targets that are written otherwise than the source, the first prompt, but
+/// read the same: what changes is beyond the token limit, or is case or white space.
+pub(crate) fn warn_read_alike(prompts: &[Prompt], console: &Console) {
+    let Some((source, targets)) = prompts.split_first() else {
+        return;
+    };
+    let differs = |target: &&Prompt| target.text() != source.text();
+    let targets = targets.iter().filter(differs);
+    for target in targets.filter(|target| target.reads_like(source)) {
+        console.note(&format!(
+            "warning: the model reads the same {} tokens in the target prompt {:?} as in the \
+             source prompt, so nothing changes",
+            target.length(),
+            target.text()
         ));
     }
 }

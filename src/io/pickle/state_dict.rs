@@ -157,6 +157,7 @@ fn rebuilt(
         }
         "torch._utils._rebuild_tensor_v3" => {
             let dtype = arguments.get(6).and_then(|&id| values.global(id));
+            let dtype = dtype.filter(|dtype| dtype.len() <= MAX_NAME);
             strided(values, arguments, Some(dtype.ok_or_else(damaged)?))
         }
         "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
@@ -187,8 +188,8 @@ fn strided(values: &Values, arguments: &[Id], dtype: Option<&str>) -> Result<Des
         return Err(damaged());
     };
     let sizes = |id| -> Option<Vec<usize>> {
-        let items = values.items(id)?.iter();
-        items.map(|&id| values.size(id)).collect()
+        let items = values.items(id).filter(|items| items.len() <= MAX_RANK)?;
+        items.iter().map(|&id| values.size(id)).collect()
     };
     let (stored, key) = storage_of(values, storage).ok_or_else(damaged)?;
     let (shape, strides) = (sizes(shape), sizes(strides));
@@ -209,6 +210,11 @@ fn strided(values: &Values, arguments: &[Id], dtype: Option<&str>) -> Result<Des
     })
 }
 
+/// Most axes of a tensor, and most bytes of the names that describe it: many tensors may
+/// share one description.
+const MAX_RANK: usize = 16;
+const MAX_NAME: usize = 100;
+
 /// The class and the key of a storage: ('storage', class, key, device, length).
 fn storage_of(values: &Values, id: Id) -> Option<(&str, &str)> {
     let Value::Persistent(id) = *values.get(id) else {
@@ -217,7 +223,8 @@ fn storage_of(values: &Values, id: Id) -> Option<(&str, &str)> {
     let [_, class, key, ..] = *values.items(id)? else {
         return None;
     };
-    Some((values.global(class)?, values.text(key)?))
+    let (class, key) = (values.global(class)?, values.text(key)?);
+    (class.len().max(key.len()) <= MAX_NAME).then_some((class, key))
 }
 
 /// The type of a storage class or of a `torch.dtype`.

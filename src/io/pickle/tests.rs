@@ -183,6 +183,15 @@ fn tensors_that_cannot_be_read_are_errors_that_name_them() {
 }
 
 #[test]
+fn descriptions_that_many_tensors_share_are_bounded() {
+    for (class, shape) in [("FloatStorage", 17), (&"x".repeat(200)[..], 1)] {
+        let sizes = vec![1; shape];
+        let error = refusal(&dict(&[("w", tensor(class, 0, &sizes, &sizes))]));
+        assert!(error.contains("\"w\""), "{error}");
+    }
+}
+
+#[test]
 fn sizes_of_strangers_are_bounded() {
     let huge = [255; 9];
     let pickle = dict(&[
