@@ -19,6 +19,7 @@ mod plan;
 mod proxy;
 mod redirect;
 mod repository;
+mod request;
 mod retry_after;
 
 pub use archive::unpack;

@@ -8,8 +8,8 @@ use std::{
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::{
-    Agent, Body, Proxy,
-    http::{Response, Uri},
+    Agent, Body,
+    http::Response,
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
@@ -17,7 +17,7 @@ use super::{
     Repository, environment,
     listing::{Listing, RepoInfo},
     proxy::Proxies,
-    redirect::{self, MAX_REDIRECTS},
+    request::Request,
     retry_after,
 };
 use crate::error::{Error, Result};
@@ -55,20 +55,8 @@ pub struct Hub {
     token: Option<String>,
     offline: bool,
     pub(super) retry_policy: RetryPolicy,
-    agent: Agent,
-    proxies: Proxies,
-}
-
-/// A request for the bytes at an address.
-struct Request<'a> {
-    url: &'a str,
-    /// The first byte.
-    offset: u64,
-    /// Sent to the host of the address, and to no other that it redirects to.
-    token: Option<&'a str>,
-    /// What to name in errors: the host, and what is requested of it.
-    host: &'a str,
-    what: &'a str,
+    pub(super) agent: Agent,
+    pub(super) proxies: Proxies,
 }
 
 /// Why an attempt failed.
@@ -215,50 +203,6 @@ impl Hub {
         answered(self.follow(&request)?, request.what, &reason)
     }
 
-    /// Sends a request, and again to where it is redirected.
-    fn follow(&self, request: &Request) -> Result<Response<Body>, Failure> {
-        let fault = |reason: String| Error::hub(request.what, reason);
-        let first = request.url.parse::<Uri>();
-        let first = first.map_err(|error| fault(format!("{}: {error}", request.url)))?;
-        let (mut url, mut token) = (first.clone(), request.token);
-        for _ in 0..=MAX_REDIRECTS {
-            let answer = self.send(&url, token, request)?;
-            let Some(next) = redirect::target(&url, &answer).map_err(fault)? else {
-                return Ok(answer);
-            };
-            token = token.filter(|_| redirect::is_same_origin(&first, &next));
-            url = next;
-        }
-        let reason = format!("{} redirects more than {MAX_REDIRECTS} times", request.host);
-        Err(fault(reason).into())
-    }
-
-    fn send(
-        &self,
-        url: &Uri,
-        token: Option<&str>,
-        request: &Request,
-    ) -> Result<Response<Body>, Failure> {
-        let fault = |reason: String| Error::hub(request.what, reason);
-        let proxy = self.proxies.of(url).map_err(fault)?;
-        let via = proxy.as_ref().map(address);
-        let config = self.agent.get(url).config().proxy(proxy);
-        let mut sent = config.build().header("accept-encoding", "identity");
-        if let Some(token) = token {
-            sent = sent.header("authorization", format!("Bearer {token}"));
-        }
-        if request.offset > 0 {
-            sent = sent.header("range", format!("bytes={}-", request.offset));
-        }
-        sent.call().map_err(|error| {
-            let host = match via {
-                Some(proxy) => format!("{} by the proxy {proxy}", request.host),
-                None => request.host.to_owned(),
-            };
-            failed(&error, &host, request.what)
-        })
-    }
-
     /// The reason of an error status.
     fn reason(&self, status: u16, repository: &Repository) -> String {
         let page = format!("{}/{}", self.endpoint, repository.id);
@@ -289,24 +233,15 @@ fn answered(
     }
 }
 
-/// A proxy without its password.
-fn address(proxy: &Proxy) -> String {
-    format!("{}:{}", proxy.host(), proxy.port())
-}
-
 /// The failure of a request without a whole response. Only one that may succeed next time
 /// is repeated: a connection that broke or stalled, or a host that cannot be reached. A
 /// redirect loop, a response beyond the limits or one that is no HTTP stays as it is.
-fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
+pub(super) fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
     match error {
         ureq::Error::Timeout(_) => Failure::Transient(error.to_string(), None),
         // Its text is all that tells a proxy's refusal from one that is busy.
-        ureq::Error::ConnectProxyFailed(reason) if !is_refusal(reason) => {
+        ureq::Error::ConnectProxyFailed(reason) if !reason.contains("responded 4") => {
             Failure::Transient(error.to_string(), None)
-        }
-        ureq::Error::ConnectProxyFailed(_) => {
-            let reason = format!("{host} cannot be reached: {error}");
-            Error::hub(what, reason).into()
         }
         ureq::Error::Io(cause) if BROKEN.contains(&cause.kind()) => {
             Failure::Transient(error.to_string(), None)
@@ -331,13 +266,6 @@ const BROKEN: [ErrorKind; 6] = [
     ErrorKind::TimedOut,
     ErrorKind::WouldBlock,
 ];
-
-/// Whether the words of ureq for what a proxy answered tell of a status from 400 to 499,
-/// which another attempt does not change.
-fn is_refusal(reason: &str) -> bool {
-    let mut numbers = reason.split(|c: char| !c.is_ascii_digit());
-    numbers.any(|number| number.len() == 3 && number.starts_with('4'))
-}
 
 /// The pause requested by the hub.
 fn pause_asked(answer: &Response<Body>) -> Option<Duration> {

@@ -21,7 +21,7 @@ pub(crate) fn amplify(text: &str) -> Result<Option<Amplify>, Error> {
     let word = || {
         let (word, factor) = text.rsplit_once('=')?;
         let factor = factor.trim().parse().ok();
-        let factor = factor.filter(|factor: &f64| factor.is_finite());
+        let factor = factor.filter(|factor: &f64| (*factor as f32).is_finite());
         Some(Amplify::Word(word.to_owned(), factor?))
     };
     match text {
