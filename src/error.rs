@@ -156,8 +156,10 @@ pub fn abridged(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();
     }
-    let head = text.floor_char_boundary(most - most / 4);
-    let tail = text.ceil_char_boundary(text.len() - most / 4);
+    let starts = || text.char_indices().map(|(at, _)| at);
+    let (head, tail) = (most - most / 4, text.len() - most / 4);
+    let head = starts().take_while(|at| *at <= head).last().unwrap_or(0);
+    let tail = starts().find(|at| *at >= tail).unwrap_or(text.len());
     let (begin, end, left_out) = (&text[..head], &text[tail..], tail - head);
     format!("{begin}… ({left_out} more bytes) …{end}").into()
 }

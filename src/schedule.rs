@@ -179,7 +179,9 @@ impl NoiseSchedule {
     /// the betas are evenly spaced from that of `beta_start` to that of `beta_end`.
     pub fn scaled_linear(beta_start: f64, beta_end: f64) -> Result<Self> {
         let mut betas = linspace(beta_start.sqrt(), beta_end.sqrt());
-        betas.iter_mut().for_each(|root| *root *= *root);
+        for root in &mut betas {
+            *root *= *root;
+        }
         Self::from_betas(&betas)
     }
 

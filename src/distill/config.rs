@@ -237,10 +237,12 @@ impl DistillConfig {
             .iter()
             .find(|(_, value, range)| !range.contains(value));
         match wrong {
-            Some((name, value, range)) if *range.start() == f64::MIN_POSITIVE => Err(format!(
-                "{name} = {value}: it must be greater than 0 and at most {}",
-                range.end()
-            )),
+            Some((name, value, range)) if *range.start() < 1.0 && !range.contains(&0.0) => {
+                Err(format!(
+                    "{name} = {value}: it must be greater than 0 and at most {}",
+                    range.end()
+                ))
+            }
             Some((name, value, range)) => Err(format!(
                 "{name} = {value}: it must be from {} to {}",
                 range.start(),

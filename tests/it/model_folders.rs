@@ -368,16 +368,19 @@ fn sharded_variants_are_found() {
     assert_eq!(part("conv_in.weight"), Some(vec![4, 4, 3, 3]));
 }
 
+/// Damages a model folder.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn verify_does_what_a_run_does_before_its_first_step() {
     let vae = "vae/diffusion_pytorch_model.safetensors";
     let nan = Tensor::new(&[f32::NAN; 4], &Device::Cpu).unwrap();
-    let broken: [(&str, &dyn Fn(&Path)); 5] = [
+    let broken: [(&str, Damage); 5] = [
         ("conv_in.weight", &|folder| {
-            rewrite(&folder.join(UNET), &[], "conv_in.weight")
+            rewrite(&folder.join(UNET), &[], "conv_in.weight");
         }),
         ("vocab.json", &|folder| {
-            fs::remove_file(folder.join("tokenizer/vocab.json")).unwrap()
+            fs::remove_file(folder.join("tokenizer/vocab.json")).unwrap();
         }),
         ("reverse-259-519-779-999.safetensors", &|folder| {
             fs::copy(

@@ -337,8 +337,8 @@ fn the_metadata_of_a_single_file_name_what_it_predicts() {
     let all = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
     for (value, code) in [("v", 1), ("epsilon", 0)] {
         let notes = [("modelspec.prediction_type".to_owned(), value.to_owned())];
-        let noted = safetensors::serialize(all.tensors(), Some(notes.into_iter().collect()));
-        std::fs::write(&file, noted.expect("a file")).expect("a file");
+        let annotated = safetensors::serialize(all.tensors(), Some(notes.into_iter().collect()));
+        std::fs::write(&file, annotated.expect("a file")).expect("a file");
         let done = drawing(&data("sd")).path("--checkpoint", &file).done();
         assert_eq!(done.code, code, "{}", done.stderr);
         assert_eq!(done.stderr.contains("modelspec.prediction_type"), code == 1);

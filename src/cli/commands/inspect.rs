@@ -77,17 +77,19 @@ fn facts(what: &Path) -> Result<Facts> {
 /// The facts of a file by its content; what cannot be told from that is by its name.
 fn facts_of_file(file: &Path) -> Result<Facts> {
     let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
+    let by_name = match WEIGHTS.iter().any(|known| ending == *known) {
+        true => Role::Weights,
+        false => Role::Picture,
+    };
     let kind = KnownFile::at(file);
-    match kind.map(|kind| kind.role) {
-        Some(Role::Weights) => weights(file),
-        Some(Role::Picture) => picture(file),
-        Some(Role::Other) => bail!(
+    match kind.map_or(by_name, |kind| kind.role) {
+        Role::Weights => weights(file),
+        Role::Picture => picture(file),
+        Role::Other => bail!(
             "{}: {}",
             file.display(),
             kind.map(KnownFile::told).unwrap_or_default()
         ),
-        None if WEIGHTS.iter().any(|known| ending == *known) => weights(file),
-        None => picture(file),
     }
 }
 

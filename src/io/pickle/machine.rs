@@ -183,16 +183,15 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, code: u8) -> Result<(), String> {
-        let name = match code {
-            b'c' => format!("{}.{}", self.line()?, self.line()?),
-            _ => {
-                let names = self.top(2)?;
-                let text = |id: Id| match &self.all[id] {
-                    Value::Text(text) => Ok(text.as_str()),
-                    _ => Err("it names a class by what is no string"),
-                };
-                format!("{}.{}", text(names[0])?, text(names[1])?)
-            }
+        let name = if code == b'c' {
+            format!("{}.{}", self.line()?, self.line()?)
+        } else {
+            let names = self.top(2)?;
+            let text = |id: Id| match &self.all[id] {
+                Value::Text(text) => Ok(text.as_str()),
+                _ => Err("it names a class by what is no string"),
+            };
+            format!("{}.{}", text(names[0])?, text(names[1])?)
         };
         self.push(Value::Global(name));
         Ok(())
@@ -322,6 +321,7 @@ mod tests {
 
     #[test]
     fn protocols_two_and_four_hold_the_same_values() {
+        use Value::{Bool, Float, Int, Other};
         for pickle in PROTOCOLS {
             let values = Values::read(pickle).unwrap();
             let Value::Dict(pairs) = values.get(values.root()) else {
@@ -333,7 +333,6 @@ mod tests {
                 let items = values.items(id).unwrap().iter();
                 items.map(|&id| values.get(id).clone()).collect()
             };
-            use Value::{Bool, Float, Int, Other};
             let a = [Int(1), Int(-2), Float(3.5), Bool(true), Other];
             assert_eq!(read(pairs[0].1), a);
             assert_eq!(read(pairs[1].1), [Int(100_000), Int(1 << 40)]);

@@ -59,7 +59,7 @@ fn allows(values: &[&str], value: &Value) -> bool {
     let same = |allowed: &&str| {
         let allowed: Value = serde_json::from_str(allowed).unwrap_or_default();
         match (allowed.as_f64(), value.as_f64()) {
-            (Some(allowed), Some(value)) => allowed == value, // 1 is 1.0
+            (Some(allowed), Some(value)) => allowed.total_cmp(&value).is_eq(), // 1 is 1.0
             _ => allowed == *value,
         }
     };
