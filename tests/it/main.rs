@@ -22,6 +22,7 @@ mod hub;
 mod inversion_cache;
 mod keep_pixels;
 mod layers;
+mod pictures;
 mod readme;
 mod reconstruct;
 mod several;

@@ -80,8 +80,15 @@ fn is_model_name(what: &Path) -> bool {
 fn picture(file: &Path) -> Result<Facts> {
     let size = Picture::read(file)?.size();
     let mut facts = object(json!({ "kind": "picture", "size": size.to_string() }));
-    if let Ok(settings) = Settings::read(file) {
-        facts.extend(settings.facts());
+    let settings = Settings::read(file)
+        .map(Settings::facts)
+        .unwrap_or_default();
+    for (name, value) in settings {
+        // What the file is goes before what it says of itself.
+        match facts.contains_key(&name) {
+            true => facts.insert(format!("setting {name}"), value),
+            false => facts.insert(name, value),
+        };
     }
     Ok(facts)
 }
