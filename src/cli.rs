@@ -137,18 +137,18 @@ fn parsed() -> Result<(Verb, Settings)> {
     let command = without_empty_variables(Cli::command());
     let matches = command.clone().try_get_matches_from(&typed)?;
     let of = |verb| command.find_subcommand(verb);
-    let typed = match matches
+    let (typed, hash) = match matches
         .subcommand()
         .and_then(|(verb, own)| Some((of(verb)?, own)))
     {
         Some((verb, own)) => settings::completed(typed, verb, own)?,
-        None => typed,
+        None => (typed, None),
     };
     let matches = command.clone().try_get_matches_from(typed)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let settings = matches.subcommand().and_then(|(verb, own)| {
         let command = command.find_subcommand(verb)?;
-        Some(Settings::of(verb, command, own))
+        Some(Settings::of(verb, command, own, hash))
     });
     Ok((cli.verb, settings.unwrap_or_default()))
 }

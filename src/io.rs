@@ -10,7 +10,7 @@ mod source;
 mod tensors;
 mod text;
 
-pub use atomic::{AtomicFile, Existing, Held, check_writable, hold_writing, write_file};
+pub use atomic::{AtomicFile, Existing, Held, check_writable, hold_writing, resolved, write_file};
 pub(crate) use checkpoint::shard_names;
 pub use checkpoint::{Checkpoint, View, safetensors_metadata};
 pub use digest::Digests;

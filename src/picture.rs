@@ -3,27 +3,36 @@
 mod composite;
 mod decode;
 mod encode;
+mod exif;
 pub mod fit;
 mod heat;
+mod jpeg;
+mod kind;
 pub mod label;
 mod likeness;
 mod mask;
 pub mod matte;
+mod metadata;
 pub mod note;
+mod png;
 mod resize;
 pub mod sheet;
 mod tensor;
 pub mod window;
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
 pub use decode::bytes_of;
 pub use encode::Format;
+pub use kind::is_picture;
 use resize::resize;
 
 /// Bytes per pixel: red, green, blue.
 const CHANNELS: usize = 3;
+
+/// Why a file is no picture that can be read.
+type Reason = Cow<'static, str>;
 
 /// Width and height in pixels; `512x768` is 512 wide and 768 high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +117,12 @@ impl Picture {
     #[must_use]
     pub fn with_profile_of(self, other: &Self) -> Self {
         let profile = other.profile.clone();
+        Self { profile, ..self }
+    }
+
+    /// The same pixels with an ICC colour profile for RGB; with sRGB if there is none.
+    #[must_use]
+    pub fn with_profile(self, profile: Option<Arc<[u8]>>) -> Self {
         Self { profile, ..self }
     }
 

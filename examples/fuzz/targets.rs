@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::ValueEnum;
-use flate2::{Compression, write::GzEncoder};
+use flate2::{Compression, Crc, write::GzEncoder};
 use icd::{
     control::{StepRange, WordPair},
     distill::DistillConfig,
@@ -30,8 +30,14 @@ use crate::{models, settings};
 /// What reads the input.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Target {
-    /// PNG, JPEG and WebP, and the notes of PNGs
+    /// Pictures of every kind, their metadata, and masks
     Picture,
+    /// The markers and codes of JPEGs
+    Jpeg,
+    /// The chunks of PNGs, under right checksums
+    Png,
+    /// EXIF and XMP
+    Exif,
     /// Checkpoints and latents
     Safetensors,
     /// PyTorch's state dicts
@@ -68,6 +74,9 @@ impl Target {
     pub(crate) fn open(self) -> Result<(Vec<Vec<u8>>, Feed)> {
         match self {
             Self::Picture => pictures(),
+            Self::Jpeg => Ok((bytes(&JPEGS)?, Box::new(is_picture))),
+            Self::Png => pngs(),
+            Self::Exif => exifs(),
             Self::Safetensors => checkpoints(&[
                 "sd/vae/diffusion_pytorch_model.safetensors",
                 "sd/forward-19-259-519-779.safetensors",
@@ -98,16 +107,73 @@ fn bytes(names: &[&str]) -> Result<Vec<Vec<u8>>> {
 fn pictures() -> Result<(Vec<Vec<u8>>, Feed)> {
     let photo = Picture::read(&data("square.png"))?;
     let small = photo.resized(Size::new(24, 18));
-    let mut seeds = bytes(&["cmyk.jpg"])?;
+    let mut seeds = bytes(&JPEGS)?;
     for format in [Format::Png, Format::Jpeg, Format::WebP] {
         seeds.push(small.encode(format)?);
     }
     seeds.push(small.encode_noted("{\"verb\":\"edit\"}")?);
-    let feed = |input: &[u8]| {
-        let _ = note(input);
-        Picture::decode(input, Path::new("fuzz")).is_ok()
-    };
+    Ok((seeds, Box::new(is_picture)))
+}
+
+const JPEGS: [&str; 3] = ["cmyk.jpg", "progressive.jpg", "scans.jpg"];
+
+fn is_picture(input: &[u8]) -> bool {
+    let _ = note(input);
+    let _ = Picture::decode_mask(input, Path::new("fuzz"));
+    Picture::decode(input, Path::new("fuzz")).is_ok()
+}
+
+fn pngs() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let small = Picture::read(&data("square.png"))?.resized(Size::new(12, 9));
+    let seeds = vec![
+        small.encode(Format::Png)?,
+        small.encode_noted("{\"verb\":\"edit\"}")?,
+        small
+            .with_profile(Some([7; 200].into()))
+            .encode(Format::Png)?,
+    ];
+    let feed = |input: &[u8]| is_picture(&summed(input.to_vec()));
     Ok((seeds, Box::new(feed)))
+}
+
+/// The PNG with the checksums of its chunks made right.
+fn summed(mut png: Vec<u8>) -> Vec<u8> {
+    let mut at = 8;
+    while let Some(length) = png.get(at..at + 4) {
+        let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        let Some(chunk) = png.get(at + 4..at + 8 + length) else {
+            break;
+        };
+        let mut crc = Crc::new();
+        crc.update(chunk);
+        let sum = at + 8 + length;
+        match png.get_mut(sum..sum + 4) {
+            Some(place) => place.copy_from_slice(&crc.sum().to_be_bytes()),
+            None => break,
+        }
+        at = sum + 4;
+    }
+    png
+}
+
+/// Metadata in a segment of a JPEG.
+fn exifs() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let jpeg = fs::read(data("progressive.jpg"))?;
+    let seeds = [
+        &b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"[..],
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+        b"http://ns.adobe.com/xap/1.0/\0<d tiff:Orientation=\"6\"/>",
+    ];
+    let feed = move |input: &[u8]| {
+        let content = &input[..input.len().min(65_533)];
+        let length = (content.len() as u16 + 2).to_be_bytes();
+        let whole = [&[0xff, 0xd8, 0xff, 0xe1], &length[..], content, &jpeg[2..]].concat();
+        let picture = Picture::decode(&whole, Path::new("fuzz"));
+        // Whatever it says, the pixels are there.
+        let size = picture.expect("a picture").size();
+        size.width < size.height
+    };
+    Ok((seeds.map(Vec::from).into(), Box::new(feed)))
 }
 
 /// A file that is written anew for every input.

@@ -1,6 +1,6 @@
 //! The input of an edit, and how it is resized to the model's size and back.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
@@ -145,7 +145,15 @@ impl<'a> Frame<'a> {
                 placed.photo.with_part(&restored, window)
             }
             (Some(placed), ResultSize::Work) => restored.with_profile_of(placed.photo),
-            (None, _) => restored,
+            (None, _) => restored.with_profile(self.profile()),
+        }
+    }
+
+    /// The colour profile of the picture.
+    fn profile(&self) -> Option<Arc<[u8]>> {
+        match self {
+            Self::Photo(placed, _) => placed.photo.profile().map(Into::into),
+            Self::Latents(latents, _) => latents.profile(),
         }
     }
 }

@@ -47,7 +47,9 @@ impl Inversion<'_> {
             && let Some(found) = cache.get(&file)
         {
             console.note(&format!("inversion: {}", file.display()));
-            return Ok(found);
+            // Another photo may look the same at this size.
+            let notes = self.notes()?;
+            return Ok(Latents { notes, ..found });
         }
         let inverted = self.run(console)?;
         if let Err(error) = cache.put(&file, &inverted) {
@@ -64,7 +66,7 @@ impl Inversion<'_> {
             ("version", env!("CARGO_PKG_VERSION").to_string()),
         ];
         let notes = notes.map(|(key, value)| (key.to_owned(), value));
-        let placing = Latents::placing_notes(self.placed.canvas, self.placed.photo.size());
-        Ok(notes.into_iter().chain(placing).collect())
+        let photo = Latents::photo_notes(self.placed.canvas, self.placed.photo);
+        Ok(notes.into_iter().chain(photo).collect())
     }
 }

@@ -1,22 +1,58 @@
 //! Reading and writing a command's pictures.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use anyhow::{Context, Result};
 use icd::{
+    Error,
     io::{Existing, write_file},
     picture::{Format, Picture, bytes_of},
 };
 
-use super::{args::output, settings::Settings, ui::console::print_bytes};
+use super::{
+    Console,
+    args::output,
+    settings::{InputHash, Settings},
+    ui::console::print_bytes,
+};
+
+/// The bytes of a picture's file, or of stdin if the file is `-`, and their name.
+fn opened(file: &Path) -> Result<(Vec<u8>, &Path)> {
+    if output::is_stdout(file) {
+        let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
+        return Ok((bytes, Path::new("stdin")));
+    }
+    let bytes = File::open(file).and_then(bytes_of);
+    Ok((bytes.map_err(|source| Error::io(file, source))?, file))
+}
 
 /// Reads a picture from a file, or from stdin if the file is `-`.
 pub(crate) fn read(file: &Path) -> Result<Picture> {
-    if file != Path::new("-") {
-        return Ok(Picture::read(file)?);
+    Ok(read_hashed(file)?.0)
+}
+
+/// Reads a picture as [`read`] does, and hashes its file.
+pub(crate) fn read_hashed(file: &Path) -> Result<(Picture, InputHash)> {
+    let (bytes, name) = opened(file)?;
+    Ok((Picture::decode(&bytes, name)?, InputHash::of(&bytes)))
+}
+
+/// Reads a mask. Notes if it is of one colour, white or black, which is hardly meant.
+pub(crate) fn read_mask(file: &Path, console: &Console) -> Result<Picture> {
+    let (bytes, name) = opened(file)?;
+    let mask = Picture::decode_mask(&bytes, name)?;
+    let is_all = |value: u8| mask.pixels().iter().all(|byte| *byte == value);
+    let name = name.display();
+    if is_all(u8::MAX) {
+        console.note(&format!(
+            "warning: mask {name}: it is white everywhere and confines nothing"
+        ));
+    } else if is_all(0) {
+        console.note(&format!(
+            "warning: mask {name}: it is black everywhere, so nothing may change"
+        ));
     }
-    let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
-    Ok(Picture::decode(&bytes, Path::new("stdin"))?)
+    Ok(mask)
 }
 
 /// Writes a picture in the format given by the file extension, or to stdout as

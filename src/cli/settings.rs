@@ -3,14 +3,20 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs::File,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use icd::picture::note;
+use icd::{
+    picture::{bytes_of, note},
+    pipeline::Latents,
+};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::args::output;
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -39,8 +45,17 @@ const ASIDE: &[&str] = &[
     "version",
 ];
 
-/// Keys that state what wrote the settings.
-const STATED: [&str; 2] = ["verb", "version"];
+/// The key of the hash of the input.
+const INPUT_HASH: &str = "input_sha256";
+
+/// Keys that state what wrote the settings, and from what.
+const STATED: [&str; 3] = ["verb", "version", INPUT_HASH];
+
+/// Flags of files that are read, which are also looked for beside the PNG.
+const READ: [&str; 3] = ["image", "latents", "mask"];
+
+/// Flags of the input, whose content has to be the same.
+const INPUT: [&str; 2] = ["image", "latents"];
 
 /// Keys of older files and their current names.
 const RENAMED: [(&str, &str); 2] = [
@@ -51,16 +66,43 @@ const RENAMED: [(&str, &str); 2] = [
 /// Flags that are mutually exclusive: those of the input and of the result's size.
 const EXCLUSIVE: [[&str; 2]; 2] = [["image", "latents"], ["model_size", "restore_size"]];
 
+/// SHA-256 of an input: a picture's file, or the values of its latents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InputHash(String);
+
+impl InputHash {
+    /// Of the bytes of a file.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(format!("{:x}", Sha256::digest(bytes)))
+    }
+
+    /// Of the values of latents.
+    pub(crate) fn of_latents(latents: &Latents) -> Result<Self> {
+        let values: Vec<f32> = latents.latent.flatten_all()?.to_vec1()?;
+        let bytes: Vec<_> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        Ok(Self::of(&bytes))
+    }
+}
+
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings(Map<String, Value>);
 
 impl Settings {
-    /// The settings from the parsed arguments of a command.
-    pub(crate) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
+    /// The settings from the parsed arguments of a command, and the hash that their input has to
+    /// have.
+    pub(crate) fn of(
+        verb: &str,
+        command: &Command,
+        matches: &ArgMatches,
+        hash: Option<InputHash>,
+    ) -> Self {
         let mut settings = Map::new();
         settings.insert("verb".into(), verb.into());
         settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        if let Some(hash) = hash {
+            settings.insert(INPUT_HASH.into(), hash.0.into());
+        }
         for arg in command.get_arguments() {
             let id = arg.get_id().as_str();
             if !ASIDE.contains(&id)
@@ -78,9 +120,24 @@ impl Settings {
         self
     }
 
+    /// The settings with the hash of their input, which is from `file`. Another one than they
+    /// have from [`completed`] is an error.
+    pub(crate) fn of_input(self, hash: InputHash, file: Option<&Path>) -> Result<Self> {
+        let former = self.0.get(INPUT_HASH).and_then(Value::as_str);
+        if former.is_some_and(|former| former != hash.0) {
+            bail!(
+                "{}: this is not what was edited before, its content differs: pass the input \
+                 explicitly to edit another one",
+                file.unwrap_or(Path::new("-")).display()
+            );
+        }
+        Ok(self.with(INPUT_HASH, hash.0))
+    }
+
     /// Reads the settings embedded in a PNG.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        let bytes = File::open(file).and_then(bytes_of);
+        let bytes = bytes.with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
             format!(
                 "{}: no icd settings found: it was not written by icd, was written with \
@@ -114,8 +171,14 @@ impl Settings {
     /// Arguments of `command` that reproduce the settings, except those given explicitly.
     ///
     /// The file is a stranger's: only the command's own flags are read, with values of
-    /// their type, and none that names a file to write.
-    pub(crate) fn arguments(&self, command: &Command, typed: &ArgMatches) -> Result<Vec<OsString>> {
+    /// their type, and none that names a file to write. Files to read are looked for in
+    /// `folder`, too.
+    fn arguments(
+        &self,
+        command: &Command,
+        typed: &ArgMatches,
+        folder: &Path,
+    ) -> Result<Vec<OsString>> {
         let verb = command.get_name();
         if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
             bail!("its settings are not those of `icd {verb}`");
@@ -135,7 +198,13 @@ impl Settings {
             if !is_replaced(key, typed) {
                 let values = values(action, value);
                 let values = values.with_context(|| format!("its setting {key:?}"))?;
+                let hash = self.0.get(INPUT_HASH).filter(|_| key == "image");
                 arguments.extend(values.into_iter().map(|value| match value {
+                    Some(text) if READ.contains(&key.as_str()) => {
+                        let mut argument = OsString::from(format!("--{flag}="));
+                        argument.push(found(&text, folder, hash.and_then(Value::as_str)));
+                        argument
+                    }
                     Some(text) => format!("--{flag}={text}").into(),
                     None => format!("--{flag}").into(),
                 }));
@@ -183,22 +252,42 @@ fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     }
 }
 
+/// A file of the settings: as it is named, or in this folder by its whole path or its name
+/// alone; the first whose content has the hash, if one has.
+fn found(name: &str, folder: &Path, hash: Option<&str>) -> PathBuf {
+    let named = PathBuf::from(name);
+    let alone = named.file_name().map(|alone| folder.join(alone));
+    let places = [Some(named.clone()), Some(folder.join(&named)), alone];
+    let is_file = |file: &PathBuf| file.is_file() && !output::is_stdout(&named);
+    let files: Vec<_> = places.into_iter().flatten().filter(is_file).collect();
+    let is_same = |file: &&PathBuf| {
+        let bytes = File::open(file).and_then(bytes_of);
+        bytes.is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
+    };
+    let same = files.iter().find(|file| hash.is_some() && is_same(file));
+    same.or(files.first()).cloned().unwrap_or(named)
+}
+
 /// The explicit arguments, then those settings of the `--from` file that were not
-/// given explicitly.
+/// given explicitly; and the hash of the input, if that is the file's.
 pub(crate) fn completed(
     typed: Vec<OsString>,
     command: &Command,
     matches: &ArgMatches,
-) -> Result<Vec<OsString>> {
+) -> Result<(Vec<OsString>, Option<InputHash>)> {
     let Some(file) = matches.try_get_one::<PathBuf>("from").ok().flatten() else {
-        return Ok(typed);
+        return Ok((typed, None));
     };
-    let more = Settings::read(file)?
-        .arguments(command, matches)
+    let former = Settings::read(file)?;
+    let more = former
+        .arguments(command, matches, file.parent().unwrap_or(Path::new("")))
         .with_context(|| file.display().to_string())?;
     let mut typed = without_from(typed);
     typed.extend(more);
-    Ok(typed)
+    let is_replaced = INPUT.iter().any(|id| is_replaced(id, matches));
+    let hash = former.0.get(INPUT_HASH).filter(|_| !is_replaced);
+    let hash = hash.and_then(Value::as_str);
+    Ok((typed, hash.map(|hash| InputHash(hash.to_owned()))))
 }
 
 /// The arguments without `--from FILE`.

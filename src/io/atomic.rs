@@ -236,6 +236,21 @@ fn clear_stale(folder: &Path) {
     }
 }
 
+/// The one path of the file that writing to `path` makes: links are followed, also those of
+/// its folders, of which some may not exist yet.
+pub fn resolved(path: &Path) -> PathBuf {
+    let target = behind_links(path).unwrap_or_else(|_| path.into());
+    canonical(&target).unwrap_or(target)
+}
+
+/// The canonical path of what need not exist.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().or_else(|| {
+        let name = path.file_name()?;
+        Some(canonical(folder_of(path))?.join(name))
+    })
+}
+
 /// The path to which symbolic links lead, whether it exists or not.
 fn behind_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_path_buf();
@@ -429,6 +444,28 @@ mod tests {
         symlink(&one, &two).unwrap();
         let error = write_file(&one, b"x", Existing::Replace).unwrap_err();
         assert!(error.to_string().contains("loop"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_one_path_whatever_it_is_called() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("real")).unwrap();
+        symlink("real", path("folder")).unwrap();
+        symlink("folder/a", path("link")).unwrap();
+        let one = resolved(&path("real/a"));
+        assert!(one.ends_with("real/a"));
+        for name in ["folder/a", "link", "./real/../folder/a"] {
+            assert_eq!(resolved(&path(name)), one, "{name}");
+        }
+        assert_eq!(
+            resolved(&path("folder/new/b")),
+            resolved(&path("real/new/b"))
+        );
+        assert_ne!(resolved(&path("real/b")), one);
+        assert!(resolved(Path::new("only-a-name")).is_absolute());
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Reading PNG, JPEG and WebP pictures, detected from their content.
+//! Reading pictures, whose kind is known by their content.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, Cursor, Read},
     path::Path,
@@ -8,41 +9,39 @@ use std::{
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::{Format, Picture, Size};
+use super::{Picture, Reason, Size, jpeg, kind, metadata::Metadata, png};
 use crate::error::{Error, Result};
 
 /// Maximum side in pixels.
-const MAX_SIDE: u32 = 16384;
+pub(super) const MAX_SIDE: u32 = 16384;
 /// Maximum size of a decoded picture: `MAX_SIDE` squared, four bytes per pixel.
 const MAX_BYTES: u64 = 1 << 30;
 
 impl Picture {
-    /// Reads a PNG, JPEG or WebP file, whatever its extension, as [`decode`](Self::decode)
-    /// does.
+    /// Reads a PNG, JPEG, WebP, GIF or BMP file, whatever its extension, as
+    /// [`decode`](Self::decode) does.
     pub fn read(path: &Path) -> Result<Self> {
         let fault = |source| Error::io(path, source);
         let bytes = bytes_of(File::open(path).map_err(fault)?).map_err(fault)?;
         Self::decode(&bytes, path)
     }
 
-    /// Decodes a picture; `name` is used in error messages.
+    /// Decodes a picture, of an animation the first one; `name` is used in error messages.
     ///
     /// Grey, CMYK and 16-bit pixels become 8-bit RGB, transparent ones are composited
-    /// over white, and the EXIF orientation is applied. An ICC colour profile for RGB is
-    /// kept. Sides are at most 16384 pixels.
+    /// over white, and the orientation in EXIF or XMP is applied. An ICC colour profile for
+    /// RGB is kept. Sides are at most 16384 pixels.
     pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
-        let format = format_of(bytes, name).map_err(|reason| Error::picture(name, reason))?;
-        let (image, profile) =
-            upright(bytes, format).map_err(|error| Error::picture(name, reason(&error)))?;
-        if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-            return Err(Error::picture(name, "the file is cut off"));
-        }
+        let (image, metadata) = decoded(bytes, name)?;
+        Self::flattened(image, metadata, name)
+    }
+
+    /// The 8-bit RGB of decoded pixels, composited over white.
+    pub(super) fn flattened(image: DynamicImage, metadata: Metadata, name: &Path) -> Result<Self> {
         let size = Size::new(image.width() as usize, image.height() as usize);
         let picture = Self::new(size, over_white(image));
         let picture = picture.map_err(|error| Error::picture(name, error))?;
-        // Profiles of grey and CMYK pictures do not fit the converted pixels (ICC.1, 7.2.6).
-        let profile = profile.filter(|profile| profile.get(16..20) == Some(b"RGB "));
-        let profile = profile.map(Into::into);
+        let profile = metadata.profile();
         Ok(Self { profile, ..picture })
     }
 }
@@ -57,75 +56,67 @@ pub fn bytes_of(reader: impl Read) -> io::Result<Vec<u8>> {
     }
 }
 
-fn format_of(bytes: &[u8], name: &Path) -> Result<ImageFormat, &'static str> {
-    if bytes.is_empty() {
-        return Err("the file is empty");
-    }
-    match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
-        _ if Format::of(name).is_ok() => {
-            Err("this is not a PNG, JPEG or WebP picture, despite its name")
-        }
-        _ => Err("this is not a PNG, JPEG or WebP picture"),
-    }
+/// The upright pixels of a picture, and what its file says of them.
+pub(super) fn decoded(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Metadata)> {
+    let fault = |reason: Reason| Error::picture(name, reason);
+    let format = kind::of(bytes, name).map_err(fault)?;
+    let metadata = Metadata::of(bytes, format);
+    let mut image = pixels(bytes, format).map_err(fault)?;
+    image.apply_orientation(metadata.orientation());
+    Ok((image, metadata))
 }
 
-/// Whether a JPEG has an end marker: the decoder fills in missing pixels.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    // The marker cannot occur within entropy-coded data.
-    jpeg_scans(bytes)
-        .windows(2)
-        .any(|pair| pair == [0xff, 0xd9])
+fn pixels(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, Reason> {
+    let checked = match format {
+        ImageFormat::Jpeg => jpeg::pixels(bytes)?.into(),
+        ImageFormat::Png => png::pixels(bytes)?.into(),
+        ImageFormat::WebP => webp_pixels(bytes),
+        _ => Cow::Borrowed(bytes),
+    };
+    within_limits(&checked, format).map_err(|error| reason(&error, format))
 }
 
-/// The scans of a JPEG, without the segments before them, which may contain thumbnails
-/// with end markers.
-fn jpeg_scans(bytes: &[u8]) -> &[u8] {
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    loop {
-        rest = match rest {
-            [0xff, 0xda, scans @ ..] => return scans,
-            [0xff, 0x01..=0xfe, high, low, ..] => {
-                let length = u16::from_be_bytes([*high, *low]) as usize;
-                rest.get(2 + length..).unwrap_or_default()
-            }
-            [_, rest @ ..] => rest,
-            [] => return rest,
-        };
+/// A WebP for the decoder, which would ask for metadata that the head promises, and need not.
+fn webp_pixels(bytes: &[u8]) -> Cow<'_, [u8]> {
+    /// The flags of a colour profile, EXIF and XMP, and where they are.
+    const METADATA: u8 = 0b10_1100;
+    const FLAGS: usize = 20;
+    let mut bytes = Cow::Borrowed(bytes);
+    if bytes.get(12..16) == Some(b"VP8X") && bytes.len() > FLAGS {
+        bytes.to_mut()[FLAGS] &= !METADATA;
     }
+    bytes
 }
 
-/// The decoded picture with its EXIF orientation applied, and its colour profile.
-fn upright(
-    bytes: &[u8],
-    format: ImageFormat,
-) -> Result<(DynamicImage, Option<Vec<u8>>), ImageError> {
+fn within_limits(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, ImageError> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder()?;
+    let decoder = reader.into_decoder()?;
     limits.reserve(decoder.total_bytes())?;
-    let orientation = decoder.orientation()?;
-    // Broken profiles are ignored.
-    let profile = decoder.icc_profile().unwrap_or_default();
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok((image, profile))
+    DynamicImage::from_decoder(decoder)
 }
 
-fn reason(error: &ImageError) -> String {
-    match error {
-        ImageError::Limits(_) => {
-            format!("the picture is too large: at most {MAX_SIDE} pixels per side and 1 GiB")
+fn reason(error: &ImageError, format: ImageFormat) -> Reason {
+    let told = error.to_string();
+    let told = told.trim_end();
+    match (error, format) {
+        (ImageError::Limits(_), _) => too_large(),
+        // It is whole.
+        (_, ImageFormat::Jpeg) => {
+            let remedy = "save it again as PNG or as a usual JPEG";
+            format!("this kind of JPEG cannot be read ({told}): {remedy}").into()
         }
-        error => {
-            let error = error.to_string();
-            format!("the file is damaged or cut off ({})", error.trim_end())
-        }
+        _ => format!("the file is damaged or cut off ({told})").into(),
     }
+}
+
+/// A picture beyond the limits.
+pub(super) fn too_large() -> Reason {
+    format!("the picture is too large: at most {MAX_SIDE} pixels per side and 1 GiB").into()
 }
 
 /// The bytes of `image` as 8-bit RGB, composited over white.
@@ -183,7 +174,10 @@ mod tests {
         for (name, contradicted) in [("in.png", true), ("in.WEBP", true), ("stdin", false)] {
             let told = Picture::decode(b"hello", Path::new(name)).unwrap_err();
             let told = told.to_string();
-            assert!(told.contains("not a PNG, JPEG or WebP picture"), "{told}");
+            assert!(
+                told.contains("not a PNG, JPEG, WebP, GIF or BMP picture"),
+                "{told}"
+            );
             assert_eq!(told.contains("despite its name"), contradicted, "{told}");
         }
     }
@@ -222,8 +216,7 @@ mod tests {
     #[test]
     fn other_files_are_errors_with_their_names() {
         assert!(failure(b"").contains("photo.png: the file is empty"));
-        assert!(failure(b"hello").contains("photo.png: this is not a PNG, JPEG or WebP"));
-        assert!(failure(b"GIF89a\x01\0\x01\0").contains("not a PNG, JPEG or WebP"));
+        assert!(failure(b"hello").contains("photo.png: this is not a PNG, JPEG, WebP"));
     }
 
     #[test]
@@ -239,14 +232,64 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_is_whole_with_a_thumbnail_or_with_more_behind() {
-        let jump = [0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9];
-        let scan = [0xff, 0xda, 1, 2, 3];
-        let end = [0xff, 0xd9, 4, 5];
-        assert!(jpeg_is_whole(&[&jump[..], &scan, &end].concat()));
-        assert!(!jpeg_is_whole(&[&jump[..], &scan].concat()));
-        assert!(!jpeg_is_whole(&jump));
-        assert!(!jpeg_is_whole(&[0xff]));
+    fn a_png_is_whole_without_its_end_and_damaged_with_a_wrong_checksum() {
+        let bytes = noise(40, 30).encode(Format::Png).unwrap();
+        let end = bytes.len() - 12;
+        for whole in [
+            &bytes[..end],
+            &bytes[..end + 5],
+            &[&bytes, &b"more"[..]].concat(),
+        ] {
+            assert_eq!(decoded(whole).unwrap(), noise(40, 30));
+        }
+        let mut damaged = bytes.clone();
+        damaged[end - 1] ^= 1; // the last byte of the checksum of the pixels
+        assert!(failure(&damaged).contains("checksum of a chunk IDAT"));
+    }
+
+    #[test]
+    fn gif_and_bmp_are_read_and_cut_off_ones_are_not() {
+        let image = ImageBuffer::from_fn(8, 6, |x, y| Rgb([(x * 30) as u8, (y * 40) as u8, 9]));
+        for format in [ImageFormat::Gif, ImageFormat::Bmp] {
+            let mut out = Cursor::new(Vec::new());
+            image.write_to(&mut out, format).unwrap();
+            let bytes = out.into_inner();
+            assert_eq!(
+                decoded(&bytes).unwrap().pixels(),
+                image.as_raw(),
+                "{format:?}"
+            );
+            let error = failure(&bytes[..bytes.len() / 2]);
+            assert!(error.contains("cut off"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_named_with_what_to_do() {
+        for (bytes, told) in [
+            (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "a HEIC picture"),
+            (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
+            (b"\0\0\0\x20ftypisom\0\0\0\0", "a video"),
+            (b"\xff\x0a\x80", "a JPEG XL picture"),
+            (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+            (b"8BPS\0\x01", "a Photoshop document"),
+            (b"%PDF-1.7", "a PDF"),
+            (
+                b"\xef\xbb\xbf <?xml version=\"1.0\"?>\n<svg width=\"9\">",
+                "an SVG drawing",
+            ),
+            (b"II*\0\x10\0\0\0CR\x02\0", "a camera's raw picture"),
+            (b"MM\0*\0\0\0\x08", "a TIFF"),
+            (b"RIFF\0\0\0\0AVI LIST", "a video"),
+            (b"P6\n1 1\n255\n", "a netpbm picture"),
+        ] {
+            let error = failure(bytes);
+            let is_named = error.contains(told) && error.contains("convert it to PNG or JPEG");
+            assert!(is_named, "{error}");
+        }
+        assert!(failure(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
+        assert!(failure(b"<!DOCTYPE html><html>").contains("a web page"));
+        assert!(failure(b"RIFF\x04\0\0\0WAVEfmt ").contains("not a PNG"));
     }
 
     #[test]

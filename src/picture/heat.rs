@@ -33,7 +33,7 @@ impl Picture {
             let colour = colour(f32::from(heat[0]) / 255.0);
             colour.map(|value| (below + (1.0 - PICTURE) * 255.0 * value).round() as u8)
         });
-        Self::new(self.size(), mixed.collect())
+        Ok(self.of_pixels(self.size(), mixed.collect()))
     }
 }
 

@@ -1,10 +1,9 @@
 //! A note in a PNG: an international text chunk (iTXt) with the keyword `icd`.
 
-use std::io::Cursor;
+use image::ImageFormat;
+use png::{BitDepth, ColorType, Encoder, EncodingError, Info};
 
-use png::{BitDepth, ColorType, Decoder, Encoder, EncodingError, Info};
-
-use super::Picture;
+use super::{Picture, metadata::Metadata};
 use crate::error::{Error, Result};
 
 /// The keyword of the chunk.
@@ -35,12 +34,9 @@ impl Picture {
     }
 }
 
-/// The note in the bytes of a PNG, if it is a PNG and has a note.
+/// The note in the bytes of a PNG, before or behind its pixels, if it has one of at most 1 MiB.
 pub fn note(png: &[u8]) -> Option<String> {
-    let reader = Decoder::new(Cursor::new(png)).read_info().ok()?;
-    let mut chunks = reader.info().utf8_text.iter();
-    let chunk = chunks.find(|chunk| chunk.keyword == KEYWORD)?;
-    chunk.get_text().ok()
+    Metadata::of(png, ImageFormat::Png).note
 }
 
 #[cfg(test)]

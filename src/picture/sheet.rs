@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 /// White pixels between two pictures.
 const GAP: usize = 4;
 
-/// Arranges rows of pictures of one size, each row of any length, on white.
+/// Arranges rows of pictures of one size, each row of any length, on white, in the colour
+/// profile of the first.
 pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture> {
     let all = || rows.iter().flatten();
     let Some(cell) = all().next().map(Picture::size) else {
@@ -22,6 +23,7 @@ pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture> {
         rows.len() * (cell.height + GAP) - GAP,
     );
     let mut sheet = Picture::new(size, vec![u8::MAX; CHANNELS * size.pixels()])?;
+    sheet.profile = all().next().and_then(|picture| picture.profile.clone());
     for (i, row) in rows.iter().enumerate() {
         for (j, picture) in row.iter().enumerate() {
             sheet.paste(picture, j * (cell.width + GAP), i * (cell.height + GAP));
@@ -52,6 +54,17 @@ mod tests {
             [red(6, 0), red(7, 0), red(0, 5), red(6, 5)],
             [20, 20, 30, 255]
         );
+    }
+
+    #[test]
+    fn a_sheet_has_the_profile_of_its_pictures() {
+        let profile = Some([7; 20].into());
+        let picture = plain(2, 10).with_profile(profile.clone());
+        let heated = picture.heated(&[1.0], Size::new(1, 1)).unwrap();
+        for shown in [picture.clone(), picture.resized(Size::new(9, 4)), heated] {
+            let drawn = sheet(&[vec![shown]]).unwrap();
+            assert_eq!(drawn.profile(), profile.as_deref());
+        }
     }
 
     #[test]

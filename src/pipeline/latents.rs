@@ -2,8 +2,9 @@
 
 mod cache;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use safetensors::SafeTensors;
@@ -13,7 +14,7 @@ use crate::{
     io::{Existing, Metadata, write_tensors},
     model::Model,
     picture::{
-        Size,
+        Picture, Size,
         fit::{Canvas, Fit},
     },
 };
@@ -26,6 +27,8 @@ const METHOD: &str = "method";
 const SIZE: &str = "size";
 const FIT: &str = "fit";
 const PHOTO: &str = "photo";
+/// The photo's ICC colour profile, in Base64.
+const PROFILE: &str = "profile";
 
 /// How a picture was inverted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,15 +135,25 @@ impl Latents {
         Some((canvas, note(PHOTO)?.parse().ok()?))
     }
 
-    /// The metadata that [`placing`](Self::placing) reads.
-    pub fn placing_notes(canvas: Canvas, photo: Size) -> Metadata {
+    /// The photo's ICC colour profile; `None` if it has none of RGB.
+    pub fn profile(&self) -> Option<Arc<[u8]>> {
+        let profile = STANDARD.decode(self.notes.get(PROFILE)?).ok()?;
+        (profile.get(16..20) == Some(b"RGB ")).then(|| profile.into())
+    }
+
+    /// The metadata that [`placing`](Self::placing) and [`profile`](Self::profile) read.
+    pub fn photo_notes(canvas: Canvas, photo: &Picture) -> Metadata {
+        let profile = photo.profile().map(|profile| STANDARD.encode(profile));
         let notes = [
-            (SIZE, canvas.size.to_string()),
-            (FIT, canvas.fit.to_string()),
-            (PHOTO, photo.to_string()),
+            (SIZE, Some(canvas.size.to_string())),
+            (FIT, Some(canvas.fit.to_string())),
+            (PHOTO, Some(photo.size().to_string())),
+            (PROFILE, profile),
         ];
         let notes = notes.into_iter();
-        notes.map(|(key, value)| (key.to_owned(), value)).collect()
+        notes
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect()
     }
 
     /// Writes the latent in f32 with its metadata, atomically.

@@ -110,18 +110,18 @@ fn pictures() {
         ("a missing picture", invert("none.png"), 1, &["none.png"]),
         ("a folder", invert("."), 1, &["."]),
         ("an empty file", of(b""), 1, &["in.png", "empty"]),
-        ("text", of(b"hello"), 1, &["in.png", "PNG, JPEG or WebP"]),
+        ("text", of(b"hello"), 1, &["in.png", "PNG, JPEG, WebP"]),
         (
-            "a GIF",
+            "a GIF without a frame",
             of(b"GIF89a\x01\0\x01\0\0\0\0;"),
             1,
-            &["in.png", "PNG, JPEG or WebP"],
+            &["in.png", "damaged"],
         ),
         (
-            "a BMP",
+            "a BMP's start alone",
             of(b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0"),
             1,
-            &["in.png", "PNG, JPEG or WebP"],
+            &["in.png", "cut off"],
         ),
         (
             "an SVG",

@@ -25,6 +25,7 @@ mod inversion_cache;
 mod keep_pixels;
 mod layers;
 mod model_folders;
+mod pictures;
 mod readme;
 mod reconstruct;
 mod several;

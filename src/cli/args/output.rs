@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     io::{IsTerminal, stdout},
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,7 @@ use clap::{
 };
 use icd::{
     Error,
-    io::{Existing, check_writable},
+    io::{Existing, check_writable, resolved},
     picture::Format,
 };
 
@@ -44,16 +45,12 @@ pub(crate) struct WriteArgs {
 impl WriteArgs {
     /// Fails on files that cannot or must not be written, before the work is
     /// done.
-    pub(crate) fn check<'a>(self, files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
-        let mut seen = BTreeSet::new();
-        for file in files {
-            // x.png and ./x.png are the same file.
-            let is_new = seen.insert(absolute(file).unwrap_or_else(|_| file.clone()));
-            let twice = || format!("{}: two outputs have this name", file.display());
-            ensure!(is_new, Error::setting(twice()));
-            self.check_one(file)?;
-        }
-        Ok(())
+    pub(crate) fn check<'a>(
+        self,
+        files: impl IntoIterator<Item = &'a PathBuf> + Clone,
+    ) -> Result<()> {
+        check_distinct(files.clone())?;
+        files.into_iter().try_for_each(|file| self.check_one(file))
     }
 
     /// What becomes of existing files.
@@ -101,16 +98,25 @@ impl WriteArgs {
     }
 }
 
-/// Fails if tensors would be written over an input, which `--force` does not mean.
+/// Fails if two outputs are the same file, whatever it is called.
+pub(crate) fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for file in files {
+        let twice = || format!("{}: two outputs have this name", file.display());
+        ensure!(seen.insert(resolved(file)), Error::setting(twice()));
+    }
+    Ok(())
+}
+
+/// Fails if something beside the result would be written over an input, which `--force` does
+/// not mean.
 pub(crate) fn check_inputs<'a>(
-    tensors: impl IntoIterator<Item = &'a PathBuf>,
+    beside: impl IntoIterator<Item = &'a PathBuf>,
     inputs: impl IntoIterator<Item = &'a PathBuf> + Clone,
 ) -> Result<()> {
-    for file in tensors {
-        let Ok(path) = file.canonicalize() else {
-            continue;
-        };
-        let is_input = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == path);
+    for file in beside {
+        let path = resolved(file);
+        let is_input = |input: &PathBuf| resolved(input) == path;
         let reason = || format!("{}: this is an input; name another file", file.display());
         ensure!(
             !inputs.clone().into_iter().any(is_input),
@@ -202,30 +208,30 @@ pub(crate) fn numbered(file: &Path, index: usize, count: usize) -> PathBuf {
     if count == 1 || is_stdout(file) {
         return file.into();
     }
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = file
-        .extension()
-        .map(|ending| format!(".{}", ending.to_string_lossy()));
-    file.with_file_name(format!("{stem}-{index}{}", ending.unwrap_or_default()))
+    let mut name = file.file_stem().unwrap_or_default().to_os_string();
+    name.push(format!("-{index}"));
+    if let Some(ending) = file.extension() {
+        name.push(".");
+        name.push(ending);
+    }
+    file.with_file_name(name)
 }
 
-/// `in.edited.png` in the current folder, for a picture or dump `in.*`.
+/// `in.edited.png` in the current folder, for a picture `in.png` or its `in.latents.safetensors`.
 pub(crate) fn beside_name(input: &Path, tag: &str, ending: &str) -> PathBuf {
-    let name = match input.to_string_lossy().as_ref() {
-        "-" => "stdin".into(),
-        _ => input
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+    let stem = match is_stdout(input) {
+        true => Some(OsStr::new("stdin")),
+        false => input.file_stem(),
     };
-    let stem = name
-        .split('.')
-        .next()
-        .filter(|stem| !stem.is_empty())
-        .unwrap_or("picture")
-        .to_string();
-    PathBuf::from(format!("{stem}.{tag}{ending}"))
+    let stem = Path::new(stem.unwrap_or(OsStr::new("picture")));
+    // What icd itself has added to the name.
+    let stem = match stem.extension() {
+        Some(own) if own == "latents" => stem.file_stem(),
+        _ => Some(stem.as_os_str()),
+    };
+    let mut name = stem.unwrap_or_default().to_os_string();
+    name.push(format!(".{tag}{ending}"));
+    name.into()
 }
 
 #[cfg(test)]
@@ -241,6 +247,10 @@ mod tests {
         };
         assert_eq!(name("a/bird.jpg"), "bird.edited.png");
         assert_eq!(name("bird.latents.safetensors"), "bird.edited.png");
+        assert_eq!(name("a/IMG.001.png"), "IMG.001.edited.png");
+        assert_eq!(name("v1.2"), "v1.edited.png");
+        assert_eq!(name(".hidden"), ".hidden.edited.png");
+        assert_eq!(name("/"), "picture.edited.png");
         assert_eq!(name("-"), "stdin.edited.png");
         let number = |count| {
             numbered(Path::new("x/out.png"), 2, count)

@@ -6,14 +6,14 @@ use clap::{Args, ValueEnum};
 use icd::picture::Picture;
 
 use super::output::{self, SaveArgs};
-use crate::cli::picture;
+use crate::cli::{Console, picture};
 
 /// Where the result may change, its size, and what is written with it.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct ResultArgs {
     /// A mask picture, white where the result may change, black where it may not, grey in
-    /// proportion; scaled to the input picture.
+    /// proportion; or painted in one colour on transparency; scaled to the input picture.
     #[arg(long, value_name = "FILE")]
     pub(crate) mask: Option<PathBuf>,
     /// Keep the pixels of the input picture outside of a mask, a local blend or a crop, byte
@@ -51,7 +51,9 @@ pub(crate) enum KeepPixels {
 
 impl ResultArgs {
     /// Reads the mask, if there is one.
-    pub(crate) fn read_mask(&self) -> anyhow::Result<Option<Picture>> {
-        self.mask.as_deref().map(picture::read).transpose()
+    pub(crate) fn read_mask(&self, console: &Console) -> anyhow::Result<Option<Picture>> {
+        let mask = self.mask.as_deref();
+        mask.map(|file| picture::read_mask(file, console))
+            .transpose()
     }
 }

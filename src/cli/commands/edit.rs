@@ -1,6 +1,9 @@
 //! `icd edit`.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
@@ -27,7 +30,7 @@ use crate::cli::{
     inversion::Inversion,
     keep::{Finish, Keeping},
     picture,
-    settings::Settings,
+    settings::{InputHash, Settings},
     ui::{
         dry_run,
         prompts::{warn_read_alike, warn_unread},
@@ -39,7 +42,7 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct EditArgs {
-    /// The picture (- for stdin): PNG, JPEG or WebP, recognised by its content.
+    /// The picture (- for stdin): PNG, JPEG, WebP, GIF or BMP, recognised by its content.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["latents", "from"])]
     image: Option<PathBuf>,
     /// The latents that `icd invert` wrote, in place of a picture.
@@ -109,7 +112,9 @@ impl EditArgs {
         let dump = self.result.save.dump.as_deref();
         let mut console = Console::new(self.report, dump.is_some());
         let outputs = self.checked_outputs()?;
-        let (input, mask) = (self.read()?, self.result.read_mask()?);
+        let (input, hash) = self.read()?;
+        let settings = settings.of_input(hash, self.input())?;
+        let mask = self.result.read_mask(&console)?;
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
@@ -157,28 +162,44 @@ impl EditArgs {
             let write = result.save.write;
             write.check(outputs.iter().chain(beside.into_iter().flatten()))?;
             let inputs = [&self.image, &self.latents, &self.from, &result.mask];
-            let tensors = [&result.save_latents, &result.save.dump];
-            output::check_inputs(tensors.into_iter().flatten(), inputs.into_iter().flatten())?;
+            let sheets = result.attention_maps.as_deref();
+            let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
+            let beside = beside.into_iter().flatten().chain(&sheets);
+            output::check_inputs(beside.clone(), inputs.into_iter().flatten())?;
+            output::check_distinct(outputs.iter().chain(beside))?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
-                write.check_new(&sheets::files(folder, count))?;
+                write.check_new(&sheets)?;
             }
         }
         Ok(outputs)
     }
 
     fn output(&self) -> PathBuf {
-        let input = self.image.as_ref().or(self.latents.as_ref());
-        let named_after = |input: &PathBuf| beside_name(input, "edited", ".png");
+        let named_after = |input: &Path| beside_name(input, "edited", ".png");
         let given = self.output.clone();
-        given.or_else(|| input.map(named_after)).unwrap_or_default()
+        given
+            .or_else(|| self.input().map(named_after))
+            .unwrap_or_default()
     }
 
-    /// Reads the input, before a model is opened.
-    fn read(&self) -> Result<Input> {
+    /// The file of the picture or of its latents.
+    fn input(&self) -> Option<&Path> {
+        self.image.as_deref().or(self.latents.as_deref())
+    }
+
+    /// Reads the input, before a model is opened, and hashes it.
+    fn read(&self) -> Result<(Input, InputHash)> {
         match (&self.image, &self.latents) {
-            (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),
-            (None, Some(dump)) => Ok(Input::Latents(dump.clone(), Latents::read(dump)?)),
+            (Some(image), _) => {
+                let (photo, hash) = picture::read_hashed(image)?;
+                Ok((Input::Photo(photo), hash))
+            }
+            (None, Some(dump)) => {
+                let latents = Latents::read(dump)?;
+                let hash = InputHash::of_latents(&latents)?;
+                Ok((Input::Latents(dump.clone(), latents), hash))
+            }
             (None, None) => bail!(Error::setting("no input: pass --image or --latents")),
         }
     }
@@ -288,7 +309,7 @@ impl EditArgs {
         let shown = Shown {
             edited,
             photo: finish.frame.placed().map(|placed| placed.picture.clone()),
-            source,
+            source: source.map(|source| finish.frame.finished(&source, ResultSize::Work)),
             targets: finished(ResultSize::Work).collect::<Result<_>>()?,
         };
         if let Some(file) = &result.comparison {

@@ -27,7 +27,7 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InvertArgs {
-    /// The picture (- for stdin): PNG, JPEG or WebP, recognised by its content.
+    /// The picture (- for stdin): PNG, JPEG, WebP, GIF or BMP, recognised by its content.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// What the picture shows.
@@ -96,10 +96,7 @@ impl InvertArgs {
         let file = self.output.clone().unwrap_or_else(name);
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
         self.write.check(files.into_iter().flatten())?;
-        output::check_inputs(
-            [Some(&file), self.dump.as_ref()].into_iter().flatten(),
-            [&self.image],
-        )?;
+        output::check_inputs(files.into_iter().flatten(), [&self.image])?;
         Ok(file)
     }
 

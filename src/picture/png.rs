@@ -1,0 +1,111 @@
+//! The chunks of a PNG.
+
+use std::io::Read;
+
+use flate2::{Crc, read::ZlibDecoder};
+
+use super::Reason;
+
+/// The first bytes of a PNG.
+const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// Bytes of a chunk beside its data: length, kind, checksum.
+const AROUND: usize = 12;
+/// The end of a PNG.
+const END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+/// A chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk<'a> {
+    pub(super) kind: [u8; 4],
+    pub(super) data: &'a [u8],
+    /// With length and checksum.
+    whole: &'a [u8],
+}
+
+impl Chunk<'_> {
+    /// Whether its checksum is right.
+    fn is_intact(&self) -> bool {
+        let mut crc = Crc::new();
+        crc.update(&self.kind);
+        crc.update(self.data);
+        self.whole.ends_with(&crc.sum().to_be_bytes())
+    }
+}
+
+/// The chunks up to the end, or up to the first one that is cut off.
+fn all_chunks(png: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+    let mut rest = png.strip_prefix(SIGNATURE).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (length, _) = rest.split_first_chunk::<4>()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let whole = rest.get(..length.checked_add(AROUND)?)?;
+        rest = &rest[whole.len()..];
+        let kind = whole[4..8].try_into().ok()?;
+        let data = &whole[8..8 + length];
+        Some(Chunk { kind, data, whole })
+    })
+    .take_while(|chunk| &chunk.kind != b"IEND")
+}
+
+/// The chunks of these kinds with right checksums, before and behind the pixels.
+pub(super) fn chunks<'a>(png: &'a [u8], kinds: &'a [&[u8; 4]]) -> impl Iterator<Item = Chunk<'a>> {
+    let of_kind = all_chunks(png).filter(|chunk| kinds.contains(&&chunk.kind));
+    of_kind.filter(Chunk::is_intact)
+}
+
+/// The part of a PNG that makes its pixels: the decoder gets no text, profile or animation,
+/// and an end, which may be missing where all pixels are there.
+pub(super) fn pixels(png: &[u8]) -> Result<Vec<u8>, Reason> {
+    let mut out = SIGNATURE.to_vec();
+    let kinds: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
+    let is_critical = |kind: &[u8; 4]| kind[0].is_ascii_uppercase();
+    for chunk in all_chunks(png) {
+        let kind = chunk.kind.escape_ascii();
+        if !kinds.contains(&&chunk.kind) {
+            if is_critical(&chunk.kind) {
+                return Err(format!("the file is damaged: no PNG has a chunk {kind}").into());
+            }
+        } else if chunk.is_intact() {
+            out.extend(chunk.whole);
+        } else {
+            return Err(
+                format!("the file is damaged: the checksum of a chunk {kind} is wrong").into(),
+            );
+        }
+    }
+    out.extend(END);
+    Ok(out)
+}
+
+/// What a zlib stream holds, if that is not more than `limit` bytes.
+pub(super) fn inflated(stream: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let stream = ZlibDecoder::new(stream);
+    stream.take(limit as u64 + 1).read_to_end(&mut out).ok()?;
+    (out.len() <= limit).then_some(out)
+}
+
+/// The text behind the keyword of a tEXt, zTXt or iTXt chunk, if that is not more than `limit`
+/// bytes.
+pub(super) fn text(kind: [u8; 4], content: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let within = |text: &[u8]| (text.len() <= limit).then(|| text.to_vec());
+    match (&kind, content) {
+        (b"tEXt", text) => within(text),
+        (b"zTXt", [0, stream @ ..]) => inflated(stream, limit),
+        (b"iTXt", [is_compressed, _, rest @ ..]) => {
+            let (_language, rest) = cut(rest)?;
+            let (_translated, text) = cut(rest)?;
+            match is_compressed {
+                0 => within(text),
+                _ => inflated(text, limit),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// What is before and behind the first zero.
+pub(super) fn cut(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let zero = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..zero], &bytes[zero + 1..]))
+}
