@@ -4,6 +4,7 @@
 mod args;
 mod canvas;
 mod commands;
+mod effective;
 mod interrupt;
 mod inversion;
 mod keep;
@@ -20,7 +21,7 @@ use icd::Error;
 
 use commands::{completions, distill, edit, generate, inspect, invert, model as models};
 use serde_json::json;
-use settings::Settings;
+use settings::{Origin, Settings};
 use ui::console::{Console, log_line};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
@@ -128,18 +129,18 @@ fn parsed() -> Result<(Verb, Settings)> {
     let command = without_empty_variables(Cli::command());
     let matches = command.clone().try_get_matches_from(&typed)?;
     let of = |verb| command.find_subcommand(verb);
-    let typed = match matches
+    let (typed, origin) = match matches
         .subcommand()
         .and_then(|(verb, own)| Some((of(verb)?, own)))
     {
         Some((verb, own)) => settings::completed(typed, verb, own)?,
-        None => typed,
+        None => (typed, Origin::default()),
     };
     let matches = command.clone().try_get_matches_from(typed)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let settings = matches.subcommand().and_then(|(verb, own)| {
         let command = command.find_subcommand(verb)?;
-        Some(Settings::of(verb, command, own))
+        Some(Settings::of(command, own, origin))
     });
     Ok((cli.verb, settings.unwrap_or_default()))
 }

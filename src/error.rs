@@ -22,6 +22,8 @@ pub enum Setting {
     AdapterAlpha,
     /// Adapters to merge.
     Adapters,
+    /// The words whose attention is multiplied.
+    Amplify,
     /// The words that local blend restricts the edit to.
     Blend,
     /// The timesteps of inversions.
@@ -32,6 +34,8 @@ pub enum Setting {
     Naming,
     /// The timesteps of edits and generations.
     ReverseTimesteps,
+    /// The size of pictures.
+    Size,
     /// The choice between a preset's adapter pairs.
     Variant,
 }
@@ -41,11 +45,13 @@ impl fmt::Display for Setting {
         f.write_str(match self {
             Self::AdapterAlpha => "adapter alpha",
             Self::Adapters => "adapter",
+            Self::Amplify => "amplify",
             Self::Blend => "blend",
             Self::ForwardTimesteps => "forward timesteps",
             Self::Guidance => "guidance",
             Self::Naming => "naming",
             Self::ReverseTimesteps => "reverse timesteps",
+            Self::Size => "size",
             Self::Variant => "variant",
         })
     }

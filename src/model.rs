@@ -13,6 +13,7 @@ mod resnet;
 mod shapes;
 mod single;
 mod text;
+mod trained_on;
 pub mod unet;
 pub mod vae;
 
@@ -24,6 +25,7 @@ pub use files::{ModelChoice, ModelFiles};
 pub use presets::{PRESETS, Variant};
 pub use required::required_files;
 pub use text::{Conditioning, EncodedPrompts, TextEncoders, Tokenizers};
+pub use trained_on::TrainedOn;
 
 use crate::{
     error::{Error, Result, Setting},
@@ -34,6 +36,7 @@ use crate::{
     layout::Network,
     lora::{self, Adapter, AdapterOptions},
     nn::{LoraDeltas, Placement, SharedLayers, Weights, sum_of},
+    picture::Size,
     schedule::{NoiseSchedule, Timesteps},
 };
 use fingerprint::fingerprint;
@@ -126,6 +129,22 @@ impl Model {
     /// Pixels per latent value along each axis (8 for Stable Diffusion).
     pub fn latent_factor(&self) -> Result<usize> {
         Ok(self.vae_config()?.factor())
+    }
+
+    /// The size of the pictures that the model was trained on.
+    pub fn size(&self) -> Result<Size> {
+        let side = self.unet_config.sample_size * self.latent_factor()?;
+        Ok(Size::new(side, side))
+    }
+
+    /// The size of the latents of pictures of a size.
+    pub fn latent_size(&self, size: Size) -> Result<Size> {
+        let factor = self.latent_factor()?;
+        if size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor) {
+            return Ok(Size::new(size.width / factor, size.height / factor));
+        }
+        let reason = format!("{size}: sides must be multiples of {factor} for this model");
+        Err(Error::of(Setting::Size, reason))
     }
 
     fn vae_config(&self) -> Result<VaeConfig> {

@@ -1,5 +1,6 @@
 //! Pictures of 8-bit RGB pixels.
 
+mod animation;
 mod composite;
 mod decode;
 mod encode;
@@ -18,6 +19,7 @@ pub mod window;
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
+pub use animation::is_animated;
 pub use decode::bytes_of;
 pub use encode::Format;
 use resize::resize;

@@ -51,7 +51,7 @@ impl Inversion<'_> {
         }
         let inverted = self.run(console)?;
         if let Err(error) = cache.put(&file, &inverted) {
-            console.note(&format!("warning: the inversion cannot be kept: {error}"));
+            console.warn(&format!("the inversion cannot be kept: {error}"));
         }
         Ok(inverted)
     }

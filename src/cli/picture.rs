@@ -1,22 +1,34 @@
 //! Reading and writing a command's pictures.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use anyhow::{Context, Result};
 use icd::{
+    Error,
     io::{Existing, write_file},
-    picture::{Format, Picture, bytes_of},
+    picture::{Format, Picture, bytes_of, is_animated},
 };
 
-use super::{args::output, settings::Settings, ui::console::print_bytes};
+use super::{Console, args::output, settings::Settings, ui::console::print_bytes};
 
-/// Reads a picture from a file, or from stdin if the file is `-`.
-pub(crate) fn read(file: &Path) -> Result<Picture> {
-    if file != Path::new("-") {
-        return Ok(Picture::read(file)?);
+/// Reads a picture from a file, or from stdin if the file is `-`. Warns if it is animated.
+pub(crate) fn read(file: &Path, console: &Console) -> Result<Picture> {
+    let (name, bytes) = match output::is_stdout(file) {
+        true => {
+            let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
+            (Path::new("stdin"), bytes)
+        }
+        false => {
+            let bytes = File::open(file).and_then(bytes_of);
+            (file, bytes.map_err(|reason| Error::io(file, reason))?)
+        }
+    };
+    let picture = Picture::decode(&bytes, name)?;
+    if is_animated(&bytes) {
+        let name = name.display();
+        console.warn(&format!("{name}: animated: only its first frame is used"));
     }
-    let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
-    Ok(Picture::decode(&bytes, Path::new("stdin"))?)
+    Ok(picture)
 }
 
 /// Writes a picture in the format given by the file extension, or to stdout as

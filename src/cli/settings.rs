@@ -1,7 +1,9 @@
 //! The settings in a PNG: a JSON object whose keys are the command's flags with
-//! underscores. `icd edit --from` reads it back.
+//! underscores. `icd edit --from` and `icd generate --from` read it back.
 
 use std::{
+    any::TypeId,
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
@@ -9,8 +11,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use icd::picture::note;
+use icd::{
+    control::StepRange,
+    guidance::Tau,
+    model::Model,
+    picture::{Size, note},
+};
 use serde_json::{Map, Value, json};
+
+use super::args::values::Seed;
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -39,8 +48,14 @@ const ASIDE: &[&str] = &[
     "version",
 ];
 
-/// Keys that state what wrote the settings.
-const STATED: [&str; 2] = ["verb", "version"];
+/// Keys that state what wrote the settings, and with what.
+const STATED: [&str; 4] = ["verb", "version", MODEL_IDENTITY, DEFAULTS];
+
+/// The key of the model's identity.
+const MODEL_IDENTITY: &str = "model_identity";
+
+/// The key of the list of settings that were left to the program.
+const DEFAULTS: &str = "defaults";
 
 /// Keys of older files and their current names.
 const RENAMED: [(&str, &str); 2] = [
@@ -51,31 +66,89 @@ const RENAMED: [(&str, &str); 2] = [
 /// Flags that are mutually exclusive: those of the input and of the result's size.
 const EXCLUSIVE: [[&str; 2]; 2] = [["image", "latents"], ["model_size", "restore_size"]];
 
+/// Flags that choose a model.
+const MODEL: &[&str] = &[
+    "model",
+    "variant",
+    "unet",
+    "checkpoint",
+    "reverse_adapter",
+    "reverse_timesteps",
+];
+
+/// Settings that the program derives from others where they are left to it: with those
+/// changed they are derived anew.
+const DERIVED: [(&str, &[&[&str]]); 6] = [
+    ("amplify", &[PROMPTS, &["control"]]),
+    ("blend", &[PROMPTS]),
+    ("control", &[PROMPTS, MODEL]),
+    ("early_prompt", &[MODEL, &["control"]]),
+    ("guidance", &[MODEL]),
+    ("tau", &[MODEL]),
+];
+
+/// Flags of prompts.
+const PROMPTS: &[&str] = &["src_prompt", "tgt_prompt"];
+
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Settings(Map<String, Value>);
+pub(crate) struct Settings {
+    values: Map<String, Value>,
+    origin: Origin,
+}
+
+/// What is known of settings that are repeated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The settings that were left to the program.
+    defaults: BTreeSet<String>,
+    /// The identity of the model that made the picture, unless another one was asked for.
+    model: Option<String>,
+}
 
 impl Settings {
     /// The settings from the parsed arguments of a command.
-    pub(crate) fn of(verb: &str, command: &Command, matches: &ArgMatches) -> Self {
-        let mut settings = Map::new();
-        settings.insert("verb".into(), verb.into());
-        settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    pub(crate) fn of(command: &Command, matches: &ArgMatches, origin: Origin) -> Self {
+        let mut values = Map::new();
+        values.insert("verb".into(), command.get_name().into());
+        values.insert("version".into(), env!("CARGO_PKG_VERSION").into());
         for arg in command.get_arguments() {
             let id = arg.get_id().as_str();
             if !ASIDE.contains(&id)
                 && let Some(value) = value(arg, matches)
             {
-                settings.insert(id.into(), value);
+                values.insert(id.into(), value);
             }
         }
-        Self(settings)
+        Self { values, origin }
     }
 
     /// The settings with one value replaced.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(key.into(), value.into());
+        self.values.insert(key.into(), value.into());
         self
+    }
+
+    /// The settings with a value that the program chose, if the choice was left to it.
+    pub(crate) fn chosen(mut self, key: &str, value: impl Into<Value>) -> Self {
+        if self.values.get(key).is_none_or(is_left) {
+            self.values.insert(key.into(), value.into());
+            self.origin.defaults.insert(key.into());
+        }
+        self
+    }
+
+    /// The settings of a picture that this model made.
+    pub(crate) fn made_with(self, model: &Model) -> Result<Self> {
+        Ok(self.with(MODEL_IDENTITY, model.fingerprint()?))
+    }
+
+    /// The identity of the model that made the picture whose settings are repeated, if this
+    /// model is another one.
+    pub(crate) fn other_model(&self, model: &Model) -> Result<Option<&str>> {
+        let own = model.fingerprint()?;
+        let made_with = self.origin.model.as_deref();
+        Ok(made_with.filter(|made_with| *made_with != own))
     }
 
     /// Reads the settings embedded in a PNG.
@@ -95,7 +168,10 @@ impl Settings {
                         settings.insert(key.into(), value);
                     }
                 }
-                Ok(Self(settings))
+                Ok(Self {
+                    values: settings,
+                    origin: Origin::default(),
+                })
             }
             _ => bail!("{}: its settings are not a JSON object", file.display()),
         }
@@ -103,25 +179,33 @@ impl Settings {
 
     /// As text, on one line.
     pub(crate) fn text(&self) -> String {
-        Value::Object(self.0.clone()).to_string()
+        Value::Object(self.clone().facts()).to_string()
     }
 
     /// As a JSON object.
     pub(crate) fn facts(self) -> Map<String, Value> {
-        self.0
+        let (mut facts, defaults) = (self.values, self.origin.defaults);
+        if !defaults.is_empty() {
+            facts.insert(DEFAULTS.into(), defaults.into_iter().collect());
+        }
+        facts
     }
 
     /// Arguments of `command` that reproduce the settings, except those given explicitly.
     ///
     /// The file is a stranger's: only the command's own flags are read, with values of
     /// their type, and none that names a file to write.
-    pub(crate) fn arguments(&self, command: &Command, typed: &ArgMatches) -> Result<Vec<OsString>> {
+    fn arguments(&self, command: &Command, typed: &ArgMatches) -> Result<(Vec<OsString>, Origin)> {
         let verb = command.get_name();
-        if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
+        if self.values.get("verb").and_then(Value::as_str) != Some(verb) {
             bail!("its settings are not those of `icd {verb}`");
         }
-        let mut arguments = Vec::new();
-        for (key, value) in &self.0 {
+        let (mut arguments, defaults) = (Vec::new(), self.defaults());
+        let mut origin = Origin {
+            defaults: BTreeSet::new(),
+            model: self.model(typed),
+        };
+        for (key, value) in &self.values {
             if STATED.contains(&key.as_str()) || ASIDE.contains(&key.as_str()) {
                 continue;
             }
@@ -132,7 +216,11 @@ impl Settings {
             let Some((action, flag)) = flag else {
                 bail!("its setting {key:?} is not known to this version of icd");
             };
-            if !is_replaced(key, typed) {
+            let is_default = defaults.contains(&key.as_str());
+            if !is_replaced(key, typed) && !(is_default && is_derived_anew(key, typed)) {
+                if is_default {
+                    origin.defaults.insert(key.clone());
+                }
                 let values = values(action, value);
                 let values = values.with_context(|| format!("its setting {key:?}"))?;
                 arguments.extend(values.into_iter().map(|value| match value {
@@ -141,18 +229,50 @@ impl Settings {
                 }));
             }
         }
-        Ok(arguments)
+        Ok((arguments, origin))
     }
+
+    /// The settings that were left to the program.
+    fn defaults(&self) -> Vec<&str> {
+        let keys = self.values.get(DEFAULTS).and_then(Value::as_array);
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(Value::as_str).collect()
+    }
+
+    /// The identity of the model, unless another one is asked for.
+    fn model(&self, typed: &ArgMatches) -> Option<String> {
+        let identity = self.values.get(MODEL_IDENTITY)?.as_str()?;
+        let is_other = MODEL.iter().any(|flag| is_typed(flag, typed));
+        (!is_other).then(|| identity.to_owned())
+    }
+}
+
+/// Whether a value leaves the choice to the program.
+fn is_left(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().any(is_left),
+        value => value == "auto",
+    }
+}
+
+/// Whether a flag was given explicitly.
+fn is_typed(id: &str, typed: &ArgMatches) -> bool {
+    typed.try_contains_id(id).unwrap_or(false)
+        && typed.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// Whether a setting that was left to the program is derived from one that was given
+/// explicitly.
+fn is_derived_anew(id: &str, typed: &ArgMatches) -> bool {
+    let from = DERIVED.iter().filter(|(derived, _)| *derived == id);
+    let mut from = from.flat_map(|(_, from)| from.concat());
+    from.any(|flag| is_typed(flag, typed))
 }
 
 /// Whether a flag, or one that excludes it, was given explicitly.
 fn is_replaced(id: &str, typed: &ArgMatches) -> bool {
-    let is_typed = |id: &str| {
-        typed.try_contains_id(id).unwrap_or(false)
-            && typed.value_source(id) == Some(ValueSource::CommandLine)
-    };
-    let excludes = |ids: &[&str; 2]| ids.contains(&id) && ids.iter().any(|id| is_typed(id));
-    is_typed(id) || EXCLUSIVE.iter().any(excludes)
+    let excludes = |ids: &[&str; 2]| ids.contains(&id) && ids.iter().any(|id| is_typed(id, typed));
+    is_typed(id, typed) || EXCLUSIVE.iter().any(excludes)
 }
 
 /// The values of a flag in the settings, `None` for one without a value.
@@ -175,11 +295,39 @@ fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
 fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let id = arg.get_id().as_str();
     let values = matches.try_get_raw(id).ok().flatten()?;
-    let mut texts = values.map(|value| json!(value.to_string_lossy()));
+    let typed = |text: &OsStr| match is_numeric(arg) {
+        true => number(&text.to_string_lossy()),
+        false => json!(text.to_string_lossy()),
+    };
+    let mut values = values.map(typed);
     match arg.get_action() {
-        ArgAction::Set => texts.next(),
+        ArgAction::Set => values.next(),
         ArgAction::SetTrue => matches.get_flag(id).then_some(Value::Bool(true)),
-        _ => Some(texts.collect()),
+        _ => Some(values.collect()),
+    }
+}
+
+/// Whether the values of a flag are numbers, or can be.
+fn is_numeric(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    let numeric = [
+        TypeId::of::<u32>(),
+        TypeId::of::<f64>(),
+        TypeId::of::<Seed>(),
+        TypeId::of::<Size>(),
+        TypeId::of::<Tau>(),
+        TypeId::of::<StepRange>(),
+        TypeId::of::<(Option<String>, StepRange)>(),
+    ];
+    numeric.iter().any(|numeric| parsed == *numeric)
+}
+
+/// A text as a number, if it is one.
+pub(crate) fn number(text: &str) -> Value {
+    match (text.parse::<u64>(), text.parse::<f64>()) {
+        (Ok(number), _) => json!(number),
+        (_, Ok(number)) if number.is_finite() => json!(number),
+        _ => json!(text),
     }
 }
 
@@ -189,16 +337,16 @@ pub(crate) fn completed(
     typed: Vec<OsString>,
     command: &Command,
     matches: &ArgMatches,
-) -> Result<Vec<OsString>> {
+) -> Result<(Vec<OsString>, Origin)> {
     let Some(file) = matches.try_get_one::<PathBuf>("from").ok().flatten() else {
-        return Ok(typed);
+        return Ok((typed, Origin::default()));
     };
-    let more = Settings::read(file)?
+    let (more, origin) = Settings::read(file)?
         .arguments(command, matches)
         .with_context(|| file.display().to_string())?;
     let mut typed = without_from(typed);
     typed.extend(more);
-    Ok(typed)
+    Ok((typed, origin))
 }
 
 /// The arguments without `--from FILE`.

@@ -5,3 +5,4 @@ pub(crate) mod download;
 pub(crate) mod dry_run;
 pub(crate) mod prompts;
 pub(crate) mod sheets;
+pub(crate) mod warnings;

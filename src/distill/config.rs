@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     lora::LoraConfig,
     model::{ModelChoice, PRESETS},
+    picture::{Size, fit::workable},
     schedule::Timesteps,
 };
 
@@ -186,7 +187,6 @@ impl DistillConfig {
             ("learning_rate", self.learning_rate > 0.0),
             ("rank", self.rank > 0),
             ("alpha", self.alpha > 0.0),
-            ("size", self.size != Some(0)),
             ("save_every", self.save_every > 0),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, fine)| !fine) {
@@ -203,6 +203,9 @@ impl DistillConfig {
                 "gradient_accumulation must be from 1 to the batch of {}",
                 self.batch
             ));
+        }
+        if let Some(side) = self.size {
+            workable(Size::new(side, side)).map_err(|error| error.to_string())?;
         }
         self.check_paths()?;
         let weights = [self.forward_preservation, self.reverse_preservation];

@@ -13,6 +13,7 @@ use crate::{
     io::{Existing, write_file, write_tensors},
     model::Model,
     noise::Noise,
+    picture::Size,
     schedule::Timesteps,
 };
 
@@ -30,8 +31,9 @@ impl TrainingData {
         let pictures = captioned(&config.data)?;
         let side = match config.size {
             Some(side) => side,
-            None => model.unet_config().sample_size * model.latent_factor()?,
+            None => model.size()?.width,
         };
+        model.latent_size(Size::new(side, side))?;
         let cache = config.out.join("latents.safetensors");
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
         let count = pictures.len();

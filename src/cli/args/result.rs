@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use icd::picture::Picture;
 
 use super::output::{self, SaveArgs};
-use crate::cli::picture;
+use crate::cli::{Console, picture};
 
 /// Where the result may change, its size, and what is written with it.
 #[derive(Args)]
@@ -51,7 +51,8 @@ pub(crate) enum KeepPixels {
 
 impl ResultArgs {
     /// Reads the mask, if there is one.
-    pub(crate) fn read_mask(&self) -> anyhow::Result<Option<Picture>> {
-        self.mask.as_deref().map(picture::read).transpose()
+    pub(crate) fn read_mask(&self, console: &Console) -> anyhow::Result<Option<Picture>> {
+        let mask = self.mask.as_deref();
+        mask.map(|file| picture::read(file, console)).transpose()
     }
 }

@@ -12,7 +12,7 @@ use icd::{
     picture::Picture,
     pipeline::{Edit, Edited, Latents, Outputs, Pipeline},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{
     Console, ReportArgs,
@@ -22,6 +22,7 @@ use crate::cli::{
         output::{self, beside_name, is_stdout, numbered},
         result::ResultArgs,
         size::SizeArgs,
+        values::Seed,
     },
     canvas::{Frame, Input, ResultSize},
     inversion::Inversion,
@@ -29,9 +30,10 @@ use crate::cli::{
     picture,
     settings::Settings,
     ui::{
-        dry_run,
-        prompts::warn_unread,
+        dry_run::{self, Work},
+        prompts::warn_of_edit,
         sheets::{self, Shown},
+        warnings::{warn_of_factors, warn_of_guidance, warn_of_other_model, warn_of_size},
     },
 };
 
@@ -58,9 +60,10 @@ pub(crate) struct EditArgs {
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
-    /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
+    /// time, which is told.
+    #[arg(long, value_name = "N|random", default_value = "0")]
+    seed: Seed,
     /// Print what would be done (tokens, words, evaluations, memory); load no weights.
     #[arg(long)]
     dry_run: bool,
@@ -95,12 +98,22 @@ fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
         model.reverse_timesteps()?.start(),
     );
     if end != start {
-        console.note(&format!(
-            "warning: forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
+        console.warn(&format!(
+            "forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
             end.0, start.0
         ));
     }
     Ok(())
+}
+
+/// The rows of each evaluation.
+fn evaluations(model: &Model, frame: &Frame, rows: usize) -> Result<Vec<usize>> {
+    let inversion = match frame.placed() {
+        Some(_) => vec![1; model.forward_timesteps()?.count()],
+        None => Vec::new(),
+    };
+    let edit = vec![rows; model.reverse_timesteps()?.count()];
+    Ok([inversion, edit].concat())
 }
 
 impl EditArgs {
@@ -108,7 +121,7 @@ impl EditArgs {
         let dump = self.result.save.dump.as_deref();
         let mut console = Console::new(self.report, dump.is_some());
         let outputs = self.checked_outputs()?;
-        let (input, mask) = (self.read()?, self.result.read_mask()?);
+        let (input, mask) = (self.read(&console)?, self.result.read_mask(&console)?);
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
@@ -118,28 +131,57 @@ impl EditArgs {
         let request = self.request(model, &frame, mask.as_ref())?;
         let prompts = request.tokenize(model)?;
         let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
-        warn_unread(&prompts, &console);
-        if frame.placed().is_some() {
-            warn_of_gap(model, &console)?;
-        }
+        warn_of_edit(model, &prompts, &console)?;
+        self.warn(model, (&frame, &request), &settings, &console)?;
+        let seed = self.seed.told(&console);
         let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
             console.clear();
-            let worked = (&frame, rows);
-            return dry_run::print_edit(model, &request, &prompts, worked, self.report.json);
+            let work = Work {
+                latent: frame.latent()?,
+                result: frame.result(model, finish.size)?,
+                evaluations: evaluations(model, &frame, rows)?,
+            };
+            return dry_run::print_edit(model, &request, &prompts, &work, self.report.json);
         }
-        let inverted = self.inverted(&pipeline, &frame, &mut console)?;
+        let settings = settings.with("seed", seed);
+        let of = |target| {
+            settings
+                .clone()
+                .of_edit(model, &request, (&prompts[0], target))
+        };
+        let settings: Vec<_> = prompts[1..].iter().map(of).collect::<Result<_>>()?;
+        let inverted = self.inverted(&pipeline, (&frame, seed), &mut console)?;
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
         let files = (&finish, &outputs[..]);
-        self.write(&pipeline, &edited, files, settings, &mut console)?;
+        self.write(&pipeline, &edited, files, &settings, &mut console)?;
         console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
-        let mut results = outputs.iter().zip(&request.targets);
-        results.try_for_each(|(output, target)| {
-            let (source, seed) = (&request.source, self.seed);
-            let facts = json!({ "source": source, "target": target, "seed": seed });
+        let mut results = outputs.iter().zip(&request.targets).zip(settings);
+        results.try_for_each(|((output, target), settings)| {
+            let mut facts = Value::Object(settings.facts());
+            facts["source"] = json!(request.source);
+            facts["target"] = json!(target);
             console.result(output, 0, facts)
         })
+    }
+
+    /// Warns about settings that are hardly meant.
+    fn warn(
+        &self,
+        model: &Model,
+        (frame, edit): (&Frame, &Edit),
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<()> {
+        warn_of_guidance(edit.guidance, console);
+        warn_of_factors(&edit.control, console);
+        warn_of_size(model, frame.worked(model)?, console)?;
+        warn_of_other_model(model, settings, console)?;
+        match frame.placed() {
+            Some(_) => warn_of_gap(model, console),
+            None => Ok(()),
+        }
     }
 
     /// The names of the edited pictures; checks that all output files can be written.
@@ -173,9 +215,9 @@ impl EditArgs {
     }
 
     /// Reads the input, before a model is opened.
-    fn read(&self) -> Result<Input> {
+    fn read(&self, console: &Console) -> Result<Input> {
         match (&self.image, &self.latents) {
-            (Some(image), _) => Ok(Input::Photo(picture::read(image)?)),
+            (Some(image), _) => Ok(Input::Photo(picture::read(image, console)?)),
             (None, Some(dump)) => Ok(Input::Latents(dump.clone(), Latents::read(dump)?)),
             (None, None) => bail!(Error::setting("no input: pass --image or --latents")),
         }
@@ -239,7 +281,7 @@ impl EditArgs {
     fn inverted(
         &self,
         pipeline: &Pipeline,
-        frame: &Frame,
+        (frame, seed): (&Frame, u64),
         console: &mut Console,
     ) -> Result<Tensor> {
         let latent = match frame {
@@ -248,7 +290,7 @@ impl EditArgs {
                     pipeline,
                     placed,
                     prompt: self.src_prompt.as_deref().unwrap_or_default(),
-                    seed: self.seed,
+                    seed,
                 };
                 inversion.cached(self.cache.as_ref(), console)?.latent
             }
@@ -262,7 +304,7 @@ impl EditArgs {
         pipeline: &Pipeline,
         edited: &Edited,
         (finish, outputs): (&Finish, &[PathBuf]),
-        settings: Settings,
+        settings: &[Settings],
         console: &mut Console,
     ) -> Result<()> {
         let (result, existing) = (&self.result, self.result.save.write.existing());
@@ -279,7 +321,7 @@ impl EditArgs {
             console.note(&size);
         }
         let finished = |size| finish.pictures(&decoded, edited, size);
-        self.write_results(finished(finish.size), outputs, &settings)?;
+        self.write_results(finished(finish.size), outputs, settings)?;
         if !with_sheets {
             return Ok(());
         }
@@ -302,13 +344,12 @@ impl EditArgs {
         &self,
         results: impl Iterator<Item = Result<Picture>>,
         outputs: &[PathBuf],
-        settings: &Settings,
+        settings: &[Settings],
     ) -> Result<()> {
         let save = &self.result.save;
-        let mut results = results.zip(outputs).zip(&self.tgt_prompt);
-        results.try_for_each(|((result, file), prompt)| {
-            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
-            let own = (!save.no_metadata).then_some(&own);
+        let mut results = results.zip(outputs).zip(settings);
+        results.try_for_each(|((result, file), own)| {
+            let own = (!save.no_metadata).then_some(own);
             picture::write(&result?, file, own, save.write.existing())
         })
     }
