@@ -4,25 +4,28 @@
 mod args;
 mod canvas;
 mod commands;
+mod config;
 mod effective;
 mod interrupt;
 mod inversion;
 mod keep;
 mod picture;
 mod settings;
+mod short_help;
 mod threads;
 mod ui;
 
-use std::{env, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use icd::Error;
 
-use commands::{completions, distill, edit, generate, inspect, invert, model as models};
+use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
+use config::{Config, is_set_to_nothing};
 use serde_json::json;
 use settings::{Origin, Settings};
-use ui::console::{Console, log_line};
+use ui::console::{Console, log_error, log_line};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -35,11 +38,28 @@ use ui::console::{Console, log_line};
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// A file with defaults of flags, or none [default: icd/config.toml in the user's folder of
+    /// configurations, such as ~/.config].
+    #[arg(
+        long,
+        global = true,
+        env = "ICD_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE|none",
+        help_heading = "Logging"
+    )]
+    config: Option<OsString>,
+}
+
+/// The command line, with a short `-h`.
+pub(crate) fn command() -> Command {
+    short_help::with(Cli::command())
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
+  icd edit --image in.png --src-prompt \"a photo of a bird\" \\
+      --tgt-prompt \"a photo of a lego bird\"
   icd generate --prompt \"a cute owl\" --seed 7 -o owl.png";
 
 #[derive(Subcommand)]
@@ -59,7 +79,7 @@ enum Verb {
     /// Print a shell completion script.
     Completions(completions::CompletionsArgs),
     /// Print the manual page.
-    Man(completions::ManArgs),
+    Man(man::ManArgs),
 }
 
 /// What a command prints.
@@ -105,10 +125,13 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         Some(usage) => first_line(&usage.to_string()),
         None => in_flags(error),
     };
-    log_line(&match as_json {
-        true => json!({ "error": { "message": shortened(&message), "code": code } }).to_string(),
-        false => format!("error: {message}"),
-    });
+    match as_json {
+        true => {
+            let message = shortened(&message);
+            log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
+        }
+        false => log_error(&message),
+    }
     ExitCode::from(code)
 }
 
@@ -126,8 +149,9 @@ fn shortened(message: &str) -> String {
 /// The parsed command, completed with the settings of the `--from` file.
 fn parsed() -> Result<(Verb, Settings)> {
     let typed: Vec<_> = env::args_os().collect();
-    let command = without_empty_variables(Cli::command());
-    let matches = command.clone().try_get_matches_from(&typed)?;
+    let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
+    let config = Config::of(&command(), &matches)?;
+    let command = without_empty_variables(config.applied(command()));
     let of = |verb| command.find_subcommand(verb);
     let (typed, origin) = match matches
         .subcommand()
@@ -147,11 +171,7 @@ fn parsed() -> Result<(Verb, Settings)> {
 
 /// The command with environment variables that are set to nothing counted as not set.
 fn without_empty_variables(command: Command) -> Command {
-    let is_empty = |arg: &Arg| {
-        let value = arg.get_env().and_then(env::var_os);
-        value.is_some_and(|value| value.is_empty())
-    };
-    let command = command.mut_args(|arg| match is_empty(&arg) {
+    let command = command.mut_args(|arg| match is_set_to_nothing(&arg) {
         true => arg.env(None::<&str>),
         false => arg,
     });

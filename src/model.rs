@@ -194,6 +194,21 @@ impl Model {
         ))
     }
 
+    /// The bytes of each network's weights in memory.
+    pub fn weight_bytes(&self) -> Result<Vec<(Network, usize)>> {
+        let bytes = |part| {
+            let dtype = match part {
+                Network::Vae => self.vae_dtype(),
+                _ => self.placement.dtype,
+            };
+            Ok((
+                part,
+                self.parts.open(part)?.values() * dtype.size_in_bytes(),
+            ))
+        };
+        self.parts.all().into_iter().map(bytes).collect()
+    }
+
     /// Number of parameters of each network, by name.
     pub fn parameter_counts(&self) -> Result<Vec<(String, usize)>> {
         let parts = self.parts.all().into_iter();
@@ -272,6 +287,25 @@ impl Model {
     /// Opens the UNet's weight file.
     pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
         self.parts.open(Network::Unet)
+    }
+
+    /// Opens the autoencoder's weight file.
+    pub(crate) fn vae_checkpoint(&self) -> Result<Checkpoint> {
+        self.parts.open(Network::Vae)
+    }
+
+    /// The bytes of a decoder's feature map at full resolution, `bytes` for each channel, and
+    /// those of the largest activation if it is computed in strips, else 0.
+    pub(crate) fn decoding_plan(&self, bytes: usize) -> Result<[usize; 2]> {
+        let [map, largest] = self.vae_config()?.finest().map(|channels| channels * bytes);
+        Ok([
+            map,
+            if self.tiling.cuts([map, largest]) {
+                largest
+            } else {
+                0
+            },
+        ])
     }
 
     /// The UNet's config.json.

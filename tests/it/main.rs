@@ -33,3 +33,4 @@ mod surface;
 mod training;
 mod trust;
 mod walks;
+mod words;

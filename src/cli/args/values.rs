@@ -121,7 +121,12 @@ pub(crate) fn size(text: &str) -> Result<Size, Error> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
     let side = |text: &str| text.trim().parse().ok();
     let size = side(width).zip(side(height));
-    let reason = || format!("{text:?}: write a side as in 512, or width x height as in 768x512");
+    let reason = || {
+        format!(
+            "{text:?}: write a side as in 512, or width x height as in 768x512, \
+                              in multiples of 8"
+        )
+    };
     let (width, height) = size.ok_or_else(|| Error::setting(reason()))?;
     // clap names the flag.
     workable(Size::new(width, height)).map_err(|error| match error {

@@ -1,6 +1,6 @@
 //! `icd edit`.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
@@ -10,7 +10,7 @@ use icd::{
     io::write_tensors,
     model::Model,
     picture::Picture,
-    pipeline::{Edit, Edited, Latents, Outputs, Pipeline},
+    pipeline::{Edit, Edited, Latents, Outputs, Pipeline, Workload},
 };
 use serde_json::{Value, json};
 
@@ -68,8 +68,12 @@ pub(crate) struct EditArgs {
     #[arg(long)]
     dry_run: bool,
     /// Keep inversions in this folder and reuse them.
-    #[arg(long, value_name = "DIR", conflicts_with = "latents")]
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Most rows (the source and targets) of one network evaluation, more are evaluated in
+    /// groups: less memory for many --tgt-prompt, the same results [default: 8].
+    #[arg(long, value_name = "N")]
+    max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
@@ -84,11 +88,13 @@ pub(crate) struct EditArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
-  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
-  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --mask mask.png -o masked.png
+  icd edit --image in.png --src-prompt \"a photo of a bird\" \\
+      --tgt-prompt \"a photo of a lego bird\"
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
+      --tgt-prompt \"a dog on a sofa\" --blend cat:dog --amplify dog=3 \\
+      --comparison compared.png -o dog.png
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
+      --tgt-prompt \"a dog on a sofa\" --mask mask.png -o masked.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
 /// Warns if the reverse timesteps do not start where the forward ones end.
@@ -107,13 +113,14 @@ fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
 }
 
 /// The rows of each evaluation.
-fn evaluations(model: &Model, frame: &Frame, rows: usize) -> Result<Vec<usize>> {
+fn evaluations(model: &Model, frame: &Frame, groups: &[usize]) -> Result<Vec<usize>> {
     let inversion = match frame.placed() {
         Some(_) => vec![1; model.forward_timesteps()?.count()],
         None => Vec::new(),
     };
-    let edit = vec![rows; model.reverse_timesteps()?.count()];
-    Ok([inversion, edit].concat())
+    let steps = model.reverse_timesteps()?.count();
+    let edit = groups.iter().flat_map(|&rows| vec![rows; steps]);
+    Ok(inversion.into_iter().chain(edit).collect())
 }
 
 impl EditArgs {
@@ -123,6 +130,10 @@ impl EditArgs {
         let outputs = self.checked_outputs()?;
         let (input, mask) = (self.read(&console)?, self.result.read_mask(&console)?);
         let pipeline = self.model.open(&console)?;
+        let pipeline = match self.max_rows {
+            Some(rows) => pipeline.with_max_rows(rows),
+            None => pipeline,
+        };
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
         if self.result.restore_size {
@@ -130,18 +141,21 @@ impl EditArgs {
         }
         let request = self.request(model, &frame, mask.as_ref())?;
         let prompts = request.tokenize(model)?;
-        let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
+        let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
         warn_of_edit(model, &prompts, &console)?;
         self.warn(model, (&frame, &request), &settings, &console)?;
         let seed = self.seed.told(&console);
         let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
             console.clear();
-            let work = Work {
+            let load = Workload {
                 latent: frame.latent()?,
-                result: frame.result(model, finish.size)?,
-                evaluations: evaluations(model, &frame, rows)?,
+                evaluations: evaluations(model, &frame, &rows)?,
+                encoded: usize::from(frame.placed().is_some()),
+                decoded: request.targets.len() + usize::from(request.outputs.source),
             };
+            let result = frame.result(model, finish.size)?;
+            let work = Work::of(&pipeline, load, result)?;
             return dry_run::print_edit(model, &request, &prompts, &work, self.report.json);
         }
         let settings = settings.with("seed", seed);

@@ -16,7 +16,7 @@ use icd::{
     model::Model,
     noise::Noise,
     picture::{Picture, Size},
-    pipeline::{Pipeline, Residency},
+    pipeline::{Pipeline, Residency, Workload},
 };
 use serde_json::Value;
 
@@ -83,7 +83,8 @@ pub(crate) struct GenerateArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 -o owl.png
+  icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 \\
+      -o owl.png
   icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8
   icd generate --from generated-2.png --seed random -o another.png";
 
@@ -105,12 +106,13 @@ impl GenerateArgs {
         if self.dry_run {
             console.clear();
             let evaluations = vec![1; steps * self.count as usize];
-            let (latent, result) = (model.latent_size(size)?, size);
-            let work = Work {
-                latent,
-                result,
+            let load = Workload {
+                latent: model.latent_size(size)?,
                 evaluations,
+                encoded: 0,
+                decoded: self.count as usize,
             };
+            let work = Work::of(&pipeline, load, size)?;
             return dry_run::print_generation(model, &prompt, guidance, &work, self.report.json);
         }
         let seed = self.seed.told(&console);

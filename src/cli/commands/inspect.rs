@@ -51,6 +51,8 @@ impl InspectArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let facts = facts(&self.what)?;
         if self.json {
+            let plain = |(name, value): (String, Value)| (name.replace(' ', "_"), value);
+            let facts: Facts = facts.into_iter().map(plain).collect();
             return print_line(&Value::Object(facts).to_string());
         }
         let mut facts = facts.iter();
@@ -81,7 +83,7 @@ fn picture(file: &Path) -> Result<Facts> {
     let size = Picture::read(file)?.size();
     let mut facts = object(json!({ "kind": "picture", "size": size.to_string() }));
     if let Ok(settings) = Settings::read(file) {
-        facts.extend(settings.facts());
+        add(&mut facts, settings.facts());
     }
     Ok(facts)
 }
@@ -123,7 +125,8 @@ fn weights(file: &Path) -> Result<Facts> {
     let notes: BTreeMap<_, _> = safetensors_metadata(&Source::from(file))?
         .into_iter()
         .collect();
-    facts.extend(notes.into_iter().map(|(name, text)| (name, text.into())));
+    let notes = notes.into_iter();
+    add(&mut facts, notes.map(|(name, text)| (name, text.into())));
     Ok(facts)
 }
 
@@ -153,6 +156,17 @@ fn model(what: &Path) -> Result<Facts> {
         "forward timesteps": path(model.forward_timesteps()),
         "reverse timesteps": path(model.reverse_timesteps()),
     })))
+}
+
+/// Adds what a file states to what was found out of it, which keeps its names: what is stated
+/// under one of them is told as a setting.
+fn add(found: &mut Facts, stated: impl IntoIterator<Item = (String, Value)>) {
+    for (name, value) in stated {
+        match found.contains_key(&name) {
+            true => found.insert(format!("setting {name}"), value),
+            false => found.insert(name, value),
+        };
+    }
 }
 
 fn object(value: Value) -> Facts {

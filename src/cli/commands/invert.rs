@@ -48,7 +48,7 @@ pub(crate) struct InvertArgs {
     #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     dump: Option<PathBuf>,
     /// Keep inversions in this folder and reuse them.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     cache: Option<PathBuf>,
     #[command(flatten)]
     write: WriteArgs,
@@ -62,8 +62,10 @@ pub(crate) struct InvertArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd invert --image in.png --prompt \"a photo of a bird\" --reconstruct back.png
-  icd edit --latents in.latents.safetensors --tgt-prompt \"a photo of a lego bird\"";
+  icd invert --image in.png --prompt \"a photo of a bird\" \\
+      --reconstruct back.png
+  icd edit --latents in.latents.safetensors \\
+      --tgt-prompt \"a photo of a lego bird\"";
 
 impl InvertArgs {
     pub(crate) fn run(&self) -> Result<()> {

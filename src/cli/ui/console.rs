@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use clap::builder::Styles;
 use icd::{
     diffusion::{Event, Observer},
     io::{Existing, Tensors, write_tensors},
@@ -24,13 +25,24 @@ const MAX_CHARS: usize = 4096;
 
 /// Writes a line to stderr.
 pub(crate) fn log_line(line: &str) {
-    let end = line.char_indices().nth(MAX_CHARS);
-    let line = match end {
-        Some((end, _)) => format!("{} ..", &line[..end]),
-        None => line.into(),
-    };
     // A closed stderr is not an error.
-    let _ = writeln!(stderr(), "{}", harmless(&line));
+    let _ = writeln!(stderr(), "{}", harmless(&limited(line)));
+}
+
+/// Writes an error to stderr, coloured as clap colours its own.
+pub(crate) fn log_error(message: &str) {
+    let style = Styles::styled();
+    let style = style.get_error();
+    let message = harmless(&limited(message));
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {message}");
+}
+
+/// The first characters of a text.
+fn limited(text: &str) -> String {
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{} ..", &text[..end]),
+        None => text.into(),
+    }
 }
 
 /// Writes a line, of text or JSON, to stdout.
@@ -237,6 +249,10 @@ impl Observer for Console {
                 }
             }
         }
+    }
+
+    fn wants_values(&self) -> bool {
+        self.dumps
     }
 }
 

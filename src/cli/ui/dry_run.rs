@@ -8,24 +8,40 @@ use icd::{
     guidance::Guidance,
     model::Model,
     picture::Size,
-    pipeline::Edit,
+    pipeline::{Cost, Edit, Pipeline, Workload},
     prompt::{Prompt, Word},
     schedule::Timesteps,
 };
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::console::{count, print_fact, print_line};
+use super::{
+    console::{count, print_fact, print_line},
+    speed,
+};
 use crate::cli::settings::number;
 
 /// The work of a command.
 pub(crate) struct Work {
-    /// The size of the latents.
-    pub(crate) latent: Size,
+    load: Workload,
+    cost: Cost,
+    /// How long it takes in seconds, roughly.
+    seconds: f64,
     /// The size of the resulting pictures.
-    pub(crate) result: Size,
-    /// The rows of each evaluation of the UNet.
-    pub(crate) evaluations: Vec<usize>,
+    result: Size,
+}
+
+impl Work {
+    pub(crate) fn of(pipeline: &Pipeline, load: Workload, result: Size) -> Result<Self> {
+        let cost = pipeline.cost(&load)?;
+        let rate = speed::flops_per_second(pipeline.model().placement())?;
+        Ok(Self {
+            load,
+            cost,
+            seconds: cost.flops / rate,
+            result,
+        })
+    }
 }
 
 /// Prints tokens, words, timesteps and memory of an edit, as lines or as a JSON object.
@@ -113,11 +129,11 @@ fn first(model: &Model, work: &Work) -> Result<Facts> {
     let identity = model.fingerprint()?;
     let model = Fact::of("model", &identity[..]).with("model_identity", json!(identity));
     let size = |size: Size| json!([size.width, size.height]);
-    let latent = Fact::of("latent", work.latent.to_string());
+    let latent = Fact::of("latent", work.load.latent.to_string());
     let result = Fact::of("result", work.result.to_string());
     Ok(vec![
         model,
-        latent.with("latent_size", size(work.latent)),
+        latent.with("latent_size", size(work.load.latent)),
         result.with("result_size", size(work.result)),
     ])
 }
@@ -126,16 +142,34 @@ fn first(model: &Model, work: &Work) -> Result<Facts> {
 fn facts(model: &Model, guidance: Guidance, work: &Work) -> Result<Facts> {
     let reverse = model.reverse_timesteps()?;
     let strengths: Vec<_> = reverse.jumps().map(|jump| guidance.at(jump.from)).collect();
-    let evaluations = Fact::of("network evaluations", count(&work.evaluations));
+    let evaluations = Fact::of("network evaluations", count(&work.load.evaluations));
     Ok(vec![
         timesteps("reverse", &reverse),
         Fact::of("guidance", along(&reverse, guidance))
             .with("guidance_scale", json!(guidance.strength()))
             .with("guidance_steps", json!(strengths))
             .with("tau", number(&guidance.tau().to_string())),
-        evaluations.with("evaluations", json!(work.evaluations)),
+        evaluations.with("evaluations", json!(work.load.evaluations)),
         weights(model)?,
+        Fact::of(
+            "peak memory",
+            format!("about {}", HumanBytes(work.cost.peak_bytes)),
+        )
+        .with("peak_memory_bytes", json!(work.cost.peak_bytes)),
+        Fact::of("time", format!("about {}", rough(work.seconds)))
+            .with("seconds", json!(work.seconds)),
     ])
+}
+
+/// A duration to one or two digits.
+fn rough(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.1 => "0.1 s".into(),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.0} h", s / 3600.0),
+    }
 }
 
 /// Prints facts as lines.
@@ -224,19 +258,15 @@ fn along(path: &Timesteps, guidance: Guidance) -> String {
 
 /// The memory of each network's weights.
 fn weights(model: &Model) -> Result<Fact> {
-    let parts = model.parameter_counts()?.into_iter();
-    let parts = parts.map(|(name, values)| {
-        let dtype = match name.as_str() {
-            "autoencoder" => model.vae_dtype(),
-            _ => model.placement().dtype,
-        };
-        (name, (values * dtype.size_in_bytes()) as u64)
-    });
+    let parts = model.weight_bytes()?.into_iter();
+    let parts = parts.map(|(network, bytes)| (network.to_string(), bytes as u64));
     let parts: Vec<_> = parts.collect();
     let told = parts.iter();
     let told = listed(told.map(|(name, bytes)| format!("{name} {}", HumanBytes(*bytes))));
     let bytes = parts.into_iter();
-    let bytes: Value = bytes.map(|(name, bytes)| (name, json!(bytes))).collect();
+    let bytes: Value = bytes
+        .map(|(name, bytes)| (name.to_lowercase().replace(' ', "_"), json!(bytes)))
+        .collect();
     Ok(Fact::of("weights in memory", told).with("weights_bytes", bytes))
 }
 
