@@ -41,14 +41,14 @@ struct Cli {
     /// A file with defaults of flags, or none [default: icd/config.toml in the user's folder of
     /// configurations, such as ~/.config].
     #[arg(
-        long,
+        long = "config",
         global = true,
         env = "ICD_CONFIG",
         hide_env_values = true,
         value_name = "FILE|none",
         help_heading = "Logging"
     )]
-    config: Option<OsString>,
+    config_file: Option<OsString>,
 }
 
 /// The command line, with a short `-h`.

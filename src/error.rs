@@ -22,8 +22,6 @@ pub enum Setting {
     AdapterAlpha,
     /// Adapters to merge.
     Adapters,
-    /// The words whose attention is multiplied.
-    Amplify,
     /// The words that local blend restricts the edit to.
     Blend,
     /// The timesteps of inversions.
@@ -45,7 +43,6 @@ impl fmt::Display for Setting {
         f.write_str(match self {
             Self::AdapterAlpha => "adapter alpha",
             Self::Adapters => "adapter",
-            Self::Amplify => "amplify",
             Self::Blend => "blend",
             Self::ForwardTimesteps => "forward timesteps",
             Self::Guidance => "guidance",

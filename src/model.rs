@@ -294,18 +294,14 @@ impl Model {
         self.parts.open(Network::Vae)
     }
 
-    /// The bytes of a decoder's feature map at full resolution, `bytes` for each channel, and
-    /// those of the largest activation if it is computed in strips, else 0.
-    pub(crate) fn decoding_plan(&self, bytes: usize) -> Result<[usize; 2]> {
-        let [map, largest] = self.vae_config()?.finest().map(|channels| channels * bytes);
-        Ok([
-            map,
-            if self.tiling.cuts([map, largest]) {
-                largest
-            } else {
-                0
-            },
-        ])
+    /// The bytes of a decoder's activations at once, where a channel at full resolution takes
+    /// `channel` bytes: five feature maps, or little more than one in strips.
+    pub(crate) fn decoder_bytes(&self, channel: usize) -> Result<usize> {
+        let [map, largest] = self.vae_config()?.finest().map(|count| count * channel);
+        Ok(match self.tiling.cuts([map, largest]) {
+            true => map + map / 3,
+            false => 5 * map,
+        })
     }
 
     /// The UNet's config.json.

@@ -17,7 +17,7 @@ use icd::Error;
 use toml::{Table, Value};
 
 /// The id of the flag that names another file, and what it names if there is none to read.
-const FLAG: &str = "config";
+const FLAG: &str = "config_file";
 const NONE: &str = "none";
 
 /// The keys.

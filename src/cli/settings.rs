@@ -44,7 +44,7 @@ const ASIDE: &[&str] = &[
     "yes",
     "force",
     "from",
-    "config",
+    "config_file",
     "no_metadata",
     "help",
     "version",

@@ -8,22 +8,17 @@ type Flags = &'static [(&'static str, &'static str)];
 
 const EDIT: Flags = &[
     ("image", "The picture to edit (- for stdin)"),
-    ("latents", "What `icd invert` wrote, in place of a picture"),
     ("src_prompt", "What the picture shows"),
     ("tgt_prompt", "What it should show; may be repeated"),
     ("from", "Repeat the edit of a PNG with other flags"),
     ("output", "The edited picture [default: IN.edited.png]"),
     ("seed", "Seed of the noise"),
     ("dry_run", "Only print what would be done"),
-    ("guidance", "How strongly the target prompt is followed"),
-    ("tau", "From 0 to 1: lower preserves more of the picture"),
+    ("guidance", "How closely the target is followed"),
+    ("tau", "Lower preserves more, from 0 to 1"),
     ("amplify", "Strengthen a word, as in dog=4"),
     ("blend", "Change only where a word is, as in cat:dog"),
     ("mask", "Change only where this picture is white"),
-    (
-        "comparison",
-        "Source, reconstruction and edits side by side",
-    ),
     ("force", "Overwrite existing files"),
     ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
     ("yes", "Download without asking"),
@@ -71,7 +66,7 @@ fn flags(command: &str) -> Option<Flags> {
 pub(crate) fn with(command: Command) -> Command {
     let command = match flags(command.get_name()) {
         Some(flags) => command.mut_args(|arg| shortened(arg, flags)),
-        None => command.mut_args(|arg| match arg.get_id() == "config" {
+        None => command.mut_args(|arg| match arg.get_id() == "config_file" {
             true => arg.hide_short_help(true),
             false => arg,
         }),

@@ -32,8 +32,6 @@ pub struct Cost {
 const UNET_MAPS: usize = 50;
 /// The weights of the UNet while adapters are merged into a layer, of its weights.
 const MERGING: f64 = 1.3;
-/// Activations of the autoencoder at once, in feature maps at full resolution; in strips.
-const VAE_MAPS: [f64; 2] = [5.0, 1.3];
 /// The program itself.
 const PROGRAM: u64 = 20 << 20;
 
@@ -87,9 +85,7 @@ fn vae_bytes(model: &Model, work: &Workload) -> Result<f64> {
         false => model.vae_dtype(),
     };
     let bytes = work.latent.pixels() * factor * factor * dtype.size_in_bytes();
-    let [map, in_strips] = model.decoding_plan(bytes)?;
-    let [whole, strips] = VAE_MAPS;
-    Ok(map as f64 * if in_strips > 0 { strips } else { whole })
+    Ok(model.decoder_bytes(bytes)? as f64)
 }
 
 fn flops(model: &Model, work: &Workload) -> Result<f64> {

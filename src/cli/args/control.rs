@@ -34,8 +34,9 @@ pub(crate) struct ControlArgs {
     /// source's; or FROM..TO.
     #[arg(long, value_name = "FRACTION", default_value = "0.6")]
     self_replace: StepRange,
-    /// Multiply the attention to a target word; auto: each new word by 4 [default: auto].
-    #[arg(long, value_name = "WORD=FACTOR|auto|none", value_parser = amplify)]
+    /// Multiply the attention to a target word; auto: each new word by 4; none: no word
+    /// [default: auto].
+    #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify)]
     amplify: Vec<Amplify>,
     /// Local blend: change the picture only where a source word or its target word is; auto:
     /// the words that differ; repeat it for several.

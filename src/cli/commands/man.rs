@@ -1,8 +1,8 @@
 //! `icd man`.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Command};
 use clap_mangen::{
     Man,
@@ -11,7 +11,7 @@ use clap_mangen::{
 use icd::io::write_file;
 
 use crate::cli::{
-    args::output::{self, WriteArgs},
+    args::output::WriteArgs,
     command,
     ui::console::{print_bytes, print_line},
 };
@@ -106,7 +106,7 @@ impl ManArgs {
         let Some(folder) = &self.folder else {
             return print_bytes(&page(&Man::new(command()))?);
         };
-        output::check_folder(folder)?;
+        fs::read_dir(folder).with_context(|| folder.display().to_string())?;
         let mut command = command().disable_help_subcommand(true);
         command.build(); // gives subcommands their full names
         let pages = pages(&command)?.into_iter();

@@ -58,14 +58,10 @@ pub(crate) fn warn_of_size(model: &Model, size: Size, console: &Console) -> Resu
     let (pixels, usual) = (size.pixels(), own.pixels());
     if model.trained_on().square && size != own {
         console.warn(&format!(
-            "--size: the model knows {own} pictures only, and works on {size}: --fit stretch, \
-             crop or pad without --size makes them {own}"
+            "--size: the model knows {own} pictures only, not {size} (see --fit)"
         ));
     } else if pixels > FAR * usual || FAR * pixels < usual {
-        console.warn(&format!(
-            "--size: {size} is far from the {own} that the model was trained on: things may \
-             repeat or be missing"
-        ));
+        console.warn(&format!("--size: {size} is far from the model's own {own}"));
     }
     Ok(())
 }

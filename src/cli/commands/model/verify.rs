@@ -12,10 +12,11 @@ use icd::{
     model::{Model, ModelChoice, required_files},
     nn::Placement,
 };
+use serde_json::json;
 
 use crate::cli::{
     args::model::VariantArgs,
-    ui::console::{print_line, progress_bar},
+    ui::console::{print_result, progress_bar},
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
@@ -28,12 +29,15 @@ pub(crate) struct VerifyArgs {
     model: String,
     #[command(flatten)]
     preset: VariantArgs,
+    /// Print one JSON object per file and per network.
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   icd model verify shapes
-  icd model fetch sd15 --yes && icd model verify sd15";
+  icd model fetch sd15 --yes && icd model verify sd15 --json";
 
 impl VerifyArgs {
     pub(crate) fn run(&self) -> Result<()> {
@@ -48,7 +52,7 @@ impl VerifyArgs {
             let name = file.strip_prefix(cache.snapshot(&need.repository)?).ok()?;
             Some((format!("{}/{}", need.repository, name.display()), file))
         });
-        let damaged = files.filter_map(|(name, file)| verdict(&name, &file).transpose());
+        let damaged = files.filter_map(|(name, file)| self.verdict(&name, &file).transpose());
         let damaged: Vec<_> = damaged.collect::<Result<_>>()?;
         if !damaged.is_empty() {
             bail!(
@@ -65,34 +69,35 @@ impl VerifyArgs {
             false => model.with_context(remedy)?,
         };
         for (network, values) in model.parameter_counts()? {
-            print_line(&format!(
-                "{network}: {:.1} million values",
-                values as f64 / 1e6
-            ))?;
+            let facts = json!({ "network": network, "values": values });
+            let text = format!("{network}: {:.1} million values", values as f64 / 1e6);
+            print_result(self.json, &facts, text)?;
         }
         Ok(())
     }
-}
 
-/// Checks a cached file; returns the path of its content if that is damaged.
-fn verdict(name: &str, file: &Path) -> Result<Option<String>> {
-    let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
-    let hash = content.file_name().and_then(|hash| hash.to_str());
-    let Some(digest) = Digest::parse(hash.unwrap_or_default()) else {
-        print_line(&format!("{name}: no hash is known"))?;
-        return Ok(None);
-    };
-    let fault = || content.display().to_string();
-    let file = File::open(&content).with_context(fault)?;
-    let length = file.metadata().with_context(fault)?.len();
-    let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
-    bar.set_message(name.to_owned());
-    let fits = digest.matches(bar.wrap_read(file), length);
-    bar.finish_and_clear();
-    let fits = fits.with_context(fault)?;
-    print_line(&format!(
-        "{name}: {}",
-        if fits { "whole" } else { "DAMAGED" }
-    ))?;
-    Ok((!fits).then(|| content.display().to_string()))
+    /// Checks a cached file; returns the path of its content if that is damaged.
+    fn verdict(&self, name: &str, file: &Path) -> Result<Option<String>> {
+        let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
+        let hash = content.file_name().and_then(|hash| hash.to_str());
+        let Some(digest) = Digest::parse(hash.unwrap_or_default()) else {
+            self.print(name, "no hash is known")?;
+            return Ok(None);
+        };
+        let fault = || content.display().to_string();
+        let file = File::open(&content).with_context(fault)?;
+        let length = file.metadata().with_context(fault)?.len();
+        let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
+        bar.set_message(name.to_owned());
+        let fits = digest.matches(bar.wrap_read(file), length);
+        bar.finish_and_clear();
+        let fits = fits.with_context(fault)?;
+        self.print(name, if fits { "whole" } else { "DAMAGED" })?;
+        Ok((!fits).then(|| content.display().to_string()))
+    }
+
+    fn print(&self, file: &str, state: &str) -> Result<()> {
+        let facts = json!({ "file": file, "state": state.to_lowercase() });
+        print_result(self.json, &facts, format!("{file}: {state}"))
+    }
 }
