@@ -38,13 +38,11 @@ use ui::console::{Console, log_error, log_line};
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// A file with defaults of flags, or none [default: icd/config.toml in the user's folder of
-    /// configurations, such as ~/.config].
+    /// A file with defaults of flags, or none [default: what ICD_CONFIG says, else
+    /// ~/.config/icd/config.toml or its like, see the README].
     #[arg(
         long = "config",
         global = true,
-        env = "ICD_CONFIG",
-        hide_env_values = true,
         value_name = "FILE|none",
         help_heading = "Logging"
     )]

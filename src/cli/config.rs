@@ -20,6 +20,9 @@ use toml::{Table, Value};
 const FLAG: &str = "config_file";
 const NONE: &str = "none";
 
+/// The variable in place of the flag: read here, since clap would list it in every usage.
+const VARIABLE: &str = "ICD_CONFIG";
+
 /// The keys.
 const KEYS: [&str; 6] = ["model", "device", "dtype", "threads", "cache", "yes"];
 
@@ -33,8 +36,9 @@ pub(crate) struct Config(BTreeMap<String, String>);
 impl Config {
     /// Reads the file that `--config` or `ICD_CONFIG` names, else the usual one if it exists.
     pub(crate) fn of(command: &Command, matches: &ArgMatches) -> Result<Self> {
-        let named = matches.get_one::<OsString>(FLAG);
-        let file = match named {
+        let flag = matches.get_one::<OsString>(FLAG).cloned();
+        let variable = || env::var_os(VARIABLE).filter(|name| !name.is_empty());
+        let file = match flag.or_else(variable) {
             Some(name) if name == NONE => None,
             Some(name) => Some(PathBuf::from(name)),
             None => usual_file().filter(|file| file.exists()),
