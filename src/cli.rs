@@ -18,8 +18,11 @@ mod ui;
 use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use icd::Error;
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use icd::{
+    Error,
+    error::{abridged, reason_of},
+};
 
 use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
 use config::{Config, is_set_to_nothing};
@@ -111,8 +114,8 @@ pub(crate) fn run() -> ExitCode {
 fn failed(error: &anyhow::Error) -> ExitCode {
     let as_json = env::args_os().any(|arg| arg == "--json");
     let usage = error.downcast_ref::<clap::Error>();
-    if let Some(usage) = usage.filter(|usage| !as_json || usage.exit_code() == 0) {
-        usage.exit(); // help and the version are no errors
+    if let Some(help) = usage.filter(|usage| is_help(usage)) {
+        help.exit();
     }
     let code = if usage.is_some() || is_usage(error) {
         2
@@ -123,25 +126,30 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         Some(usage) => first_line(&usage.to_string()),
         None => in_flags(error),
     };
-    match as_json {
-        true => {
-            let message = shortened(&message);
+    match (usage, as_json) {
+        (_, true) => {
+            let message = abridged(&message, 1000);
             log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
         }
-        false => log_error(&message),
+        // Harmless like every message: the settings of a PNG are arguments, too.
+        (Some(usage), false) => {
+            let report = usage.render().to_string();
+            log_error(report.trim_end().trim_start_matches("error: "));
+        }
+        (None, false) => log_error(&message),
     }
     ExitCode::from(code)
+}
+
+/// Whether clap reports no error, but help or the version.
+fn is_help(usage: &clap::Error) -> bool {
+    usage.exit_code() == 0 || usage.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// The first line of clap's report, without its label.
 fn first_line(report: &str) -> String {
     let line = report.lines().next().unwrap_or_default();
     line.strip_prefix("error: ").unwrap_or(line).into()
-}
-
-/// A message that [`log_line`] leaves whole.
-fn shortened(message: &str) -> String {
-    message.chars().take(1000).collect()
 }
 
 /// The parsed command, completed with the settings of the `--from` file.
@@ -178,6 +186,7 @@ fn without_empty_variables(command: Command) -> Command {
 
 impl Verb {
     fn run(self, settings: Settings) -> Result<()> {
+        icd::kernel::check_instruction_set()?;
         match self {
             Self::Edit(args) => args.run(settings),
             Self::Invert(args) => args.run(),
@@ -208,7 +217,10 @@ fn in_flags(error: &anyhow::Error) -> String {
         }) => {
             format!("--{}: {reason}", setting.to_string().replace(' ', "-"))
         }
-        _ => error.to_string(),
+        _ => match error.downcast_ref() {
+            Some(error) => reason_of(error),
+            None => error.to_string(),
+        },
     };
     let mut lines: Vec<_> = error.chain().map(line).collect();
     lines.dedup_by(|cause, error| error.contains(&**cause));

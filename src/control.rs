@@ -7,6 +7,7 @@ mod local_blend;
 mod plan;
 mod prompt_to_prompt;
 mod steps;
+mod word_pair;
 
 use candle_core::Tensor;
 
@@ -17,6 +18,7 @@ pub use local_blend::LocalBlend;
 pub use plan::{Amplify, Blend, ControlPlan, Controls, CrossControl, WalkInfo};
 pub use prompt_to_prompt::PromptToPrompt;
 pub use steps::{CrossReplaceSteps, StepRange};
+pub use word_pair::WordPair;
 
 use crate::{
     error::Result,

@@ -5,10 +5,15 @@
 //! [`model`](crate::model) are tensor errors; their callers add the file or
 //! the prompt.
 
+mod operation;
+
 use std::{
+    borrow::Cow,
     fmt, io,
     path::{Path, PathBuf},
 };
+
+pub use operation::reason_of;
 
 /// The result type of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -135,72 +140,98 @@ pub enum Error {
     Numbers(String),
 
     /// A tensor operation failed: shapes, memory or the device.
-    #[error("tensor operation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    #[error("tensor operation: {}", reason_of(.0))]
+    Tensor(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error)
+    }
+}
+
+/// Most bytes of the reason of an error: it may quote what a stranger wrote.
+const MAX_REASON: usize = 1000;
+
+/// A text of at most about `most` bytes: of a longer one the beginning and the end, with
+/// `… (N more bytes) …` between them.
+pub fn abridged(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let head = text.floor_char_boundary(most - most / 4);
+    let tail = text.ceil_char_boundary(text.len() - most / 4);
+    let (begin, end, left_out) = (&text[..head], &text[tail..], tail - head);
+    format!("{begin}… ({left_out} more bytes) …{end}").into()
+}
+
+/// The reason of an error.
+fn reason(text: impl ToString) -> String {
+    abridged(&text.to_string(), MAX_REASON).into_owned()
 }
 
 impl Error {
     /// An invalid setting.
-    pub fn setting(reason: impl Into<String>) -> Self {
+    pub fn setting(text: impl Into<String>) -> Self {
         Self::Setting {
             setting: None,
-            reason: reason.into(),
+            reason: reason(text.into()),
         }
     }
 
     /// An invalid value of the named setting.
-    pub fn of(setting: Setting, reason: impl Into<String>) -> Self {
+    pub fn of(setting: Setting, text: impl Into<String>) -> Self {
         Self::Setting {
             setting: Some(setting),
-            reason: reason.into(),
+            reason: reason(text.into()),
         }
     }
 
     /// A failed request for a repository or file of the hub.
-    pub fn hub(what: impl ToString, reason: impl Into<String>) -> Self {
+    pub fn hub(what: impl ToString, text: impl Into<String>) -> Self {
         Self::Hub {
             what: what.to_string(),
-            reason: reason.into(),
+            reason: reason(text.into()),
         }
     }
 
     /// An invalid `prompt`, or a word that is missing in it.
-    pub fn prompt(prompt: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub fn prompt(prompt: impl Into<String>, text: impl Into<String>) -> Self {
         Self::Prompt {
             prompt: prompt.into(),
-            reason: reason.into(),
+            reason: reason(text.into()),
         }
     }
 
     /// An error in the picture `file`.
-    pub fn picture(file: impl AsRef<Path>, reason: impl ToString) -> Self {
+    pub fn picture(file: impl AsRef<Path>, text: impl ToString) -> Self {
         Self::Picture {
             file: file.as_ref().into(),
-            reason: reason.to_string(),
+            reason: reason(text),
         }
     }
 
     /// An error in the configuration `file`.
-    pub fn config(file: impl AsRef<Path>, reason: impl ToString) -> Self {
+    pub fn config(file: impl AsRef<Path>, text: impl ToString) -> Self {
         Self::Config {
             file: file.as_ref().into(),
-            reason: reason.to_string(),
+            reason: reason(text),
         }
     }
 
     /// An error in the checkpoint `file`.
-    pub fn weights(file: impl AsRef<Path>, reason: impl ToString) -> Self {
+    pub fn weights(file: impl AsRef<Path>, text: impl ToString) -> Self {
         Self::Weights {
             file: file.as_ref().into(),
-            reason: reason.to_string(),
+            reason: reason(text),
         }
     }
 
     /// An error in the adapter `file`.
-    pub fn adapter(file: impl AsRef<Path>, reason: impl ToString) -> Self {
+    pub fn adapter(file: impl AsRef<Path>, text: impl ToString) -> Self {
         Self::Adapter {
             file: file.as_ref().into(),
-            reason: reason.to_string(),
+            reason: reason(text),
         }
     }
 
@@ -210,5 +241,23 @@ impl Error {
             file: file.as_ref().into(),
             reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_both_ends() {
+        assert_eq!(abridged("a bird", 8), "a bird");
+        let text = format!("begin{}end", "x".repeat(100));
+        assert_eq!(abridged(&text, 12), "beginxxxx… (96 more bytes) …end");
+        assert_eq!(abridged("鳥鳥鳥鳥鳥鳥", 8), "鳥鳥… (12 more bytes) …");
+        let name = "n".repeat(5_000_000);
+        let error = Error::weights("a.pt", format!("tensor {name:?}: it is missing"));
+        let error = error.to_string();
+        assert!(error.starts_with("weights a.pt: tensor") && error.len() < 1100);
+        assert!(error.ends_with("it is missing") && error.contains(" more bytes)"));
     }
 }

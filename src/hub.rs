@@ -10,12 +10,16 @@ mod cache;
 mod client;
 mod digest;
 mod download;
+mod environment;
 mod file_tree;
 mod listing;
 mod location;
 mod lock;
 mod plan;
+mod proxy;
+mod redirect;
 mod repository;
+mod retry_after;
 
 pub use archive::unpack;
 pub use cache::Cache;

@@ -2,12 +2,15 @@
 
 mod atomic;
 mod checkpoint;
+mod pipe;
 mod source;
 mod tensors;
+mod text;
 
 pub use atomic::{AtomicFile, Existing, Held, check_writable, hold_writing, write_file};
 pub(crate) use checkpoint::shard_names;
 pub use checkpoint::{Checkpoint, View, safetensors_metadata};
+pub(crate) use pipe::{is_special, kept};
 pub use source::Source;
 pub use tensors::{Metadata, Tensors, write_tensors};
 pub(crate) use tensors::{by_width, header};

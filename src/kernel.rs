@@ -53,4 +53,4 @@ pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};
 pub use layer_norm::layer_norm;
 pub use linear::{PackedLinear, add_product, linear, linear_geglu, linear_tracked};
 pub use rearrange::{concat, enlarge};
-pub use simd::instruction_set;
+pub use simd::{check_instruction_set, instruction_set};

@@ -1,6 +1,7 @@
 //! The diffusion model: its networks, and the loading of each network on demand.
 
 pub mod attention;
+mod bounds;
 pub mod clip;
 pub mod config;
 mod family;
@@ -72,6 +73,9 @@ pub enum Adapters {
 /// The default guidance of generations, suited to the released models.
 const GENERATION_GUIDANCE: f64 = 7.0;
 
+/// Most pixels per side of the pictures that a model was trained on.
+const MAX_SIDE: usize = 8192;
+
 impl Model {
     /// Locates the parts of a model and reads their configurations.
     pub fn open(choice: &ModelChoice, placement: Placement) -> Result<Self> {
@@ -133,7 +137,7 @@ impl Model {
 
     /// The size of the pictures that the model was trained on.
     pub fn size(&self) -> Result<Size> {
-        let side = self.unet_config.sample_size * self.latent_factor()?;
+        let side = self.side()?;
         Ok(Size::new(side, side))
     }
 
@@ -145,6 +149,18 @@ impl Model {
         }
         let reason = format!("{size}: sides must be multiples of {factor} for this model");
         Err(Error::of(Setting::Size, reason))
+    }
+
+    /// Side of the pictures that it was trained on, in pixels: at most 8192.
+    pub fn side(&self) -> Result<usize> {
+        let (latent, factor) = (self.unet_config.sample_size, self.latent_factor()?);
+        match latent * factor {
+            side @ ..=MAX_SIDE => Ok(side),
+            _ => Err(Error::setting(format!(
+                "the model's pictures would have {latent} times {factor} pixels per side: \
+                 the maximum is {MAX_SIDE}"
+            ))),
+        }
     }
 
     fn vae_config(&self) -> Result<VaeConfig> {

@@ -5,6 +5,7 @@
 
 pub mod align;
 mod bpe;
+mod characters;
 mod find;
 mod special;
 #[cfg(test)]
@@ -13,6 +14,8 @@ mod tokenizer;
 pub mod words;
 
 use std::ops::Range;
+
+use characters::is_invisible;
 
 pub use align::{Refine, Replace};
 pub use tokenizer::Tokenizer;
@@ -29,7 +32,8 @@ pub struct Prompt {
     end: usize,
 }
 
-/// A word of the prompt, delimited by white space.
+/// A word of the prompt, delimited by white space. Characters that are not seen, such as a
+/// byte order mark, make no word by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
     /// The word as written, including punctuation.
@@ -75,6 +79,12 @@ impl Prompt {
         self.end
     }
 
+    /// Whether a model reads the same in both prompts: they have the same ids, although
+    /// their texts may differ, as beyond the context.
+    pub fn reads_like(&self, other: &Self) -> bool {
+        self.ids == other.ids
+    }
+
     /// The words in order.
     pub fn words(&self) -> &[Word] {
         &self.words
@@ -96,7 +106,7 @@ impl Prompt {
         ids.resize(context, special.pad);
         let spans = tokens[..kept].iter().map(|(_, span)| span.clone());
         let spans: Vec<_> = spans.collect();
-        let words = text.split_whitespace().map(|word| {
+        let words = words_of(text).map(|word| {
             let start = word.as_ptr() as usize - text.as_ptr() as usize;
             let span = start..start + word.len();
             Word {
@@ -113,6 +123,12 @@ impl Prompt {
             end: end.unwrap_or(kept + 1),
         }
     }
+}
+
+/// The words of a text: what stands between white space and is seen.
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split_whitespace();
+    words.filter(|word| !word.chars().all(is_invisible))
 }
 
 /// Positions of the tokens whose byte ranges overlap `span`.
@@ -196,6 +212,22 @@ mod tests {
         let prompt = prompt("a <|endoftext|> cat");
         assert_eq!((prompt.end(), prompt.length()), (2, 5));
         assert_eq!(words(&prompt)[1], ("<|endoftext|>", 2..3));
+    }
+
+    #[test]
+    fn what_is_not_seen_is_no_word() {
+        let prompt = prompt("\u{feff} the \u{200b} cat");
+        let expected: Vec<_> = prompt.words().iter().map(|word| &word.text[..]).collect();
+        assert_eq!(expected, ["the", "cat"]);
+    }
+
+    #[test]
+    fn prompts_that_differ_beyond_the_context_read_alike() {
+        let long = "woodpecker ".repeat(5);
+        let [cat, dog] = ["cat", "dog"].map(|word| prompt(&format!("{long}{word}")));
+        assert!(cat.reads_like(&dog) && cat != dog);
+        assert!(prompt("the CAT").reads_like(&prompt("the cat")));
+        assert!(!prompt("the cat").reads_like(&prompt("the dog")));
     }
 
     #[test]

@@ -10,7 +10,9 @@
 
 #![expect(clippy::print_stdout, reason = "it tells what it found")]
 
+mod models;
 mod mutate;
+mod settings;
 mod targets;
 
 use std::{
@@ -45,21 +47,24 @@ fn main() -> Result<ExitCode> {
     let mut dice = ChaCha8Rng::seed_from_u64(options.seed);
     let (seeds, mut feed) = options.target.open()?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
-    let (mut tried, mut taken) = (0_u64, 0_u64);
+    let (mut tried, mut taken, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
     while Instant::now() < end {
         let input = mutated(&seeds, &mut dice);
+        let begin = Instant::now();
         let Ok(was_taken) = catch_unwind(AssertUnwindSafe(|| feed(&input))) else {
             let file = format!("fuzz-{}.bin", options.target.name());
             fs::write(&file, &input)?;
             println!("input {tried} of seed {} panics: {file}", options.seed);
             return Ok(ExitCode::FAILURE);
         };
+        slowest = slowest.max(begin.elapsed());
         taken += u64::from(was_taken);
         tried += 1;
     }
     println!(
-        "{}: {tried} inputs, {taken} of them were taken, none panicked",
-        options.target.name()
+        "{}: {tried} inputs, {taken} of them were taken, none panicked, the slowest took {} ms",
+        options.target.name(),
+        slowest.as_millis()
     );
     Ok(ExitCode::SUCCESS)
 }

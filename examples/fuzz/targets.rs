@@ -1,7 +1,8 @@
 //! What is fed, and what it begins with.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -10,10 +11,10 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use flate2::{Compression, write::GzEncoder};
 use icd::{
-    control::StepRange,
+    control::{StepRange, WordPair},
     distill::DistillConfig,
     guidance::Tau,
-    hub::unpack,
+    hub::{Repository, unpack},
     io::{Checkpoint, Source, safetensors_metadata},
     lora::{Adapter, AdapterOptions, forward_timesteps, reverse_timesteps},
     model::{ModelChoice, ModelFiles, config},
@@ -22,6 +23,9 @@ use icd::{
     prompt::{Refine, Replace, Tokenizer, words},
     schedule::Timesteps,
 };
+use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use crate::{models, settings};
 
 /// What reads the input.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -42,6 +46,12 @@ pub(crate) enum Target {
     Recipe,
     /// Archives of weights
     Archive,
+    /// The instructions of PyTorch's state dicts, in a whole zip file
+    Opcodes,
+    /// The configurations of a model that then edits a picture
+    Model,
+    /// The settings in a PNG, by the program beside this one
+    Settings,
 }
 
 /// Takes an input, and says whether it was taken for good.
@@ -68,11 +78,14 @@ impl Target {
             Self::Config => configs(),
             Self::Recipe => recipes(),
             Self::Archive => archives(),
+            Self::Opcodes => opcodes(),
+            Self::Model => models::open(),
+            Self::Settings => settings::open(),
         }
     }
 }
 
-fn data(name: &str) -> PathBuf {
+pub(crate) fn data(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     root.join("tests/data").join(name)
 }
@@ -124,6 +137,40 @@ fn read_all(file: &Path) -> bool {
     let names = checkpoint.names();
     let loads = |name: &String| checkpoint.load(name, &Device::Cpu).is_ok();
     names.iter().filter(|name| loads(name)).count() == names.len()
+}
+
+fn opcodes() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let mut whole = ZipArchive::new(fs::File::open(data("sd/unet_part.pt"))?)?;
+    let mut parts = Vec::new();
+    for index in 0..whole.len() {
+        let mut entry = whole.by_index(index)?;
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        parts.push((entry.name()?.into_owned(), bytes));
+    }
+    let is_pickle = |(name, _): &&(String, Vec<u8>)| name.ends_with(".pkl");
+    let seeds = parts
+        .iter()
+        .filter(is_pickle)
+        .map(|(_, bytes)| bytes.clone());
+    let seeds = seeds.collect();
+    let (folder, file) = scratch("pt")?;
+    let feed = move |input: &[u8]| {
+        let _stays = &folder;
+        let written = fs::File::create(&file)
+            .map(ZipWriter::new)
+            .is_ok_and(|mut zip| {
+                let stored =
+                    SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+                let added = parts.iter().all(|(name, bytes)| {
+                    let bytes = if name.ends_with(".pkl") { input } else { bytes };
+                    zip.start_file(name, stored).is_ok() && zip.write_all(bytes).is_ok()
+                });
+                added && zip.finish().is_ok()
+            });
+        written && read_all(&file)
+    };
+    Ok((seeds, Box::new(feed)))
 }
 
 fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
@@ -222,6 +269,8 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
             text.parse::<Timesteps>().is_ok(),
             text.parse::<Tau>().is_ok(),
             text.parse::<StepRange>().is_ok(),
+            text.parse::<WordPair>().is_ok(),
+            text.parse::<Repository>().is_ok(),
             text.parse::<Size>().is_ok(),
             Fit::from_str(text, false).is_ok(),
         ];
@@ -298,6 +347,6 @@ fn signed(mut archive: Vec<u8>) -> Vec<u8> {
 
 fn packed(archive: Vec<u8>, file: &Path) -> io::Result<()> {
     let mut out = GzEncoder::new(fs::File::create(file)?, Compression::none());
-    io::Write::write_all(&mut out, &archive)?;
+    out.write_all(&archive)?;
     out.finish().map(drop)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossControl},
+    control::{ControlPlan, CrossControl},
     guidance::Guidance,
     picture::Picture,
 };
@@ -106,8 +106,8 @@ pub(super) fn usual(bench: &Bench, pair: &Pair, index: u64) -> Result<Picture> {
 fn uncontrolled() -> ControlPlan {
     ControlPlan {
         mode: CrossControl::None,
-        amplify: Amplify::Words(Vec::new()),
-        blend: Blend::Words(Vec::new()),
+        amplify: Vec::new(),
+        blend: Vec::new(),
         ..ControlPlan::default()
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
+    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange, WordPair},
     guidance::{Guidance, Tau},
     picture::{Picture, label::gallery},
 };
@@ -87,14 +87,14 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         all.push(with(format!("--cross-replace {share}"), plan, usual));
     }
     for factor in [0.0, 1.0, 4.0, 10.0] {
-        let amplify = Amplify::Words(vec![("circle".into(), factor)]);
+        let amplify = vec![Amplify::Word("circle".into(), factor)];
         let plan = ControlPlan {
             amplify,
             ..ControlPlan::default()
         };
         all.push(with(format!("--amplify circle={factor}"), plan, usual));
     }
-    let blend = Blend::Words(vec![("star".into(), "circle".into())]);
+    let blend = vec![Blend::Pair(WordPair::new("star", "circle"))];
     let plan = ControlPlan {
         blend,
         ..ControlPlan::default()

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossReplaceSteps},
+    control::{Blend, ControlPlan, CrossReplaceSteps},
     guidance::Guidance,
     model::Model,
     pipeline::Edit,
@@ -38,12 +38,15 @@ impl Settings {
             .of_guidance(edit.guidance)
             .with("cross_replace", cross_replace(&plan.cross))
             .with("self_replace", number(&plan.self_replace.to_string()))
-            .chosen("amplify", amplified(plan, source, target))
             .chosen("control", json!(mode))
             .chosen("early_prompt", early);
-        let settings = match &plan.blend {
-            Blend::Auto => settings.chosen("blend", blended(plan, source, target)),
-            Blend::Words(_) => settings,
+        let settings = match amplified(plan, source, target) {
+            Some(words) => settings.chosen("amplify", words),
+            None => settings, // `auto` says it best
+        };
+        let settings = match blended(plan, source, target) {
+            Some(pairs) if plan.blend.contains(&Blend::Auto) => settings.chosen("blend", pairs),
+            _ => settings,
         };
         settings.made_with(model)
     }
@@ -63,34 +66,37 @@ fn cross_replace(steps: &CrossReplaceSteps) -> Value {
     words.chain([number(&steps.default.to_string())]).collect()
 }
 
-/// The values of `--amplify` that name the words which `auto` amplifies.
-fn amplified(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Value {
-    let words = plan.amplified(source, target);
-    let values = words.iter().map(|(word, factor)| {
-        let value = format!("{word}={factor}");
-        let same = Amplify::Words(vec![(word.clone(), *factor)]);
-        let is_read = values::amplify(&value).is_ok_and(|read| read == same);
-        (is_read && target.find(word).is_ok()).then_some(value)
-    });
-    match values.collect::<Option<Vec<_>>>() {
-        Some(none) if none.is_empty() => json!(["none"]),
-        Some(values) => json!(values),
-        None => json!(["auto"]),
-    }
+/// The values of `--amplify` that name the words which are amplified, if naming them has the
+/// same effect: a word that is new at one place only may stand at others, too.
+fn amplified(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value> {
+    let amplified = plan.amplified(source, target);
+    let words = amplified.iter();
+    let words = words.map(|(found, factor)| format!("{}={factor}", found.word));
+    let words: Vec<_> = words.collect();
+    let read = words.iter().map(|word| values::amplify(word).ok()?);
+    let named = ControlPlan {
+        amplify: read.collect::<Option<_>>()?,
+        ..plan.clone()
+    };
+    let is_same = named.amplified(source, target) == amplified;
+    is_same.then(|| match words.is_empty() {
+        true => json!(["none"]),
+        false => json!(words),
+    })
 }
 
-/// The values of `--blend` that name the words which `auto` finds.
-fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Value {
-    let pairs = plan.blended(source, target);
-    let values = pairs.iter().map(|(from, to)| {
-        let value = format!("{from}:{to}");
-        let same = Blend::Words(vec![(from.clone(), to.clone())]);
-        let is_read = values::blend(&value).is_ok_and(|read| read == same);
-        let is_found = source.find(from).is_ok() && target.find(to).is_ok();
-        (is_read && is_found).then_some(value)
-    });
-    match values.collect::<Option<Vec<_>>>() {
-        Some(values) if !values.is_empty() => json!(values),
-        _ => json!(["auto"]),
-    }
+/// The values of `--blend` that name the pairs of words, if naming them has the same effect.
+fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value> {
+    let blended = plan.blended(source, target).ok()?;
+    let pairs = blended.iter();
+    let pairs: Vec<_> = pairs
+        .map(|(from, to)| format!("{}:{}", from.word, to.word))
+        .collect();
+    let read = pairs.iter().map(|pair| values::blend(pair).ok());
+    let named = ControlPlan {
+        blend: read.collect::<Option<_>>()?,
+        ..plan.clone()
+    };
+    let is_same = named.blended(source, target).ok()? == blended;
+    (is_same && !pairs.is_empty()).then(|| json!(pairs))
 }

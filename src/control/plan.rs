@@ -1,18 +1,21 @@
 //! The user's settings of a control, and the controls made from them for given
 //! prompts.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
 use super::{
-    CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange,
+    CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
     error::{Error, Result, Setting},
-    prompt::{Prompt, Refine, Replace, Word, words},
+    prompt::{
+        Prompt, Refine, Replace, Word,
+        words::{self, WordTokens},
+    },
 };
 
 /// How the target's cross-attention follows the source's.
@@ -34,30 +37,23 @@ pub enum CrossControl {
 /// Target words whose attention is multiplied by a factor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Amplify {
-    /// Every word that is not in the source, except stop words, by 4; none without
-    /// cross-attention control.
+    /// Every word that is new in the target, except stop words, by 4, where it is new; none
+    /// without cross-attention control.
     Auto,
-    /// These words, in all targets that contain them.
-    Words(Vec<(String, f64)>),
+    /// A word, in all targets that contain it, wherever it stands.
+    Word(String, f64),
 }
 
 /// The factor of [`Amplify::Auto`].
 const AUTO_FACTOR: f64 = 4.0;
 
-/// The words that local blend restricts the edit to.
+/// Words that local blend restricts the edit to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Blend {
-    /// The words that differ between source and target.
+    /// The words that differ between source and target, where they differ.
     Auto,
-    /// Pairs of a source word and a target word; no local blend if empty.
-    Words(Vec<(String, String)>),
-}
-
-impl Blend {
-    /// Whether there is no local blend.
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Self::Words(pairs) if pairs.is_empty())
-    }
+    /// A source word and a target word, wherever they stand.
+    Pair(WordPair),
 }
 
 /// The settings that keep an edit close to its source.
@@ -69,10 +65,10 @@ pub struct ControlPlan {
     pub cross: CrossReplaceSteps,
     /// The steps in which self-attention maps are the source's.
     pub self_replace: StepRange,
-    /// The amplified words.
-    pub amplify: Amplify,
-    /// The words of local blend.
-    pub blend: Blend,
+    /// The amplified words; a later factor replaces an earlier one.
+    pub amplify: Vec<Amplify>,
+    /// The words of local blend; without any there is none.
+    pub blend: Vec<Blend>,
 }
 
 /// The controls for given prompts, in the order in which they are applied.
@@ -119,8 +115,8 @@ impl Default for ControlPlan {
                 words: Vec::new(),
             },
             self_replace: StepRange::SELF_REPLACE,
-            amplify: Amplify::Auto,
-            blend: Blend::Words(Vec::new()),
+            amplify: vec![Amplify::Auto],
+            blend: Vec::new(),
         }
     }
 }
@@ -131,9 +127,9 @@ impl ControlPlan {
         let (source, targets) = prompts
             .split_first()
             .ok_or_else(|| Error::setting("an edit needs a source prompt"))?;
-        self.check_words(targets)?;
-        let amplifies = matches!(&self.amplify, Amplify::Words(words) if !words.is_empty());
-        let acts = self.mode != CrossControl::None || amplifies;
+        self.check_words(source, targets)?;
+        let is_named = |amplify: &Amplify| matches!(amplify, Amplify::Word(..));
+        let acts = self.mode != CrossControl::None || self.amplify.iter().any(is_named);
         let prompt_to_prompt = acts.then(|| self.prompt_to_prompt(source, targets, walk));
         Ok(Controls {
             prompt_to_prompt: prompt_to_prompt.transpose()?,
@@ -161,26 +157,41 @@ impl ControlPlan {
     }
 
     /// The amplified words of a target, with their factors.
-    pub fn amplified(&self, source: &Prompt, target: &Prompt) -> Vec<(String, f64)> {
-        match (&self.amplify, self.mode) {
-            (Amplify::Auto, CrossControl::None) => Vec::new(),
-            (Amplify::Auto, _) => {
+    pub fn amplified(&self, source: &Prompt, target: &Prompt) -> Vec<(WordTokens, f64)> {
+        let amplified = self.amplify.iter().map(|amplify| match amplify {
+            Amplify::Auto if self.mode == CrossControl::None => Vec::new(),
+            Amplify::Auto => {
                 let words = words::new_words(source, target).into_iter();
                 words.map(|word| (word, AUTO_FACTOR)).collect()
             }
-            (Amplify::Words(words), _) => {
-                let found = words.iter().filter(|(word, _)| target.find(word).is_ok());
-                found.cloned().collect()
+            Amplify::Word(word, factor) => {
+                let found = target.find_word(word).ok();
+                found.map(|word| (word, *factor)).into_iter().collect()
             }
-        }
+        });
+        amplified.flatten().collect()
     }
 
-    /// The pairs of words that local blend restricts the edit to a target to.
-    pub fn blended(&self, source: &Prompt, target: &Prompt) -> Vec<(String, String)> {
-        match &self.blend {
-            Blend::Auto => words::changed_pairs(source, target),
-            Blend::Words(pairs) => pairs.clone(),
+    /// The pairs of words that local blend restricts the edit to a target to. With several
+    /// targets a named word may be missing in this one; it has no tokens then.
+    pub fn blended(
+        &self,
+        source: &Prompt,
+        target: &Prompt,
+    ) -> Result<Vec<(WordTokens, WordTokens)>> {
+        let mut blended = Vec::new();
+        for blend in &self.blend {
+            match blend {
+                Blend::Auto => blended.extend(words::changed_pairs(source, target)),
+                Blend::Pair(pair) => {
+                    let (from, to) = pair.reading(source, slice::from_ref(target));
+                    let missing = |_| WordTokens::missing(to);
+                    let to = target.find_word(to).unwrap_or_else(missing);
+                    blended.push((source.find_word(from)?, to));
+                }
+            }
         }
+        Ok(blended)
     }
 
     /// How cross-attention follows from `source` to `target`, with `Auto` resolved.
@@ -241,8 +252,7 @@ impl ControlPlan {
     fn equalizer(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<Tensor> {
         let mut factors = vec![1f32; target.context()];
         for (word, factor) in self.amplified(source, target) {
-            // A new word that was truncated has no tokens to amplify.
-            for token in target.find(&word).unwrap_or_default() {
+            for token in word.tokens {
                 factors[token] = factor as f32;
             }
         }
@@ -282,10 +292,9 @@ impl ControlPlan {
         let mut rows = vec![vec![0f32; source.context()]];
         for target in targets {
             let mut row = vec![0f32; target.context()];
-            for (from, to) in self.blended(source, target) {
-                mark(&mut rows[0], &source.find(&from)?);
-                // With several targets a pair applies to those that contain its word.
-                mark(&mut row, &target.find(&to).unwrap_or_default());
+            for (from, to) in self.blended(source, target)? {
+                mark(&mut rows[0], &from.tokens);
+                mark(&mut row, &to.tokens);
             }
             rows.push(row);
         }
@@ -297,16 +306,17 @@ impl ControlPlan {
     }
 
     /// Returns an error if a word that was named for the targets is in none of them.
-    fn check_words(&self, targets: &[Prompt]) -> Result<()> {
-        let mut words = Vec::new();
-        if let Amplify::Words(amplified) = &self.amplify {
-            words.extend(amplified.iter().map(|(word, _)| word));
-        }
-        words.extend(self.cross.words.iter().map(|(word, _)| word));
-        if let Blend::Words(pairs) = &self.blend {
-            words.extend(pairs.iter().map(|(_, word)| word));
-        }
-        for word in words {
+    fn check_words(&self, source: &Prompt, targets: &[Prompt]) -> Result<()> {
+        let amplified = self.amplify.iter().filter_map(|amplify| match amplify {
+            Amplify::Word(word, _) => Some(&word[..]),
+            Amplify::Auto => None,
+        });
+        let replaced = self.cross.words.iter().map(|(word, _)| &word[..]);
+        let blended = self.blend.iter().filter_map(|blend| match blend {
+            Blend::Pair(pair) => Some(pair.reading(source, targets).1),
+            Blend::Auto => None,
+        });
+        for word in amplified.chain(replaced).chain(blended) {
             let found = targets.iter().map(|target| target.find(word));
             let any = found.reduce(|found, next| found.or_else(|first| next.map_err(|_| first)));
             any.transpose()?;

@@ -1,9 +1,6 @@
 //! The configuration file of a distillation, in TOML.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use serde::Deserialize;
@@ -14,9 +11,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    io::Source,
     lora::LoraConfig,
     model::{ModelChoice, PRESETS},
-    picture::{Size, fit::workable},
     schedule::Timesteps,
 };
 
@@ -146,10 +143,21 @@ pub struct DistillConfig {
     pub reverse_preservation: f64,
 }
 
+/// Most steps of a run.
+const MAX_STEPS: f64 = 1e9;
+/// Most pictures per step.
+const MAX_BATCH: f64 = 4096.0;
+/// Highest rank of adapters, that of full weights in Stable Diffusion's widest layers.
+const MAX_RANK: f64 = 1280.0;
+/// Most pixels per side of the pictures.
+const MAX_SIZE: f64 = 8192.0;
+/// Largest alpha and weight of a loss.
+const MAX_WEIGHT: f64 = 1e6;
+
 impl DistillConfig {
     /// Reads a file; paths in it are relative to its folder.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+        let text = Source::from(file).text()?;
         let config: Self = toml::from_str(&text).map_err(|error| Error::config(file, error))?;
         let base = file.parent().unwrap_or(Path::new(""));
         let checked = config.check();
@@ -180,18 +188,7 @@ impl DistillConfig {
     }
 
     fn check(&self) -> Result<(), String> {
-        let positive = [
-            ("steps", self.steps > 0),
-            ("batch", self.batch > 0),
-            ("parallel_micro_batches", self.parallel_micro_batches > 0),
-            ("learning_rate", self.learning_rate > 0.0),
-            ("rank", self.rank > 0),
-            ("alpha", self.alpha > 0.0),
-            ("save_every", self.save_every > 0),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, fine)| !fine) {
-            return Err(format!("{name} must be greater than 0"));
-        }
+        self.check_ranges()?;
         if self.guidance.is_empty() || self.guidance.iter().any(|w| !(w.is_finite() && *w >= 0.0)) {
             return Err("guidance must be strengths of 0 or more, as in [0, 7, 19]".into());
         }
@@ -204,14 +201,52 @@ impl DistillConfig {
                 self.batch
             ));
         }
-        if let Some(side) = self.size {
-            workable(Size::new(side, side)).map_err(|error| error.to_string())?;
-        }
-        self.check_paths()?;
-        let weights = [self.forward_preservation, self.reverse_preservation];
-        match weights.iter().all(|weight| *weight >= 0.0) {
-            true => Ok(()),
-            false => Err("the preservation weights must be 0 or more".into()),
+        self.check_paths()
+    }
+
+    /// Every number that becomes a loop, an allocation or a factor must be in its range.
+    fn check_ranges(&self) -> Result<(), String> {
+        let count = |name, value: usize, most| (name, value as f64, 1.0..=most);
+        let ranges = [
+            count("steps", self.steps, MAX_STEPS),
+            count("save_every", self.save_every, MAX_STEPS),
+            count("batch", self.batch, MAX_BATCH),
+            count(
+                "parallel_micro_batches",
+                self.parallel_micro_batches,
+                MAX_BATCH,
+            ),
+            count("rank", self.rank, MAX_RANK),
+            count("size", self.size.unwrap_or(1), MAX_SIZE),
+            ("warmup", self.warmup as f64, 0.0..=MAX_STEPS),
+            ("sample_every", self.sample_every as f64, 0.0..=MAX_STEPS),
+            ("learning_rate", self.learning_rate, f64::MIN_POSITIVE..=1.0),
+            ("alpha", self.alpha, f64::MIN_POSITIVE..=MAX_WEIGHT),
+            (
+                "forward_preservation",
+                self.forward_preservation,
+                0.0..=MAX_WEIGHT,
+            ),
+            (
+                "reverse_preservation",
+                self.reverse_preservation,
+                0.0..=MAX_WEIGHT,
+            ),
+        ];
+        let wrong = ranges
+            .iter()
+            .find(|(_, value, range)| !range.contains(value));
+        match wrong {
+            Some((name, value, range)) if *range.start() == f64::MIN_POSITIVE => Err(format!(
+                "{name} = {value}: it must be greater than 0 and at most {}",
+                range.end()
+            )),
+            Some((name, value, range)) => Err(format!(
+                "{name} = {value}: it must be from {} to {}",
+                range.start(),
+                range.end()
+            )),
+            None => Ok(()),
         }
     }
 

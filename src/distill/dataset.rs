@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Existing, Tensors, safetensors_metadata, write_tensors},
+    io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors},
     model::vae::{Posterior, Vae},
     noise::Noise,
     picture::{
@@ -62,8 +62,8 @@ struct Line {
 }
 
 fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
-    let text = fs::read_to_string(list).map_err(|error| Error::io(list, error))?;
-    let lines = without_mark(&text).lines().enumerate();
+    let text = Source::from(list).text()?;
+    let lines = text.lines().enumerate();
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
     full.map(|(number, line)| {
         let line: Line = serde_json::from_str(line)
@@ -100,16 +100,11 @@ pub fn uncaptioned(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The caption beside a picture, if there is one.
 fn caption_of(picture: &Path) -> Result<Option<String>> {
     let file = picture.with_extension("txt");
-    match fs::read_to_string(&file) {
-        Ok(text) => Ok(Some(without_mark(&text).trim().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(&file, error)),
+    match Source::from(&file).text() {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
-}
-
-/// A text without the byte order mark that some editors write.
-fn without_mark(text: &str) -> &str {
-    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {

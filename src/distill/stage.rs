@@ -13,7 +13,7 @@ use crate::{
     io::{Existing, write_file, write_tensors},
     model::Model,
     noise::Noise,
-    picture::Size,
+    picture::{Size, fit::STEP},
     schedule::Timesteps,
 };
 
@@ -31,8 +31,12 @@ impl TrainingData {
         let pictures = captioned(&config.data)?;
         let side = match config.size {
             Some(side) => side,
-            None => model.size()?.width,
+            None => model.side()?,
         };
+        if !side.is_multiple_of(STEP) {
+            let reason = format!("size = {side}: it must be a multiple of {STEP}");
+            return Err(Error::setting(reason));
+        }
         model.latent_size(Size::new(side, side))?;
         let cache = config.out.join("latents.safetensors");
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;

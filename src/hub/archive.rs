@@ -167,6 +167,9 @@ fn checked(archive: &Path, entry: &Entry<impl Read>) -> Result<Option<PathBuf>> 
         |part| matches!(part, Component::Normal(name) if name.as_encoded_bytes().starts_with(b"."));
     match entry.header().entry_type() {
         _ if !name.components().all(inside) => refused("a path that leads out of its folder"),
+        _ if name.to_string_lossy().contains(char::is_control) => {
+            refused("a name with a control character")
+        }
         _ if name.components().any(hidden) => refused("a hidden file or folder"),
         EntryType::Regular | EntryType::Continuous => Ok(Some(name.into_owned())),
         EntryType::Directory => Ok(None),
@@ -254,6 +257,7 @@ mod tests {
             ("hard", EntryType::Link),
             ("device", EntryType::Char),
             ("pipe", EntryType::Fifo),
+            ("a\u{1b}[2J", EntryType::Regular),
             (".bashrc", EntryType::Regular),
             ("./.ssh/authorized_keys", EntryType::Regular),
         ] {

@@ -3,36 +3,50 @@
 //! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
 
 use std::{
-    env, fs, io,
+    fs,
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
 use hf_hub::{CacheRepo, Repo, RepoType};
 
-use super::{Digest, Repository};
-use crate::error::{Error, Result};
+use super::{Digest, Repository, environment};
+use crate::{
+    error::{Error, Result},
+    io::{AtomicFile, Existing},
+};
 
 /// A local cache of repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    root: PathBuf,
+    /// `None` where nothing names a folder; then it holds no files.
+    root: Option<PathBuf>,
 }
 
 impl Cache {
     /// The cache in a folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = Some(root.into());
+        Self { root }
     }
 
-    /// The cache named by `HF_HUB_CACHE`, else by `HF_HOME`, else by `XDG_CACHE_HOME`,
-    /// else the default one in the home folder.
+    /// The cache named by `HF_HUB_CACHE` (formerly `HUGGINGFACE_HUB_CACHE`), else by
+    /// `HF_HOME`, else by `XDG_CACHE_HOME`, else the default one in the home folder.
     pub fn from_env() -> Self {
-        Self::new(path_in_env("HF_HUB_CACHE").unwrap_or_else(|| home().join("hub")))
+        let root = environment::cache();
+        Self { root }
     }
 
-    /// The folder of the cache.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// The folder of the cache; an error if there is no home folder and no variable names
+    /// another.
+    pub fn root(&self) -> Result<&Path> {
+        self.root.as_deref().ok_or_else(|| {
+            Error::setting(
+                "there is no home folder to keep the hub's files in: set HF_HOME or \
+                 HF_HUB_CACHE to a folder",
+            )
+        })
     }
 
     /// The file of a repository, if it is in the cache.
@@ -43,6 +57,7 @@ impl Cache {
 
     /// The folder of a repository's files, if its commit is known.
     pub fn snapshot(&self, repository: &Repository) -> Option<PathBuf> {
+        self.root.as_ref()?;
         let commit = match repository.is_pinned() {
             true => repository.revision.clone(),
             false => self.commit(repository)?,
@@ -58,11 +73,31 @@ impl Cache {
     }
 
     fn folder(&self, repository: &Repository) -> PathBuf {
-        self.root.join(repo(repository).folder_name())
+        self.known_root().join(repo(repository).folder_name())
     }
 
     fn layout(&self, repository: &Repository) -> CacheRepo {
-        hf_hub::Cache::new(self.root.clone()).repo(repo(repository))
+        hf_hub::Cache::new(self.known_root()).repo(repo(repository))
+    }
+
+    /// The folder where [`root`](Self::root) is no error.
+    fn known_root(&self) -> PathBuf {
+        self.root.clone().unwrap_or_default()
+    }
+
+    /// The hashes that the content of a cached file may have: the one it is named by, or,
+    /// for a copy, those of the blobs of its length.
+    pub fn digests(&self, repository: &Repository, file: &Path) -> io::Result<Vec<Digest>> {
+        let named = |path: &Path| Digest::parse(path.file_name()?.to_str()?);
+        if let Some(digest) = named(&fs::canonicalize(file)?) {
+            return Ok(vec![digest]);
+        }
+        let length = fs::metadata(file)?.len();
+        // A cache without blobs knows no hashes.
+        let blobs = fs::read_dir(self.folder(repository).join("blobs"));
+        let blobs = blobs.into_iter().flatten().flatten();
+        let alike = blobs.filter(|blob| blob.metadata().is_ok_and(|found| found.len() == length));
+        Ok(alike.filter_map(|blob| named(&blob.path())).collect())
     }
 
     /// The path of a blob.
@@ -73,7 +108,7 @@ impl Cache {
     /// The lock file that keeps other processes from fetching the same blob.
     pub(super) fn lock_file(&self, repository: &Repository, digest: &Digest) -> PathBuf {
         let name = repo(repository).folder_name();
-        let folder = self.root.join(".locks").join(name);
+        let folder = self.known_root().join(".locks").join(name);
         folder.join(format!("{digest}.lock"))
     }
 
@@ -119,38 +154,39 @@ fn repo(repository: &Repository) -> Repo {
     Repo::with_revision(id, RepoType::Model, revision)
 }
 
-/// The path in an environment variable, unless it is empty.
-pub(super) fn path_in_env(name: &str) -> Option<PathBuf> {
-    let value = env::var_os(name).filter(|value| !value.is_empty());
-    value.map(PathBuf::from)
-}
-
-/// The folder of the hub's cache and token.
-pub(super) fn home() -> PathBuf {
-    let default = || dirs::home_dir().unwrap_or_default().join(".cache");
-    let caches = || path_in_env("XDG_CACHE_HOME").unwrap_or_else(default);
-    path_in_env("HF_HOME").unwrap_or_else(|| caches().join("huggingface"))
-}
-
 fn same_content(file: &Path, content: &Path) -> bool {
     let real = |path: &Path| fs::canonicalize(path).ok();
     real(file).is_some_and(|file| real(content) == Some(file))
 }
 
+/// Gives a file the content of `content`: by the symbolic link `target`, else, where the
+/// file system or a privilege is lacking, by a hard link, else by a copy.
+fn link(target: &Path, content: &Path, file: &Path) -> io::Result<()> {
+    symbolic_link(target, file)
+        .or_else(|_| fs::hard_link(content, file))
+        .or_else(|_| copy(content, file))
+}
+
 #[cfg(unix)]
-fn link(target: &Path, _content: &Path, file: &Path) -> io::Result<()> {
+fn symbolic_link(target: &Path, file: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, file)
 }
 
-/// Symbolic links may need a privilege: without it, creates a hard link or a copy.
-#[cfg(not(unix))]
-fn link(target: &Path, content: &Path, file: &Path) -> io::Result<()> {
-    #[cfg(windows)]
-    if std::os::windows::fs::symlink_file(target, file).is_ok() {
-        return Ok(());
-    }
-    let _ = target;
-    fs::hard_link(content, file).or_else(|_| fs::copy(content, file).map(|_| ()))
+#[cfg(windows)]
+fn symbolic_link(target: &Path, file: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(target, file)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symbolic_link(_target: &Path, _file: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Copies a file; an interrupted copy leaves none.
+fn copy(content: &Path, file: &Path) -> io::Result<()> {
+    let mut copy = AtomicFile::create(file, Existing::Replace).map_err(io::Error::other)?;
+    io::copy(&mut File::open(content)?, &mut copy)?;
+    copy.finish().map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -183,5 +219,42 @@ mod tests {
             .join("unet/x");
         assert_eq!(file, expected);
         assert_eq!(cache.file(&branch, "unet/y"), None);
+    }
+
+    #[test]
+    fn a_file_without_links_is_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let [content, file] = ["blob", "file"].map(|name| folder.path().join(name));
+        fs::write(&content, "weights").unwrap();
+        copy(&content, &file).unwrap();
+        fs::write(&content, "changed").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "weights");
+        // Only blobs of its length can have its hash.
+        let cache = Cache::new(folder.path());
+        let repository = Repository::new("a/b");
+        assert!(cache.digests(&repository, &file).unwrap().is_empty());
+        let digest = |letter: &str| Digest::parse(&letter.repeat(64)).unwrap();
+        for (letter, bytes) in [("a", "weights"), ("b", "others")] {
+            let blob = cache.blob(&repository, &digest(letter));
+            fs::create_dir_all(blob.parent().unwrap()).unwrap();
+            fs::write(blob, bytes).unwrap();
+        }
+        assert_eq!(cache.digests(&repository, &file).unwrap(), [digest("a")]);
+        // A symbolic link that cannot be made leaves a hard link.
+        let no_link = Path::new("nul\0");
+        fs::remove_file(&file).unwrap();
+        link(no_link, &content, &file).unwrap();
+        assert!(!fs::symlink_metadata(&file).unwrap().is_symlink());
+        fs::write(&content, "again").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "again");
+    }
+
+    #[test]
+    fn without_a_home_there_is_no_cache_and_a_word_of_what_to_set() {
+        let cache = Cache { root: None };
+        assert_eq!(cache.file(&Repository::new("a/b"), "x"), None);
+        assert_eq!(cache.snapshot(&Repository::new("a/b")), None);
+        let error = cache.root().unwrap_err().to_string();
+        assert!(error.contains("HF_HUB_CACHE"), "{error}");
     }
 }

@@ -1,18 +1,24 @@
 //! Requests to the hub: the listing of a repository, and the bytes of its files.
 
-use std::{env, fs, io::ErrorKind, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    time::{Duration, SystemTime},
+};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::{
-    Agent, Body, RequestBuilder,
-    http::Response,
+    Agent, Body, Proxy,
+    http::{Response, Uri},
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
-    typestate::WithoutBody,
 };
 
 use super::{
-    Repository, cache,
+    Repository, environment,
     listing::{Listing, RepoInfo},
+    proxy::Proxies,
+    redirect::{self, MAX_REDIRECTS},
+    retry_after,
 };
 use crate::error::{Error, Result};
 
@@ -50,6 +56,19 @@ pub struct Hub {
     offline: bool,
     pub(super) retry_policy: RetryPolicy,
     agent: Agent,
+    proxies: Proxies,
+}
+
+/// A request for the bytes at an address.
+struct Request<'a> {
+    url: &'a str,
+    /// The first byte.
+    offset: u64,
+    /// Sent to the host of the address, and to no other that it redirects to.
+    token: Option<&'a str>,
+    /// What to name in errors: the host, and what is requested of it.
+    host: &'a str,
+    what: &'a str,
 }
 
 /// Why an attempt failed.
@@ -69,7 +88,8 @@ impl From<Error> for Failure {
 }
 
 impl Hub {
-    /// Creates a client of the hub at a URL, with the user's token if any.
+    /// Creates a client of the hub at a URL, with the user's token if any and without a
+    /// proxy.
     pub fn new(endpoint: &str, token: Option<String>, retry_policy: RetryPolicy) -> Result<Self> {
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
             let reason = format!("HF_ENDPOINT {endpoint}: a URL must begin with https://");
@@ -85,6 +105,9 @@ impl Hub {
             .timeout_recv_response(Some(retry_policy.stall))
             .timeout_per_read(Some(retry_policy.stall))
             .http_status_as_error(false)
+            // Redirects are followed and proxies chosen here, by the address of each step.
+            .max_redirects(0)
+            .proxy(None)
             .tls_config(TlsConfig::builder().root_certs(roots()?).build());
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').into(),
@@ -92,26 +115,22 @@ impl Hub {
             offline: false,
             retry_policy,
             agent: config.build().into(),
+            proxies: Proxies::default(),
         })
     }
 
-    /// Creates a client from the environment: `HF_ENDPOINT`, `HF_TOKEN` (or the token
-    /// file of `hf auth login`), `HF_HUB_OFFLINE`, `HTTPS_PROXY`, `NO_PROXY`, and
-    /// `SSL_CERT_FILE` for the certificates of a proxy.
+    /// Creates a client from the environment, read as by the Python package
+    /// `huggingface_hub`: `HF_ENDPOINT`, `HF_TOKEN` (or the token file of `hf auth login`)
+    /// and `HF_HUB_OFFLINE`, with their former names; `HTTPS_PROXY`, `HTTP_PROXY`,
+    /// `ALL_PROXY` and `NO_PROXY`, as by curl; and `SSL_CERT_FILE` for the certificates of a
+    /// proxy.
     pub fn from_env() -> Result<Self> {
-        let named = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let endpoint = named("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
-        let login = || fs::read_to_string(cache::home().join("token")).ok();
-        let token = named("HF_TOKEN")
-            .or_else(login)
-            .map(|token| token.trim().to_owned());
-        let token = token.filter(|token| !token.is_empty());
-        let offline = named("HF_HUB_OFFLINE").is_some_and(|value| {
-            ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str())
-        });
+        let endpoint = environment::text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
+        let hub = Self::new(&endpoint, environment::token()?, RetryPolicy::default())?;
         Ok(Self {
-            offline,
-            ..Self::new(&endpoint, token, RetryPolicy::default())?
+            offline: environment::is_offline(),
+            proxies: Proxies::from_env(),
+            ..hub
         })
     }
 
@@ -128,6 +147,7 @@ impl Hub {
     /// The listing of a repository at its revision.
     pub(super) fn listing(&self, repository: &Repository) -> Result<Listing, Failure> {
         let Repository { id, revision } = repository;
+        let revision = utf8_percent_encode(revision, COMPONENT);
         let url = format!(
             "{}/api/models/{id}/revision/{revision}?blobs=true",
             self.endpoint
@@ -138,8 +158,9 @@ impl Hub {
             .with_config()
             .limit(64 << 20)
             .read_to_string();
-        let text = text.map_err(|error| Failure::Transient(error.to_string(), None))?;
-        let info: RepoInfo = serde_json::from_str(&text).map_err(|error| {
+        let text = text.map_err(|error| failed(&error, &self.endpoint, &repository.to_string()))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let info: RepoInfo = serde_json::from_str(text).map_err(|error| {
             Error::hub(
                 repository,
                 format!("{url} returns no list of files: {error}"),
@@ -166,8 +187,15 @@ impl Hub {
 
     /// Requests the file at a URL of any host from `offset` on, without the token.
     pub(super) fn open_url(&self, url: &str, offset: u64) -> Result<Response<Body>, Failure> {
+        let request = Request {
+            url,
+            offset,
+            token: None,
+            host: url,
+            what: url,
+        };
         let reason = |status| format!("its host responds with status {status}");
-        sent(self.get(url, offset), [url, url], &reason)
+        answered(self.follow(&request)?, request.what, &reason)
     }
 
     fn ask(
@@ -176,21 +204,59 @@ impl Hub {
         offset: u64,
         repository: &Repository,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = self.get(url, offset);
-        if let Some(token) = &self.token {
-            // ureq does not send it to the targets of redirects.
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let what = [&self.endpoint[..], &repository.to_string()];
-        sent(request, what, &|status| self.reason(status, repository))
+        let request = Request {
+            url,
+            offset,
+            token: self.token.as_deref(),
+            host: &self.endpoint,
+            what: &repository.to_string(),
+        };
+        let reason = |status| self.reason(status, repository);
+        answered(self.follow(&request)?, request.what, &reason)
     }
 
-    fn get(&self, url: &str, offset: u64) -> RequestBuilder<WithoutBody> {
-        let request = self.agent.get(url).header("accept-encoding", "identity");
-        match offset {
-            0 => request,
-            _ => request.header("range", format!("bytes={offset}-")),
+    /// Sends a request, and again to where it is redirected.
+    fn follow(&self, request: &Request) -> Result<Response<Body>, Failure> {
+        let fault = |reason: String| Error::hub(request.what, reason);
+        let first = request.url.parse::<Uri>();
+        let first = first.map_err(|error| fault(format!("{}: {error}", request.url)))?;
+        let (mut url, mut token) = (first.clone(), request.token);
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.send(&url, token, request)?;
+            let Some(next) = redirect::target(&url, &answer).map_err(fault)? else {
+                return Ok(answer);
+            };
+            token = token.filter(|_| redirect::is_same_origin(&first, &next));
+            url = next;
         }
+        let reason = format!("{} redirects more than {MAX_REDIRECTS} times", request.host);
+        Err(fault(reason).into())
+    }
+
+    fn send(
+        &self,
+        url: &Uri,
+        token: Option<&str>,
+        request: &Request,
+    ) -> Result<Response<Body>, Failure> {
+        let fault = |reason: String| Error::hub(request.what, reason);
+        let proxy = self.proxies.of(url).map_err(fault)?;
+        let via = proxy.as_ref().map(address);
+        let config = self.agent.get(url).config().proxy(proxy);
+        let mut sent = config.build().header("accept-encoding", "identity");
+        if let Some(token) = token {
+            sent = sent.header("authorization", format!("Bearer {token}"));
+        }
+        if request.offset > 0 {
+            sent = sent.header("range", format!("bytes={}-", request.offset));
+        }
+        sent.call().map_err(|error| {
+            let host = match via {
+                Some(proxy) => format!("{} by the proxy {proxy}", request.host),
+                None => request.host.to_owned(),
+            };
+            failed(&error, &host, request.what)
+        })
     }
 
     /// The reason of an error status.
@@ -208,39 +274,52 @@ impl Hub {
     }
 }
 
-/// Sends a request. Status 416 is no error here: it means that the file ends at the
-/// offset.
-fn sent(
-    request: RequestBuilder<WithoutBody>,
-    [host, what]: [&str; 2],
+/// A response whose status is no error. Status 416 means that the file ends at the offset.
+fn answered(
+    answer: Response<Body>,
+    what: &str,
     reason: &dyn Fn(u16) -> String,
 ) -> Result<Response<Body>, Failure> {
-    let answer = request.call();
-    let answer = answer.map_err(|error| unanswered(&error, host, what))?;
     match answer.status().as_u16() {
         200..=299 | 416 => Ok(answer),
         status @ (408 | 429 | 500..=599) => {
-            Err(Failure::Transient(reason(status), retry_after(&answer)))
+            Err(Failure::Transient(reason(status), pause_asked(&answer)))
         }
         status => Err(Error::hub(what, reason(status)).into()),
     }
 }
 
-/// The failure of a request without a response; a broken connection may work next time.
-fn unanswered(error: &ureq::Error, host: &str, what: &str) -> Failure {
-    let broke = match error {
-        ureq::Error::Io(error) => BROKEN.contains(&error.kind()),
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => false,
-        _ => true,
-    };
-    if broke {
-        return Failure::Transient(error.to_string(), None);
+/// A proxy without its password.
+fn address(proxy: &Proxy) -> String {
+    format!("{}:{}", proxy.host(), proxy.port())
+}
+
+/// The failure of a request without a whole response. Only one that may succeed next time
+/// is repeated: a connection that broke or stalled, or a host that cannot be reached. A
+/// redirect loop, a response beyond the limits or one that is no HTTP stays as it is.
+fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
+    match error {
+        ureq::Error::Timeout(_) => Failure::Transient(error.to_string(), None),
+        // Its text is all that tells a proxy's refusal from one that is busy.
+        ureq::Error::ConnectProxyFailed(reason) if !is_refusal(reason) => {
+            Failure::Transient(error.to_string(), None)
+        }
+        ureq::Error::ConnectProxyFailed(_) => {
+            let reason = format!("{host} cannot be reached: {error}");
+            Error::hub(what, reason).into()
+        }
+        ureq::Error::Io(cause) if BROKEN.contains(&cause.kind()) => {
+            Failure::Transient(error.to_string(), None)
+        }
+        ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+            let reason = format!(
+                "{host} cannot be reached ({error}); without a network, put the files into a \
+                 folder in the diffusers layout and name it as the model"
+            );
+            Failure::Unreachable(Error::hub(what, reason))
+        }
+        _ => Failure::Permanent(Error::hub(what, format!("{host}: {error}"))),
     }
-    let reason = format!(
-        "{host} cannot be reached ({error}); without a network, put the files into a folder in \
-         the diffusers layout and name it as the model"
-    );
-    Failure::Unreachable(Error::hub(what, reason))
 }
 
 /// Errors of connections that had been established.
@@ -253,10 +332,17 @@ const BROKEN: [ErrorKind; 6] = [
     ErrorKind::WouldBlock,
 ];
 
-/// The pause requested by the hub, in seconds.
-fn retry_after(answer: &Response<Body>) -> Option<Duration> {
-    let seconds = answer.headers().get("retry-after")?.to_str().ok()?;
-    seconds.trim().parse().ok().map(Duration::from_secs)
+/// Whether the words of ureq for what a proxy answered tell of a status from 400 to 499,
+/// which another attempt does not change.
+fn is_refusal(reason: &str) -> bool {
+    let mut numbers = reason.split(|c: char| !c.is_ascii_digit());
+    numbers.any(|number| number.len() == 3 && number.starts_with('4'))
+}
+
+/// The pause requested by the hub.
+fn pause_asked(answer: &Response<Body>) -> Option<Duration> {
+    let value = answer.headers().get("retry-after")?.to_str().ok()?;
+    retry_after::pause(value, SystemTime::now())
 }
 
 /// Characters that are percent-encoded in a path.
@@ -274,9 +360,12 @@ const UNSAFE: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
+/// Characters that are percent-encoded in one component of a path.
+const COMPONENT: &AsciiSet = &UNSAFE.add(b'/');
+
 /// The trusted certificates: those of `SSL_CERT_FILE`, else Mozilla's list.
 fn roots() -> Result<RootCerts> {
-    let Some(file) = cache::path_in_env("SSL_CERT_FILE") else {
+    let Some(file) = environment::path("SSL_CERT_FILE") else {
         return Ok(RootCerts::WebPki);
     };
     let text = fs::read(&file).map_err(|error| Error::io(&file, error))?;

@@ -19,14 +19,14 @@ pub enum Digest {
 }
 
 impl Digest {
-    /// Parses the name of a blob in the cache.
+    /// Parses the name of a blob in the cache, or a hash as a hub writes it: also in capital
+    /// letters, or after `sha256:`.
     pub fn parse(name: &str) -> Option<Self> {
-        let is_hex = name
-            .bytes()
-            .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+        let name = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_hex = name.bytes().all(|c| c.is_ascii_hexdigit());
         match name.len() {
-            64 if is_hex => Some(Self::Sha256(name.into())),
-            40 if is_hex => Some(Self::Blob(name.into())),
+            64 if is_hex => Some(Self::Sha256(name.to_ascii_lowercase())),
+            40 if is_hex => Some(Self::Blob(name.to_ascii_lowercase())),
             _ => None,
         }
     }
@@ -84,6 +84,7 @@ mod tests {
         ));
         assert!(fits("ce013625030ba8dba906f756967f9e9ca394464a"));
         assert!(!fits("ce013625030ba8dba906f756967f9e9ca394464b"));
+        assert!(fits("CE013625030BA8DBA906F756967F9E9CA394464A"));
         assert_eq!(Digest::parse("ce01"), None);
         assert_eq!(Digest::parse(&"x".repeat(40)), None);
     }

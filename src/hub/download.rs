@@ -10,7 +10,11 @@ use std::{
 
 use ureq::{Body, http::Response};
 
-use super::{Cache, Hub, PlannedFile, RemoteFile, RetryPolicy, client::Failure, lock::Lock};
+use super::{
+    Cache, Hub, PlannedFile, RemoteFile, RetryPolicy,
+    client::Failure,
+    lock::{Lock, Taken},
+};
 use crate::error::{Error, Result};
 
 /// The progress of a download.
@@ -18,6 +22,9 @@ use crate::error::{Error, Result};
 pub enum Progress<'a> {
     /// Waiting for another process that is fetching the file.
     Waiting,
+    /// The file system of the cache has no locks, for the system's reason: nothing keeps
+    /// other processes from fetching the same file.
+    Unlocked(&'a io::Error),
     /// Number of bytes present.
     Here(u64),
     /// The attempt failed for a reason, and the next one begins after a pause.
@@ -27,7 +34,7 @@ pub enum Progress<'a> {
 }
 
 impl Hub {
-    /// Downloads a file into the cache, unless it is there, and returns its path.
+    /// Downloads a file into the cache, unless it is there undamaged, and returns its path.
     pub fn fetch(
         &self,
         cache: &Cache,
@@ -39,16 +46,23 @@ impl Hub {
             commit,
             file,
         } = wanted;
+        cache.root()?;
         let content = cache.blob(repository, &file.digest);
+        if wanted.is_here(cache) {
+            report(Progress::Checking);
+            remove_damaged(&content, file, report)?;
+        }
         if !wanted.is_here(cache) {
             let lock = cache.lock_file(repository, &file.digest);
             let waiting = &mut || {
                 report(Progress::Waiting);
                 !wanted.is_here(cache)
             };
-            if let Some(_held) = Lock::take(&lock, waiting)?
-                && !wanted.is_here(cache)
-            {
+            let taken = Lock::take(&lock, waiting)?;
+            if let Taken::Impossible(reason) = &taken {
+                report(Progress::Unlocked(reason));
+            }
+            if !matches!(taken, Taken::GivenUp) && !wanted.is_here(cache) {
                 self.download(wanted, &content, report)?;
             }
         }
@@ -151,7 +165,7 @@ fn continues(answer: &Response<Body>, here: u64) -> bool {
 /// The size of the whole file, according to a response that begins at `here`.
 fn announced(answer: &Response<Body>, here: u64) -> Option<u64> {
     let rest: u64 = header(answer, "content-length")?.parse().ok()?;
-    (!is_compressed(answer)).then_some(here + rest)
+    here.checked_add(rest).filter(|_| !is_compressed(answer))
 }
 
 fn is_compressed(answer: &Response<Body>) -> bool {
@@ -171,7 +185,7 @@ fn append(
     part: &Path,
     report: &mut dyn FnMut(Progress),
 ) -> Result<u64, Failure> {
-    let max = size.map_or(u64::MAX, |size| size + 1 - here);
+    let max = size.map_or(u64::MAX, |size| (size - here).saturating_add(1));
     let mut bytes = answer.into_body().into_reader().take(max);
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -190,6 +204,24 @@ fn append(
             }
         }
     }
+}
+
+/// Removes the content of a file whose hash is another, although its length is right.
+fn remove_damaged(
+    content: &Path,
+    file: &RemoteFile,
+    report: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let fault = |error| Error::io(content, error);
+    let bytes = File::open(content).map_err(fault)?;
+    if file.digest.matches(bytes, file.size).map_err(fault)? {
+        return Ok(());
+    }
+    report(Progress::Again(
+        "the file in the cache is damaged",
+        Duration::ZERO,
+    ));
+    fs::remove_file(content).map_err(fault)
 }
 
 /// Number of downloads with a wrong hash before giving up.
@@ -281,7 +313,7 @@ const SPARE: u64 = 64 << 20;
 const GIB: f64 = (1u64 << 30) as f64;
 
 fn check_free(folder: &Path, free: u64, needed: u64) -> Result<()> {
-    if needed == 0 || free >= needed + SPARE {
+    if needed == 0 || free >= needed.saturating_add(SPARE) {
         return Ok(());
     }
     let reason = format!(
@@ -303,6 +335,7 @@ mod tests {
         let folder = Path::new("/cache");
         assert!(check_free(folder, 10 << 30, 5 << 30).is_ok());
         assert!(check_free(folder, 0, 0).is_ok());
+        assert!(check_free(folder, 10 << 30, u64::MAX).is_err());
         let error = check_free(folder, 5 << 30, 5 << 30)
             .unwrap_err()
             .to_string();

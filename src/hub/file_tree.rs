@@ -43,7 +43,7 @@ impl FileTree {
             }
             Self::Hub(cache, repository, folder) => {
                 let name = joined(folder, name);
-                let root = cache.root().display();
+                let root = cache.root()?.display();
                 let reason = || format!("it is not in the cache {root}: download the model first");
                 let file = cache.file(repository, &name).map(Source::from);
                 file.ok_or_else(|| Error::hub(format!("{repository}/{name}"), reason()))

@@ -13,6 +13,8 @@ pub(super) struct Listing {
     /// The licence named on the page of the repository.
     pub(super) licence: Option<String>,
     pub(super) files: Vec<RemoteFile>,
+    /// Names of files whose hash or size is not stated.
+    pub(super) unverifiable: Vec<String>,
 }
 
 /// A file of a repository.
@@ -53,38 +55,48 @@ struct Sibling {
 
 #[derive(Deserialize)]
 struct Large {
-    sha256: String,
-    size: u64,
+    #[serde(alias = "oid")]
+    sha256: Option<String>,
+    size: Option<u64>,
 }
 
 impl RepoInfo {
     pub(super) fn listing(self, repository: &Repository) -> Result<Listing> {
-        if !matches!(Digest::parse(&self.sha), Some(Digest::Blob(_))) {
+        let Some(Digest::Blob(commit)) = Digest::parse(&self.sha) else {
             let reason = format!("the hub returns {:?} instead of a commit", self.sha);
             return Err(Error::hub(repository, reason));
-        }
+        };
         let licence = self.card_data.and_then(|card| card.license);
-        let files = self.siblings.into_iter().filter_map(Sibling::file);
-        Ok(Listing {
-            commit: self.sha,
+        let mut listing = Listing {
+            commit,
             licence: licence.and_then(|licence| Some(licence.as_str()?.to_owned())),
-            files: files.collect(),
-        })
+            files: Vec::new(),
+            unverifiable: Vec::new(),
+        };
+        // Only paths that stay inside the folder.
+        let siblings = self.siblings.into_iter();
+        for sibling in siblings.filter(|sibling| is_inside(&sibling.rfilename)) {
+            match sibling.content() {
+                Some((size, digest)) => listing.files.push(RemoteFile {
+                    name: sibling.rfilename,
+                    size,
+                    digest,
+                }),
+                None => listing.unverifiable.push(sibling.rfilename),
+            }
+        }
+        Ok(listing)
     }
 }
 
 impl Sibling {
-    /// The file, if its hash is given and its path stays inside the folder.
-    fn file(self) -> Option<RemoteFile> {
-        let (size, digest) = match self.lfs {
-            Some(large) => (large.size, large.sha256),
-            None => (self.size?, self.blob_id?),
+    /// Size and hash, if they are stated.
+    fn content(&self) -> Option<(u64, Digest)> {
+        let (size, digest) = match &self.lfs {
+            Some(large) => (large.size.or(self.size)?, large.sha256.as_ref()?),
+            None => (self.size?, self.blob_id.as_ref()?),
         };
-        is_inside(&self.rfilename).then_some(RemoteFile {
-            name: self.rfilename,
-            size,
-            digest: Digest::parse(&digest)?,
-        })
+        Some((size, Digest::parse(digest)?))
     }
 }
 
@@ -118,5 +130,32 @@ mod tests {
             .collect();
         assert_eq!(files, [("x.json", 3), ("w/y.bin", 7)]);
         assert_eq!(listing.files[1].digest, Digest::Sha256("d".repeat(64)));
+        assert_eq!(listing.unverifiable, ["unknown"]);
+    }
+
+    #[test]
+    fn hashes_may_be_written_otherwise() {
+        let text = format!(
+            r#"{{"sha": "{}", "siblings": [
+                {{"rfilename": "a", "lfs": {{"sha256": "{}", "size": 7}}}},
+                {{"rfilename": "b", "lfs": {{"oid": "sha256:{}", "size": 7}}}},
+                {{"rfilename": "c", "size": 7, "blobId": "{}"}},
+                {{"rfilename": "d", "size": 7, "blobId": "short"}},
+                {{"rfilename": "e", "size": 7, "lfs": {{}}}}]}}"#,
+            "A".repeat(40),
+            "D".repeat(64),
+            "d".repeat(64),
+            "B".repeat(40),
+        );
+        let info: RepoInfo = serde_json::from_str(&text).unwrap();
+        let listing = info.listing(&Repository::new("a/b")).unwrap();
+        assert_eq!(listing.commit, "a".repeat(40));
+        let digests: Vec<_> = listing
+            .files
+            .iter()
+            .map(|file| file.digest.name())
+            .collect();
+        assert_eq!(digests, ["d".repeat(64), "d".repeat(64), "b".repeat(40)]);
+        assert_eq!(listing.unverifiable, ["d", "e"]);
     }
 }

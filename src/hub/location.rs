@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use super::{Cache, FileTree, Repository, RequiredFile, file_tree::joined, repository::is_inside};
+use super::{
+    BuiltInFile, Cache, FileTree, Repository, RequiredFile,
+    file_tree::joined,
+    repository::{divided, is_inside},
+};
 use crate::{
     error::{Error, Result},
-    io::Source,
+    io::{Source, is_special, kept},
 };
 
 /// A file or folder as named by the user: a path, `hub:owner/name[@revision][/file]`
@@ -35,14 +39,13 @@ impl Location {
     }
 
     fn parse_hub(text: &str, hub: &str, cache: &Cache) -> Result<Self> {
-        let mut parts = hub.splitn(3, '/');
-        let (Some(owner), Some(name)) = (parts.next(), parts.next()) else {
+        let Some((repository, file)) = divided(hub) else {
             return Err(Error::setting(format!(
                 "{text:?}: write hub:owner/name or hub:owner/name/file"
             )));
         };
-        let home = FileTree::hub(cache, format!("{owner}/{name}").parse::<Repository>()?);
-        match parts.next() {
+        let home = FileTree::hub(cache, repository.parse::<Repository>()?);
+        match file {
             None | Some("") => Ok(Self::Folder(home)),
             Some(file) if !is_inside(file) => Err(Error::setting(format!(
                 "{text:?} is not a file of a repository"
@@ -55,6 +58,9 @@ impl Location {
         if path.is_dir() {
             return Ok(Self::Folder(FileTree::Folder(path.into())));
         }
+        if is_special(path) {
+            return Self::parse_pipe(path);
+        }
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -62,6 +68,18 @@ impl Location {
         let name = name.ok_or_else(|| Error::config(path, "there is no such file"))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Ok(Self::File(FileTree::Folder(folder.into()), name.into()))
+    }
+
+    /// A pipe, which needs no ending, as a file with the bytes that came out of it.
+    fn parse_pipe(path: &Path) -> Result<Self> {
+        let bytes = kept(path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let file: BuiltInFile = (String::leak(name.clone().into_owned()), bytes);
+        Ok(Self::File(
+            FileTree::BuiltIn(folder.into(), vec![file]),
+            name.into_owned(),
+        ))
     }
 
     /// The folder itself, or that of the file.

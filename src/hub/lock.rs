@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::Path,
     thread,
     time::Duration,
@@ -19,10 +20,21 @@ pub(super) struct Lock {
     _file: File,
 }
 
+/// What became of a wish for a lock.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is held until it is dropped.
+    Held(#[expect(dead_code, reason = "kept for its drop")] Lock),
+    /// The wait was given up.
+    GivenUp,
+    /// The file system has no locks: nothing keeps other processes away.
+    Impossible(io::Error),
+}
+
 impl Lock {
     /// Acquires the lock; `wait` is called while another process holds it, and returns
     /// false to give up.
-    pub(super) fn take(file: &Path, wait: &mut dyn FnMut() -> bool) -> Result<Option<Self>> {
+    pub(super) fn take(file: &Path, wait: &mut dyn FnMut() -> bool) -> Result<Taken> {
         let fault = |error| Error::io(file, error);
         let folder = file.parent().unwrap_or(file);
         fs::create_dir_all(folder).map_err(fault)?;
@@ -30,10 +42,10 @@ impl Lock {
         let lock = lock.map_err(fault)?;
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Some(Self { _file: lock })),
+                Ok(()) => return Ok(Taken::Held(Self { _file: lock })),
                 Err(TryLockError::WouldBlock) if wait() => thread::sleep(INTERVAL),
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(fault(error)),
+                Err(TryLockError::WouldBlock) => return Ok(Taken::GivenUp),
+                Err(TryLockError::Error(error)) => return Ok(Taken::Impossible(error)),
             }
         }
     }
@@ -47,10 +59,11 @@ mod tests {
     fn a_lock_is_held_by_one_and_ends_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("locks/x.lock");
-        let first = Lock::take(&file, &mut || false).unwrap();
-        assert!(first.is_some());
-        assert!(Lock::take(&file, &mut || false).unwrap().is_none());
+        let take = || Lock::take(&file, &mut || false).unwrap();
+        let first = take();
+        assert!(matches!(first, Taken::Held(_)));
+        assert!(matches!(take(), Taken::GivenUp));
         drop(first);
-        assert!(Lock::take(&file, &mut || false).unwrap().is_some());
+        assert!(matches!(take(), Taken::Held(_)));
     }
 }

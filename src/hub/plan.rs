@@ -94,10 +94,11 @@ impl Hub {
                 .iter()
                 .find(|need| !need.optional && need.file(cache).is_none());
             let Some(missing) = missing else { continue };
+            let root = cache.root()?;
             if self.is_offline() {
                 let reason = format!(
-                    "it is not in the cache {}, and HF_HUB_OFFLINE forbids downloads",
-                    cache.root().display()
+                    "it is not in the cache {}, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids downloads",
+                    root.display()
                 );
                 let file = format!("{}/{}", missing.repository, missing.names[0]);
                 return Err(Error::hub(file, reason));
@@ -106,7 +107,8 @@ impl Hub {
             let listing = retry(self.retry_policy, &repository.to_string(), ask, report)?;
             plan.add(repository, &needs, listing)?;
         }
-        plan.bytes = plan.files.iter().map(|file| file.missing(cache)).sum();
+        let missing = plan.files.iter().map(|file| file.missing(cache));
+        plan.bytes = missing.fold(0, u64::saturating_add);
         Ok(plan)
     }
 
@@ -117,7 +119,7 @@ impl Hub {
         plan: &DownloadPlan,
         report: &mut dyn FnMut(&PlannedFile, Progress),
     ) -> Result<()> {
-        check_room(cache.root(), plan.bytes)?;
+        check_room(cache.root()?, plan.bytes)?;
         for wanted in &plan.files {
             self.fetch(cache, wanted, &mut |progress| report(wanted, progress))?;
         }
@@ -138,15 +140,24 @@ impl DownloadPlan {
         listing: Listing,
     ) -> Result<()> {
         let found = |name: &String| listing.files.iter().find(|file| file.name == *name);
+        let unverifiable = |name: &&String| listing.unverifiable.contains(name);
         for need in needs {
-            match need.names.iter().find_map(found) {
-                Some(file) => self.files.push(PlannedFile {
+            let file = need.names.iter().find_map(found);
+            match (file, need.names.iter().find(unverifiable)) {
+                (Some(file), _) => self.files.push(PlannedFile {
                     repository: repository.clone(),
                     commit: listing.commit.clone(),
                     file: file.clone(),
                 }),
-                None if need.optional => {}
-                None => {
+                (None, Some(name)) => {
+                    let reason = format!(
+                        "the hub states no hash and size of {name}, so that a download could not \
+                         be checked; put the file into a folder and name that"
+                    );
+                    return Err(Error::hub(repository, reason));
+                }
+                (None, None) if need.optional => {}
+                (None, None) => {
                     let reason = format!("it has no {}", need.names.join(" or "));
                     return Err(Error::hub(repository, reason));
                 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use percent_encoding::percent_decode_str;
+
 use crate::error::{Error, Result};
 
 const DEFAULT_REVISION: &str = "main";
@@ -11,7 +13,7 @@ const DEFAULT_REVISION: &str = "main";
 pub struct Repository {
     /// `owner/name`.
     pub id: String,
-    /// A branch, a tag or the full hash of a commit.
+    /// A branch, a tag, a reference such as `refs/pr/3`, or the full hash of a commit.
     pub revision: String,
 }
 
@@ -36,30 +38,57 @@ impl FromStr for Repository {
     /// Parses `owner/name` or `owner/name@revision`.
     fn from_str(text: &str) -> Result<Self> {
         let (id, revision) = text.split_once('@').unwrap_or((text, DEFAULT_REVISION));
-        let parts: Vec<_> = id.split('/').collect();
-        match parts.len() == 2 && parts.iter().all(|part| is_name(part)) && is_name(revision) {
-            true => Ok(Self {
-                id: id.into(),
-                revision: revision.into(),
-            }),
-            false => Err(Error::setting(format!(
+        let fault = || {
+            Error::setting(format!(
                 "{text:?} is not a repository of the hub: write owner/name or owner/name@revision"
-            ))),
+            ))
+        };
+        let revision = percent_decode_str(revision).decode_utf8();
+        let revision = revision.map_err(|_| fault())?;
+        let parts: Vec<_> = id.split('/').collect();
+        let is_named = parts.len() == 2 && parts.iter().all(|part| is_name(part));
+        if !is_named || !revision.split('/').all(is_name) {
+            return Err(fault());
         }
+        let mut repository = Self {
+            id: id.into(),
+            revision: revision.into_owned(),
+        };
+        if repository.is_pinned() {
+            repository.revision.make_ascii_lowercase();
+        }
+        Ok(repository)
     }
 }
 
-/// Whether a name is valid in paths of the hub and of the cache. A branch with a slash
-/// is not and must be referred to by its commit.
+/// Divides `owner/name[@revision][/file]` into the repository and the file.
+///
+/// A slash ends the revision, except in the references of the hub, `refs/pr/3` and
+/// `refs/convert/parquet`; in other revisions it is written `%2F`, as by `huggingface_hub`.
+pub(super) fn divided(text: &str) -> Option<(&str, Option<&str>)> {
+    let (_, name) = text.split_once('/')?;
+    let name_at = text.len() - name.len();
+    let slashes = match name.split_once('@') {
+        Some((name, revision)) if revision.starts_with("refs/") && !name.contains('/') => 2,
+        _ => 0,
+    };
+    let end = name.match_indices('/').nth(slashes);
+    Some(match end {
+        Some((end, _)) => (&text[..name_at + end], Some(&name[end + 1..])),
+        None => (text, None),
+    })
+}
+
+/// Whether a name is valid in paths of the hub and of the cache.
 fn is_name(word: &str) -> bool {
     let fits = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
     !word.is_empty() && !word.starts_with('.') && word.bytes().all(fits)
 }
 
-/// Whether a path in a repository stays inside its folder.
+/// Whether a path in a repository stays inside its folder and a terminal can show it.
 pub(super) fn is_inside(path: &str) -> bool {
     let fits = |part| !matches!(part, "" | "." | "..");
-    !path.contains('\\') && path.split('/').all(fits)
+    !path.contains(|char: char| char == '\\' || char.is_control()) && path.split('/').all(fits)
 }
 
 impl fmt::Display for Repository {
@@ -67,7 +96,8 @@ impl fmt::Display for Repository {
         f.write_str(&self.id)?;
         match self.revision == DEFAULT_REVISION {
             true => Ok(()),
-            false => write!(f, "@{}", self.revision),
+            false if self.revision.starts_with("refs/") => write!(f, "@{}", self.revision),
+            false => write!(f, "@{}", self.revision.replace('/', "%2F")),
         }
     }
 }
@@ -78,15 +108,41 @@ mod tests {
 
     #[test]
     fn names_are_read_and_shown_alike() {
-        for text in ["a/b", "a-1/b.c_d", "a/b@v1.0"] {
+        for text in [
+            "a/b",
+            "a-1/b.c_d",
+            "a/b@v1.0",
+            "a/b@refs/pr/3",
+            "a/b@my%2Fbranch",
+        ] {
             assert_eq!(text.parse::<Repository>().unwrap().to_string(), text);
         }
         assert_eq!(
             "a/b@main".parse::<Repository>().unwrap(),
             Repository::new("a/b")
         );
-        let commit = format!("a/b@{}", "0a".repeat(20));
-        assert!(commit.parse::<Repository>().unwrap().is_pinned());
+        let commit = format!("a/b@{}", "0A".repeat(20));
+        let pinned = commit.parse::<Repository>().unwrap();
+        assert!(pinned.is_pinned() && pinned.revision == "0a".repeat(20));
+        let branch = "a/b@my%2Fbranch".parse::<Repository>().unwrap();
+        assert_eq!(branch.revision, "my/branch");
+        assert_eq!("a/b@my/branch".parse::<Repository>().unwrap(), branch);
+    }
+
+    #[test]
+    fn a_revision_ends_at_a_slash_that_is_not_its_own() {
+        for (text, parts) in [
+            ("a/b", Some(("a/b", None))),
+            ("a/b/c/d", Some(("a/b", Some("c/d")))),
+            ("a/b@v1/c", Some(("a/b@v1", Some("c")))),
+            ("a/b@refs/pr/3", Some(("a/b@refs/pr/3", None))),
+            ("a/b@refs/pr/3/c/d", Some(("a/b@refs/pr/3", Some("c/d")))),
+            ("a/b@x%2Fy/c", Some(("a/b@x%2Fy", Some("c")))),
+            ("a/b/c@refs/d", Some(("a/b", Some("c@refs/d")))),
+            ("a", None),
+        ] {
+            assert_eq!(divided(text), parts, "{text}");
+        }
     }
 
     #[test]
@@ -94,7 +150,9 @@ mod tests {
         for inside in ["a", "a/b.json", ".gitattributes", "a/..b"] {
             assert!(is_inside(inside), "{inside}");
         }
-        for outside in ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\..\\b"] {
+        for outside in [
+            "", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\..\\b", "a\nb",
+        ] {
             assert!(!is_inside(outside), "{outside}");
         }
     }
@@ -102,7 +160,21 @@ mod tests {
     #[test]
     fn names_that_could_leave_the_cache_are_errors() {
         for text in [
-            "a", "a/", "/b", "a/b/c", "../b", "a/..", "a/b@", "a/b@../x", "a b/c", "a/b@x/y",
+            "a",
+            "a/",
+            "/b",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a/b@",
+            "a/b@../x",
+            "a b/c",
+            "a/b@x/",
+            "a/b@x//y",
+            "a/b@%2e%2e/x",
+            "a/b@x%2F..%2Fy",
+            "a/b@%ff",
+            "a/b@%00",
         ] {
             assert!(text.parse::<Repository>().is_err(), "{text}");
         }

@@ -15,6 +15,7 @@ use std::{
 
 use tempfile::{Builder, NamedTempFile};
 
+use super::is_special;
 use crate::error::{Error, Result};
 
 const PREFIX: &str = ".icd-";
@@ -245,11 +246,6 @@ fn behind_links(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("its symbolic links form a loop"))
-}
-
-/// Whether `path` exists, but is neither a file nor a folder.
-fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// The folder that contains `path`.

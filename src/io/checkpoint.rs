@@ -1,6 +1,7 @@
 //! Checkpoint files: safetensors, memory-mapped, or pickles, detected from their content.
 
 mod dtype;
+mod pickle;
 
 use std::{
     cell::Cell,
@@ -8,10 +9,9 @@ use std::{
     fs::File,
     io::{BufReader, Read},
     ops::{Bound, Range},
-    panic,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Once,
-    thread,
 };
 
 use candle_core::{
@@ -24,7 +24,7 @@ use serde::Deserialize;
 use zip::ZipArchive;
 
 use super::Source;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason_of};
 
 /// The tensors of one checkpoint: a safetensors file, the index of a sharded
 /// one (`*.safetensors.index.json`), or a PyTorch state dict in the zip format.
@@ -106,7 +106,8 @@ impl Tensors {
     fn open(source: &Source) -> Result<Self> {
         let file = source.name();
         if let Some(bytes) = source.in_program() {
-            let tensors = SliceSafetensors::new(bytes).map_err(|e| Error::weights(file, e))?;
+            let tensors = SliceSafetensors::new(bytes)
+                .map_err(|error| Error::weights(file, reason_of(&error)))?;
             return Ok(Self::BuiltIn(tensors));
         }
         Ok(match Format::of(first_bytes(file)?) {
@@ -209,7 +210,7 @@ impl Checkpoint {
     fn load_stored(&self, name: &str, device: &Device) -> Result<Tensor> {
         let fault = |reason: &str| self.tensor_fault(name, reason);
         if let Some(view) = self.tensors.mapped(name) {
-            return view.load(device).map_err(|error| fault(&error.to_string()));
+            return view.load(device).map_err(|error| fault(&reason_of(&error)));
         }
         let missing = || fault("it is missing");
         let (tensors, info) = self.tensors.pickled(name).ok_or_else(missing)?;
@@ -221,9 +222,9 @@ impl Checkpoint {
         if !self.could_hold(info) {
             return Err(fault("it is larger than the file: the file is damaged"));
         }
-        let tensor = guarded(PLAIN_STACK, || tensors.get(name))
+        let tensor = guarded(|| tensors.get(name))
             .ok_or_else(|| fault("the file is damaged"))?
-            .map_err(|error| fault(&error.to_string()))?;
+            .map_err(|error| fault(&reason_of(&error)))?;
         Ok(tensor.ok_or_else(missing)?.to_device(device)?)
     }
 
@@ -315,7 +316,7 @@ fn map(file: &Path, shards: &[PathBuf]) -> Result<MmapedSafetensors> {
     // maps its weights, this one relies on nobody truncating them meanwhile.
     unsafe { MmapedSafetensors::multi(shards) }.map_err(|error| {
         let what = "neither a complete safetensors file nor a PyTorch state dict";
-        Error::weights(file, format!("it is {what} ({error})"))
+        Error::weights(file, format!("it is {what} ({})", reason_of(&error)))
     })
 }
 
@@ -334,7 +335,7 @@ fn read_index(file: &Path) -> Result<BTreeSet<String>> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+    let text = Source::from(file).text()?;
     let index: Index = serde_json::from_str(&text)
         .map_err(|error| Error::weights(file, format!("it is not an index of shards ({error})")))?;
     let names: BTreeSet<_> = index.weight_map.into_values().collect();
@@ -361,11 +362,10 @@ fn shards(file: &Path) -> Result<Vec<PathBuf>> {
 fn unpickle(file: &Path) -> Result<PthTensors> {
     let what = "it is not a PyTorch state dict";
     let fault = |reason: &str| Error::weights(file, format!("{what} ({reason})"));
-    let stack = stack_for_pickles(file).map_err(|error| fault(&error.to_string()))?;
+    check_pickles(file)?.map_err(|reason| fault(&reason))?;
     let open = |key| {
-        guarded(stack, || PthTensors::new(file, key))
-            .ok_or_else(|| fault("it is damaged"))?
-            .map_err(|error| fault(&error.to_string()))
+        let read = guarded(|| PthTensors::new(file, key)).and_then(candle_core::Result::ok);
+        read.ok_or_else(|| fault("it is damaged"))
     };
     let bare = open(None)?;
     match bare.tensor_infos().is_empty() {
@@ -374,33 +374,25 @@ fn unpickle(file: &Path) -> Result<PthTensors> {
     }
 }
 
-/// Bytes of stack for reading one tensor.
-const PLAIN_STACK: usize = 2 << 20;
 /// Bytes of the largest pickle that is read: Stable Diffusion's have half a megabyte.
 const MAX_PICKLE: u64 = 8 << 20;
 
-/// Bytes of stack with which candle can read the pickles of a zip file: it recurses into
-/// nested values, each of which takes two bytes or more.
-fn stack_for_pickles(file: &Path) -> Result<usize> {
-    const PER_BYTE: u64 = 256;
-    const LEAST: u64 = 2 << 20;
+/// Whether candle can read the pickles of a zip file, and if not the reason.
+fn check_pickles(file: &Path) -> Result<Result<(), String>> {
     let reader = File::open(file).map_err(|error| Error::io(file, error))?;
-    let fault = |error: zip::result::ZipError| Error::weights(file, error);
-    let mut archive = ZipArchive::new(BufReader::new(reader)).map_err(fault)?;
-    let mut largest = 0;
-    for index in 0..archive.len() {
-        let entry = archive.by_index_raw(index).map_err(fault)?;
-        if entry.name_raw().ends_with(b".pkl") {
-            largest = entry.size().max(largest);
+    let mut archive = match ZipArchive::new(BufReader::new(reader)) {
+        Ok(archive) => archive,
+        Err(_) => return Ok(Err("it is not a complete zip file".into())),
+    };
+    let mut entries = 0..archive.len();
+    let mut check = |index| {
+        let entry = archive.by_index(index).map_err(|_| "it is damaged")?;
+        match entry.name_raw().ends_with(b".pkl") {
+            true => pickle::check(BufReader::new(entry.take(MAX_PICKLE))),
+            false => Ok(()),
         }
-    }
-    match largest <= MAX_PICKLE {
-        true => Ok((largest * PER_BYTE + LEAST) as usize),
-        false => Err(Error::weights(
-            file,
-            "its pickle is larger than that of any model",
-        )),
-    }
+    };
+    Ok(entries.try_for_each(&mut check))
 }
 
 thread_local! {
@@ -408,9 +400,9 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The result of `read` in a thread with that much stack, or `None` if it panics, without
-/// a panic message: candle's reader of pickles panics at some damaged files.
-fn guarded<T: Send>(stack: usize, read: impl FnOnce() -> T + Send) -> Option<T> {
+/// The result of `read`, or `None` if it panics, without a panic message: candle's reader
+/// of pickles panics at some damaged files.
+fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
     static SILENCED: Once = Once::new();
     SILENCED.call_once(|| {
         let usual = panic::take_hook();
@@ -420,15 +412,10 @@ fn guarded<T: Send>(stack: usize, read: impl FnOnce() -> T + Send) -> Option<T> 
             }
         }));
     });
-    let silenced = || {
-        GUARDED.set(true);
-        read()
-    };
-    thread::scope(|scope| {
-        let reader = thread::Builder::new().stack_size(stack);
-        let reader = reader.spawn_scoped(scope, silenced).ok()?;
-        reader.join().ok()
-    })
+    let outer = GUARDED.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(read));
+    GUARDED.set(outer);
+    result.ok()
 }
 
 #[cfg(test)]
@@ -504,24 +491,21 @@ mod tests {
     }
 
     #[test]
-    fn a_deeply_nested_pickle_holds_no_tensors() {
+    fn a_pickle_that_would_fill_the_memory_or_the_stack_is_refused() {
         use std::io::Write;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.pt");
-        for depth in [10, 200_000, 2_000_000] {
+        let nested = [vec![b']'; 200_000], vec![b'a'; 199_999], b".".to_vec()].concat();
+        let doubled = [&b")"[..], &b"q\x00h\x00\x86".repeat(40), b"."].concat();
+        for (pickle, says) in [(nested, "nested"), (doubled, "values")] {
             let stored = zip::write::SimpleFileOptions::default()
                 .compression_method(zip::CompressionMethod::Stored);
             let mut archive = zip::ZipWriter::new(File::create(&file).unwrap());
             archive.start_file("x/data.pkl", stored).unwrap();
-            let lists = [&vec![b']'; depth][..], &vec![b'a'; depth - 1]].concat();
-            archive
-                .write_all(&[b"\x80\x02", &lists[..], b"."].concat())
-                .unwrap();
+            archive.write_all(&pickle).unwrap();
             archive.finish().unwrap();
-            match Checkpoint::open(&file) {
-                Ok(checkpoint) => assert!(checkpoint.names().is_empty()),
-                Err(error) => assert!(error.to_string().contains("x.pt"), "{error}"),
-            }
+            let error = Checkpoint::open(&file).err().unwrap().to_string();
+            assert!(error.contains("x.pt") && error.contains(says), "{error}");
         }
     }
 }

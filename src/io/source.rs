@@ -2,10 +2,11 @@
 
 use std::{
     borrow::Cow,
-    fmt, fs, io,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
+use super::text;
 use crate::error::{Error, Result};
 
 /// A file to read, on disk or built into the program.
@@ -45,11 +46,11 @@ impl Source {
         }
     }
 
-    /// Reads the whole file, which must be UTF-8.
+    /// Reads the whole file, which must be UTF-8, as its writer meant it: without a byte
+    /// order mark, with `\n` at the ends of lines.
     pub fn text(&self) -> Result<String> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        String::from_utf8(self.bytes()?.into_owned())
-            .map_err(|error| Error::io(&self.name, invalid(error)))
+        let text = text::decoded(self.bytes()?.into_owned());
+        text.map_err(|reason| Error::config(&self.name, reason))
     }
 }
 

@@ -25,9 +25,11 @@ impl Scratch {
     /// Creates a buffer of `length` values.
     pub(super) fn new(length: usize) -> Self {
         let kept = FREE.with_borrow_mut(|free| {
-            let fits = free.iter().position(|buffer| buffer.len() >= length);
-            let last = free.len().checked_sub(1);
-            fits.or(last).map(|i| free.swap_remove(i))
+            let fits = |i: &usize| free[*i].len() >= length;
+            let tightest = (0..free.len()).filter(fits).min_by_key(|&i| free[i].len());
+            // If none fits, a longer one replaces the longest.
+            let longest = (0..free.len()).max_by_key(|&i| free[i].len());
+            tightest.or(longest).map(|i| free.swap_remove(i))
         });
         let mut buffer = kept.unwrap_or_default();
         if buffer.len() < length {

@@ -10,17 +10,39 @@ use std::{
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// The instruction set in use. The environment variable `ICD_SIMD` limits it to `avx2` or
-/// `plain`, for tests and comparisons.
-static ARCH: LazyLock<Arch> = LazyLock::new(|| {
-    let limit = std::env::var("ICD_SIMD").unwrap_or_default();
-    match limit.as_str() {
-        "plain" => Arch::Scalar,
+use crate::error::Error;
+
+/// The variable that limits the instruction set, for tests and comparisons.
+const VARIABLE: &str = "ICD_SIMD";
+
+/// The instruction set in use. Every value that [`check_instruction_set`] refuses counts as
+/// no limit.
+static ARCH: LazyLock<Arch> = LazyLock::new(|| limited().unwrap_or_default());
+
+/// The widest instruction set within the limit of `ICD_SIMD`.
+fn limited() -> Result<Arch, Error> {
+    let limit = std::env::var_os(VARIABLE).unwrap_or_default();
+    match limit.to_str() {
+        Some("") => Ok(Arch::new()),
+        Some("plain") => Ok(Arch::Scalar),
         #[cfg(target_arch = "x86_64")]
-        "avx2" => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
-        _ => Arch::new(),
+        Some("avx2") => Ok(pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3)),
+        _ => Err(Error::setting(format!(
+            "{VARIABLE}={}: it limits the vector instructions to {ACCEPTED}",
+            limit.display()
+        ))),
     }
-});
+}
+
+#[cfg(target_arch = "x86_64")]
+const ACCEPTED: &str = "avx2 or plain";
+#[cfg(not(target_arch = "x86_64"))]
+const ACCEPTED: &str = "plain";
+
+/// Checks that `ICD_SIMD` is unset, empty or a known limit.
+pub fn check_instruction_set() -> Result<(), Error> {
+    limited().map(|_| ())
+}
 
 /// The name of the instruction set in use, on which results depend.
 pub fn instruction_set() -> String {

@@ -1,6 +1,6 @@
 //! A LoRA file with its weight.
 
-use std::str::FromStr;
+use std::{path::Path, str::FromStr};
 
 use crate::error::{Error, Result};
 
@@ -16,21 +16,28 @@ pub struct WeightedLora<F = String> {
 impl FromStr for WeightedLora {
     type Err = Error;
 
-    /// Reads `FILE` (weight 1) or `FILE=WEIGHT`.
+    /// Reads `FILE` (weight 1) or `FILE=WEIGHT`. An equals sign belongs to the file's name
+    /// where no number follows or the whole is the name of a file.
     fn from_str(text: &str) -> Result<Self> {
+        let exists = |file: &str| Path::new(file).exists();
         let (file, weight) = match text.rsplit_once('=') {
-            Some((file, weight)) => (file, weight.parse().unwrap_or(f64::NAN)),
-            None => (text, 1.0),
+            Some(_) if exists(text) => (text, Some(1.0)),
+            Some((file, weight)) => match weight.trim().parse() {
+                Ok(weight) => (file, Some(weight).filter(|weight: &f64| weight.is_finite())),
+                Err(_) if exists(file) => (file, None),
+                Err(_) => (text, Some(1.0)),
+            },
+            None => (text, Some(1.0)),
         };
-        if file.is_empty() || !weight.is_finite() {
-            return Err(Error::setting(format!(
+        match weight {
+            Some(weight) if !file.is_empty() => Ok(Self {
+                file: file.into(),
+                weight,
+            }),
+            _ => Err(Error::setting(format!(
                 "{text:?}: write a file, or a file and a weight as in style.safetensors=0.8"
-            )));
+            ))),
         }
-        Ok(Self {
-            file: file.into(),
-            weight,
-        })
     }
 }
 
@@ -43,8 +50,25 @@ mod tests {
         let lora: WeightedLora = "a=b.safetensors=0.5".parse().unwrap();
         assert_eq!((lora.file.as_str(), lora.weight), ("a=b.safetensors", 0.5));
         assert_eq!("a".parse::<WeightedLora>().unwrap().weight, 1.0);
-        for bad in ["", "=0.5", "a=", "a=x", "a=nan"] {
+        for bad in ["", "=0.5", "a=nan", "a=inf"] {
             assert!(bad.parse::<WeightedLora>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_equals_sign_may_belong_to_the_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a=2").display().to_string();
+        let parsed = |text: &str| {
+            let lora: WeightedLora = text.parse().unwrap();
+            (lora.file, lora.weight)
+        };
+        assert_eq!(parsed("a=b.safetensors"), ("a=b.safetensors".into(), 1.0));
+        assert_eq!(parsed("a=-.5"), ("a".into(), -0.5));
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(parsed(&file), (file.clone(), 1.0));
+        assert_eq!(parsed(&format!("{file}=0.5")), (file.clone(), 0.5));
+        // Of a file that is there, a weight is expected.
+        assert!(format!("{file}=0,5").parse::<WeightedLora>().is_err());
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
+    bounds,
     clip::ClipConfig,
     unet::{Level, UnetConfig, embedding::PooledText},
     vae::VaeConfig,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     io::Source,
+    picture::fit::STEP,
     schedule::NoiseSchedule,
 };
 
@@ -29,21 +31,24 @@ pub fn unet_config(file: &Source) -> Result<UnetConfig> {
 /// The configuration of the autoencoder that `file` (vae/config.json) describes.
 pub fn vae_config(file: &Source) -> Result<VaeConfig> {
     let config: VaeConfig = read_supported(file, &VAE_FIXED)?;
-    match config.block_out_channels.is_empty()
-        || config.norm_num_groups == 0
-        || config.scaling_factor <= 0.0
-    {
-        true => Err(Error::config(file, "its sizes must all be greater than 0")),
-        false => Ok(config),
+    match config.factor() <= STEP {
+        true => Ok(config),
+        false => Err(Error::config(
+            file,
+            format!(
+                "block_out_channels has {} levels: more than 4 are not supported",
+                config.block_out_channels.len()
+            ),
+        )),
     }
 }
 
 /// The configuration of the text encoder that `file` (text_encoder/config.json)
 /// describes; `projected` is whether its pooled projection is used.
 pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
-    let config: ClipConfig = read_json(file)?;
+    let config: ClipConfig = read_supported(file, &[])?;
     let (width, heads) = (config.hidden_size, config.num_attention_heads);
-    if heads == 0 || !width.is_multiple_of(heads) {
+    if !width.is_multiple_of(heads) {
         let reason = "hidden_size is not a multiple of num_attention_heads";
         return Err(Error::config(file, reason));
     }
@@ -55,7 +60,7 @@ pub fn clip_config(file: &Source, projected: bool) -> Result<ClipConfig> {
 
 /// The noise schedule that `file` (scheduler/scheduler_config.json) describes.
 pub fn schedule(file: &Source) -> Result<NoiseSchedule> {
-    let json: ScheduleJson = read_json(file)?;
+    let json: ScheduleJson = read_supported(file, &[])?;
     let fault = |reason: &str| Err(Error::config(file, reason));
     match (
         json.beta_schedule.as_str(),
@@ -102,10 +107,11 @@ const VAE_FIXED: [(&str, &[&str]); 6] = [
     ("shift_factor", &["0.0", "0"]),
 ];
 
-/// Reads a JSON file into `T`, and rejects fields whose value is neither null nor
-/// allowed.
+/// Reads a configuration into `T`, and rejects numbers out of bounds and fields whose value
+/// is neither null nor allowed.
 fn read_supported<T: DeserializeOwned>(file: &Source, fixed: &[(&str, &[&str])]) -> Result<T> {
     let raw: Value = read_json(file)?;
+    bounds::check(&raw).map_err(|reason| Error::config(file, reason))?;
     for (field, allowed) in fixed {
         let value = raw.get(field).unwrap_or(&Value::Null);
         if !value.is_null() && !allowed.contains(&value.to_string().as_str()) {
@@ -165,24 +171,15 @@ struct UnetJson {
 
 impl UnetJson {
     fn config(&self) -> Result<UnetConfig, String> {
-        let levels = self.levels()?;
-        let groups = self.norm_num_groups;
         if self.in_channels != self.out_channels {
             return Err("in_channels and out_channels differ".into());
-        }
-        if groups == 0
-            || levels
-                .iter()
-                .any(|level| level.channels == 0 || level.blocks == 0)
-        {
-            return Err("its sizes must all be greater than 0".into());
         }
         Ok(UnetConfig {
             in_channels: self.in_channels,
             mid_transformer_layers: self.depths()?.last().copied().unwrap_or(1),
-            levels,
+            levels: self.levels()?,
             cross_attention_dim: self.cross_attention_dim,
-            norm_num_groups: groups,
+            norm_num_groups: self.norm_num_groups,
             norm_eps: self.norm_eps.unwrap_or(1e-5),
             pooled: self.pooled()?,
             sample_size: self.sample_size,
@@ -203,9 +200,7 @@ impl UnetJson {
         let (depths, depths_up) = (self.depths()?, self.depths_up()?);
         let level = |i: usize| {
             let channels = self.block_out_channels[i];
-            if (down[i] || up[i] || i + 1 == count)
-                && (heads[i] == 0 || !channels.is_multiple_of(heads[i]))
-            {
+            if (down[i] || up[i] || i + 1 == count) && !channels.is_multiple_of(heads[i]) {
                 return Err(format!(
                     "{channels} channels cannot be divided into {} heads",
                     heads[i]

@@ -7,8 +7,9 @@ use clap::{ValueEnum, builder::PossibleValue};
 use super::{Picture, Size, window::Window};
 use crate::error::{Error, Result, Setting};
 
-/// The sides of latents are 8 times smaller than those of pictures.
-const STEP: usize = 8;
+/// The sides of latents are at most 8 times smaller than those of pictures, whose sides are
+/// multiples of 8.
+pub(crate) const STEP: usize = 8;
 /// The longest side of pictures that networks work on.
 const LONGEST: usize = 8192;
 

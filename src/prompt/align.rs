@@ -106,11 +106,11 @@ impl Replace {
     }
 }
 
-/// The source token aligned with each target token.
+/// The source token (or word) aligned with each target token.
 ///
 /// Of equally good alignments, seen from the end, one that skips target tokens is
 /// preferred to one that skips source tokens, and that to a pair.
-fn align(source: &[u32], target: &[u32]) -> Vec<Option<usize>> {
+pub(super) fn align<T: PartialEq>(source: &[T], target: &[T]) -> Vec<Option<usize>> {
     let score = scores(source, target);
     let mut aligned = vec![None; target.len()];
     let (mut i, mut j) = (source.len(), target.len());
@@ -128,7 +128,7 @@ fn align(source: &[u32], target: &[u32]) -> Vec<Option<usize>> {
 }
 
 /// Best score of every pair of prefixes: (source + 1, target + 1).
-fn scores(source: &[u32], target: &[u32]) -> Vec<Vec<i32>> {
+fn scores<T: PartialEq>(source: &[T], target: &[T]) -> Vec<Vec<i32>> {
     let mut score = vec![vec![0; target.len() + 1]; source.len() + 1];
     for (i, from) in source.iter().enumerate() {
         for (j, to) in target.iter().enumerate() {

@@ -2,19 +2,25 @@
 
 use std::ops::Range;
 
-use tokenizers::NormalizedString;
+use tokenizers::{NormalizedString, normalizer::Range as Offsets};
 
-use super::{Prompt, Word, overlapping};
+use super::{
+    Prompt, Word,
+    characters::{is_invisible, is_mark, is_punctuation, is_unspaced},
+    overlapping, words_of,
+};
 use crate::error::{Error, Result};
 
 impl Prompt {
     /// Returns the token positions of every occurrence of `word`, or of a phrase
     /// of several words, in ascending order.
     ///
-    /// If there is no exact match, case and the punctuation around words are ignored;
-    /// the tokens of that punctuation are then not included.
+    /// If there is no exact match, case, the punctuation around words and characters that
+    /// are not seen are ignored; the tokens of that punctuation are then not included. A
+    /// word that is still not found is looked for inside runs of a script that puts no
+    /// blanks between words, such as Chinese.
     pub fn find(&self, word: &str) -> Result<Vec<usize>> {
-        let wanted: Vec<&str> = word.split_whitespace().collect();
+        let wanted: Vec<&str> = words_of(word).collect();
         if wanted.is_empty() {
             return Err(Error::prompt(&self.text, "the word to search is empty"));
         }
@@ -25,12 +31,34 @@ impl Prompt {
         }
         let wanted: Vec<String> = wanted.into_iter().map(|word| fold(core(word))).collect();
         let loose = self.phrases(&wanted, Word::folded);
-        let tokens = positions(&loose, |word| overlapping(&self.spans, &word.core_span()));
-        match (tokens.is_empty(), loose.is_empty()) {
+        let inside = match (&loose[..], &wanted[..]) {
+            ([], [wanted]) => self.inside(wanted),
+            _ => Vec::new(),
+        };
+        let mut tokens = positions(&loose, |word| self.core_tokens(word));
+        tokens.extend(
+            inside
+                .iter()
+                .flat_map(|span| overlapping(&self.spans, span)),
+        );
+        tokens.dedup();
+        match (tokens.is_empty(), loose.is_empty() && inside.is_empty()) {
             (false, _) => Ok(tokens),
             (true, false) => Err(self.cuts(word)),
             (true, true) => Err(self.lacks(word)),
         }
+    }
+
+    /// Positions of the tokens of a word of this prompt, without those of the punctuation
+    /// around it.
+    pub(super) fn core_tokens(&self, word: &Word) -> Range<usize> {
+        overlapping(&self.spans, &word.core_span())
+    }
+
+    /// Byte ranges in the prompt where a folded word stands inside an unspaced run.
+    fn inside(&self, wanted: &str) -> Vec<Range<usize>> {
+        let words = self.words.iter();
+        words.flat_map(|word| word.inside(wanted)).collect()
     }
 
     /// All phrases whose words have the `wanted` spellings.
@@ -72,7 +100,8 @@ impl Word {
         core(&self.text)
     }
 
-    /// The core in lower case, with composed accents and straight apostrophes.
+    /// The core in lower case, with composed accents and straight apostrophes, without
+    /// characters that are not seen.
     pub(super) fn folded(&self) -> String {
         fold(self.core())
     }
@@ -88,6 +117,38 @@ impl Word {
         let start = self.span.start + self.text.find(core).unwrap_or(0);
         start..start + core.len()
     }
+
+    /// Byte ranges in the prompt where the folded text `wanted` stands inside this word, if
+    /// it has letters of an unspaced script.
+    fn inside(&self, wanted: &str) -> Vec<Range<usize>> {
+        let folded = folded(&self.text);
+        let text = folded.get();
+        if !text.contains(is_unspaced) {
+            return Vec::new();
+        }
+        let places = text.match_indices(wanted);
+        let places = places.map(|(start, _)| start..start + wanted.len());
+        places
+            .filter(|place| is_delimited(text, place))
+            .filter_map(|place| folded.convert_offsets(Offsets::Normalized(place)))
+            .map(|place| self.span.start + place.start..self.span.start + place.end)
+            .collect()
+    }
+}
+
+/// Whether a word can begin and end at the ends of a range: where an unspaced letter,
+/// punctuation or nothing is on either side.
+fn is_delimited(text: &str, place: &Range<usize>) -> bool {
+    let (before, after) = (&text[..place.start], &text[place.end..]);
+    let inner = &text[place.clone()];
+    let divides = |left: Option<char>, right: Option<char>| {
+        let ends = |letter: Option<char>| {
+            letter.is_none_or(|letter| is_unspaced(letter) || is_punctuation(letter))
+        };
+        (ends(left) || ends(right)) && !right.is_some_and(is_mark)
+    };
+    divides(before.chars().next_back(), inner.chars().next())
+        && divides(inner.chars().next_back(), after.chars().next())
 }
 
 fn positions(phrases: &[&[Word]], tokens: impl Fn(&Word) -> Range<usize>) -> Vec<usize> {
@@ -99,29 +160,21 @@ fn positions(phrases: &[&[Word]], tokens: impl Fn(&Word) -> Range<usize>) -> Vec
 }
 
 fn core(word: &str) -> &str {
-    let core = word.trim_matches(is_punctuation);
+    let core = word.trim_matches(|mark| is_punctuation(mark) || is_invisible(mark));
     if core.is_empty() { word } else { core }
 }
 
 fn fold(word: &str) -> String {
-    let mut folded = NormalizedString::from(word);
-    folded.nfc().lowercase();
-    folded.get().replace('’', "'")
+    folded(word).get().to_owned()
 }
 
-/// Punctuation of ASCII and Latin-1, quotation marks, dashes and dots, and their
-/// counterparts in Arabic, Devanagari and East Asian scripts.
-fn is_punctuation(mark: char) -> bool {
-    mark.is_ascii_punctuation()
-        || matches!(
-            mark,
-            '¡' | '§' | '«' | '¶' | '·' | '»' | '¿' | '،' | '؛' | '؟' | '।' | '॥'
-        )
-        || matches!(mark, '\u{2010}'..='\u{2027}' | '\u{2030}'..='\u{205e}')
-        || matches!(mark, '\u{3001}'..='\u{3003}' | '\u{3008}'..='\u{3011}')
-        || matches!(mark, '\u{3014}'..='\u{301f}' | '・')
-        || matches!(mark, '\u{ff01}'..='\u{ff0f}' | '\u{ff1a}'..='\u{ff20}')
-        || matches!(mark, '\u{ff3b}'..='\u{ff40}' | '\u{ff5b}'..='\u{ff65}')
+/// A text as it is compared, with the places of its characters in the original.
+fn folded(word: &str) -> NormalizedString {
+    let mut folded = NormalizedString::from(word);
+    folded.filter(|mark| !is_invisible(mark)).nfc().lowercase();
+    // A pattern that is one character cannot fail.
+    let _ = folded.replace('’', "'");
+    folded
 }
 
 #[cfg(test)]
@@ -176,6 +229,38 @@ mod tests {
     fn punctuation_and_emoji_can_be_named_themselves() {
         assert_eq!(find("cat - hat", "-"), [2]);
         assert_eq!(find("cat 👍 hat", "👍"), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn characters_that_are_not_seen_make_no_difference() {
+        // The mark has three bytes, none of them merged.
+        assert_eq!(find("\u{feff}the cat on", "the"), [4]);
+        let soft = prompt("the c\u{ad}at on");
+        let cat = soft.words()[1].tokens.clone();
+        assert_eq!(find("the c\u{ad}at on", "cat"), cat.collect::<Vec<_>>());
+        assert_eq!(find("the cat on", "c\u{200d}at\u{fe0f}"), [2]);
+        assert!(refusal("the cat", "\u{200b}").contains("the word to search is empty"));
+    }
+
+    /// Every character of these texts has three bytes, none of them merged: the tokens of
+    /// character n are 3 n + 1 to 3 n + 3.
+    #[test]
+    fn words_are_found_inside_runs_without_blanks() {
+        assert_eq!(find("一只狗坐", "狗"), [7, 8, 9]);
+        assert_eq!(find("猫と犬。", "犬"), [7, 8, 9]);
+        assert_eq!(find("หมา", "มา"), (4..10).collect::<Vec<_>>());
+        // All occurrences, but a word of its own comes first.
+        assert_eq!(find("狗与狗", "狗"), [1, 2, 3, 7, 8, 9]);
+        assert_eq!(find("狗舍 狗", "狗"), [7, 8, 9]);
+        // The mark over a letter belongs to it.
+        assert!(refusal("กับ", "ก").contains("has no word"));
+    }
+
+    #[test]
+    fn latin_words_are_found_in_such_runs_only_whole() {
+        assert_eq!(find("红cat与hat", "cat"), [4, 5]);
+        assert!(refusal("红cats", "cat").contains("has no word"));
+        assert!(refusal("the palmtree", "palm").contains("has no word"));
     }
 
     #[test]

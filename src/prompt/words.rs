@@ -1,23 +1,154 @@
 //! Differences between two prompts in words, as in the reference's batch script.
 
-use super::{Prompt, Word};
+use std::ops::Range;
 
-/// The words of the target that are not in the source, in order and without duplicates,
-/// except stop words, punctuation and words beyond the context.
-///
-/// Case and the punctuation around words are ignored in comparisons; the words are
-/// returned without that punctuation, suitable for [`Prompt::find`].
-pub fn new_words(source: &Prompt, target: &Prompt) -> Vec<String> {
-    let mut known: Vec<String> = source.words().iter().map(Word::folded).collect();
-    let mut new = Vec::new();
-    for word in target.words().iter().filter(|word| is_content(word)) {
-        let folded = word.folded();
-        if !known.contains(&folded) {
-            new.push(word.core().to_owned());
-            known.push(folded);
+use super::{
+    Prompt, Word,
+    align::align,
+    characters::{is_mark, is_unspaced},
+    overlapping,
+};
+use crate::error::Result;
+
+/// A word, and the positions of the tokens of those of its occurrences that are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WordTokens {
+    /// The word, without the punctuation around it.
+    pub word: String,
+    /// Positions in the prompt's ids, ascending.
+    pub tokens: Vec<usize>,
+}
+
+impl WordTokens {
+    /// One occurrence.
+    fn of(prompt: &Prompt, word: &Word) -> Self {
+        Self {
+            word: word.core().to_owned(),
+            tokens: prompt.core_tokens(word).collect(),
         }
     }
-    new
+
+    /// A part of a word, by its byte range there.
+    fn part(prompt: &Prompt, word: &Word, part: &Range<usize>) -> Self {
+        let span = word.span.start + part.start..word.span.start + part.end;
+        Self {
+            word: word.text[part.clone()].to_owned(),
+            tokens: overlapping(&prompt.spans, &span).collect(),
+        }
+    }
+
+    /// A word of the source and the one of the target at its place. Of runs in scripts that
+    /// put no blanks between words only what differs.
+    fn pair((source, from): (&Prompt, &Word), (target, to): (&Prompt, &Word)) -> (Self, Self) {
+        let is_run = [from, to]
+            .iter()
+            .all(|word| word.text.contains(is_unspaced));
+        match differing(&from.text, &to.text).filter(|_| is_run) {
+            Some((part, other)) => (
+                Self::part(source, from, &part),
+                Self::part(target, to, &other),
+            ),
+            None => (Self::of(source, from), Self::of(target, to)),
+        }
+    }
+
+    /// A word that a prompt does not have.
+    pub(crate) fn missing(word: &str) -> Self {
+        Self {
+            word: word.to_owned(),
+            tokens: Vec::new(),
+        }
+    }
+}
+
+impl Prompt {
+    /// All occurrences of a word, as in [`find`](Self::find).
+    pub fn find_word(&self, word: &str) -> Result<WordTokens> {
+        Ok(WordTokens {
+            word: word.to_owned(),
+            tokens: self.find(word)?,
+        })
+    }
+}
+
+/// The byte ranges between a common beginning and a common end of two texts, if neither is
+/// empty.
+fn differing(from: &str, to: &str) -> Option<(Range<usize>, Range<usize>)> {
+    let both = from.chars().zip(to.chars());
+    let alike = both.take_while(|(one, other)| one == other);
+    let mut start: usize = alike.map(|(letter, _)| letter.len_utf8()).sum();
+    let both = from[start..].chars().rev().zip(to[start..].chars().rev());
+    let alike = both.take_while(|(one, other)| one == other);
+    let mut end: usize = alike.map(|(letter, _)| letter.len_utf8()).sum();
+    // A mark belongs to the letter before it.
+    while [from, to]
+        .iter()
+        .any(|text| text[start..].starts_with(is_mark))
+    {
+        start -= from[..start].chars().next_back()?.len_utf8();
+    }
+    while let Some(mark) = from[from.len() - end..]
+        .chars()
+        .next()
+        .filter(|&it| is_mark(it))
+    {
+        end -= mark.len_utf8();
+    }
+    let (part, other) = (start..from.len() - end, start..to.len() - end);
+    (!part.is_empty() && !other.is_empty()).then_some((part, other))
+}
+
+/// The words of the target that are not in the source, or in it fewer times, in order and
+/// without duplicates, except stop words, punctuation and words beyond the context.
+///
+/// Case and the punctuation around words are ignored in comparisons. Of a word that both
+/// prompts have, the occurrences are new that stand where the source has another word or
+/// none.
+pub fn new_words(source: &Prompt, target: &Prompt) -> Vec<WordTokens> {
+    let (mut moved, changed) = changes(source, target);
+    let mut new: Vec<(String, WordTokens)> = Vec::new();
+    for (word, from) in changed.into_iter().filter(|(word, _)| is_content(word)) {
+        let folded = word.folded();
+        if let Some(from) = moved.iter().position(|moved| *moved == folded) {
+            moved.swap_remove(from);
+            continue;
+        }
+        let found = match from {
+            Some(from) => WordTokens::pair((source, from), (target, word)).1,
+            None => WordTokens::of(target, word),
+        };
+        match new.iter_mut().find(|(known, _)| *known == folded) {
+            Some((_, known)) => known.tokens.extend(found.tokens),
+            None => new.push((folded, found)),
+        }
+    }
+    new.into_iter().map(|(_, found)| found).collect()
+}
+
+/// A word of the target, and the word of the source that it replaces, if known.
+type Change<'a> = (&'a Word, Option<&'a Word>);
+
+/// The folded words of the source that have no counterpart in the target, and the words of
+/// the target without one in the source. Counterparts stand at the same place in prompts
+/// with equally many words, else in the same order.
+fn changes<'a>(source: &'a Prompt, target: &'a Prompt) -> (Vec<String>, Vec<Change<'a>>) {
+    let folded = |prompt: &Prompt| prompt.words().iter().map(Word::folded).collect();
+    let (mut from, to): (Vec<_>, Vec<_>) = (folded(source), folded(target));
+    let is_placed = same_word_count(source, target);
+    let aligned = match is_placed {
+        true => (0..to.len())
+            .map(|i| (from[i] == to[i]).then_some(i))
+            .collect(),
+        false => align(&from, &to),
+    };
+    let replaced = |place: usize| is_placed.then(|| &source.words()[place]);
+    let changed = (0..).zip(target.words()).zip(&aligned);
+    let changed = changed.filter(|(_, from)| from.is_none());
+    let changed = changed.map(|((place, word), _)| (word, replaced(place)));
+    let changed = changed.collect();
+    let mut place = 0..;
+    from.retain(|_| !aligned.contains(&place.next()));
+    (from, changed)
 }
 
 /// Whether the prompts have equally many words.
@@ -26,11 +157,11 @@ pub fn same_word_count(source: &Prompt, target: &Prompt) -> bool {
 }
 
 /// The (source, target) words that differ at the same place in prompts with equally many
-/// words; empty if the counts differ.
+/// words; empty if the counts differ. Each has the tokens of that place only.
 ///
-/// Compared and returned as in [`new_words`], including stop words, without pairs with a
-/// word beyond the context.
-pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(String, String)> {
+/// Compared as in [`new_words`], including stop words, without pairs with a word beyond
+/// the context.
+pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(WordTokens, WordTokens)> {
     if !same_word_count(source, target) {
         return Vec::new();
     }
@@ -38,7 +169,7 @@ pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(String, String)> 
     pairs
         .filter(|(source, target)| !source.tokens.is_empty() && !target.tokens.is_empty())
         .filter(|(source, target)| source.folded() != target.folded())
-        .map(|(source, target)| (source.core().to_owned(), target.core().to_owned()))
+        .map(|(from, to)| WordTokens::pair((source, from), (target, to)))
         .collect()
 }
 
@@ -75,10 +206,17 @@ mod tests {
     use crate::prompt::tiny::prompt;
 
     fn new(source: &str, target: &str) -> Vec<String> {
-        new_words(&prompt(source), &prompt(target))
+        let new = new_words(&prompt(source), &prompt(target));
+        new.into_iter().map(|found| found.word).collect()
     }
 
-    fn changed(source: &str, target: &str) -> Vec<(String, String)> {
+    /// The tokens of the new words.
+    fn new_tokens(source: &str, target: &str) -> Vec<Vec<usize>> {
+        let new = new_words(&prompt(source), &prompt(target));
+        new.into_iter().map(|found| found.tokens).collect()
+    }
+
+    fn changed(source: &str, target: &str) -> Vec<(WordTokens, WordTokens)> {
         changed_pairs(&prompt(source), &prompt(target))
     }
 
@@ -90,7 +228,28 @@ mod tests {
     #[test]
     fn new_words_come_in_order_and_once_without_stop_words() {
         assert_eq!(new("a cat", "a red hat on the red cat"), ["red", "hat"]);
-        assert!(new("a cat", "the cat isn't in A cat").is_empty());
+        assert!(new("a cat on a tree", "the tree isn't in A cat").is_empty());
+    }
+
+    #[test]
+    fn of_a_word_that_stands_twice_the_place_that_changed_is_new() {
+        let [red, cat] = ["the red cat on a hat", "the cat on a red hat"];
+        assert_eq!(new_tokens(red, "the red cat on a red hat"), [[6]]);
+        assert_eq!(new_tokens(cat, "the red cat on a red hat"), [[2]]);
+        assert_eq!(new_tokens("the dog on a cat", "the cat on a cat"), [[2]]);
+        // All of one that the source lacks, with its spellings; none of one that moved.
+        assert_eq!(new_tokens("the cat on", "the red cat (Red) on"), [[2, 5]]);
+        assert!(new_tokens("the cat on the hat", "the hat on the cat").is_empty());
+    }
+
+    #[test]
+    fn a_changed_pair_has_the_tokens_of_its_place() {
+        let pairs = changed("the cat on the cat", "the cat on the dog");
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(from, to)| [&from.tokens, &to.tokens])
+            .collect();
+        assert_eq!(pairs, [[&vec![5], &vec![5]]]);
     }
 
     #[test]
@@ -109,12 +268,8 @@ mod tests {
     #[test]
     fn new_words_can_be_found() {
         let target = prompt("the Dog, red!");
-        for word in new_words(&prompt("the cat"), &target) {
-            assert_eq!(
-                target.find(&word).map(|tokens| tokens.len()).ok(),
-                Some(1),
-                "{word}"
-            );
+        for found in new_words(&prompt("the cat"), &target) {
+            assert_eq!(target.find(&found.word).unwrap(), found.tokens);
         }
     }
 
@@ -123,9 +278,31 @@ mod tests {
         let pairs = changed("the cat, on the tree", "The dog, on a tree");
         let pairs: Vec<_> = pairs
             .iter()
-            .map(|(from, to)| (from.as_str(), to.as_str()))
+            .map(|(from, to)| (&from.word[..], &to.word[..]))
             .collect();
         assert_eq!(pairs, [("cat", "dog"), ("the", "a")]);
+    }
+
+    #[test]
+    fn of_runs_without_blanks_the_part_that_differs_is_changed() {
+        for (source, target, from, to) in [
+            ("一只猫坐", "一只狗坐", "猫", "狗"),
+            ("红猫", "狗", "红猫", "狗"),
+            ("猫", "猫狗", "猫", "猫狗"),
+            ("กีก", "กัก", "กี", "กั"),
+            ("กัก", "ขัก", "กั", "ขั"),
+            ("catfish", "catnip", "catfish", "catnip"),
+        ] {
+            let pairs = changed(source, target);
+            let words: Vec<_> = pairs
+                .iter()
+                .map(|(a, b)| (&a.word[..], &b.word[..]))
+                .collect();
+            assert_eq!(words, [(from, to)]);
+            assert_eq!(new(source, target), [to]);
+        }
+        // Every character has three bytes, none of them merged.
+        assert_eq!(new_tokens("一只猫坐", "一只狗坐"), [[7, 8, 9]]);
     }
 
     #[test]

@@ -346,6 +346,34 @@ fn settings() {
     ]);
 }
 
+#[test]
+fn numbers_of_a_model_that_no_computer_could_hold() {
+    let huge = 1_u64 << 40;
+    let changed = |file: &str, field: &str, value: u64| {
+        let text = std::fs::read_to_string(data("sd").join(file)).expect("a configuration");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config[field] = value.into();
+        model_with(&[(file, Some(config.to_string().as_bytes()))])
+    };
+    for (file, field, value) in [
+        ("unet/config.json", "layers_per_block", huge),
+        ("unet/config.json", "sample_size", 1_000_000),
+        ("unet/config.json", "norm_num_groups", 0),
+        ("unet/config.json", "attention_head_dim", 0),
+        ("vae/config.json", "layers_per_block", huge),
+        ("vae/config.json", "latent_channels", huge),
+        ("text_encoder/config.json", "max_position_embeddings", huge),
+        ("text_encoder/config.json", "vocab_size", huge),
+        ("text_encoder/config.json", "num_hidden_layers", huge),
+    ] {
+        let model = changed(file, field, value);
+        let named = format!("{field} = {value} is out of range");
+        on(model.path()).fails(1, &[file, &named]);
+    }
+    let model = changed("unet/config.json", "sample_size", 8192);
+    on(model.path()).fails(2, &["8192 times 8 pixels"]);
+}
+
 /// A copy of the tiny model with some files changed; what is none is removed.
 fn model_with(changes: &[(&str, Option<&[u8]>)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,7 +1,7 @@
 //! Weights from a hub that is slow, wrong, full, closed or not there.
 
 mod fake;
-mod proxy;
+pub(crate) mod proxy;
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::support::{Done, Run, data, icd};
 pub(crate) use fake::FakeHub;
-use fake::Fault;
-use proxy::FakeProxy;
+pub(crate) use fake::Fault;
+pub(crate) use proxy::FakeProxy;
 
 const REPOSITORY: &str = "owner/name";
 const ADAPTERS: &str = "dbaranchuk/icd-lora-sd15";
@@ -248,6 +248,106 @@ fn a_hub_that_is_busy_is_asked_again() {
         Bench::new(hub_of(&weights(5000)).failing("/api/", vec![Fault::Status(503, None); 9]));
     always.fails("unet/w.safetensors", &["503", "owner/name"]);
     assert_eq!(always.hub.asked("/api/").len(), 4);
+}
+
+#[test]
+fn an_answer_that_would_be_the_same_again_is_final() {
+    let here = "location: /api/models/owner/name/revision/main\r\n";
+    let headers = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
+    let long = format!("x: {}\r\n", "y".repeat(1 << 20));
+    for (answer, asked, says) in [
+        (
+            Fault::Head(302, here.into()),
+            11,
+            "redirects more than 10 times",
+        ),
+        (Fault::Head(200, headers), 1, "header"),
+        (Fault::Head(200, long), 1, "header"),
+        (
+            Fault::Head(200, "content-length: x\r\n".into()),
+            1,
+            "length",
+        ),
+    ] {
+        let hub = hub_of(&weights(5000)).failing("/api/", vec![answer; 99]);
+        let bench = Bench::new(hub);
+        bench.fails("unet/w.safetensors", &["owner/name", says]);
+        assert_eq!(bench.hub.asked("/api/").len(), asked, "{says}");
+    }
+}
+
+#[test]
+fn a_date_to_come_again_at_is_read() {
+    let past = Fault::Status(429, Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    let bench = Bench::new(hub_of(&weights(5000)).failing("/cdn/", [past]));
+    assert_eq!(bench.fetch("unet/w.safetensors").unwrap().1, 1);
+    // Later than anybody waits.
+    let late = Fault::Status(429, Some("Fri, 31 Dec 9999 23:59:59 GMT"));
+    let bench = Bench::new(hub_of(&weights(5000)).failing("/cdn/", [late]));
+    bench.fails("unet/w.safetensors", &["429"]);
+    assert_eq!(bench.hub.asked("/cdn/").len(), 1);
+}
+
+#[test]
+fn a_damaged_file_of_the_right_length_is_fetched_again() {
+    let content = weights(5000);
+    let bench = Bench::new(hub_of(&content));
+    let (hub, plan) = bench.plan("unet/w.safetensors").unwrap();
+    let fetch = || {
+        let mut again = 0;
+        hub.fetch(&bench.cache(), &plan.files[0], &mut |progress| {
+            again += usize::from(matches!(progress, Progress::Again(..)));
+        })
+        .map(|file| (fs::read(file).unwrap(), again))
+    };
+    assert_eq!(fetch().unwrap(), (content.clone(), 0));
+    let blobs = bench.folder.path().join("models--owner--name/blobs");
+    let mut damaged = content.clone();
+    damaged[4000] ^= 1;
+    fs::write(blobs.join(plan.files[0].file.digest.name()), damaged).unwrap();
+    assert_eq!(fetch().unwrap(), (content.clone(), 1));
+    assert_eq!(fetch().unwrap(), (content, 0));
+}
+
+#[test]
+fn a_renamed_repository_is_followed_with_the_token_on_its_own_host_only() {
+    let moved = |host: &str| {
+        let to = format!("{host}/api/models/owner/name/revision/main");
+        [Fault::Moved(to)]
+    };
+    let closed = || hub_of(&weights(5000)).closed("secret");
+    let mut bench = Bench::new(closed().failing("/api/", moved("")));
+    bench.token = Some("secret".into());
+    bench.fetch("unet/w.safetensors").unwrap();
+
+    let hub = closed();
+    let elsewhere = hub.endpoint().replace("127.0.0.1", "localhost");
+    let mut bench = Bench::new(hub.failing("/api/", moved(&elsewhere)));
+    bench.token = Some("secret".into());
+    bench.fails("a.json", &["HF_TOKEN has no access to it"]);
+    let tokens = bench
+        .hub
+        .asked("/api/")
+        .into_iter()
+        .map(|asked| asked.token);
+    assert_eq!(tokens.collect::<Vec<_>>(), [Some("secret".into()), None]);
+}
+
+#[test]
+fn a_redirect_without_an_end_is_followed_for_a_while() {
+    let round = vec![Fault::Moved("/api/models/owner/name/revision/main".into()); 99];
+    let bench = Bench::new(hub_of(b"").failing("/api/", round));
+    bench.fails("a.json", &["owner/name", "redirects more than 10 times"]);
+    assert_eq!(bench.hub.asked("/api/").len(), 11);
+    let odd = hub_of(b"").failing("/api/", [Fault::Moved("ftp://x/y".into())]);
+    Bench::new(odd).fails("a.json", &["ftp://x/y"]);
+}
+
+#[test]
+fn a_file_whose_hash_is_not_told_is_no_missing_file() {
+    let hub = || hub_of(&weights(5000)).unhashed("a.json");
+    Bench::new(hub()).fails("a.json", &["owner/name", "no hash", "a.json"]);
+    Bench::new(hub()).fetch("unet/w.safetensors").unwrap();
 }
 
 #[test]
@@ -619,7 +719,7 @@ fn a_proxy_carries_everything_but_what_is_left_out() {
     let fetch = |endpoint: &str, folder: &str| {
         icd("model")
             .args("fetch hub:owner/name/unet/w.safetensors --yes")
-            .env("HTTPS_PROXY", proxy.address())
+            .env("HTTP_PROXY", proxy.address())
             .env("HF_ENDPOINT", endpoint)
             .env("HF_HOME", home.path().join(folder).display())
     };

@@ -7,6 +7,7 @@
 )]
 
 mod adapters;
+mod batch;
 mod cases;
 mod cli;
 mod convert;
@@ -14,6 +15,7 @@ mod convert_faults;
 mod cuda_kernels;
 mod distil;
 mod dump;
+mod environment;
 mod faults;
 mod full;
 mod golden;
@@ -26,10 +28,12 @@ mod readme;
 mod reconstruct;
 mod several;
 mod shapes;
+mod shell;
 mod single;
 mod stage;
 mod support;
 mod surface;
+mod told;
 mod training;
 mod trust;
 mod walks;

@@ -155,7 +155,14 @@ fn a_teacher_without_guidance_learns_to_take_it() {
 #[test]
 fn a_run_file_with_a_fault_is_told() {
     for (fault, told) in [
-        ("steps = 0", "steps must be greater than 0"),
+        ("steps = 0", "steps = 0: it must be from 1 to"),
+        ("steps = 1\nwarmup = 9000000000", "warmup = 9000000000"),
+        ("steps = 1\nalpha = inf", "alpha = inf: it must be"),
+        ("steps = 1\nalpha = 0", "alpha = 0: it must be greater"),
+        (
+            "steps = 1\nreverse_preservation = -1",
+            "reverse_preservation = -1",
+        ),
         ("steps = 1\nspeed = 3", "unknown field"),
         ("steps = 1\nguidance = []", "guidance must be"),
         ("steps = 1\nforward_path = [19, 9]", "ascending order"),
@@ -172,6 +179,46 @@ fn a_run_file_with_a_fault_is_told() {
         let run = Training::new("x", fault).run("consistency", &[]).failure();
         let stderr = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
         assert!(stderr.contains(told), "{fault}: {stderr}");
+    }
+}
+
+#[test]
+fn a_number_that_no_computer_could_hold_is_refused() {
+    for (usual, absurd, told) in [
+        (
+            "batch = 2",
+            "batch = 1000000",
+            "batch = 1000000: it must be from 1",
+        ),
+        (
+            "rank = 4",
+            "rank = 100000",
+            "rank = 100000: it must be from 1",
+        ),
+        (
+            "size = 32",
+            "size = 100000",
+            "size = 100000: it must be from 1",
+        ),
+        (
+            "size = 32",
+            "size = 36",
+            "size = 36: it must be a multiple of 8",
+        ),
+        (
+            "learning_rate = 1e-3",
+            "learning_rate = nan",
+            "learning_rate = NaN",
+        ),
+    ] {
+        let training = Training::new("x", "steps = 1");
+        let file = training.file("run.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(usual));
+        fs::write(&file, text.replace(usual, absurd)).unwrap();
+        let run = training.run("consistency", &[]).failure();
+        let stderr = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        assert!(stderr.contains(told), "{absurd}: {stderr}");
     }
 }
 

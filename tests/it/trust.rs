@@ -283,3 +283,103 @@ fn with_json_a_failure_is_one_object_on_the_last_line() {
     let told = icd("edit").args("--help --json").succeeds();
     assert!(told.stdout.contains("Usage") && told.stderr.is_empty());
 }
+
+/// A safetensors file of no tensors with this metadata.
+fn stating(metadata: &Value) -> Vec<u8> {
+    let header = json!({ "__metadata__": metadata }).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes()].concat()
+}
+
+#[test]
+fn what_a_file_states_replaces_nothing_that_was_found_out() {
+    let lies = json!({ "kind": "adapter", "tensors": "9999", "values": "7", "author": "me" });
+    let run = icd("inspect").file("x.safetensors", &stating(&lies));
+    let told = run.args("x.safetensors --json").succeeds().stdout;
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    let found = json!({ "kind": "weights", "tensors": 0, "values": 0, "author": "me" });
+    assert_eq!(told, found);
+    let told = icd("inspect")
+        .file(
+            "x.png",
+            &with_settings(&json!({ "kind": "model", "size": "9999" })),
+        )
+        .args("x.png --json")
+        .succeeds();
+    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    assert_eq!(
+        (&told["kind"], &told["size"]),
+        (&json!("picture"), &json!("64x64"))
+    );
+}
+
+#[test]
+fn a_text_without_end_is_cut_and_forges_no_line() {
+    let mut long: serde_json::Map<_, _> =
+        (0..1000).map(|i| (format!("k{i}"), json!("v"))).collect();
+    long.insert("a".repeat(100_000), json!("b".repeat(100_000)));
+    long.insert("c".into(), json!("d\nkind: model"));
+    for flags in ["", "--json"] {
+        let run = icd("inspect").file("x.safetensors", &stating(&json!(long)));
+        let told = run.args("x.safetensors").args(flags).succeeds().stdout;
+        assert!(told.len() < 20_000, "{}", told.len());
+        for word in ["more bytes)", "more entries)"] {
+            assert!(told.contains(word), "{told}");
+        }
+        assert!(!told.contains("\nkind: model"), "{told}");
+    }
+}
+
+#[test]
+fn a_usage_error_in_the_settings_of_a_picture_is_harmless() {
+    let seed = format!("{}\u{1b}[2J", "9".repeat(100_000));
+    for flags in ["", "--json"] {
+        let run = from(&with_settings(&json!({ "seed": seed }))).args(flags);
+        let told = run.fails(2, &["--seed"]).stderr;
+        assert!(told.len() < 9000 && !told.contains('\u{1b}'), "{told:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_picture_for_a_closed_stdout_is_an_error_before_the_work() {
+    use assert_cmd::cargo::CommandCargoExt;
+    let program = std::process::Command::cargo_bin("icd").expect("the program");
+    let run = |redirection: &str| {
+        let script = format!(
+            "exec \"$0\" generate --model shapes --prompt star --size 8 -o - {redirection}"
+        );
+        let run = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .arg(program.get_program())
+            .output();
+        run.expect("a run")
+    };
+    let closed = run(">&-");
+    let told = String::from_utf8_lossy(&closed.stderr);
+    assert_eq!(closed.status.code(), Some(2), "{told}");
+    assert!(told.contains("stdout is closed"), "{told}");
+    assert!(run(">/dev/null").status.success());
+    assert!(run("").stdout.starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn an_unknown_limit_of_the_instructions_is_named() {
+    edit()
+        .env("ICD_SIMD", "foo")
+        .fails(2, &["ICD_SIMD=foo", "plain"]);
+    edit().env("ICD_SIMD", "").args("-o out.png").succeeds();
+}
+
+#[test]
+fn a_thousand_threads_are_a_few() {
+    let done = edit().args("-o out.png --threads 1024").succeeds();
+    let line = done
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("threads: "));
+    let told = line.and_then(|line| line["threads: ".len()..].split(',').next());
+    let count: usize = told.and_then(|count| count.parse().ok()).expect("a number");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(count, (4 * cores).min(1024));
+}

@@ -16,35 +16,40 @@ use super::values::{EarlyPrompt, amplify, blend, cross_replace};
 pub(crate) struct ControlArgs {
     /// Guidance scale of the target prompt [default: 19 for SD1.5, 7 for SDXL, or as the
     /// model's icd.toml says].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// The fraction of the timesteps, from clean (0) to noise (1), above which guidance is off; a lower
     /// tau preserves more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7,
     /// depending on the reverse adapter's timesteps, or as the model's icd.toml says].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     tau: Option<Tau>,
     /// How cross-attention follows the source (prompt-to-prompt).
     #[arg(long, default_value = "auto")]
     control: CrossControl,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
     /// or word=FROM..TO for one word [default: 0.3].
-    #[arg(long, value_name = "FRACTION", value_parser = cross_replace)]
+    #[arg(long, value_name = "FRACTION", value_parser = cross_replace, allow_hyphen_values = true)]
     cross_replace: Vec<(Option<String>, StepRange)>,
     /// The fraction of steps in which self-attention, which sets the layout, is the
     /// source's; or FROM..TO.
-    #[arg(long, value_name = "FRACTION", default_value = "0.6")]
+    #[arg(
+        long,
+        value_name = "FRACTION",
+        default_value = "0.6",
+        allow_negative_numbers = true
+    )]
     self_replace: StepRange,
-    /// Multiply the attention to a target word; auto: each new word by 4; none: no word
-    /// [default: auto].
-    #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify)]
-    amplify: Vec<Amplify>,
+    /// Multiply the attention to a target word; auto: each new word by 4; none: no word; repeat
+    /// it for several [default: auto].
+    #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
+    amplify: Vec<Option<Amplify>>,
     /// Local blend: change the picture only where a source word or its target word is; auto:
     /// the words that differ; repeat it for several.
-    #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend)]
+    #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend, allow_hyphen_values = true)]
     blend: Vec<Blend>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
     /// --tau) [default: target; source for SDXL with --control auto].
-    #[arg(long, value_name = "source|target|TEXT")]
+    #[arg(long, value_name = "source|target|TEXT", allow_hyphen_values = true)]
     early_prompt: Option<EarlyPrompt>,
 }
 
@@ -82,7 +87,7 @@ impl ControlArgs {
             cross: self.cross(),
             self_replace: self.self_replace,
             amplify: self.amplify(),
-            blend: self.blend(),
+            blend: self.blend.clone(),
         }
     }
 
@@ -100,24 +105,12 @@ impl ControlArgs {
         steps
     }
 
-    fn amplify(&self) -> Amplify {
-        let words = self.amplify.iter().map(|value| match value {
-            Amplify::Words(words) => Some(&words[..]),
-            Amplify::Auto => None,
-        });
-        match words.collect::<Option<Vec<_>>>() {
-            Some(words) if !words.is_empty() => Amplify::Words(words.concat()),
-            _ => Amplify::Auto,
+    /// All that was given, or the default; `none` adds nothing.
+    fn amplify(&self) -> Vec<Amplify> {
+        match self.amplify.is_empty() {
+            true => vec![Amplify::Auto],
+            false => self.amplify.iter().flatten().cloned().collect(),
         }
-    }
-
-    fn blend(&self) -> Blend {
-        let words = self.blend.iter().map(|value| match value {
-            Blend::Words(words) => Some(&words[..]),
-            Blend::Auto => None,
-        });
-        let words = words.collect::<Option<Vec<_>>>();
-        words.map_or(Blend::Auto, |words| Blend::Words(words.concat()))
     }
 
     /// The early prompt of the targets: as given, else the source prompt if that

@@ -1,9 +1,14 @@
 //! The device that the networks run on.
 
+use std::{num::NonZero, thread};
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, DeviceLocation};
 use clap::Args;
 use icd::Error;
+
+/// Most threads for each core.
+const PER_CORE: usize = 4;
 
 /// Where the networks run.
 #[derive(Args, Clone, Debug)]
@@ -17,7 +22,7 @@ pub(crate) struct DeviceArgs {
         value_parser = checked_name
     )]
     device: String,
-    /// CPU threads; all cores by default.
+    /// CPU threads, at most 4 per core; as many as cores by default.
     #[arg(
         long,
         env = "ICD_THREADS",
@@ -32,10 +37,22 @@ impl DeviceArgs {
     /// Starts the CPU threads and opens the device; `note` receives the reason if a
     /// device that this program was built for is not usable.
     pub(crate) fn open(&self, note: &dyn Fn(&str)) -> Result<Device> {
-        let threads = self.threads.map_or(0, usize::from); // 0: as many as cores
+        let threads = self.threads(note);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global()?;
+        pool.build_global()
+            .with_context(|| format!("{threads} threads cannot be started: use fewer --threads"))?;
         device(&self.device, note)
+    }
+
+    /// The number of CPU threads. Many more than cores would wait for each other: 1024 on 2
+    /// cores take 200 times as long.
+    fn threads(&self, note: &dyn Fn(&str)) -> usize {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let (wanted, most) = (self.threads.map_or(cores, usize::from), cores * PER_CORE);
+        if wanted > most {
+            note(&format!("threads: {most}, {PER_CORE} for each core"));
+        }
+        wanted.min(most)
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct ModelArgs {
     reverse_timesteps: Option<Timesteps>,
     /// LoRA alpha of adapters whose files do not state it [default: 8, or as the model's
     /// icd.toml says].
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
     adapter_alpha: Option<f64>,
     /// A style LoRA and its weight, applied to editing and generation but not to
     /// inversion; repeat it for several [default weight: 1].

@@ -90,6 +90,8 @@ impl WriteArgs {
             let reason = "-o - writes a picture's bytes, but stdout is a terminal: redirect it to \
                           a file or a program";
             ensure!(!stdout().is_terminal(), Error::setting(reason));
+            let reason = "-o - writes a picture's bytes, but stdout is closed";
+            ensure!(!is_stdout_closed(), Error::setting(reason));
             return Ok(());
         }
         let reason = || format!("{}: this is a folder; name a file in it", file.display());
@@ -125,6 +127,28 @@ pub(crate) fn check_folder(folder: &Path) -> Result<()> {
         true => Err(Error::setting(format!("{}: this is not a folder", folder.display())).into()),
         false => Ok(check_writable(folder)?),
     }
+}
+
+/// Whether the program was started without stdout. The standard library then opens
+/// `/dev/null` in its place, for reading too, which no redirection does.
+#[cfg(unix)]
+fn is_stdout_closed() -> bool {
+    use std::{
+        fs::{self, File},
+        io::Read,
+        os::{fd::AsFd, unix::fs::MetadataExt},
+    };
+    let device = |found: fs::Metadata| found.rdev();
+    let Ok(mut out) = stdout().as_fd().try_clone_to_owned().map(File::from) else {
+        return true;
+    };
+    let null = fs::metadata("/dev/null").map(device).ok();
+    out.metadata().map(device).ok() == null && out.read(&mut [0]).is_ok()
+}
+
+#[cfg(not(unix))]
+fn is_stdout_closed() -> bool {
+    false
 }
 
 /// Whether a file name denotes stdout.

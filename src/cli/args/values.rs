@@ -22,35 +22,34 @@ pub(crate) fn cross_replace(text: &str) -> Result<(Option<String>, StepRange), E
 }
 
 /// Parses `--amplify auto`, `--amplify none` and `--amplify word=4`.
-pub(crate) fn amplify(text: &str) -> Result<Amplify, Error> {
-    let pair = || {
+pub(crate) fn amplify(text: &str) -> Result<Option<Amplify>, Error> {
+    let word = || {
         let (word, factor) = text.rsplit_once('=')?;
-        let factor = factor
-            .parse()
-            .ok()
-            .filter(|factor: &f64| (*factor as f32).is_finite());
-        Some((word.to_owned(), factor?))
+        let factor = factor.trim().parse().ok();
+        let factor = factor.filter(|factor: &f64| (*factor as f32).is_finite());
+        Some(Amplify::Word(word.to_owned(), factor?))
     };
-    match (text, pair()) {
-        ("auto", _) => Ok(Amplify::Auto),
-        ("none", _) => Ok(Amplify::Words(Vec::new())),
-        (_, Some(pair)) => Ok(Amplify::Words(vec![pair])),
-        (_, None) => Err(Error::setting(format!(
-            "{text:?}: write auto, none, or a word and a factor as in bird=4"
-        ))),
+    match text {
+        "auto" => Ok(Some(Amplify::Auto)),
+        "none" => Ok(None),
+        _ => word().map(Some).ok_or_else(|| {
+            Error::setting(format!(
+                "{text:?}: write auto, none, or a word and a factor as in bird=4"
+            ))
+        }),
     }
 }
 
 /// Parses `--blend auto` and `--blend bird:lego`.
 pub(crate) fn blend(text: &str) -> Result<Blend, Error> {
-    match (text, text.split_once(':')) {
-        ("auto", _) => Ok(Blend::Auto),
-        (_, Some((source, target))) if !source.is_empty() && !target.is_empty() => {
-            Ok(Blend::Words(vec![(source.into(), target.into())]))
-        }
-        _ => Err(Error::setting(format!(
+    let reason = |_| {
+        Error::setting(format!(
             "{text:?}: write auto, or a source word and a target word as in bird:lego"
-        ))),
+        ))
+    };
+    match text {
+        "auto" => Ok(Blend::Auto),
+        _ => text.parse().map(Blend::Pair).map_err(reason),
     }
 }
 
@@ -171,8 +170,8 @@ mod tests {
 
     #[test]
     fn words_may_hold_signs() {
-        let twice = Amplify::Words(vec![("a=b".into(), 2.0)]);
-        assert_eq!(amplify("a=b=2").unwrap(), twice);
+        let twice = Amplify::Word("a=b".into(), 2.0);
+        assert_eq!(amplify("a=b=2").unwrap(), Some(twice));
         assert_eq!(cross_replace("bird=0.8").unwrap().0, Some("bird".into()));
         for bad in [
             "bird",

@@ -1,11 +1,11 @@
 //! `icd distill`.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use clap::{Args, Subcommand, builder::FalseyValueParser};
 use icd::{
@@ -13,6 +13,7 @@ use icd::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         uncaptioned, write_report,
     },
+    io::Source,
     model::{Model, required_files},
     nn::Placement,
 };
@@ -155,8 +156,7 @@ impl RunArgs {
             )),
             _ => {}
         }
-        let text =
-            fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        let text = Source::from(&self.config).text()?;
         Ok(run(config).claim(&text)?)
     }
 }

@@ -48,10 +48,11 @@ pub(crate) struct EditArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     latents: Option<PathBuf>,
     /// What the picture shows [default with --latents: the prompt of the inversion].
-    #[arg(long, required_unless_present_any = ["latents", "from"])]
+    #[arg(long, allow_hyphen_values = true)]
+    #[arg(required_unless_present_any = ["latents", "from"])]
     src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
-    #[arg(long, required_unless_present = "from")]
+    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     tgt_prompt: Vec<String>,
     /// Reuse the prompts, picture and settings in a PNG that `icd edit` wrote; flags
     /// override them.
@@ -62,7 +63,12 @@ pub(crate) struct EditArgs {
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
-    #[arg(long, value_name = "N|random", default_value = "0")]
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     seed: Seed,
     /// Print what would be done (tokens, words, evaluations, memory); load no weights.
     #[arg(long)]

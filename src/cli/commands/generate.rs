@@ -36,12 +36,16 @@ use crate::cli::{
     },
 };
 
+/// Most pictures of one run: all names are checked, and the noise of all may be drawn, before
+/// the first is written.
+const MAX_COUNT: i64 = 10_000;
+
 /// Generates a picture from a prompt.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct GenerateArgs {
     /// What the picture should show.
-    #[arg(long, required_unless_present = "from")]
+    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Reuse the prompt and settings in a PNG that `icd generate` wrote; flags override them.
     #[arg(long, value_name = "PNG")]
@@ -49,20 +53,26 @@ pub(crate) struct GenerateArgs {
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
-    /// The number of pictures, with seeds SEED, SEED+1, ..; written together at the end, or
+    /// The number of pictures, at most 10000, with seeds SEED, SEED+1, ..; written together at the end, or
     /// one by one with --residency all or shared.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_COUNT))]
     count: u32,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
-    #[arg(long, value_name = "N|random", default_value = "0")]
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     seed: Seed,
     /// Guidance scale [default: 7, or as the model's icd.toml says].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// The fraction of the timesteps, from clean (0) to noise (1), above which guidance is off: 1 guides
     /// every step; 0.7..0.9 is a ramp.
-    #[arg(long, default_value = "1")]
+    #[arg(long, default_value = "1", allow_negative_numbers = true)]
     tau: Tau,
     /// The size: N for a square, or WxH [default: the model's].
     #[arg(long, value_name = "N|WxH", value_parser = size)]

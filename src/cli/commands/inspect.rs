@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::Args;
 use icd::{
+    error::abridged,
     hub::Location,
     io::{Checkpoint, Source, safetensors_metadata},
     lora::timesteps,
@@ -25,6 +26,8 @@ use crate::cli::{
 
 /// Describes a picture and its settings, a file of latents, weights, an adapter or a
 /// model.
+///
+/// Of what a file states about itself, texts are cut after 4096 bytes.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArgs {
@@ -83,7 +86,7 @@ fn picture(file: &Path) -> Result<Facts> {
     let size = Picture::read(file)?.size();
     let mut facts = object(json!({ "kind": "picture", "size": size.to_string() }));
     if let Ok(settings) = Settings::read(file) {
-        add(&mut facts, settings.facts());
+        add_stated(&mut facts, settings.facts());
     }
     Ok(facts)
 }
@@ -125,9 +128,35 @@ fn weights(file: &Path) -> Result<Facts> {
     let notes: BTreeMap<_, _> = safetensors_metadata(&Source::from(file))?
         .into_iter()
         .collect();
-    let notes = notes.into_iter();
-    add(&mut facts, notes.map(|(name, text)| (name, text.into())));
+    add_stated(
+        &mut facts,
+        notes.into_iter().map(|(name, text)| (name, text.into())),
+    );
     Ok(facts)
+}
+
+/// Most facts that are taken from the text of a file.
+const MAX_STATED: usize = 200;
+/// Most bytes of each, and of its name.
+const MAX_TEXT: usize = 4096;
+
+/// Adds what a file states about itself: at most [`MAX_STATED`] facts of [`MAX_TEXT`] bytes,
+/// and none in place of one that was found out.
+fn add_stated(facts: &mut Facts, stated: impl IntoIterator<Item = (String, Value)>) {
+    let cut = |text: &str| abridged(text, MAX_TEXT).into_owned();
+    let mut stated = stated.into_iter();
+    for (name, value) in stated.by_ref().take(MAX_STATED) {
+        let text = match value {
+            Value::String(text) => cut(&text).into(),
+            value if value.to_string().len() > MAX_TEXT => cut(&value.to_string()).into(),
+            value => value,
+        };
+        facts.entry(cut(&name)).or_insert(text);
+    }
+    let left_out = stated.count();
+    if left_out > 0 {
+        facts.insert("…".into(), format!("({left_out} more entries)").into());
+    }
 }
 
 fn model(what: &Path) -> Result<Facts> {
@@ -148,7 +177,7 @@ fn model(what: &Path) -> Result<Facts> {
         "kind": "model",
         "family": model.family().to_string(),
         "identity": model.fingerprint()?,
-        "side": config.sample_size * model.latent_factor()?,
+        "side": model.side()?,
         "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),
         "guidance as an input": guided,
         "default guidance": model.edit_guidance(),
@@ -156,17 +185,6 @@ fn model(what: &Path) -> Result<Facts> {
         "forward timesteps": path(model.forward_timesteps()),
         "reverse timesteps": path(model.reverse_timesteps()),
     })))
-}
-
-/// Adds what a file states to what was found out of it, which keeps its names: what is stated
-/// under one of them is told as a setting.
-fn add(found: &mut Facts, stated: impl IntoIterator<Item = (String, Value)>) {
-    for (name, value) in stated {
-        match found.contains_key(&name) {
-            true => found.insert(format!("setting {name}"), value),
-            false => found.insert(name, value),
-        };
-    }
 }
 
 fn object(value: Value) -> Facts {

@@ -32,14 +32,19 @@ pub(crate) struct InvertArgs {
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
     /// What the picture shows.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: String,
     /// The inverted latent [default: IN.latents.safetensors].
     #[arg(long, short, value_name = "FILE", value_parser = output::tensors())]
     output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
-    #[arg(long, value_name = "N|random", default_value = "0")]
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
     seed: Seed,
     /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]

@@ -13,6 +13,7 @@ use candle_core::Tensor;
 use clap::builder::Styles;
 use icd::{
     diffusion::{Event, Observer},
+    error::abridged,
     io::{Existing, Tensors, write_tensors},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,29 +21,23 @@ use serde_json::{Value, json};
 
 use crate::cli::{ReportArgs, args::output};
 
-/// Most characters of a message: it may quote what a stranger wrote.
-const MAX_CHARS: usize = 4096;
+/// Most bytes of a message: it may quote what a stranger wrote.
+const MAX_MESSAGE: usize = 4096;
+/// Most bytes of a stranger's text in a line.
+const MAX_FOREIGN: usize = 1000;
 
 /// Writes a line to stderr.
 pub(crate) fn log_line(line: &str) {
     // A closed stderr is not an error.
-    let _ = writeln!(stderr(), "{}", harmless(&limited(line)));
+    let _ = writeln!(stderr(), "{}", harmless(&abridged(line, MAX_MESSAGE)));
 }
 
-/// Writes an error to stderr, coloured as clap colours its own.
+/// Writes an error to stderr, with a label in the colour of clap's.
 pub(crate) fn log_error(message: &str) {
     let style = Styles::styled();
     let style = style.get_error();
-    let message = harmless(&limited(message));
+    let message = harmless(&abridged(message, MAX_MESSAGE));
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {message}");
-}
-
-/// The first characters of a text.
-fn limited(text: &str) -> String {
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{} ..", &text[..end]),
-        None => text.into(),
-    }
 }
 
 /// Writes a line, of text or JSON, to stdout.
@@ -62,6 +57,16 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
+/// A stranger's text, such as a licence or the name of a file, as a part of a line: cut,
+/// harmless and without line breaks, which could forge lines.
+pub(crate) fn foreign(text: &str) -> String {
+    one_line(&abridged(text, MAX_FOREIGN))
+}
+
+fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
 /// Writes a result to stdout: the facts as a JSON object, or else its text.
 pub(crate) fn print_result(as_json: bool, facts: &Value, text: String) -> Result<()> {
     print_line(&if as_json { facts.to_string() } else { text })
@@ -70,8 +75,8 @@ pub(crate) fn print_result(as_json: bool, facts: &Value, text: String) -> Result
 /// Writes a fact to stdout.
 pub(crate) fn print_fact(name: &str, value: &Value) -> Result<()> {
     match value {
-        Value::String(text) => print_line(&format!("{name}: {text}")),
-        other => print_line(&format!("{name}: {other}")),
+        Value::String(text) => print_line(&format!("{}: {}", one_line(name), one_line(text))),
+        other => print_line(&format!("{}: {other}", one_line(name))),
     }
 }
 
@@ -293,6 +298,7 @@ mod tests {
         let text = "a\u{1b}]0;title\u{7}\u{9b}2J\u{202e}b\tc\nd é 猫";
         let printed = "a\\u001b]0;title\\u0007\\u009b2J\\u202eb\tc\nd é 猫";
         assert_eq!(harmless(text), printed);
+        assert_eq!(foreign("mit\nkind: x\u{1b}"), "mit\\nkind: x\\u001b");
         let line = json!({ "text": text }).to_string();
         assert!(!harmless(&line).contains(char::is_control));
         let read: Value = serde_json::from_str(&harmless(&line)).unwrap();

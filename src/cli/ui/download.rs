@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal, Write, stderr, stdin},
+    io::{self, IsTerminal, Write, stderr, stdin},
+    sync::Once,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use icd::{
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar};
 
-use super::console::{log_line, progress_bar};
+use super::console::{foreign, log_line, progress_bar};
 
 /// Downloads smaller than this (configurations, indices) need no confirmation.
 const UNASKED: u64 = 1 << 20;
@@ -81,7 +82,7 @@ fn allow(hub: &Hub, cache: &Cache, plan: &DownloadPlan, options: FetchOptions) -
             "{} to download from {} into {}",
             HumanBytes(plan.bytes),
             hub.endpoint(),
-            cache.root().display()
+            cache.root()?.display()
         ));
     }
     if options.yes {
@@ -111,7 +112,7 @@ fn agreed() -> Result<bool> {
 fn contents(plan: &DownloadPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for (repository, licence) in &plan.licences {
-        let licence = licence.as_deref().unwrap_or("not stated");
+        let licence = foreign(licence.as_deref().unwrap_or("not stated"));
         lines.push(format!("{repository}, licence: {licence}"));
         let files = plan
             .files
@@ -120,9 +121,13 @@ fn contents(plan: &DownloadPlan) -> Vec<String> {
         let files: Vec<_> = files.filter(|(of, _)| *of == repository).collect();
         let (large, small): (Vec<_>, Vec<_>) =
             files.iter().partition(|(_, file)| file.size > UNASKED);
-        let named = large
-            .iter()
-            .map(|(_, file)| format!("  {:>11}  {}", HumanBytes(file.size).to_string(), file.name));
+        let named = large.iter().map(|(_, file)| {
+            format!(
+                "  {:>11}  {}",
+                HumanBytes(file.size).to_string(),
+                foreign(&file.name)
+            )
+        });
         lines.extend(named);
         if !small.is_empty() {
             let bytes = small.iter().map(|(_, file)| file.size).sum();
@@ -144,6 +149,8 @@ struct Bars {
     all: ProgressBar,
     /// Total size of the files before each file.
     before: BTreeMap<String, u64>,
+    /// Printed once, not for each file.
+    unlocked: Once,
 }
 
 impl Bars {
@@ -153,37 +160,43 @@ impl Bars {
             bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
         let bar = |length, template| bars.add(progress_bar(template, length));
-        let sizes = plan.files.iter().scan(0, |sum, wanted| {
-            let before = *sum;
-            *sum += wanted.file.size;
-            Some((wanted.to_string(), before))
-        });
-        let whole = plan.files.iter().map(|wanted| wanted.file.size).sum();
+        let mut whole = 0_u64;
+        let mut before = BTreeMap::new();
+        for wanted in &plan.files {
+            before.insert(wanted.to_string(), whole);
+            whole = whole.saturating_add(wanted.file.size);
+        }
         Self {
             options,
             file: bar(0, "{wide_msg} {bytes}/{total_bytes} {bytes_per_sec}"),
             all: bar(whole, "all {wide_bar} {bytes}/{total_bytes} left {eta}"),
-            before: sizes.collect(),
+            before,
             both: bars,
+            unlocked: Once::new(),
         }
     }
 
     fn show(&self, wanted: &PlannedFile, progress: &Progress) {
-        let name = wanted.to_string();
+        let key = wanted.to_string();
+        let name = foreign(&key);
         match progress {
             Progress::Here(bytes) => {
                 if self.file.message() != name {
                     self.file.reset();
                     self.file.set_length(wanted.file.size);
-                    self.file.set_message(name.clone());
+                    self.file.set_message(name);
                 }
                 self.file.set_position(*bytes);
-                self.all.set_position(self.before[&name] + bytes);
+                self.all
+                    .set_position(self.before[&key].saturating_add(*bytes));
             }
             Progress::Checking => self.file.set_message(format!("{name}: checking")),
             Progress::Waiting => self.file.set_message(format!(
                 "{name}: waiting for another program that downloads it"
             )),
+            Progress::Unlocked(reason) => self.unlocked.call_once(|| {
+                self.both.suspend(|| note_unlocked(self.options, reason));
+            }),
             again @ Progress::Again(..) => self.both.suspend(|| pause(self.options, &name, again)),
         }
     }
@@ -193,6 +206,16 @@ impl Drop for Bars {
     /// Removes the bars, on errors too.
     fn drop(&mut self) {
         let _ = self.both.clear(); // the terminal may be gone
+    }
+}
+
+/// Notes that nothing keeps other programs from downloading the same files.
+fn note_unlocked(options: FetchOptions, reason: &io::Error) {
+    if !options.quiet {
+        log_line(&format!(
+            "note: the file system of the cache has no locks ({reason}): do not download into \
+             it with several programs at once"
+        ));
     }
 }
 

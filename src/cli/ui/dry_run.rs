@@ -57,7 +57,7 @@ pub(crate) fn print_edit(
     let target = |target: &Prompt| -> Result<Facts> {
         let tokens = Fact::of("target", tokens(model, target)?);
         let mut facts = vec![tokens];
-        facts.extend(control(edit, source, target));
+        facts.extend(control(edit, source, target)?);
         Ok(facts)
     };
     let forward = model.forward_timesteps()?;
@@ -224,7 +224,7 @@ fn tokens(model: &Model, prompt: &Prompt) -> Result<Value> {
 }
 
 /// How a target's attention follows the source's.
-fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Facts {
+fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let plan = &edit.control;
     let mode = plan.mode_for(source, target).to_possible_value();
     let mode = mode.as_ref().map(PossibleValue::get_name);
@@ -236,18 +236,19 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Facts {
     let words = Fact::of("words", told.collect::<Vec<_>>());
     let amplified = plan.amplified(source, target);
     let factors: Value = (amplified.iter())
-        .map(|(word, factor)| (word.clone(), json!(factor)))
+        .map(|(found, factor)| (found.word.clone(), json!(factor)))
         .collect();
     let told = amplified.iter();
-    let told = listed(told.map(|(word, factor)| format!("{word} by {factor}")));
-    let blended = plan.blended(source, target);
+    let told = listed(told.map(|(found, factor)| format!("{} by {factor}", found.word)));
+    let blended = plan.blended(source, target)?.into_iter();
+    let blended: Vec<_> = blended.map(|(from, to)| (from.word, to.word)).collect();
     let pairs = listed(blended.iter().map(|(from, to)| format!("{from}:{to}")));
-    vec![
+    Ok(vec![
         Fact::of("control", mode),
         words.with("followed_words", json!(followed)),
         Fact::of("amplified", told).with("amplified_words", factors),
         Fact::of("blended", pairs).with("blended_words", json!(blended)),
-    ]
+    ])
 }
 
 /// The guidance at each step.

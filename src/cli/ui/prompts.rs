@@ -15,10 +15,14 @@ pub(crate) fn warn_of_edit(model: &Model, prompts: &[Prompt], console: &Console)
         return Ok(());
     };
     // A style LoRA changes the picture under the same prompt.
-    if !model.has_loras() && targets.iter().any(|target| reads_as(target, source)) {
+    if !model.has_loras() && targets.iter().any(|target| target.reads_like(source)) {
         console.warn("--tgt-prompt reads like the source prompt: nothing to change");
     }
-    let is_repeated = |(index, target)| targets[..index].iter().any(|t| reads_as(t, target));
+    let is_repeated = |(index, target)| {
+        targets[..index]
+            .iter()
+            .any(|other| other.reads_like(target))
+    };
     if targets.iter().enumerate().any(is_repeated) {
         console.warn("--tgt-prompt: two of them read alike");
     }
@@ -41,11 +45,6 @@ pub(crate) fn warn_of_prompts(model: &Model, prompts: &[Prompt], console: &Conso
         console.warn(&format!("the model never saw: {}", named(&unseen)));
     }
     Ok(())
-}
-
-/// Whether the model reads the same tokens.
-fn reads_as(one: &Prompt, other: &Prompt) -> bool {
-    one.tokens() == other.tokens()
 }
 
 /// Whether there are no tokens between start and end.

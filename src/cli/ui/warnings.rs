@@ -42,13 +42,14 @@ pub(crate) fn warn_of_other_model(
 
 /// Warns about factors of `--amplify` that leave no attention to other words.
 pub(crate) fn warn_of_factors(plan: &ControlPlan, console: &Console) {
-    let Amplify::Words(words) = &plan.amplify else {
-        return;
-    };
-    for (word, factor) in words.iter().filter(|(_, factor)| factor.abs() > MOST) {
-        console.warn(&format!(
-            "--amplify {word}={factor}: factors are rarely above 10"
-        ));
+    for amplify in &plan.amplify {
+        if let Amplify::Word(word, factor) = amplify
+            && factor.abs() > MOST
+        {
+            console.warn(&format!(
+                "--amplify {word}={factor}: factors are rarely above 10"
+            ));
+        }
     }
 }
 

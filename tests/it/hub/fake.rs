@@ -27,6 +27,10 @@ pub(crate) enum Fault {
     Stall(usize),
     /// An answer of this status, and when to come again.
     Status(u16, Option<&'static str>),
+    /// An answer of this status and with these headers, which are whole lines.
+    Head(u16, String),
+    /// What is asked for lies at another address.
+    Moved(String),
     /// One byte of the body is another.
     Damage,
     /// The body is one byte longer.
@@ -57,6 +61,8 @@ struct State {
     /// The token without which nothing is given.
     token: Option<String>,
     commit: String,
+    /// Files whose hashes are not told.
+    unhashed: Vec<String>,
 }
 
 /// The hub; it ends with the tests.
@@ -133,6 +139,12 @@ impl FakeHub {
         self
     }
 
+    /// Does not tell the hash of a file.
+    pub(crate) fn unhashed(self, name: &str) -> Self {
+        self.state().unhashed.push(name.into());
+        self
+    }
+
     /// What was asked for so far whose path contains a text.
     pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         let state = self.state();
@@ -168,6 +180,12 @@ impl FakeHub {
             let after = after.map(|after| format!("retry-after: {after}\r\n"));
             return Answer::new(*status, after.unwrap_or_default(), Vec::new());
         }
+        if let Some(Fault::Head(status, headers)) = fault {
+            return Answer::new(*status, headers.clone(), b"{}".to_vec());
+        }
+        if let Some(Fault::Moved(to)) = fault {
+            return Answer::new(307, format!("location: {to}\r\n"), Vec::new());
+        }
         if let Some(name) = asked.path.strip_prefix("/cdn/") {
             return self
                 .content(name)
@@ -200,7 +218,10 @@ impl FakeHub {
             .iter()
             .filter(|((repository, _), _)| repository == id);
         let siblings: Vec<_> = files
-            .map(|((_, name), content)| sibling(name, content))
+            .map(|((_, name), content)| match state.unhashed.contains(name) {
+                true => serde_json::json!({ "rfilename": name }),
+                false => sibling(name, content),
+            })
             .collect();
         if siblings.is_empty() {
             return Answer::missing();

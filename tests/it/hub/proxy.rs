@@ -17,6 +17,11 @@ pub(crate) struct FakeProxy {
 
 impl FakeProxy {
     pub(crate) fn before(hub: &FakeHub) -> Self {
+        Self::answering(hub, 200)
+    }
+
+    /// A proxy that answers with this status, and carries nothing unless it is 200.
+    pub(crate) fn answering(hub: &FakeHub, status: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let proxy = Self {
             port: listener.local_addr().expect("an address").port(),
@@ -26,7 +31,7 @@ impl FakeProxy {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (asked, hub) = (asked.clone(), hub.clone());
-                thread::spawn(move || tunnel(stream, &hub, &asked));
+                thread::spawn(move || tunnel(stream, &hub, &asked, status));
             }
         });
         proxy
@@ -43,7 +48,7 @@ impl FakeProxy {
 }
 
 /// Carries all bytes between a client and the hub (RFC 9110, section 9.3.6).
-fn tunnel(client: TcpStream, hub: &FakeHub, asked: &Mutex<Vec<String>>) -> Option<()> {
+fn tunnel(client: TcpStream, hub: &FakeHub, asked: &Mutex<Vec<String>>, status: u16) -> Option<()> {
     let mut lines = BufReader::new(&client).lines().map_while(Result::ok);
     let first = lines.next()?;
     let host = first
@@ -54,7 +59,10 @@ fn tunnel(client: TcpStream, hub: &FakeHub, asked: &Mutex<Vec<String>>) -> Optio
     lines.find(String::is_empty)?;
     asked.lock().expect("no tunnel panics").push(host);
     let hub = TcpStream::connect(hub.endpoint().strip_prefix("http://")?).ok()?;
-    (&client).write_all(b"HTTP/1.1 200 X\r\n\r\n").ok()?;
+    write!(&client, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").ok()?;
+    if status != 200 {
+        return None;
+    }
     thread::scope(|scope| {
         scope.spawn(|| carry(&client, &hub));
         carry(&hub, &client);

@@ -51,7 +51,7 @@ pub(crate) struct ConvertArgs {
     adapter: Vec<WeightedLora>,
     /// Alpha of adapters whose files state none [default: 8 for those that PEFT named
     /// or whose names hold timesteps, as the published ones; the rank for others].
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
     adapter_alpha: Option<f64>,
     #[command(flatten)]
     write: WriteArgs,

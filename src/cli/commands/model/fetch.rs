@@ -105,7 +105,7 @@ impl FetchArgs {
             Hub::from_env()?.fetch_archive(&self.what, &into, &mut |progress| match progress {
                 Progress::Here(bytes) => bar.set_position(bytes),
                 Progress::Checking => bar.set_message("unpacking"),
-                Progress::Waiting => {}
+                Progress::Waiting | Progress::Unlocked(_) => {}
                 again @ Progress::Again(..) => bar.suspend(|| pause(self.options, "", &again)),
             });
         bar.finish_and_clear();

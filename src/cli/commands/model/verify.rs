@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::cli::{
     args::model::VariantArgs,
-    ui::console::{print_result, progress_bar},
+    ui::console::{foreign, print_result, progress_bar},
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
@@ -50,9 +50,15 @@ impl VerifyArgs {
         let files = required_files.iter().filter_map(|need| {
             let file = need.file(&cache)?;
             let name = file.strip_prefix(cache.snapshot(&need.repository)?).ok()?;
-            Some((format!("{}/{}", need.repository, name.display()), file))
+            let name = format!("{}/{}", need.repository, name.display());
+            let digests = cache.digests(&need.repository, &file);
+            Some((name, file, digests))
         });
-        let damaged = files.filter_map(|(name, file)| self.verdict(&name, &file).transpose());
+        let damaged = files.filter_map(|(name, file, digests)| {
+            let digests = digests.with_context(|| file.display().to_string());
+            let verdict = digests.and_then(|digests| self.verdict(&name, &file, &digests));
+            verdict.transpose()
+        });
         let damaged: Vec<_> = damaged.collect::<Result<_>>()?;
         if !damaged.is_empty() {
             bail!(
@@ -76,23 +82,30 @@ impl VerifyArgs {
         Ok(())
     }
 
-    /// Checks a cached file; returns the path of its content if that is damaged.
-    fn verdict(&self, name: &str, file: &Path) -> Result<Option<String>> {
-        let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
-        let hash = content.file_name().and_then(|hash| hash.to_str());
-        let Some(digest) = Digest::parse(hash.unwrap_or_default()) else {
-            self.print(name, "no hash is known")?;
+    /// Checks a cached file that should have one of these hashes; returns the path of its
+    /// content if that is damaged.
+    fn verdict(&self, name: &str, file: &Path, digests: &[Digest]) -> Result<Option<String>> {
+        let name = foreign(name);
+        if digests.is_empty() {
+            self.print(&name, "no hash is known")?;
             return Ok(None);
-        };
+        }
+        let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
         let fault = || content.display().to_string();
-        let file = File::open(&content).with_context(fault)?;
-        let length = file.metadata().with_context(fault)?.len();
+        let length = content.metadata().with_context(fault)?.len();
         let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
-        bar.set_message(name.to_owned());
-        let fits = digest.matches(bar.wrap_read(file), length);
+        bar.set_message(name.clone());
+        let mut fits = false;
+        for digest in digests {
+            bar.set_position(0);
+            let file = File::open(&content).with_context(fault)?;
+            fits = fits
+                || digest
+                    .matches(bar.wrap_read(file), length)
+                    .with_context(fault)?;
+        }
         bar.finish_and_clear();
-        let fits = fits.with_context(fault)?;
-        self.print(name, if fits { "whole" } else { "DAMAGED" })?;
+        self.print(&name, if fits { "whole" } else { "DAMAGED" })?;
         Ok((!fits).then(|| content.display().to_string()))
     }
 
