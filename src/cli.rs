@@ -4,29 +4,31 @@
 mod args;
 mod canvas;
 mod commands;
+mod config;
+mod effective;
 mod interrupt;
 mod inversion;
 mod keep;
 mod picture;
 mod settings;
+mod short_help;
 mod threads;
 mod ui;
 
-use std::{env, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
-use clap::{
-    Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind,
-};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use icd::{
     Error,
     error::{abridged, reason_of},
 };
 
-use commands::{completions, distill, edit, generate, inspect, invert, model as models};
+use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
+use config::{Config, is_set_to_nothing};
 use serde_json::json;
-use settings::Settings;
-use ui::console::{Console, log_line};
+use settings::{Origin, Settings};
+use ui::console::{Console, log_error, log_line};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -39,11 +41,26 @@ use ui::console::{Console, log_line};
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// A file with defaults of flags, or none [default: what ICD_CONFIG says, else
+    /// ~/.config/icd/config.toml or its like, see the README].
+    #[arg(
+        long = "config",
+        global = true,
+        value_name = "FILE|none",
+        help_heading = "Logging"
+    )]
+    config_file: Option<OsString>,
+}
+
+/// The command line, with a short `-h`.
+pub(crate) fn command() -> Command {
+    short_help::with(Cli::command())
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
+  icd edit --image in.png --src-prompt \"a photo of a bird\" \\
+      --tgt-prompt \"a photo of a lego bird\"
   icd generate --prompt \"a cute owl\" --seed 7 -o owl.png";
 
 #[derive(Subcommand)]
@@ -63,7 +80,7 @@ enum Verb {
     /// Print a shell completion script.
     Completions(completions::CompletionsArgs),
     /// Print the manual page.
-    Man(completions::ManArgs),
+    Man(man::ManArgs),
 }
 
 /// What a command prints.
@@ -109,14 +126,18 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         Some(usage) => first_line(&usage.to_string()),
         None => in_flags(error),
     };
-    log_line(&match (usage, as_json) {
+    match (usage, as_json) {
         (_, true) => {
-            json!({ "error": { "message": abridged(&message, 1000), "code": code } }).to_string()
+            let message = abridged(&message, 1000);
+            log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
         }
-        // Plain and harmless like every message: the settings of a PNG are arguments, too.
-        (Some(usage), false) => usage.render().to_string().trim_end().into(),
-        (None, false) => format!("error: {message}"),
-    });
+        // Harmless like every message: the settings of a PNG are arguments, too.
+        (Some(usage), false) => {
+            let report = usage.render().to_string();
+            log_error(report.trim_end().trim_start_matches("error: "));
+        }
+        (None, false) => log_error(&message),
+    }
     ExitCode::from(code)
 }
 
@@ -134,32 +155,29 @@ fn first_line(report: &str) -> String {
 /// The parsed command, completed with the settings of the `--from` file.
 fn parsed() -> Result<(Verb, Settings)> {
     let typed: Vec<_> = env::args_os().collect();
-    let command = without_empty_variables(Cli::command());
-    let matches = command.clone().try_get_matches_from(&typed)?;
+    let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
+    let config = Config::of(&command(), &matches)?;
+    let command = without_empty_variables(config.applied(command()));
     let of = |verb| command.find_subcommand(verb);
-    let (typed, hash) = match matches
+    let (typed, origin) = match matches
         .subcommand()
         .and_then(|(verb, own)| Some((of(verb)?, own)))
     {
         Some((verb, own)) => settings::completed(typed, verb, own)?,
-        None => (typed, None),
+        None => (typed, Origin::default()),
     };
     let matches = command.clone().try_get_matches_from(typed)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let settings = matches.subcommand().and_then(|(verb, own)| {
         let command = command.find_subcommand(verb)?;
-        Some(Settings::of(verb, command, own, hash))
+        Some(Settings::of(command, own, origin))
     });
     Ok((cli.verb, settings.unwrap_or_default()))
 }
 
 /// The command with environment variables that are set to nothing counted as not set.
 fn without_empty_variables(command: Command) -> Command {
-    let is_empty = |arg: &Arg| {
-        let value = arg.get_env().and_then(env::var_os);
-        value.is_some_and(|value| value.is_empty())
-    };
-    let command = command.mut_args(|arg| match is_empty(&arg) {
+    let command = command.mut_args(|arg| match is_set_to_nothing(&arg) {
         true => arg.env(None::<&str>),
         false => arg,
     });

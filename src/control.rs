@@ -65,6 +65,20 @@ fn add_to(sum: &mut Option<Tensor>, maps: Tensor) -> Result<()> {
     Ok(())
 }
 
+/// The rows of several tensors that all begin with the same `sources`, those once.
+pub(crate) fn join_rows(groups: &[Tensor], sources: usize) -> Result<Tensor> {
+    let own = |(index, group): (usize, &Tensor)| match index {
+        0 => Ok(group.clone()),
+        _ => group.narrow(0, sources, group.dim(0)? - sources),
+    };
+    let rows: Vec<_> = groups
+        .iter()
+        .enumerate()
+        .map(own)
+        .collect::<Result<_, _>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
+}
+
 /// Keeps the latents x (rows, 4, h, w) where the mask (rows or 1, 1, h, w) is 1 and
 /// replaces them with those of the first row, the source, where it is 0.
 fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {

@@ -37,6 +37,8 @@ pub enum Setting {
     Naming,
     /// The timesteps of edits and generations.
     ReverseTimesteps,
+    /// The size of pictures.
+    Size,
     /// The choice between a preset's adapter pairs.
     Variant,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for Setting {
             Self::Guidance => "guidance",
             Self::Naming => "naming",
             Self::ReverseTimesteps => "reverse timesteps",
+            Self::Size => "size",
             Self::Variant => "variant",
         })
     }

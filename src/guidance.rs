@@ -6,9 +6,12 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, Setting},
     schedule::{Timestep, Timesteps},
 };
+
+/// More than twice the largest strength that networks are trained with.
+const MOST: f64 = 50.0;
 
 /// The guidance strength of one row of a batch, over the timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,12 +27,14 @@ impl Guidance {
         tau: Tau::CONSTANT,
     };
 
-    /// Creates guidance of `strength` (0 or more) that `tau` switches off near the noise.
+    /// Creates guidance of `strength` (0 or more, finite in f32) that `tau` switches off near
+    /// the noise.
     pub fn new(strength: f64, tau: Tau) -> Result<Self> {
-        if !strength.is_finite() || strength < 0.0 {
-            return Err(Error::setting(format!(
-                "guidance {strength}: it must be 0 (none) or more; 19 is usual for SD1.5, 7 for SDXL"
-            )));
+        if !(strength as f32).is_finite() || strength < 0.0 {
+            let reason = format!(
+                "{strength}: it must be 0 (none) or more; 19 is usual for SD1.5, 7 for SDXL"
+            );
+            return Err(Error::of(Setting::Guidance, reason));
         }
         Ok(Self { strength, tau })
     }
@@ -42,6 +47,12 @@ impl Guidance {
     /// The timesteps with guidance.
     pub fn tau(&self) -> Tau {
         self.tau
+    }
+
+    /// Whether the strength is beyond any that networks are trained with: they take it as an
+    /// input, and have seen none above 20.
+    pub fn is_extreme(&self) -> bool {
+        self.strength > MOST
     }
 
     /// The full strength.
@@ -188,8 +199,15 @@ mod tests {
         for tau in ["", "x", "1.5", "-0.1", "0.9..0.7", "0.2..1.2", "NaN"] {
             assert!(tau.parse::<Tau>().is_err(), "{tau:?}");
         }
-        for strength in [-1.0, f64::NAN, f64::INFINITY] {
+        for strength in [-1.0, f64::NAN, f64::INFINITY, 1e39] {
             assert!(Guidance::new(strength, Tau::CONSTANT).is_err());
         }
+    }
+
+    #[test]
+    fn guidance_beyond_training_is_extreme() {
+        let is_extreme = |w| Guidance::new(w, Tau::CONSTANT).unwrap().is_extreme();
+        assert_eq!([0.0, 19.0, 50.0].map(is_extreme), [false; 3]);
+        assert_eq!([50.1, 1e30].map(is_extreme), [true; 2]);
     }
 }

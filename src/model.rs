@@ -16,6 +16,7 @@ mod shapes;
 mod single;
 mod tensors;
 mod text;
+mod trained_on;
 pub mod unet;
 pub mod vae;
 mod verify;
@@ -29,6 +30,7 @@ pub use files::{ModelChoice, ModelFiles};
 pub use presets::{PRESETS, Variant};
 pub use required::required_files;
 pub use text::{Conditioning, EncodedPrompts, TextEncoders, Tokenizers};
+pub use trained_on::TrainedOn;
 pub(crate) use weight_files::NETWORK_FILES;
 
 use crate::{
@@ -39,6 +41,7 @@ use crate::{
     layout::Network,
     lora::{self, Adapter, AdapterOptions},
     nn::{LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
+    picture::Size,
     schedule::{NoiseSchedule, Timesteps},
 };
 use config::ConfigKind;
@@ -138,6 +141,22 @@ impl Model {
         Ok(self.vae_config()?.factor())
     }
 
+    /// The size of the pictures that the model was trained on.
+    pub fn size(&self) -> Result<Size> {
+        let side = self.side()?;
+        Ok(Size::new(side, side))
+    }
+
+    /// The size of the latents of pictures of a size.
+    pub fn latent_size(&self, size: Size) -> Result<Size> {
+        let factor = self.latent_factor()?;
+        if size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor) {
+            return Ok(Size::new(size.width / factor, size.height / factor));
+        }
+        let reason = format!("{size}: sides must be multiples of {factor} for this model");
+        Err(Error::of(Setting::Size, reason))
+    }
+
     /// Side of the pictures that it was trained on, in pixels: at most 8192.
     pub fn side(&self) -> Result<usize> {
         let (latent, factor) = (self.unet_config.sample_size, self.latent_factor()?);
@@ -184,6 +203,21 @@ impl Model {
             add(file, ConfigKind::Text)?;
         }
         Ok(notes)
+    }
+
+    /// The bytes of each network's weights in memory.
+    pub fn weight_bytes(&self) -> Result<Vec<(Network, usize)>> {
+        let bytes = |part| {
+            let dtype = match part {
+                Network::Vae => self.vae_dtype(),
+                _ => self.placement.dtype,
+            };
+            Ok((
+                part,
+                self.parts.open(part)?.values() * dtype.size_in_bytes(),
+            ))
+        };
+        self.parts.all().into_iter().map(bytes).collect()
     }
 
     /// Number of parameters of each network, by name.
@@ -294,6 +328,21 @@ impl Model {
     /// Opens the UNet's weight file.
     pub fn unet_checkpoint(&self) -> Result<Checkpoint> {
         self.parts.open(Network::Unet)
+    }
+
+    /// Opens the autoencoder's weight file.
+    pub(crate) fn vae_checkpoint(&self) -> Result<Checkpoint> {
+        self.parts.open(Network::Vae)
+    }
+
+    /// The bytes of a decoder's activations at once, where a channel at full resolution takes
+    /// `channel` bytes: five feature maps, or little more than one in strips.
+    pub(crate) fn decoder_bytes(&self, channel: usize) -> Result<usize> {
+        let [map, largest] = self.vae_config()?.finest().map(|count| count * channel);
+        Ok(match self.tiling.cuts([map, largest]) {
+            true => map + map / 3,
+            false => 5 * map,
+        })
     }
 
     /// The UNet's config.json.

@@ -1,5 +1,6 @@
 //! Pictures of 8-bit RGB pixels.
 
+mod animation;
 mod composite;
 mod decode;
 mod encode;
@@ -23,6 +24,7 @@ pub mod window;
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use crate::error::{Error, Result};
+pub use animation::is_animated;
 pub use decode::bytes_of;
 pub use encode::Format;
 pub use kind::is_picture;

@@ -9,16 +9,19 @@
 //!
 //! Each step evaluates the network once for all rows: one for an inversion or a
 //! generation; for an edit the source and its targets, or only the targets if nothing
-//! reads the source.
+//! reads the source. Many targets are evaluated in groups.
 
+mod cost;
 mod edit;
+mod groups;
 mod latents;
 mod networks;
 
-use std::{fmt::Display, panic::resume_unwind, sync::Arc, thread};
+use std::{fmt::Display, num::NonZeroUsize, panic::resume_unwind, sync::Arc, thread};
 
 use candle_core::Tensor;
 
+pub use cost::{Cost, Workload};
 pub use edit::{Edit, Edited, Outputs};
 pub use latents::{InversionCache, Latents, Method};
 pub use networks::Residency;
@@ -41,6 +44,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Pipeline {
     networks: Networks,
+    max_rows: usize,
 }
 
 impl Pipeline {
@@ -49,6 +53,18 @@ impl Pipeline {
     pub fn new(model: Model, residency: Residency) -> Self {
         Self {
             networks: Networks::new(model, residency),
+            max_rows: groups::MAX_ROWS,
+        }
+    }
+
+    /// The pipeline with another maximum of rows in one evaluation of the network, 8 by
+    /// default. More are evaluated in groups, with the source in each: the results on a CPU
+    /// are the same to the byte.
+    #[must_use]
+    pub fn with_max_rows(self, max_rows: NonZeroUsize) -> Self {
+        Self {
+            max_rows: max_rows.get(),
+            ..self
         }
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use icd::io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors};
 
-use super::Options;
+use super::{Options, tokenizer};
 
 const UNET: &str = "diffusion_pytorch_model.safetensors";
 /// What edits and new pictures are guided by where nothing is asked for.
@@ -54,7 +54,9 @@ pub(crate) fn write(options: &Options) -> Result<()> {
     }
     let recipe = format!(
         "forward_adapter = \"forward.safetensors\"\nreverse_adapter = \"reverse.safetensors\"\n\
-         guidance = {GUIDANCE:?}\ntau = {TAU:?}\n"
+         guidance = {GUIDANCE:?}\ntau = {TAU:?}\n\n\
+         [trained_on]\nsquare = true\nwords = {:?}\n",
+        tokenizer::words(options.seed)
     );
     fs::write(bundle.join("icd.toml"), recipe)?;
     Ok(())

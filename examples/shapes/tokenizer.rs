@@ -1,7 +1,11 @@
 //! The model's tokenizer: byte-pair encoding in CLIP's files, trained on
 //! captions until every word of them is one token.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Result, anyhow};
 use icd::prompt::Tokenizer;
@@ -39,13 +43,22 @@ pub(crate) fn make(folder: &Path, seed: u64) -> Result<Tokenizer> {
     )?)
 }
 
-/// The joins, in their order, as lines of merges.txt.
-fn merges(folder: &Path, seed: u64) -> Result<Vec<String>> {
-    let captions = (0..CAPTIONS).map(|index| {
+/// The words of all captions.
+pub(crate) fn words(seed: u64) -> BTreeSet<String> {
+    let words = |caption: String| caption.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    captions(seed).flat_map(words).collect()
+}
+
+fn captions(seed: u64) -> impl Iterator<Item = String> {
+    (0..CAPTIONS).map(move |index| {
         let mut dice = dice(!seed, index);
         let scene = Scene::any(&mut dice);
         Wording::any(&mut dice).caption(&scene)
-    });
+    })
+}
+
+/// The joins, in their order, as lines of merges.txt.
+fn merges(folder: &Path, seed: u64) -> Result<Vec<String>> {
     let mut trainer = BpeTrainer::builder()
         .show_progress(false)
         .vocab_size(100_000)
@@ -55,7 +68,7 @@ fn merges(folder: &Path, seed: u64) -> Result<Vec<String>> {
     let words = |text: &str| Ok(text.split_whitespace().map(str::to_owned).collect());
     let mut bpe = BPE::default();
     trainer
-        .feed(captions, words)
+        .feed(captions(seed), words)
         .and_then(|()| trainer.train(&mut bpe))
         .and_then(|_| bpe.save(folder, None))
         .map_err(|error| anyhow!("{error}"))?;

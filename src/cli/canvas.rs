@@ -70,8 +70,7 @@ impl<'a> Frame<'a> {
         match input {
             Input::Photo(photo) => {
                 let placed = Placed::new(photo, size.canvas(model)?);
-                let (worked, factor) = (placed.picture.size(), model.latent_factor()?);
-                let latent = Size::new(worked.width / factor, worked.height / factor);
+                let latent = model.latent_size(placed.picture.size())?;
                 Ok(Self::Photo(placed, latent))
             }
             Input::Latents(file, latents) => {
@@ -97,6 +96,20 @@ impl<'a> Frame<'a> {
                 let (_, _, height, width) = latents.latent.dims4()?;
                 Ok(Size::new(width, height))
             }
+        }
+    }
+
+    /// The size of the work in pixels.
+    pub(crate) fn worked(&self, model: &Model) -> Result<Size> {
+        let (latent, factor) = (self.latent()?, model.latent_factor()?);
+        Ok(Size::new(latent.width * factor, latent.height * factor))
+    }
+
+    /// The size of results.
+    pub(crate) fn result(&self, model: &Model, size: ResultSize) -> Result<Size> {
+        match (self.placing(), size) {
+            (Some((_, photo)), ResultSize::Photo) => Ok(photo),
+            _ => self.worked(model),
         }
     }
 

@@ -6,4 +6,5 @@ pub(crate) mod edit;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod invert;
+pub(crate) mod man;
 pub(crate) mod model;

@@ -53,7 +53,7 @@ impl Inversion<'_> {
         }
         let inverted = self.run(console)?;
         if let Err(error) = cache.put(&file, &inverted) {
-            console.note(&format!("warning: the inversion cannot be kept: {error}"));
+            console.warn(&format!("the inversion cannot be kept: {error}"));
         }
         Ok(inverted)
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use icd::{
     Error,
     io::{Existing, write_file},
-    picture::{Format, Picture, bytes_of},
+    picture::{Format, Picture, bytes_of, is_animated},
 };
 
 use super::{
@@ -26,30 +26,39 @@ fn opened(file: &Path) -> Result<(Vec<u8>, &Path)> {
     Ok((bytes.map_err(|source| Error::io(file, source))?, file))
 }
 
-/// Reads a picture from a file, or from stdin if the file is `-`.
-pub(crate) fn read(file: &Path) -> Result<Picture> {
-    Ok(read_hashed(file)?.0)
+/// Reads a picture from a file, or from stdin if the file is `-`. Warns if it is animated.
+pub(crate) fn read(file: &Path, console: &Console) -> Result<Picture> {
+    Ok(read_hashed(file, console)?.0)
 }
 
 /// Reads a picture as [`read`] does, and hashes its file.
-pub(crate) fn read_hashed(file: &Path) -> Result<(Picture, InputHash)> {
+pub(crate) fn read_hashed(file: &Path, console: &Console) -> Result<(Picture, InputHash)> {
     let (bytes, name) = opened(file)?;
+    warn_of_frames(&bytes, name, console);
     Ok((Picture::decode(&bytes, name)?, InputHash::of(&bytes)))
 }
 
-/// Reads a mask. Notes if it is of one colour, white or black, which is hardly meant.
+/// A picture is one frame.
+fn warn_of_frames(bytes: &[u8], name: &Path, console: &Console) {
+    if is_animated(bytes) {
+        let name = name.display();
+        console.warn(&format!("{name}: animated: only its first frame is used"));
+    }
+}
+
+/// Reads a mask. Warns if it is of one colour, white or black, which is hardly meant.
 pub(crate) fn read_mask(file: &Path, console: &Console) -> Result<Picture> {
     let (bytes, name) = opened(file)?;
     let mask = Picture::decode_mask(&bytes, name)?;
     let is_all = |value: u8| mask.pixels().iter().all(|byte| *byte == value);
     let name = name.display();
     if is_all(u8::MAX) {
-        console.note(&format!(
-            "warning: mask {name}: it is white everywhere and confines nothing"
+        console.warn(&format!(
+            "mask {name}: it is white everywhere and confines nothing"
         ));
     } else if is_all(0) {
-        console.note(&format!(
-            "warning: mask {name}: it is black everywhere, so nothing may change"
+        console.warn(&format!(
+            "mask {name}: it is black everywhere, so nothing may change"
         ));
     }
     Ok(mask)

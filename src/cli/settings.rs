@@ -1,7 +1,9 @@
 //! The settings in a PNG: a JSON object whose keys are the command's flags with
-//! underscores. `icd edit --from` reads it back.
+//! underscores. `icd edit --from` and `icd generate --from` read it back.
 
 use std::{
+    any::TypeId,
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs::File,
     path::{Path, PathBuf},
@@ -10,13 +12,18 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::{
-    picture::{bytes_of, note},
+    control::StepRange,
+    guidance::Tau,
+    model::Model,
+    picture::{Size, bytes_of, note},
     pipeline::Latents,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::args::output;
+
+use super::args::values::Seed;
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -37,9 +44,11 @@ const ASIDE: &[&str] = &[
     "low_memory",
     "residency",
     "threads",
+    "max_rows",
     "yes",
     "force",
     "from",
+    "config_file",
     "no_metadata",
     "help",
     "version",
@@ -48,8 +57,14 @@ const ASIDE: &[&str] = &[
 /// The key of the hash of the input.
 const INPUT_HASH: &str = "input_sha256";
 
-/// Keys that state what wrote the settings, and from what.
-const STATED: [&str; 3] = ["verb", "version", INPUT_HASH];
+/// The key of the model's identity.
+const MODEL_IDENTITY: &str = "model_identity";
+
+/// The key of the list of settings that were left to the program.
+const DEFAULTS: &str = "defaults";
+
+/// Keys that state what wrote the settings, from what and with what.
+const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
 
 /// Flags of files that are read, which are also looked for beside the PNG.
 const READ: [&str; 3] = ["image", "latents", "mask"];
@@ -84,47 +99,79 @@ impl InputHash {
     }
 }
 
+/// Flags that choose a model.
+const MODEL: &[&str] = &[
+    "model",
+    "variant",
+    "unet",
+    "checkpoint",
+    "reverse_adapter",
+    "reverse_timesteps",
+];
+
+/// Settings that the program derives from others where they are left to it: with those
+/// changed they are derived anew.
+const DERIVED: [(&str, &[&[&str]]); 6] = [
+    ("amplify", &[PROMPTS, &["control"]]),
+    ("blend", &[PROMPTS]),
+    ("control", &[PROMPTS, MODEL]),
+    ("early_prompt", &[MODEL, &["control"]]),
+    ("guidance", &[MODEL]),
+    ("tau", &[MODEL]),
+];
+
+/// Flags of prompts.
+const PROMPTS: &[&str] = &["src_prompt", "tgt_prompt"];
+
 /// The settings of one result.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Settings(Map<String, Value>);
+pub(crate) struct Settings {
+    values: Map<String, Value>,
+    origin: Origin,
+}
+
+/// What is known of settings that are repeated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    /// The settings that were left to the program.
+    defaults: BTreeSet<String>,
+    /// The identity of the model that made the picture, unless another one was asked for.
+    model: Option<String>,
+    /// The hash that the input has to have, unless another one was asked for.
+    input: Option<InputHash>,
+}
 
 impl Settings {
-    /// The settings from the parsed arguments of a command, and the hash that their input has to
-    /// have.
-    pub(crate) fn of(
-        verb: &str,
-        command: &Command,
-        matches: &ArgMatches,
-        hash: Option<InputHash>,
-    ) -> Self {
-        let mut settings = Map::new();
-        settings.insert("verb".into(), verb.into());
-        settings.insert("version".into(), env!("CARGO_PKG_VERSION").into());
-        if let Some(hash) = hash {
-            settings.insert(INPUT_HASH.into(), hash.0.into());
+    /// The settings from the parsed arguments of a command.
+    pub(crate) fn of(command: &Command, matches: &ArgMatches, origin: Origin) -> Self {
+        let mut values = Map::new();
+        values.insert("verb".into(), command.get_name().into());
+        values.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        if let Some(hash) = &origin.input {
+            values.insert(INPUT_HASH.into(), hash.0.clone().into());
         }
         for arg in command.get_arguments() {
             let id = arg.get_id().as_str();
             if !ASIDE.contains(&id)
                 && let Some(value) = value(arg, matches)
             {
-                settings.insert(id.into(), value);
+                values.insert(id.into(), value);
             }
         }
-        Self(settings)
+        Self { values, origin }
     }
 
     /// The settings with one value replaced.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(key.into(), value.into());
+        self.values.insert(key.into(), value.into());
         self
     }
 
     /// The settings with the hash of their input, which is from `file`. Another one than they
     /// have from [`completed`] is an error.
     pub(crate) fn of_input(self, hash: InputHash, file: Option<&Path>) -> Result<Self> {
-        let former = self.0.get(INPUT_HASH).and_then(Value::as_str);
-        if former.is_some_and(|former| former != hash.0) {
+        let former = self.origin.input.as_ref();
+        if former.is_some_and(|former| *former != hash) {
             bail!(
                 "{}: this is not what was edited before, its content differs: pass the input \
                  explicitly to edit another one",
@@ -132,6 +179,28 @@ impl Settings {
             );
         }
         Ok(self.with(INPUT_HASH, hash.0))
+    }
+
+    /// The settings with a value that the program chose, if the choice was left to it.
+    pub(crate) fn chosen(mut self, key: &str, value: impl Into<Value>) -> Self {
+        if self.values.get(key).is_none_or(is_left) {
+            self.values.insert(key.into(), value.into());
+            self.origin.defaults.insert(key.into());
+        }
+        self
+    }
+
+    /// The settings of a picture that this model made.
+    pub(crate) fn made_with(self, model: &Model) -> Result<Self> {
+        Ok(self.with(MODEL_IDENTITY, model.identity()?))
+    }
+
+    /// The identity of the model that made the picture whose settings are repeated, if this
+    /// model is another one.
+    pub(crate) fn other_model(&self, model: &Model) -> Result<Option<&str>> {
+        let own = model.identity()?;
+        let made_with = self.origin.model.as_deref();
+        Ok(made_with.filter(|made_with| *made_with != own))
     }
 
     /// Reads the settings embedded in a PNG.
@@ -152,7 +221,10 @@ impl Settings {
                         settings.insert(key.into(), value);
                     }
                 }
-                Ok(Self(settings))
+                Ok(Self {
+                    values: settings,
+                    origin: Origin::default(),
+                })
             }
             _ => bail!("{}: its settings are not a JSON object", file.display()),
         }
@@ -160,12 +232,16 @@ impl Settings {
 
     /// As text, on one line.
     pub(crate) fn text(&self) -> String {
-        Value::Object(self.0.clone()).to_string()
+        Value::Object(self.clone().facts()).to_string()
     }
 
     /// As a JSON object.
     pub(crate) fn facts(self) -> Map<String, Value> {
-        self.0
+        let (mut facts, defaults) = (self.values, self.origin.defaults);
+        if !defaults.is_empty() {
+            facts.insert(DEFAULTS.into(), defaults.into_iter().collect());
+        }
+        facts
     }
 
     /// Arguments of `command` that reproduce the settings, except those given explicitly.
@@ -178,13 +254,18 @@ impl Settings {
         command: &Command,
         typed: &ArgMatches,
         folder: &Path,
-    ) -> Result<Vec<OsString>> {
+    ) -> Result<(Vec<OsString>, Origin)> {
         let verb = command.get_name();
-        if self.0.get("verb").and_then(Value::as_str) != Some(verb) {
+        if self.values.get("verb").and_then(Value::as_str) != Some(verb) {
             bail!("its settings are not those of `icd {verb}`");
         }
-        let mut arguments = Vec::new();
-        for (key, value) in &self.0 {
+        let (mut arguments, defaults) = (Vec::new(), self.defaults());
+        let mut origin = Origin {
+            defaults: BTreeSet::new(),
+            model: self.model(typed),
+            input: self.input(typed),
+        };
+        for (key, value) in &self.values {
             if STATED.contains(&key.as_str()) || ASIDE.contains(&key.as_str()) {
                 continue;
             }
@@ -195,10 +276,14 @@ impl Settings {
             let Some((action, flag)) = flag else {
                 bail!("its setting {key:?} is not known to this version of icd");
             };
-            if !is_replaced(key, typed) {
+            let is_default = defaults.contains(&key.as_str());
+            if !is_replaced(key, typed) && !(is_default && is_derived_anew(key, typed)) {
+                if is_default {
+                    origin.defaults.insert(key.clone());
+                }
                 let values = values(action, value);
                 let values = values.with_context(|| format!("its setting {key:?}"))?;
-                let hash = self.0.get(INPUT_HASH).filter(|_| key == "image");
+                let hash = self.values.get(INPUT_HASH).filter(|_| key == "image");
                 arguments.extend(values.into_iter().map(|value| match value {
                     Some(text) if READ.contains(&key.as_str()) => {
                         let mut argument = OsString::from(format!("--{flag}="));
@@ -210,18 +295,57 @@ impl Settings {
                 }));
             }
         }
-        Ok(arguments)
+        Ok((arguments, origin))
     }
+
+    /// The settings that were left to the program.
+    fn defaults(&self) -> Vec<&str> {
+        let keys = self.values.get(DEFAULTS).and_then(Value::as_array);
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(Value::as_str).collect()
+    }
+
+    /// The identity of the model, unless another one is asked for.
+    fn model(&self, typed: &ArgMatches) -> Option<String> {
+        let identity = self.values.get(MODEL_IDENTITY)?.as_str()?;
+        let is_other = MODEL.iter().any(|flag| is_typed(flag, typed));
+        (!is_other).then(|| identity.to_owned())
+    }
+
+    /// The hash of the input, unless another one is asked for.
+    fn input(&self, typed: &ArgMatches) -> Option<InputHash> {
+        let hash = self.values.get(INPUT_HASH)?.as_str()?;
+        let is_other = INPUT.iter().any(|id| is_replaced(id, typed));
+        (!is_other).then(|| InputHash(hash.to_owned()))
+    }
+}
+
+/// Whether a value leaves the choice to the program.
+fn is_left(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().any(is_left),
+        value => value == "auto",
+    }
+}
+
+/// Whether a flag was given explicitly.
+fn is_typed(id: &str, typed: &ArgMatches) -> bool {
+    typed.try_contains_id(id).unwrap_or(false)
+        && typed.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// Whether a setting that was left to the program is derived from one that was given
+/// explicitly.
+fn is_derived_anew(id: &str, typed: &ArgMatches) -> bool {
+    let from = DERIVED.iter().filter(|(derived, _)| *derived == id);
+    let mut from = from.flat_map(|(_, from)| from.concat());
+    from.any(|flag| is_typed(flag, typed))
 }
 
 /// Whether a flag, or one that excludes it, was given explicitly.
 fn is_replaced(id: &str, typed: &ArgMatches) -> bool {
-    let is_typed = |id: &str| {
-        typed.try_contains_id(id).unwrap_or(false)
-            && typed.value_source(id) == Some(ValueSource::CommandLine)
-    };
-    let excludes = |ids: &[&str; 2]| ids.contains(&id) && ids.iter().any(|id| is_typed(id));
-    is_typed(id) || EXCLUSIVE.iter().any(excludes)
+    let excludes = |ids: &[&str; 2]| ids.contains(&id) && ids.iter().any(|id| is_typed(id, typed));
+    is_typed(id, typed) || EXCLUSIVE.iter().any(excludes)
 }
 
 /// The values of a flag in the settings, `None` for one without a value.
@@ -244,11 +368,39 @@ fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
 fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let id = arg.get_id().as_str();
     let values = matches.try_get_raw(id).ok().flatten()?;
-    let mut texts = values.map(|value| json!(value.to_string_lossy()));
+    let typed = |text: &OsStr| match is_numeric(arg) {
+        true => number(&text.to_string_lossy()),
+        false => json!(text.to_string_lossy()),
+    };
+    let mut values = values.map(typed);
     match arg.get_action() {
-        ArgAction::Set => texts.next(),
+        ArgAction::Set => values.next(),
         ArgAction::SetTrue => matches.get_flag(id).then_some(Value::Bool(true)),
-        _ => Some(texts.collect()),
+        _ => Some(values.collect()),
+    }
+}
+
+/// Whether the values of a flag are numbers, or can be.
+fn is_numeric(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    let numeric = [
+        TypeId::of::<u32>(),
+        TypeId::of::<f64>(),
+        TypeId::of::<Seed>(),
+        TypeId::of::<Size>(),
+        TypeId::of::<Tau>(),
+        TypeId::of::<StepRange>(),
+        TypeId::of::<(Option<String>, StepRange)>(),
+    ];
+    numeric.iter().any(|numeric| parsed == *numeric)
+}
+
+/// A text as a number, if it is one.
+pub(crate) fn number(text: &str) -> Value {
+    match (text.parse::<u64>(), text.parse::<f64>()) {
+        (Ok(number), _) => json!(number),
+        (_, Ok(number)) if number.is_finite() => json!(number),
+        _ => json!(text),
     }
 }
 
@@ -274,20 +426,18 @@ pub(crate) fn completed(
     typed: Vec<OsString>,
     command: &Command,
     matches: &ArgMatches,
-) -> Result<(Vec<OsString>, Option<InputHash>)> {
+) -> Result<(Vec<OsString>, Origin)> {
     let Some(file) = matches.try_get_one::<PathBuf>("from").ok().flatten() else {
-        return Ok((typed, None));
+        return Ok((typed, Origin::default()));
     };
     let former = Settings::read(file)?;
-    let more = former
-        .arguments(command, matches, file.parent().unwrap_or(Path::new("")))
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let (more, origin) = former
+        .arguments(command, matches, folder)
         .with_context(|| file.display().to_string())?;
     let mut typed = without_from(typed);
     typed.extend(more);
-    let is_replaced = INPUT.iter().any(|id| is_replaced(id, matches));
-    let hash = former.0.get(INPUT_HASH).filter(|_| !is_replaced);
-    let hash = hash.and_then(Value::as_str);
-    Ok((typed, hash.map(|hash| InputHash(hash.to_owned()))))
+    Ok((typed, origin))
 }
 
 /// The arguments without `--from FILE`.

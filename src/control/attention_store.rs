@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::{WordSites, add_to};
+use super::{WordSites, add_to, join_rows};
 use crate::{
     diffusion::{StepInfo, WalkControl},
     error::Result,
@@ -29,6 +29,20 @@ impl AttentionStore {
             early: false,
             sum: None,
         }
+    }
+
+    /// One store of the rows of several, each of which begins with as many `sources`.
+    pub(crate) fn joined(stores: &[Self], sources: usize) -> Result<Option<Self>> {
+        let Some(first) = stores.first() else {
+            return Ok(None);
+        };
+        let sums = stores.iter().filter_map(|store| store.sum.clone());
+        let sums: Vec<_> = sums.collect();
+        let sum = (!sums.is_empty()).then(|| join_rows(&sums, sources));
+        Ok(Some(Self {
+            sum: sum.transpose()?,
+            ..first.clone()
+        }))
     }
 
     /// The mean map (height, width) of some tokens of a row; `None` if nothing was

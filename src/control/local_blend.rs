@@ -1,6 +1,8 @@
 //! Local blend: the latent changes only where the chosen words attend
 //! (prompt-to-prompt, arXiv 2208.01626, section 3).
 
+use std::ops::Range;
+
 use candle_core::{D, DType, Tensor};
 
 use super::{WordSites, add_to, masked};
@@ -37,6 +39,20 @@ impl LocalBlend {
         Ok(Self {
             words: words.unsqueeze(1)?.unsqueeze(1)?, // (rows, 1, 1, tokens)
             sites: WordSites::new(attentive),
+            early: false,
+            maps: None,
+            mask: None,
+        })
+    }
+
+    /// The blend of the source and of some of the targets, which are counted from 0. The words
+    /// of the source are those of all targets.
+    pub(super) fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        let source = self.words.narrow(0, 0, 1)?;
+        let own = self.words.narrow(0, 1 + targets.start, targets.len())?;
+        Ok(Self {
+            words: Tensor::cat(&[source, own], 0)?,
+            sites: self.sites,
             early: false,
             maps: None,
             mask: None,

@@ -1,7 +1,7 @@
 //! The user's settings of a control, and the controls made from them for given
 //! prompts.
 
-use std::slice;
+use std::{ops::Range, slice};
 
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
@@ -78,6 +78,18 @@ pub struct Controls {
     pub prompt_to_prompt: Option<PromptToPrompt>,
     /// Keeps the latent where the chosen words do not attend.
     pub blend: Option<LocalBlend>,
+}
+
+impl Controls {
+    /// The controls of the source and of some of the targets, which are counted from 0.
+    pub fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        let edit = self.prompt_to_prompt.as_ref();
+        let blend = self.blend.as_ref();
+        Ok(Self {
+            prompt_to_prompt: edit.map(|control| control.of_targets(targets)),
+            blend: blend.map(|blend| blend.of_targets(targets)).transpose()?,
+        })
+    }
 }
 
 /// The properties of a sampling loop that controls depend on.

@@ -59,6 +59,12 @@ impl PromptToPrompt {
             step: StepInfo::default(),
         }
     }
+
+    /// The control of some of the targets, which are counted from 0.
+    pub(super) fn of_targets(&self, targets: &Range<usize>) -> Self {
+        let own = self.targets[targets.clone()].to_vec();
+        Self::new(own, self.self_steps.clone())
+    }
 }
 
 impl Target {

@@ -1,6 +1,6 @@
 //! Ranges of steps, as fractions of their number.
 
-use std::{ops::Range, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
 use crate::error::{Error, Result};
 
@@ -45,6 +45,15 @@ impl StepRange {
     pub(super) fn of(self, steps: usize) -> Range<usize> {
         let step = |fraction: f64| (fraction * steps as f64) as usize;
         step(self.start)..step(self.end)
+    }
+}
+
+impl fmt::Display for StepRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.start > 0.0 {
+            true => write!(f, "{}..{}", self.start, self.end),
+            false => write!(f, "{}", self.end),
+        }
     }
 }
 
@@ -96,6 +105,13 @@ mod tests {
             [2, 0, 2, 3]
         );
         assert_eq!("0.2..0.6".parse::<StepRange>().unwrap().of(5), 1..3);
+    }
+
+    #[test]
+    fn ranges_are_written_as_they_are_read() {
+        for text in ["0.4", "0.2..0.6", "1", "0"] {
+            assert_eq!(text.parse::<StepRange>().unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub enum Event<'a> {
 pub trait Observer {
     /// Receives an event.
     fn observe(&mut self, event: Event);
+
+    /// Whether values are of use: those of many rows are otherwise not put together.
+    fn wants_values(&self) -> bool {
+        true
+    }
 }
 
 impl<F: FnMut(Event)> Observer for F {
@@ -41,6 +46,10 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn observe(&mut self, _: Event) {}
+
+    fn wants_values(&self) -> bool {
+        false
+    }
 }
 
 /// Forwards events with a prefix before the names of values, so that the values of two
@@ -61,5 +70,9 @@ impl Observer for Scoped<'_> {
             }
             other => self.observer.observe(other),
         }
+    }
+
+    fn wants_values(&self) -> bool {
+        self.observer.wants_values()
     }
 }

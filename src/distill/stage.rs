@@ -13,7 +13,7 @@ use crate::{
     io::{Existing, write_file, write_tensors},
     model::Model,
     noise::Noise,
-    picture::fit::STEP,
+    picture::{Size, fit::STEP},
     schedule::Timesteps,
 };
 
@@ -37,6 +37,7 @@ impl TrainingData {
             let reason = format!("size = {side}: it must be a multiple of {STEP}");
             return Err(Error::setting(reason));
         }
+        model.latent_size(Size::new(side, side))?;
         let cache = config.out.join("latents.safetensors");
         fs::create_dir_all(&config.out).map_err(|error| Error::io(&config.out, error))?;
         let count = pictures.len();

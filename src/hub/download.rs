@@ -309,15 +309,18 @@ pub(super) fn check_room(folder: &Path, needed: u64) -> Result<()> {
 /// Bytes that must remain free.
 const SPARE: u64 = 64 << 20;
 
+/// Bytes of a GiB.
+const GIB: f64 = (1u64 << 30) as f64;
+
 fn check_free(folder: &Path, free: u64, needed: u64) -> Result<()> {
     if needed == 0 || free >= needed.saturating_add(SPARE) {
         return Ok(());
     }
     let reason = format!(
-        "{:.1} GB are to be downloaded, but its disk has only {:.1} GB free: free some space, \
+        "{:.1} GiB are to be downloaded, but its disk has only {:.1} GiB free: free some space, \
          or set HF_HUB_CACHE to a folder on another disk",
-        needed as f64 / 1e9,
-        free as f64 / 1e9
+        needed as f64 / GIB,
+        free as f64 / GIB
     );
     let full = io::Error::new(io::ErrorKind::StorageFull, reason);
     Err(Error::io(folder, full))
@@ -336,7 +339,7 @@ mod tests {
         let error = check_free(folder, 5 << 30, 5 << 30)
             .unwrap_err()
             .to_string();
-        for word in ["/cache", "5.4 GB", "HF_HUB_CACHE"] {
+        for word in ["/cache", "5.0 GiB", "HF_HUB_CACHE"] {
             assert!(error.contains(word), "{error}");
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Family, config, is_model_folder,
+    Family, TrainedOn, config, is_model_folder,
     manifest::Manifest,
     presets::{Preset, Variant},
     shapes,
@@ -84,6 +84,7 @@ pub struct ModelFiles {
     pub(super) guidance: Option<f64>,
     /// The default tau of edits.
     pub(super) tau: Option<Tau>,
+    pub(super) trained_on: TrainedOn,
     pub(super) loras: Vec<WeightedLora<Location>>,
     /// A single-file checkpoint with UNet, autoencoder and text encoders.
     pub(super) single: Option<Location>,
@@ -178,6 +179,7 @@ impl ModelFiles {
             adapter_alpha: RELEASED_ALPHA,
             guidance: None,
             tau: None,
+            trained_on: TrainedOn::default(),
             loras: Vec::new(),
             single: None,
             unet_is_named: false,
@@ -209,6 +211,7 @@ impl ModelFiles {
             adapter_alpha: manifest.adapter_alpha.unwrap_or(RELEASED_ALPHA),
             guidance: manifest.guidance,
             tau: manifest.tau,
+            trained_on: manifest.trained_on,
             loras: Vec::new(),
             single: None,
             unet_is_named: false,
@@ -227,6 +230,10 @@ impl ModelFiles {
                 .map(file)
                 .transpose()?
                 .unwrap_or(self.unet),
+            trained_on: match choice.unet.is_some() || choice.checkpoint.is_some() {
+                true => TrainedOn::default(), // by others
+                false => self.trained_on,
+            },
             unet_is_named: choice.unet.is_some(),
             single,
             forward: self.forward.overridden(

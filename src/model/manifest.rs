@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::TrainedOn;
 use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
@@ -27,6 +28,7 @@ pub(super) struct Manifest {
     pub(super) guidance: Option<f64>,
     #[serde(deserialize_with = "tau")]
     pub(super) tau: Option<Tau>,
+    pub(super) trained_on: TrainedOn,
 }
 
 impl Manifest {

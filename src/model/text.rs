@@ -201,7 +201,30 @@ impl TextEncoders {
     }
 }
 
+/// Prompts that are encoded together: memory does not grow with their number.
+const TOGETHER: usize = 8;
+
+/// The states of prompts (prompts, context, width).
 fn hidden_states(clip: &Clip, prompts: &[Prompt]) -> Result<States> {
+    let groups = prompts.chunks(TOGETHER);
+    let groups: Vec<_> = groups
+        .map(|group| states_together(clip, group))
+        .collect::<Result<_>>()?;
+    let joined = |part: fn(&States) -> Option<&Tensor>| {
+        let parts: Vec<_> = groups.iter().filter_map(part).collect();
+        Tensor::cat(&parts, 0)
+    };
+    Ok(States {
+        last: joined(|states| Some(&states.last))?,
+        penultimate: joined(|states| Some(&states.penultimate))?,
+        pooled: match groups.iter().all(|states| states.pooled.is_some()) {
+            true => Some(joined(|states| states.pooled.as_ref())?),
+            false => None,
+        },
+    })
+}
+
+fn states_together(clip: &Clip, prompts: &[Prompt]) -> Result<States> {
     let ids: Vec<&[u32]> = prompts.iter().map(Prompt::ids).collect();
     let ends: Vec<u32> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
     clip.forward(&ids, &ends)

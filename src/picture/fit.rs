@@ -5,10 +5,23 @@ use std::fmt;
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{Picture, Size, window::Window};
+use crate::error::{Error, Result, Setting};
 
 /// The sides of latents are at most 8 times smaller than those of pictures, whose sides are
 /// multiples of 8.
 pub(crate) const STEP: usize = 8;
+/// The longest side of pictures that networks work on.
+const LONGEST: usize = 8192;
+
+/// The size, if networks can work on it: sides that are multiples of 8, from 8 to 8192.
+pub fn workable(size: Size) -> Result<Size> {
+    let is_side = |side| (STEP..=LONGEST).contains(&side) && side.is_multiple_of(STEP);
+    if is_side(size.width) && is_side(size.height) {
+        return Ok(size);
+    }
+    let reason = format!("{size}: sides must be multiples of {STEP} from {STEP} to {LONGEST}");
+    Err(Error::of(Setting::Size, reason))
+}
 
 /// How a photo of another aspect ratio is fitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum)]

@@ -4,13 +4,19 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::{Pipeline, encode_prompts, while_loading};
+use super::{
+    Pipeline, encode_prompts,
+    groups::{Gathered, groups},
+    while_loading,
+};
 use crate::{
-    control::{AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, WalkInfo},
+    control::{
+        AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, WalkInfo, join_rows,
+    },
     diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
-    error::Result,
+    error::{Error, Result},
     guidance::Guidance,
-    model::{Conditioning, Model},
+    model::{Conditioning, Model, unet::Unet},
     prompt::Prompt,
 };
 
@@ -60,7 +66,7 @@ pub struct Edited {
 
 impl Pipeline {
     /// Denoises an inverted latent (1, 4, h, w) under the source prompt, unguided, and
-    /// under the target prompts, all rows together.
+    /// under the target prompts: side by side, in groups if they are many.
     pub fn edit(
         &self,
         inverted: &Tensor,
@@ -80,22 +86,54 @@ impl Pipeline {
         let ((text, mut controls), unet) = while_loading(prepare, load, waiting, observer)?;
         observer.observe(Event::Begins("editing"));
         let sources = usize::from(edit.walks_source(&mut controls));
-        let rows = edit.rows(&text.states, 1 - sources..text.prompts.len())?;
+        let mut gathered = Gathered::new(observer, sources);
+        let group = |targets: Range<usize>| {
+            let group = Group {
+                edit,
+                states: &text.states,
+                controls: controls.of_targets(&targets)?,
+                rows: 1 - sources..1,
+                targets,
+            };
+            self.edit_group(inverted, group, &unet, &mut gathered)
+        };
+        let groups = groups(edit.targets.len(), sources, self.max_rows);
+        let walked: Vec<_> = groups.into_iter().map(group).collect::<Result<_>>()?;
+        gathered.report()?;
+        joined(walked, sources, text.prompts)
+    }
+
+    /// Walks the source, if it is needed, and some of the targets.
+    fn edit_group(
+        &self,
+        inverted: &Tensor,
+        mut group: Group,
+        unet: &Unet,
+        observer: &mut dyn Observer,
+    ) -> Result<Walked> {
+        let rows = group.conditioning()?;
         let x = inverted.repeat((rows.count(), 1, 1, 1))?;
         let timesteps = self.model().reverse_timesteps()?;
-        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
+        let predictor = EmbeddedGuidance::new(unet, &rows)?;
         let walk = self.walk(&predictor, &timesteps);
-        let x = walk.run(x, &mut controls.chain(), observer)?;
-        observer.observe(Event::Value("latent", &x));
-        let targets = |rows: &Tensor| rows.narrow(0, sources, edit.targets.len());
-        let blend_mask = controls.plan.blend.as_ref().and_then(LocalBlend::mask);
-        Ok(Edited {
-            source: (sources == 1).then(|| x.narrow(0, 0, 1)).transpose()?,
-            targets: targets(&x)?,
-            blend_mask: blend_mask.map(targets).transpose()?,
-            prompts: text.prompts,
-            attention: controls.store,
+        let latents = walk.run(x, &mut group.controls.chain(), observer)?;
+        observer.observe(Event::Value("latent", &latents));
+        let blend = group.controls.plan.blend.as_ref();
+        Ok(Walked {
+            latents,
+            blend_mask: blend.and_then(LocalBlend::mask).cloned(),
+            attention: group.controls.store,
         })
+    }
+
+    /// The number of rows that each step evaluates, for each group of targets that is walked,
+    /// given the tokenized [`prompts`](Edit::tokenize). Fails on words that they do not have;
+    /// loads nothing.
+    pub fn rows_evaluated(&self, edit: &Edit, prompts: &[Prompt]) -> Result<Vec<usize>> {
+        let mut controls = EditControls::new(edit, self.model(), prompts)?;
+        let sources = usize::from(edit.walks_source(&mut controls));
+        let groups = groups(edit.targets.len(), sources, self.max_rows);
+        Ok(groups.into_iter().map(|own| sources + own.len()).collect())
     }
 
     /// The prompts of the rows and the early prompt, with the names of their states.
@@ -114,6 +152,77 @@ impl Pipeline {
             .chain(early)
             .collect()
     }
+}
+
+/// Some of the targets of an edit, and the source if it is needed.
+struct Group<'a> {
+    edit: &'a Edit,
+    /// Of all prompts, and of the early one.
+    states: &'a Conditioning,
+    controls: EditControls,
+    /// The prompts of the sources: 0, or none.
+    rows: Range<usize>,
+    /// The targets, counted from 0.
+    targets: Range<usize>,
+}
+
+impl Group<'_> {
+    /// The conditioning of its rows. The early prompt's states are the last of all; the pooled
+    /// embedding stays each row's own.
+    fn conditioning(&self) -> Result<BatchConditioning> {
+        let targets = self.targets.clone().map(|target| target + 1);
+        let prompts: Vec<_> = self.rows.clone().chain(targets).collect();
+        let of = |prompt| match prompt {
+            0 => Guidance::NONE,
+            _ => self.edit.guidance,
+        };
+        let early_row = self.edit.targets.len() + 1;
+        let pick = |prompt: &usize| if *prompt == 0 { 0 } else { early_row };
+        let text = self.states.rows(prompts.iter().copied())?;
+        let early = match self.edit.early_prompt {
+            Some(_) => Some(self.states.rows(prompts.iter().map(pick))?.pooled_as(&text)),
+            None => None,
+        };
+        Ok(BatchConditioning {
+            text,
+            early,
+            guidance: prompts.into_iter().map(of).collect(),
+        })
+    }
+}
+
+/// What the walk of a group results in, a row for the source, if it is needed, and for each
+/// target.
+struct Walked {
+    latents: Tensor,
+    blend_mask: Option<Tensor>,
+    attention: Option<AttentionStore>,
+}
+
+/// The result of all groups.
+fn joined(groups: Vec<Walked>, sources: usize, prompts: Vec<Prompt>) -> Result<Edited> {
+    let joined = |parts: Vec<Tensor>| match parts.is_empty() {
+        true => Ok(None),
+        false => join_rows(&parts, sources).map(Some),
+    };
+    let (mut latents, mut masks, mut stores) = (Vec::new(), Vec::new(), Vec::new());
+    for group in groups {
+        latents.push(group.latents);
+        masks.extend(group.blend_mask);
+        stores.extend(group.attention);
+    }
+    let none = || Error::setting("an edit needs a target prompt");
+    let latents = joined(latents)?.ok_or_else(none)?;
+    let targets = |rows: &Tensor| rows.narrow(0, sources, rows.dim(0)? - sources);
+    Ok(Edited {
+        source: (sources == 1)
+            .then(|| latents.narrow(0, 0, 1))
+            .transpose()?,
+        targets: targets(&latents)?,
+        blend_mask: joined(masks)?.as_ref().map(targets).transpose()?,
+        prompts,
+        attention: AttentionStore::joined(&stores, sources)?,
+    })
 }
 
 /// The controls of an edit's walk.
@@ -135,6 +244,15 @@ impl EditControls {
             plan: edit.control.controls(prompts, &walk)?,
             mask: mask.transpose()?.map(LatentMask::new),
             store: (edit.outputs.attention).then(|| AttentionStore::new(&walk.attentive_levels)),
+        })
+    }
+
+    /// The controls of the source and of some of the targets, which are counted from 0.
+    fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        Ok(Self {
+            plan: self.plan.of_targets(targets)?,
+            mask: self.mask.clone(),
+            store: self.store.clone(),
         })
     }
 
@@ -182,42 +300,11 @@ impl Edit {
         prompts.collect()
     }
 
-    /// The number of rows that each step evaluates, for the tokenized
-    /// [`prompts`](Self::tokenize). Fails on words that they do not have; loads nothing.
-    pub fn rows_evaluated(&self, model: &Model, prompts: &[Prompt]) -> Result<usize> {
-        let mut controls = EditControls::new(self, model, prompts)?;
-        Ok(usize::from(self.walks_source(&mut controls)) + self.targets.len())
-    }
-
     /// The prompts of all rows, the source first.
     pub fn prompts(&self) -> impl Iterator<Item = &str> {
         [&self.source]
             .into_iter()
             .chain(&self.targets)
             .map(String::as_str)
-    }
-
-    /// The conditioning of the rows of these prompts. The early prompt's states are the
-    /// last of `states`; the pooled embedding stays each row's own.
-    fn rows(&self, states: &Conditioning, prompts: Range<usize>) -> Result<BatchConditioning> {
-        let guidance = |prompt| {
-            if prompt == 0 {
-                Guidance::NONE
-            } else {
-                self.guidance
-            }
-        };
-        let early_row = self.targets.len() + 1;
-        let pick = |prompt| if prompt == 0 { 0 } else { early_row };
-        let text = states.rows(prompts.clone())?;
-        let early = match self.early_prompt {
-            Some(_) => Some(states.rows(prompts.clone().map(pick))?.pooled_as(&text)),
-            None => None,
-        };
-        Ok(BatchConditioning {
-            text,
-            early,
-            guidance: prompts.map(guidance).collect(),
-        })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::support::{Run, data, icd};
 
 fn edit() -> Run {
@@ -238,7 +240,10 @@ fn a_picture_carries_the_settings_that_made_it() {
     assert_eq!(facts["src_prompt"], "a photo of a bird");
     assert_eq!(facts["tgt_prompt"][0], "a photo of a dog");
     assert_eq!(facts["amplify"][0], "dog=2");
-    assert_eq!([&facts["seed"], &facts["size"]], ["5", "64x64"]);
+    assert_eq!(
+        [&facts["seed"], &facts["size"]],
+        [&json!(5), &json!("64x64")]
+    );
     let again = icd("edit").path("--from", &bird).args("-o again.png");
     assert_eq!(again.succeeds().bytes("again.png"), first.bytes("bird.png"));
     let other = icd("edit")

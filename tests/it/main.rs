@@ -35,6 +35,7 @@ mod single;
 mod stage;
 mod support;
 mod surface;
+mod told;
 mod training;
 mod trust;
 mod walks;

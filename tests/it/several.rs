@@ -21,6 +21,56 @@ fn pictures_of_one_prompt_are_drawn_as_each_alone() {
 }
 
 #[test]
+fn many_targets_are_edited_in_groups_as_all_at_once() {
+    if device() != "cpu" {
+        return; // products of more rows may round otherwise there
+    }
+    let edit = |flags: &str| {
+        let run = run("edit")
+            .path("--image", &data("square.png"))
+            .with("--src-prompt", "a photo of a bird")
+            .args("--attention-maps maps --comparison all.png --save-latents all.safetensors")
+            .args(flags);
+        let targets = [
+            "a photo of a dog",
+            "a photo of a cat",
+            "a lego bird",
+            "dog",
+            "a hat",
+        ];
+        let run = targets
+            .iter()
+            .fold(run, |run, target| run.with("--tgt-prompt", target));
+        run.succeeds()
+    };
+    for flags in [
+        "--blend bird:dog",
+        "--blend auto --early-prompt source --tau 0.6",
+        "--control none",
+    ] {
+        let whole = edit(&format!("{flags} --max-rows 100 --dump d.safetensors"));
+        let mut groups = edit(&format!("{flags} --max-rows 3 --dump d.safetensors"));
+        for file in whole.files() {
+            if file != "maps" {
+                assert!(groups.bytes(&file) == whole.bytes(&file), "{flags}: {file}");
+            }
+        }
+        for sheet in ["maps/source.png", "maps/target-5.png"] {
+            assert!(
+                groups.bytes(sheet) == whole.bytes(sheet),
+                "{flags}: {sheet}"
+            );
+        }
+        // A group for each target.
+        groups = edit(&format!("{flags} --max-rows 1 --dump d.safetensors"));
+        assert!(
+            groups.bytes("d.safetensors") == whole.bytes("d.safetensors"),
+            "{flags}"
+        );
+    }
+}
+
+#[test]
 fn edits_of_one_inversion_are_made_as_each_alone() {
     if device() != "cpu" {
         return; // products of more rows may round otherwise there

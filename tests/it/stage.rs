@@ -49,6 +49,7 @@ pub(crate) fn shell(command: &str, folder: &Path, hub: &FakeHub, env: &[(&str, &
         .env("ICD_DEVICE", device())
         .env("HF_ENDPOINT", hub.endpoint())
         .env("HF_HOME", folder.join("hub"))
+        .env("ICD_CONFIG", "none")
         .env_remove("ICD_MODEL")
         .envs(env.iter().copied())
         .output()

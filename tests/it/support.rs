@@ -204,11 +204,19 @@ impl Run {
     pub(crate) fn done(self) -> Done {
         let mut command = Command::cargo_bin("icd").expect("the program");
         let proxies = ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
-        for name in ["ICD_MODEL", "ICD_YES"].into_iter().chain(proxies) {
+        let own = [
+            "ICD_MODEL",
+            "ICD_YES",
+            "ICD_DTYPE",
+            "ICD_CACHE",
+            "ICD_THREADS",
+        ];
+        for name in own.into_iter().chain(proxies) {
             command.env_remove(name).env_remove(name.to_lowercase());
         }
         command
             .env("ICD_DEVICE", device())
+            .env("ICD_CONFIG", "none")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .args(&self.args);

@@ -338,7 +338,7 @@ fn half_precision_weights_give_almost_the_same_picture() {
         ("--dtype bf16", 2e-1),
     ] {
         let done = run(flags);
-        let told = done.stderr.contains("weights in F16");
+        let told = done.stderr.contains("weights in f16");
         assert_eq!(told, tolerance < 0.1, "{flags}: {}", done.stderr);
         let latent = &done.tensors("x.safetensors")["latent"];
         agree(flags, latent, &exact, tolerance);

@@ -39,9 +39,9 @@ pub(crate) struct ControlArgs {
         allow_negative_numbers = true
     )]
     self_replace: StepRange,
-    /// Multiply the attention to a target word; auto: each new word by 4; repeat it for
-    /// several [default: auto].
-    #[arg(long, value_name = "WORD=FACTOR|auto|none", value_parser = amplify, allow_hyphen_values = true)]
+    /// Multiply the attention to a target word; auto: each new word by 4; none: no word; repeat
+    /// it for several [default: auto].
+    #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
     amplify: Vec<Option<Amplify>>,
     /// Local blend: change the picture only where a source word or its target word is; auto:
     /// the words that differ; repeat it for several.

@@ -18,11 +18,18 @@ pub(crate) struct DeviceArgs {
         long,
         env = "ICD_DEVICE",
         hide_env_values = true,
-        default_value = "auto"
+        default_value = "auto",
+        value_parser = checked_name
     )]
     device: String,
     /// CPU threads, at most 4 per core; as many as cores by default.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(
+        long,
+        env = "ICD_THREADS",
+        hide_env_values = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
     threads: Option<u16>,
 }
 
@@ -49,6 +56,18 @@ impl DeviceArgs {
     }
 }
 
+/// A device's name, if it is one.
+fn checked_name(name: &str) -> Result<String, Error> {
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    let is_numbered = ["cuda", "metal"].contains(&kind) && index.parse::<usize>().is_ok();
+    match is_numbered || ["auto", "cpu"].contains(&name) {
+        true => Ok(name.to_owned()),
+        false => Err(Error::setting(
+            "write auto, cpu, cuda, cuda:1, metal or metal:1",
+        )),
+    }
+}
+
 /// The device with this name, or for `auto` the best available one.
 fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
     match name {
@@ -57,14 +76,7 @@ fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
         _ => {}
     }
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    let unknown = || {
-        Error::setting(format!(
-            "--device {name}: write auto, cpu, cuda, cuda:1, metal or metal:1"
-        ))
-    };
-    let index: usize = index.parse().map_err(|_| unknown())?;
-    ensure!(["cuda", "metal"].contains(&kind), unknown());
-    accelerator(kind, index)
+    accelerator(kind, index.parse().unwrap_or(0))
         .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
 }
 

@@ -38,6 +38,7 @@ pub(crate) struct ModelArgs {
     #[arg(
         long,
         env = "ICD_MODEL",
+        hide_env_values = true,
         default_value = "sd15",
         value_name = "NAME|DIR|HUB"
     )]
@@ -73,7 +74,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "FILE|HUB[=WEIGHT]")]
     lora: Vec<WeightedLora>,
     /// Download missing weights without asking.
-    #[arg(long, env = "ICD_YES", value_parser = FalseyValueParser::new())]
+    #[arg(long, short, env = "ICD_YES", hide_env_values = true, value_parser = FalseyValueParser::new())]
     yes: bool,
     #[command(flatten)]
     device: DeviceArgs,
@@ -121,9 +122,9 @@ impl ModelArgs {
         let device = self.device.open(&|line| console.note(line))?;
         let placement = Placement::new(self.dtype_on(&device), device);
         console.note(&format!(
-            "device: {}, weights in {:?}",
+            "device: {}, weights in {}",
             device::name(&placement.device),
-            placement.dtype
+            placement.dtype.as_str()
         ));
         let choice = self.choice();
         let yes = self.yes;

@@ -32,13 +32,15 @@ impl SizeArgs {
 
     /// The canvas for pictures of this model.
     pub(crate) fn canvas(&self, model: &Model) -> icd::Result<Canvas> {
-        let side = model.side()?;
         let by_default = match self.size {
             Some(_) => Fit::Stretch,
             None => Fit::Aspect,
         };
         Ok(Canvas {
-            size: self.size.unwrap_or(Size::new(side, side)),
+            size: match self.size {
+                Some(size) => size,
+                None => model.size()?,
+            },
             fit: self.fit.unwrap_or(by_default),
         })
     }

@@ -1,12 +1,17 @@
 //! Parsers for the values of flags.
 
-use std::str::FromStr;
+use std::{
+    hash::{BuildHasher, RandomState},
+    str::FromStr,
+};
 
 use icd::{
     Error,
     control::{Amplify, Blend, StepRange},
-    picture::Size,
+    picture::{Size, fit::workable},
 };
+
+use crate::cli::Console;
 
 /// Parses `--cross-replace 0.3` for all words and `--cross-replace bird=0.8` for one.
 pub(crate) fn cross_replace(text: &str) -> Result<(Option<String>, StepRange), Error> {
@@ -68,19 +73,65 @@ impl FromStr for EarlyPrompt {
     }
 }
 
+/// `--seed N`, or `--seed random`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seed {
+    Given(u64),
+    Random,
+}
+
+impl Seed {
+    /// The seed; a random one is drawn now, and told.
+    pub(crate) fn told(self, console: &Console) -> u64 {
+        let seed = self.drawn();
+        if matches!(self, Self::Random) {
+            console.note(&format!("seed: {seed}"));
+        }
+        seed
+    }
+
+    /// A random seed is of 32 bits, which are typed more easily than 64.
+    fn drawn(self) -> u64 {
+        match self {
+            Self::Given(seed) => seed,
+            // The keys of each state are random.
+            Self::Random => RandomState::new().hash_one(()) >> 32,
+        }
+    }
+}
+
+impl FromStr for Seed {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let reason = || format!("{text:?}: write a number from 0 to {}, or random", u64::MAX);
+        match text {
+            "random" => Ok(Self::Random),
+            number => number
+                .parse()
+                .map(Self::Given)
+                .map_err(|_| Error::setting(reason())),
+        }
+    }
+}
+
 /// Parses `--size 512` (a square) and `--size 768x512` (width x height).
 pub(crate) fn size(text: &str) -> Result<Size, Error> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    let side = |text: &str| {
-        let side = text.trim().parse().ok();
-        side.filter(|side: &usize| (8..=8192).contains(side) && side.is_multiple_of(8))
+    let side = |text: &str| text.trim().parse().ok();
+    let size = side(width).zip(side(height));
+    let reason = || {
+        format!(
+            "{text:?}: write a side as in 512, or width x height as in 768x512, \
+                              in multiples of 8"
+        )
     };
-    match side(width).zip(side(height)) {
-        Some((width, height)) => Ok(Size::new(width, height)),
-        None => Err(Error::setting(format!(
-            "{text:?}: write a side as in 512, or width x height as in 768x512, in multiples of 8 up to 8192"
-        ))),
-    }
+    let (width, height) = size.ok_or_else(|| Error::setting(reason()))?;
+    // clap names the flag.
+    workable(Size::new(width, height)).map_err(|error| match error {
+        Error::Setting { reason, .. } => Error::setting(reason),
+        other => other,
+    })
 }
 
 #[cfg(test)]
@@ -107,11 +158,29 @@ mod tests {
     }
 
     #[test]
+    fn random_seeds_are_drawn_anew() {
+        let drawn = |text: &str| text.parse::<Seed>().map(Seed::drawn);
+        assert_eq!(drawn("18446744073709551615").unwrap(), u64::MAX);
+        let seeds: Vec<_> = (0..8).map(|_| drawn("random").unwrap()).collect();
+        assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+        for bad in ["", "-1", "1.5", "Random", "18446744073709551616"] {
+            assert!(drawn(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn words_may_hold_signs() {
         let twice = Amplify::Word("a=b".into(), 2.0);
         assert_eq!(amplify("a=b=2").unwrap(), Some(twice));
         assert_eq!(cross_replace("bird=0.8").unwrap().0, Some("bird".into()));
-        for bad in ["bird", "bird=", "bird=x", "bird=nan", "bird=inf"] {
+        for bad in [
+            "bird",
+            "bird=",
+            "bird=x",
+            "bird=nan",
+            "bird=inf",
+            "bird=1e39",
+        ] {
             assert!(amplify(bad).is_err(), "{bad:?}");
         }
         for bad in ["bird", ":", "bird:", ":lego"] {

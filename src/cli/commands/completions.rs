@@ -1,16 +1,10 @@
-//! `icd completions` and `icd man`.
+//! `icd completions`.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
-use clap::{Args, CommandFactory};
+use anyhow::Result;
+use clap::Args;
 use clap_complete::Shell;
-use clap_mangen::Man;
 
-use crate::cli::{
-    Cli,
-    ui::console::{print_bytes, print_line},
-};
+use crate::cli::{command, ui::console::print_bytes};
 
 const NAME: &str = "icd";
 
@@ -30,34 +24,7 @@ Examples:
 impl CompletionsArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), NAME, &mut script);
+        clap_complete::generate(self.shell, &mut command(), NAME, &mut script);
         print_bytes(&script)
-    }
-}
-
-/// Prints the manual page, or writes a page for each command into a folder.
-#[derive(Args)]
-#[command(after_help = MAN)]
-pub(crate) struct ManArgs {
-    /// Write icd.1, icd-edit.1, .. into this folder.
-    #[arg(value_name = "DIR")]
-    folder: Option<PathBuf>,
-}
-
-const MAN: &str = "\
-Examples:
-  icd man > icd.1
-  icd man ~/.local/share/man/man1";
-
-impl ManArgs {
-    pub(crate) fn run(&self) -> Result<()> {
-        let Some(folder) = &self.folder else {
-            let mut page = Vec::new();
-            Man::new(Cli::command()).render(&mut page)?;
-            return print_bytes(&page);
-        };
-        clap_mangen::generate_to(Cli::command(), folder)
-            .with_context(|| folder.display().to_string())?;
-        print_line(&folder.display().to_string())
     }
 }

@@ -1,25 +1,31 @@
 //! `icd distill`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::FalseyValueParser};
 use icd::{
     distill::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         uncaptioned, write_report,
     },
     io::Source,
-    model::Model,
+    model::{Model, required_files},
     nn::Placement,
 };
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressState};
 
 use crate::cli::{
     args::device::DeviceArgs,
     threads,
-    ui::console::{log_line, print_line, progress_bar},
+    ui::{
+        console::{log_line, print_line, progress_bar},
+        download::{FetchOptions, fetch_missing},
+    },
 };
 
 /// Distils a diffusion model into one that inverts and generates in a few steps.
@@ -52,35 +58,41 @@ struct RunArgs {
     /// Resume from the checkpoint in the output folder.
     #[arg(long)]
     resume: bool,
+    /// Download missing weights of the teacher without asking.
+    #[arg(long, short, env = "ICD_YES", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    yes: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-const EXAMPLES: &str = r#"A configuration; model, data, out, steps and batch are required, and folders are relative to the file:
-  model = "sd15"          # the teacher: a preset or a folder in the diffusers layout
-  unet = "guidance/unet"  # consistency only: the UNet that `icd distill guidance` wrote
-  data = "pictures"       # metadata.jsonl with file_name and text, or a .txt beside each picture
-  out = "run"             # the output folder; another one for each stage
+const EXAMPLES: &str = r#"A configuration. Required are model, data, out, steps and batch; folders are
+relative to the file:
+
+  model = "sd15"            # the teacher: a preset or a diffusers folder
+  unet = "guidance/unet"    # consistency only: the result of the first stage
+  data = "pictures"         # with metadata.jsonl, or a .txt beside each picture
+  out = "run"               # the output folder, another one for each stage
   steps = 6000
   batch = 8
-  gradient_accumulation = 1    # micro-batches per batch: more use less memory
-  parallel_micro_batches = 1   # micro-batches at the same time: faster for small networks
-  gradient_checkpointing = false    # recompute activations: less memory, a third more time
-  dtype = "f32"           # of frozen weights: f32, f16 or bf16
+  gradient_accumulation = 1         # micro-batches per batch: less memory
+  parallel_micro_batches = 1        # at the same time: for small networks
+  gradient_checkpointing = false    # less memory, a third more time
+  dtype = "f32"             # of frozen weights: f32, f16 or bf16
   learning_rate = 8e-6
-  warmup = 0              # steps of linear warm-up
-  lr_schedule = "constant"     # or "cosine", to zero
-  guidance = [0.0, 7.0, 11.0, 15.0, 19.0]    # the guidance scales to train
-  ema_decay = 0.999       # save an EMA of the weights with this decay; leave out for the weights
-  size = 512              # side of the pictures [default: the model's]
-  save_every = 100        # steps between checkpoints
-  sample_every = 0        # steps between sample images; 0: none
+  warmup = 0                # steps of linear warm-up
+  lr_schedule = "constant"  # or "cosine", to zero
+  guidance = [0.0, 7.0, 11.0, 15.0, 19.0]    # the scales to train
+  ema_decay = 0.999         # save an EMA of the weights; or leave it out
+  size = 512                # side of the pictures [default: the model's]
+  save_every = 100          # steps between checkpoints
+  sample_every = 0          # steps between sample images; 0: none
   seed = 0
-  rank = 64               # LoRA rank; this and the rest: consistency only
+  # Consistency only:
+  rank = 64                 # of the adapters
   alpha = 8.0
   forward_timesteps = [19, 259, 519, 779, 999]
   reverse_timesteps = [999, 779, 519, 259, 0]
-  forward_preservation = 1.5    # weights of the preservation losses; 0 disables one
+  forward_preservation = 1.5    # weights of the preservation losses; 0: none
   reverse_preservation = 1.5
 
 Examples:
@@ -117,7 +129,10 @@ impl RunArgs {
         self.check_state(&config)?;
         let placement = Placement::new(config.dtype.into(), self.device.open(&log_line)?);
         check_gradients(&placement)?;
-        let model = Model::open(&config.choice(), placement)?;
+        let (choice, yes) = (config.choice(), self.yes);
+        let options = FetchOptions { yes, quiet: false };
+        fetch_missing(&|| required_files(&choice), options)?;
+        let model = Model::open(&choice, placement)?;
         tell_left_out(&uncaptioned(&config.data)?);
         let bar = bar(0, "encoding the pictures");
         let data = TrainingData::open(&model, &config, &mut |done, of| {
@@ -208,6 +223,11 @@ fn show(bar: &ProgressBar, progress: Progress) {
 }
 
 fn bar(length: usize, what: &'static str) -> ProgressBar {
-    let style = "{prefix} {bar:30} {pos}/{len} {per_sec}, left {eta} {wide_msg}";
-    progress_bar(style, length as u64).with_prefix(what)
+    let style = "{prefix} {bar:30} {pos}/{len} {speed}, left {eta} {wide_msg}";
+    let speed = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let _ = write!(text, "{:.1}/s", state.per_sec());
+    };
+    let bar = progress_bar(style, length as u64).with_prefix(what);
+    bar.set_style(bar.style().with_key("speed", speed));
+    bar
 }

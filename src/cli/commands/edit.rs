@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -13,9 +14,9 @@ use icd::{
     io::write_tensors,
     model::Model,
     picture::Picture,
-    pipeline::{Edit, Edited, Latents, Outputs, Pipeline},
+    pipeline::{Edit, Edited, Latents, Outputs, Pipeline, Workload},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{
     Console, ReportArgs,
@@ -25,6 +26,7 @@ use crate::cli::{
         output::{self, beside_name, is_stdout, numbered},
         result::ResultArgs,
         size::SizeArgs,
+        values::Seed,
     },
     canvas::{Frame, Input, ResultSize},
     inversion::Inversion,
@@ -32,9 +34,10 @@ use crate::cli::{
     picture,
     settings::{InputHash, Settings},
     ui::{
-        dry_run,
-        prompts::{warn_read_alike, warn_unread},
+        dry_run::{self, Work},
+        prompts::warn_of_edit,
         sheets::{self, Shown},
+        warnings::{warn_of_factors, warn_of_guidance, warn_of_other_model, warn_of_size},
     },
 };
 
@@ -62,15 +65,25 @@ pub(crate) struct EditArgs {
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
-    /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
+    /// time, which is told.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
     /// Print what would be done (tokens, words, evaluations, memory); load no weights.
     #[arg(long)]
     dry_run: bool,
     /// Keep inversions in this folder and reuse them.
-    #[arg(long, value_name = "DIR", conflicts_with = "latents")]
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Most rows (the source and targets) of one network evaluation, more are evaluated in
+    /// groups: less memory for many --tgt-prompt, the same results [default: 8].
+    #[arg(long, value_name = "N")]
+    max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
@@ -85,11 +98,13 @@ pub(crate) struct EditArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd edit --image in.png --src-prompt \"a photo of a bird\" --tgt-prompt \"a photo of a lego bird\"
-  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --blend cat:dog --amplify dog=3 --comparison compared.png -o dog.png
-  icd edit --image in.png --src-prompt \"a cat on a sofa\" --tgt-prompt \"a dog on a sofa\" \\
-      --mask mask.png -o masked.png
+  icd edit --image in.png --src-prompt \"a photo of a bird\" \\
+      --tgt-prompt \"a photo of a lego bird\"
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
+      --tgt-prompt \"a dog on a sofa\" --blend cat:dog --amplify dog=3 \\
+      --comparison compared.png -o dog.png
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
+      --tgt-prompt \"a dog on a sofa\" --mask mask.png -o masked.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
 /// Warns if the reverse timesteps do not start where the forward ones end.
@@ -99,12 +114,23 @@ fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
         model.reverse_timesteps()?.start(),
     );
     if end != start {
-        console.note(&format!(
-            "warning: forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
+        console.warn(&format!(
+            "forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
             end.0, start.0
         ));
     }
     Ok(())
+}
+
+/// The rows of each evaluation.
+fn evaluations(model: &Model, frame: &Frame, groups: &[usize]) -> Result<Vec<usize>> {
+    let inversion = match frame.placed() {
+        Some(_) => vec![1; model.forward_timesteps()?.count()],
+        None => Vec::new(),
+    };
+    let steps = model.reverse_timesteps()?.count();
+    let edit = groups.iter().flat_map(|&rows| vec![rows; steps]);
+    Ok(inversion.into_iter().chain(edit).collect())
 }
 
 impl EditArgs {
@@ -112,10 +138,14 @@ impl EditArgs {
         let dump = self.result.save.dump.as_deref();
         let mut console = Console::new(self.report, dump.is_some());
         let outputs = self.checked_outputs()?;
-        let (input, hash) = self.read()?;
+        let (input, hash) = self.read(&console)?;
         let settings = settings.of_input(hash, self.input())?;
         let mask = self.result.read_mask(&console)?;
         let pipeline = self.model.open(&console)?;
+        let pipeline = match self.max_rows {
+            Some(rows) => pipeline.with_max_rows(rows),
+            None => pipeline,
+        };
         let model = pipeline.model();
         let frame = Frame::of(&input, self.size, model)?;
         if self.result.restore_size {
@@ -123,30 +153,61 @@ impl EditArgs {
         }
         let request = self.request(model, &frame, mask.as_ref())?;
         let prompts = request.tokenize(model)?;
-        let rows = request.rows_evaluated(model, &prompts)?; // fails on unknown words
-        warn_unread(&prompts, &console);
-        warn_read_alike(&prompts, &console);
-        if frame.placed().is_some() {
-            warn_of_gap(model, &console)?;
-        }
+        let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
+        warn_of_edit(model, &prompts, &console)?;
+        self.warn(model, (&frame, &request), &settings, &console)?;
+        let seed = self.seed.told(&console);
         let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
             console.clear();
-            let worked = (&frame, rows);
-            return dry_run::print_edit(model, &request, &prompts, worked, self.report.json);
+            let load = Workload {
+                latent: frame.latent()?,
+                evaluations: evaluations(model, &frame, &rows)?,
+                encoded: usize::from(frame.placed().is_some()),
+                decoded: request.targets.len() + usize::from(request.outputs.source),
+            };
+            let result = frame.result(model, finish.size)?;
+            let work = Work::of(&pipeline, load, result)?;
+            return dry_run::print_edit(model, &request, &prompts, &work, self.report.json);
         }
-        let inverted = self.inverted(&pipeline, &frame, &mut console)?;
+        let settings = settings.with("seed", seed);
+        let of = |target| {
+            settings
+                .clone()
+                .of_edit(model, &request, (&prompts[0], target))
+        };
+        let settings: Vec<_> = prompts[1..].iter().map(of).collect::<Result<_>>()?;
+        let inverted = self.inverted(&pipeline, (&frame, seed), &mut console)?;
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
         let files = (&finish, &outputs[..]);
-        self.write(&pipeline, &edited, files, settings, &mut console)?;
+        self.write(&pipeline, &edited, files, &settings, &mut console)?;
         console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
-        let mut results = outputs.iter().zip(&request.targets);
-        results.try_for_each(|(output, target)| {
-            let (source, seed) = (&request.source, self.seed);
-            let facts = json!({ "source": source, "target": target, "seed": seed });
+        let mut results = outputs.iter().zip(&request.targets).zip(settings);
+        results.try_for_each(|((output, target), settings)| {
+            let mut facts = Value::Object(settings.facts());
+            facts["source"] = json!(request.source);
+            facts["target"] = json!(target);
             console.result(output, 0, facts)
         })
+    }
+
+    /// Warns about settings that are hardly meant.
+    fn warn(
+        &self,
+        model: &Model,
+        (frame, edit): (&Frame, &Edit),
+        settings: &Settings,
+        console: &Console,
+    ) -> Result<()> {
+        warn_of_guidance(edit.guidance, console);
+        warn_of_factors(&edit.control, console);
+        warn_of_size(model, frame.worked(model)?, console)?;
+        warn_of_other_model(model, settings, console)?;
+        match frame.placed() {
+            Some(_) => warn_of_gap(model, console),
+            None => Ok(()),
+        }
     }
 
     /// The names of the edited pictures; checks that all output files can be written.
@@ -189,10 +250,10 @@ impl EditArgs {
     }
 
     /// Reads the input, before a model is opened, and hashes it.
-    fn read(&self) -> Result<(Input, InputHash)> {
+    fn read(&self, console: &Console) -> Result<(Input, InputHash)> {
         match (&self.image, &self.latents) {
             (Some(image), _) => {
-                let (photo, hash) = picture::read_hashed(image)?;
+                let (photo, hash) = picture::read_hashed(image, console)?;
                 Ok((Input::Photo(photo), hash))
             }
             (None, Some(dump)) => {
@@ -262,7 +323,7 @@ impl EditArgs {
     fn inverted(
         &self,
         pipeline: &Pipeline,
-        frame: &Frame,
+        (frame, seed): (&Frame, u64),
         console: &mut Console,
     ) -> Result<Tensor> {
         let latent = match frame {
@@ -271,7 +332,7 @@ impl EditArgs {
                     pipeline,
                     placed,
                     prompt: self.src_prompt.as_deref().unwrap_or_default(),
-                    seed: self.seed,
+                    seed,
                 };
                 inversion.cached(self.cache.as_ref(), console)?.latent
             }
@@ -285,7 +346,7 @@ impl EditArgs {
         pipeline: &Pipeline,
         edited: &Edited,
         (finish, outputs): (&Finish, &[PathBuf]),
-        settings: Settings,
+        settings: &[Settings],
         console: &mut Console,
     ) -> Result<()> {
         let (result, existing) = (&self.result, self.result.save.write.existing());
@@ -302,7 +363,7 @@ impl EditArgs {
             console.note(&size);
         }
         let finished = |size| finish.pictures(&decoded, edited, size);
-        self.write_results(finished(finish.size), outputs, &settings)?;
+        self.write_results(finished(finish.size), outputs, settings)?;
         if !with_sheets {
             return Ok(());
         }
@@ -325,13 +386,12 @@ impl EditArgs {
         &self,
         results: impl Iterator<Item = Result<Picture>>,
         outputs: &[PathBuf],
-        settings: &Settings,
+        settings: &[Settings],
     ) -> Result<()> {
         let save = &self.result.save;
-        let mut results = results.zip(outputs).zip(&self.tgt_prompt);
-        results.try_for_each(|((result, file), prompt)| {
-            let own = settings.clone().with("tgt_prompt", [prompt.as_str()]);
-            let own = (!save.no_metadata).then_some(&own);
+        let mut results = results.zip(outputs).zip(settings);
+        results.try_for_each(|((result, file), own)| {
+            let own = (!save.no_metadata).then_some(own);
             picture::write(&result?, file, own, save.write.existing())
         })
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    slice,
 };
 
 use anyhow::{Result, ensure};
@@ -15,20 +16,24 @@ use icd::{
     model::Model,
     noise::Noise,
     picture::{Picture, Size},
-    pipeline::{Pipeline, Residency},
+    pipeline::{Pipeline, Residency, Workload},
 };
-use serde_json::json;
+use serde_json::Value;
 
 use crate::cli::{
     Console, ReportArgs,
     args::{
         model::ModelArgs,
         output::{self, SaveArgs, is_stdout, numbered},
-        values::size,
+        values::{Seed, size},
     },
     picture,
     settings::Settings,
-    ui::prompts::warn_unread,
+    ui::{
+        dry_run::{self, Work},
+        prompts::warn_of_prompts,
+        warnings::{warn_of_guidance, warn_of_other_model, warn_of_size},
+    },
 };
 
 /// Most pictures of one run: all names are checked, and the noise of all may be drawn, before
@@ -40,8 +45,11 @@ const MAX_COUNT: i64 = 10_000;
 #[command(after_help = EXAMPLES)]
 pub(crate) struct GenerateArgs {
     /// What the picture should show.
-    #[arg(long, allow_hyphen_values = true)]
-    prompt: String,
+    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Reuse the prompt and settings in a PNG that `icd generate` wrote; flags override them.
+    #[arg(long, value_name = "PNG")]
+    from: Option<PathBuf>,
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
     output: Option<PathBuf>,
@@ -50,9 +58,15 @@ pub(crate) struct GenerateArgs {
     #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_COUNT))]
     count: u32,
-    /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
+    /// time, which is told.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
     /// Guidance scale [default: 7, or as the model's icd.toml says].
     #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
@@ -66,6 +80,9 @@ pub(crate) struct GenerateArgs {
     /// The final latent, as safetensors.
     #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     save_latents: Option<PathBuf>,
+    /// Print what would be done (tokens, evaluations, memory, time); load no weights.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     save: SaveArgs,
     #[command(flatten)]
@@ -76,8 +93,10 @@ pub(crate) struct GenerateArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 -o owl.png
-  icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8";
+  icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 \\
+      -o owl.png
+  icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8
+  icd generate --from generated-2.png --seed random -o another.png";
 
 impl GenerateArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {
@@ -85,38 +104,39 @@ impl GenerateArgs {
         let console = Console::new(self.report, false);
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
-        warn_unread(&[model.tokenizers()?.tokenize(&self.prompt)?], &console);
-        model.reverse_timesteps()?; // fail before anything is loaded
-        drop(console);
-        let indices: Vec<_> = (0..self.count as usize).collect();
-        let together = match pipeline.residency() {
-            Residency::OneAtATime => indices.len(), // each network is loaded once
-            Residency::All | Residency::Shared => 1,
-        };
-        let mut batches = indices.chunks(together);
-        batches.try_for_each(|batch| self.generate(&pipeline, batch, &settings))
-    }
-
-    /// Generates and writes the pictures with these indices.
-    fn generate(&self, pipeline: &Pipeline, batch: &[usize], settings: &Settings) -> Result<()> {
-        let mut console = Console::new(self.report, self.save.dump.is_some());
-        let guidance = self.guidance(pipeline.model())?;
-        let noises = batch
-            .iter()
-            .map(|&index| self.noise(pipeline.model(), index));
-        let noises: Vec<_> = noises.collect::<icd::Result<_>>()?;
-        let latents = pipeline.generate(&self.prompt, &noises, guidance, &mut console)?;
-        let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, &mut console)?;
-        console.finish();
-        for (row, &index) in batch.iter().enumerate() {
-            self.write(index, &pictures[row], &latents[row], settings)?;
-            let named = |file: &PathBuf| self.numbered(file, index);
-            let dump = self.save.dump.as_ref().map(named);
-            console.write_dump(dump.as_deref(), row, self.save.write.existing())?;
-            let facts = json!({ "prompt": self.prompt, "seed": self.seed(index) });
-            console.result(&named(&self.output()), row, facts)?;
+        let text = self.prompt.as_deref().unwrap_or_default();
+        let prompt = model.tokenizers()?.tokenize(text)?;
+        let guidance = self.guidance(model)?;
+        let size = self.size(model)?;
+        warn_of_prompts(model, slice::from_ref(&prompt), &console)?;
+        warn_of_guidance(guidance, &console);
+        warn_of_size(model, size, &console)?;
+        warn_of_other_model(model, &settings, &console)?;
+        let steps = model.reverse_timesteps()?.count(); // fails before anything is loaded
+        if self.dry_run {
+            console.clear();
+            let evaluations = vec![1; steps * self.count as usize];
+            let load = Workload {
+                latent: model.latent_size(size)?,
+                evaluations,
+                encoded: 0,
+                decoded: self.count as usize,
+            };
+            let work = Work::of(&pipeline, load, size)?;
+            return dry_run::print_generation(model, &prompt, guidance, &work, self.report.json);
         }
-        Ok(())
+        let seed = self.seed.told(&console);
+        drop(console);
+        let settings = settings.of_guidance(guidance).made_with(model)?;
+        let pictures = Pictures {
+            args: self,
+            pipeline: &pipeline,
+            prompt: text,
+            guidance,
+            seed,
+            settings,
+        };
+        pictures.make()
     }
 
     fn guidance(&self, model: &Model) -> icd::Result<Guidance> {
@@ -124,42 +144,11 @@ impl GenerateArgs {
         Guidance::new(strength, self.tau)
     }
 
-    fn seed(&self, index: usize) -> u64 {
-        self.seed.wrapping_add(index as u64)
-    }
-
-    fn noise(&self, model: &Model, index: usize) -> icd::Result<Tensor> {
-        Noise::new(self.seed(index)).normal(self.shape(model)?, model.device())
-    }
-
-    /// Writes a picture, and its latent if requested.
-    fn write(
-        &self,
-        index: usize,
-        picture: &Picture,
-        latent: &Tensor,
-        settings: &Settings,
-    ) -> Result<()> {
-        let seed = self.seed(index).to_string();
-        let own = settings.clone().with("seed", seed).with("count", "1");
-        let file = self.numbered(&self.output(), index);
-        let existing = self.save.write.existing();
-        picture::write(
-            picture,
-            &file,
-            (!self.save.no_metadata).then_some(&own),
-            existing,
-        )?;
-        if let Some(file) = &self.save_latents {
-            let latents = vec![("latent".into(), latent.clone())];
-            write_tensors(
-                &self.numbered(file, index),
-                &latents,
-                HashMap::new(),
-                existing,
-            )?;
+    fn size(&self, model: &Model) -> icd::Result<Size> {
+        match self.size {
+            Some(size) => Ok(size),
+            None => model.size(),
         }
-        Ok(())
     }
 
     /// Checks that all output files can be written.
@@ -175,7 +164,10 @@ impl GenerateArgs {
             .collect();
         let numbered = |i| named.iter().map(move |file| self.numbered(file, i));
         let files: Vec<_> = (0..self.count as usize).flat_map(numbered).collect();
-        self.save.write.check(&files)
+        match self.dry_run {
+            true => Ok(()), // writes nothing
+            false => self.save.write.check(&files),
+        }
     }
 
     fn numbered(&self, file: &Path, index: usize) -> PathBuf {
@@ -187,13 +179,87 @@ impl GenerateArgs {
             .clone()
             .unwrap_or_else(|| "generated.png".into())
     }
+}
 
-    /// The latent's shape (1, 4, h, w).
-    fn shape(&self, model: &Model) -> icd::Result<(usize, usize, usize, usize)> {
-        let (config, factor) = (model.unet_config(), model.latent_factor()?);
-        let own = Size::new(model.side()?, model.side()?);
-        let size = self.size.unwrap_or(own);
-        let (height, width) = (size.height / factor, size.width / factor);
-        Ok((1, config.in_channels, height, width))
+/// The pictures of a run, with seeds in order.
+struct Pictures<'a> {
+    args: &'a GenerateArgs,
+    pipeline: &'a Pipeline,
+    prompt: &'a str,
+    guidance: Guidance,
+    /// The seed of the first.
+    seed: u64,
+    settings: Settings,
+}
+
+impl Pictures<'_> {
+    fn make(&self) -> Result<()> {
+        let indices: Vec<_> = (0..self.args.count as usize).collect();
+        let together = match self.pipeline.residency() {
+            Residency::OneAtATime => indices.len(), // each network is loaded once
+            Residency::All | Residency::Shared => 1,
+        };
+        let mut batches = indices.chunks(together);
+        batches.try_for_each(|batch| self.generate(batch))
+    }
+
+    /// Generates and writes the pictures with these indices.
+    fn generate(&self, batch: &[usize]) -> Result<()> {
+        let (args, pipeline) = (self.args, self.pipeline);
+        let mut console = Console::new(args.report, args.save.dump.is_some());
+        let noises = batch.iter().map(|&index| self.noise(index));
+        let noises: Vec<_> = noises.collect::<icd::Result<_>>()?;
+        let latents = pipeline.generate(self.prompt, &noises, self.guidance, &mut console)?;
+        let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, &mut console)?;
+        console.finish();
+        for (row, &index) in batch.iter().enumerate() {
+            let settings = self.settings(index);
+            self.write(index, &pictures[row], &latents[row], &settings)?;
+            let named = |file: &PathBuf| args.numbered(file, index);
+            let dump = args.save.dump.as_ref().map(named);
+            console.write_dump(dump.as_deref(), row, args.save.write.existing())?;
+            let facts = Value::Object(settings.facts());
+            console.result(&named(&args.output()), row, facts)?;
+        }
+        Ok(())
+    }
+
+    fn seed(&self, index: usize) -> u64 {
+        self.seed.wrapping_add(index as u64)
+    }
+
+    /// The settings that repeat one of the pictures.
+    fn settings(&self, index: usize) -> Settings {
+        let settings = self.settings.clone();
+        settings.with("seed", self.seed(index)).with("count", 1)
+    }
+
+    /// The noise (1, 4, h, w) of one of the pictures.
+    fn noise(&self, index: usize) -> icd::Result<Tensor> {
+        let model = self.pipeline.model();
+        let Size { width, height } = model.latent_size(self.args.size(model)?)?;
+        let shape = (1, model.unet_config().in_channels, height, width);
+        Noise::new(self.seed(index)).normal(shape, model.device())
+    }
+
+    /// Writes a picture, and its latent if requested.
+    fn write(
+        &self,
+        index: usize,
+        picture: &Picture,
+        latent: &Tensor,
+        settings: &Settings,
+    ) -> Result<()> {
+        let args = self.args;
+        let existing = args.save.write.existing();
+        let settings = (!args.save.no_metadata).then_some(settings);
+        let file = args.numbered(&args.output(), index);
+        picture::write(picture, &file, settings, existing)?;
+        if let Some(file) = &args.save_latents {
+            let file = args.numbered(file, index);
+            let latents = vec![("latent".into(), latent.clone())];
+            write_tensors(&file, &latents, HashMap::new(), existing)?;
+        }
+        Ok(())
     }
 }

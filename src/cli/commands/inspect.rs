@@ -55,6 +55,8 @@ impl InspectArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let facts = facts(&self.what)?;
         if self.json {
+            let plain = |(name, value): (String, Value)| (name.replace(' ', "_"), value);
+            let facts: Facts = facts.into_iter().map(plain).collect();
             return print_line(&Value::Object(facts).to_string());
         }
         let mut facts = facts.iter();

@@ -16,11 +16,12 @@ use crate::cli::{
         model::ModelArgs,
         output::{self, WriteArgs},
         size::SizeArgs,
+        values::Seed,
     },
     canvas::Placed,
     inversion::Inversion,
     picture,
-    ui::prompts::warn_unread,
+    ui::{prompts::warn_of_prompts, warnings::warn_of_size},
 };
 
 /// Inverts a picture and writes the latent that later edits start from.
@@ -36,9 +37,15 @@ pub(crate) struct InvertArgs {
     /// The inverted latent [default: IN.latents.safetensors].
     #[arg(long, short, value_name = "FILE", value_parser = output::tensors())]
     output: Option<PathBuf>,
-    /// Seed of the noise, which is that of PyTorch's CPU generator.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
+    /// time, which is told.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
     /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     reconstruct: Option<PathBuf>,
@@ -46,7 +53,7 @@ pub(crate) struct InvertArgs {
     #[arg(long, value_name = "FILE", value_parser = output::tensors())]
     dump: Option<PathBuf>,
     /// Keep inversions in this folder and reuse them.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     cache: Option<PathBuf>,
     #[command(flatten)]
     write: WriteArgs,
@@ -60,26 +67,32 @@ pub(crate) struct InvertArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd invert --image in.png --prompt \"a photo of a bird\" --reconstruct back.png
-  icd edit --latents in.latents.safetensors --tgt-prompt \"a photo of a lego bird\"";
+  icd invert --image in.png --prompt \"a photo of a bird\" \\
+      --reconstruct back.png
+  icd edit --latents in.latents.safetensors \\
+      --tgt-prompt \"a photo of a lego bird\"";
 
 impl InvertArgs {
     pub(crate) fn run(&self) -> Result<()> {
         let mut console = Console::new(self.report, self.dump.is_some());
         let output = self.checked_output()?;
-        let photo = picture::read(&self.image)?;
+        let photo = picture::read(&self.image, &console)?;
         let pipeline = self.model.open(&console)?;
         let model = pipeline.model();
-        warn_unread(&[model.tokenizers()?.tokenize(&self.prompt)?], &console);
+        let prompt = model.tokenizers()?.tokenize(&self.prompt)?;
+        warn_of_prompts(model, &[prompt], &console)?;
+        let placed = Placed::new(&photo, self.size.canvas(model)?);
+        model.latent_size(placed.picture.size())?;
+        warn_of_size(model, placed.picture.size(), &console)?;
         let inversion = Inversion {
             pipeline: &pipeline,
-            placed: &Placed::new(&photo, self.size.canvas(model)?),
+            placed: &placed,
             prompt: &self.prompt,
-            seed: self.seed,
+            seed: self.seed.told(&console),
         };
         let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
         latents.write(&output, self.write.existing())?;
-        let mut facts = json!({ "prompt": self.prompt, "seed": self.seed });
+        let mut facts = json!({ "prompt": self.prompt, "seed": inversion.seed });
         if let Some(file) = &self.reconstruct {
             let likeness = self.reconstructed(&inversion, &latents, file, &mut console)?;
             console.note(&format!("reconstruction: {likeness}"));

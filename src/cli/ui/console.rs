@@ -1,7 +1,8 @@
 //! Progress, messages and results of a run.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{ErrorKind, Write, stderr, stdout},
     path::Path,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use clap::builder::Styles;
 use icd::{
     diffusion::{Event, Observer},
     error::abridged,
@@ -28,6 +30,14 @@ const MAX_FOREIGN: usize = 1000;
 pub(crate) fn log_line(line: &str) {
     // A closed stderr is not an error.
     let _ = writeln!(stderr(), "{}", harmless(&abridged(line, MAX_MESSAGE)));
+}
+
+/// Writes an error to stderr, with a label in the colour of clap's.
+pub(crate) fn log_error(message: &str) {
+    let style = Styles::styled();
+    let style = style.get_error();
+    let message = harmless(&abridged(message, MAX_MESSAGE));
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {message}");
 }
 
 /// Writes a line, of text or JSON, to stdout.
@@ -91,6 +101,8 @@ pub(crate) struct Console {
     /// One record per picture, if there are several.
     pictures: Vec<Record>,
     dumps: bool,
+    /// The warnings so far.
+    warned: RefCell<BTreeSet<String>>,
 }
 
 /// The evaluations and values of a picture.
@@ -115,6 +127,7 @@ impl Console {
             common: Record::default(),
             pictures: Vec::new(),
             dumps,
+            warned: RefCell::default(),
         }
     }
 
@@ -132,6 +145,13 @@ impl Console {
     pub(crate) fn note(&self, line: &str) {
         if !self.report.quiet {
             self.bar.suspend(|| log_line(line));
+        }
+    }
+
+    /// Prints a warning to stderr, unless quiet; each one once.
+    pub(crate) fn warn(&self, line: &str) {
+        if self.warned.borrow_mut().insert(line.into()) {
+            self.note(&format!("warning: {line}"));
         }
     }
 
@@ -191,24 +211,25 @@ impl Console {
         print_result(self.report.json, &facts, output.display().to_string())
     }
 
-    /// The evaluations as text: "network evaluations: 4 of 1 row, 4 of 2 rows".
+    /// All evaluations as text.
     fn count(&self) -> String {
-        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         let own = self.pictures.iter().chain([&self.common]);
-        for &rows in own.flat_map(|own| &own.evaluations) {
-            *counts.entry(rows).or_default() += 1;
-        }
-        let words = counts.iter().map(|(rows, count)| {
-            format!(
-                "{count} of {rows} {}",
-                if *rows == 1 { "row" } else { "rows" }
-            )
-        });
-        format!(
-            "network evaluations: {}",
-            words.collect::<Vec<_>>().join(", ")
-        )
+        let rows: Vec<_> = own.flat_map(|own| own.evaluations.clone()).collect();
+        format!("network evaluations: {}", count(&rows))
     }
+}
+
+/// Evaluations of so many rows each as text: "4 of 1 row, 4 of 2 rows".
+pub(crate) fn count(evaluations: &[usize]) -> String {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for &rows in evaluations {
+        *counts.entry(rows).or_default() += 1;
+    }
+    let words = counts.iter().map(|(rows, count)| match rows {
+        1 => format!("{count} of 1 row"),
+        rows => format!("{count} of {rows} rows"),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 impl Observer for Console {
@@ -233,6 +254,10 @@ impl Observer for Console {
                 }
             }
         }
+    }
+
+    fn wants_values(&self) -> bool {
+        self.dumps
     }
 }
 

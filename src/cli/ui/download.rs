@@ -26,7 +26,7 @@ const ROUNDS: usize = 3;
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct FetchOptions {
     /// Download without asking.
-    #[arg(long, short, env = "ICD_YES", value_parser = FalseyValueParser::new())]
+    #[arg(long, short, env = "ICD_YES", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(crate) yes: bool,
     /// Print errors only.
     #[arg(long, short)]

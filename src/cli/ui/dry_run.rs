@@ -1,4 +1,4 @@
-//! What an edit would do, without loading weights.
+//! What an edit or a generation would do, without loading weights.
 
 use std::fmt::Display;
 
@@ -7,93 +7,201 @@ use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
     guidance::Guidance,
     model::Model,
-    pipeline::Edit,
+    picture::Size,
+    pipeline::{Cost, Edit, Pipeline, Workload},
     prompt::{Prompt, Word},
     schedule::Timesteps,
 };
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::console::{print_fact, print_line};
-use crate::cli::canvas::Frame;
+use super::{
+    console::{count, print_fact, print_line},
+    speed,
+};
+use crate::cli::settings::number;
 
-/// Prints tokens, words, timesteps and memory, as lines or as a JSON object.
+/// The work of a command.
+pub(crate) struct Work {
+    load: Workload,
+    cost: Cost,
+    /// How long it takes in seconds, roughly.
+    seconds: f64,
+    /// The size of the resulting pictures.
+    result: Size,
+}
+
+impl Work {
+    pub(crate) fn of(pipeline: &Pipeline, load: Workload, result: Size) -> Result<Self> {
+        let cost = pipeline.cost(&load)?;
+        let rate = speed::flops_per_second(pipeline.model().placement())?;
+        Ok(Self {
+            load,
+            cost,
+            seconds: cost.flops / rate,
+            result,
+        })
+    }
+}
+
+/// Prints tokens, words, timesteps and memory of an edit, as lines or as a JSON object.
+/// The prompts are its source's and its targets'.
 pub(crate) fn print_edit(
     model: &Model,
     edit: &Edit,
     prompts: &[Prompt],
-    (frame, rows): (&Frame, usize),
+    work: &Work,
     as_json: bool,
 ) -> Result<()> {
-    let (mut facts, targets) = facts(model, edit, prompts, (frame, rows))?;
-    if as_json {
-        // One target is told at the top level, too.
-        if let [target] = &targets[..] {
-            facts.extend(target.clone());
-        }
-        let mut json = object(facts);
-        json["targets"] = targets.into_iter().map(object).collect();
-        return print_line(&json.to_string());
+    let (source, targets) = (&prompts[0], &prompts[1..]);
+    let target = |target: &Prompt| -> Result<Facts> {
+        let tokens = Fact::of("target", tokens(model, target)?);
+        let mut facts = vec![tokens];
+        facts.extend(control(edit, source, target)?);
+        Ok(facts)
+    };
+    let forward = model.forward_timesteps()?;
+    let mut first = first(model, work)?;
+    first.push(Fact::of("source", tokens(model, source)?));
+    let targets: Vec<_> = targets.iter().map(target).collect::<Result<_>>()?;
+    let mut last = vec![timesteps("forward", &forward)];
+    last.extend(facts(model, edit.guidance, work)?);
+    if !as_json {
+        return print([first, targets.concat(), last].concat());
     }
-    let last = facts.split_off(TOLD_FIRST);
-    let mut facts = facts.into_iter().chain(targets.concat()).chain(last);
-    facts.try_for_each(|(name, fact)| match fact {
+    let mut facts = [first, last].concat();
+    // One target is told at the top level, too.
+    if let [target] = &targets[..] {
+        facts.extend(target.clone());
+    }
+    let mut json = object(facts);
+    json["targets"] = targets.into_iter().map(object).collect();
+    print_line(&json.to_string())
+}
+
+/// Prints tokens, timesteps and memory of a generation, as lines or as a JSON object.
+pub(crate) fn print_generation(
+    model: &Model,
+    prompt: &Prompt,
+    guidance: Guidance,
+    work: &Work,
+    as_json: bool,
+) -> Result<()> {
+    let mut all = first(model, work)?;
+    all.push(Fact::of("prompt", tokens(model, prompt)?));
+    all.extend(facts(model, guidance, work)?);
+    match as_json {
+        true => print_line(&object(all).to_string()),
+        false => print(all),
+    }
+}
+
+/// A fact as it is told, and in JSON also with a type, under keys of their own.
+#[derive(Clone)]
+struct Fact {
+    name: &'static str,
+    told: Value,
+    typed: Vec<(&'static str, Value)>,
+}
+
+impl Fact {
+    /// A fact whose told value has a type.
+    fn of(name: &'static str, told: impl Into<Value>) -> Self {
+        Self {
+            name,
+            told: told.into(),
+            typed: Vec::new(),
+        }
+    }
+
+    /// The fact with a typed value.
+    fn with(mut self, key: &'static str, value: Value) -> Self {
+        self.typed.push((key, value));
+        self
+    }
+}
+
+/// Facts in the order in which they are told.
+type Facts = Vec<Fact>;
+
+/// What is told before the prompts.
+fn first(model: &Model, work: &Work) -> Result<Facts> {
+    let identity = model.identity()?;
+    let model = Fact::of("model", &identity[..]).with("model_identity", json!(identity));
+    let size = |size: Size| json!([size.width, size.height]);
+    let latent = Fact::of("latent", work.load.latent.to_string());
+    let result = Fact::of("result", work.result.to_string());
+    Ok(vec![
+        model,
+        latent.with("latent_size", size(work.load.latent)),
+        result.with("result_size", size(work.result)),
+    ])
+}
+
+/// What is told after the prompts.
+fn facts(model: &Model, guidance: Guidance, work: &Work) -> Result<Facts> {
+    let reverse = model.reverse_timesteps()?;
+    let strengths: Vec<_> = reverse.jumps().map(|jump| guidance.at(jump.from)).collect();
+    let evaluations = Fact::of("network evaluations", count(&work.load.evaluations));
+    Ok(vec![
+        timesteps("reverse", &reverse),
+        Fact::of("guidance", along(&reverse, guidance))
+            .with("guidance_scale", json!(guidance.strength()))
+            .with("guidance_steps", json!(strengths))
+            .with("tau", number(&guidance.tau().to_string())),
+        evaluations.with("evaluations", json!(work.load.evaluations)),
+        weights(model)?,
+        Fact::of(
+            "peak memory",
+            format!("about {}", HumanBytes(work.cost.peak_bytes)),
+        )
+        .with("peak_memory_bytes", json!(work.cost.peak_bytes)),
+        Fact::of("time", format!("about {}", rough(work.seconds)))
+            .with("seconds", json!(work.seconds)),
+    ])
+}
+
+/// A duration to one or two digits.
+fn rough(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.1 => "0.1 s".into(),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.0} h", s / 3600.0),
+    }
+}
+
+/// Prints facts as lines.
+fn print(facts: Facts) -> Result<()> {
+    let mut facts = facts.into_iter();
+    facts.try_for_each(|fact| match fact.told {
         Value::Array(lines) if lines.iter().all(Value::is_string) => {
-            print_line(&format!("{name}:"))?;
+            print_line(&format!("{}:", fact.name))?;
             let mut lines = lines.iter().filter_map(Value::as_str);
             lines.try_for_each(|line| print_line(&format!("  {line}")))
         }
-        other => print_fact(name, &other),
+        other => print_fact(fact.name, &other),
     })
-}
-
-/// Names and values, in the order in which they are told.
-type Facts = Vec<(&'static str, Value)>;
-
-/// How many of the facts are told before those of the targets.
-const TOLD_FIRST: usize = 3;
-
-/// The facts of the edit, and those of each target.
-fn facts(
-    model: &Model,
-    edit: &Edit,
-    prompts: &[Prompt],
-    (frame, rows): (&Frame, usize),
-) -> Result<(Facts, Vec<Facts>)> {
-    let (forward, reverse) = (model.forward_timesteps()?, model.reverse_timesteps()?);
-    let latent = frame.latent()?;
-    let target = |target: &Prompt| -> Result<Facts> {
-        let tokens = ("target", tokens(model, target)?);
-        let control = control(edit, &prompts[0], target)?;
-        Ok([tokens].into_iter().chain(control).collect())
-    };
-    let evaluations = match frame.placed().is_some() {
-        true => format!(
-            "{} of 1 row, {} of {rows}",
-            forward.count(),
-            reverse.count()
-        ),
-        false => format!("{} of {rows} rows", reverse.count()),
-    };
-    let facts = vec![
-        ("model", json!(model.identity()?)),
-        ("latent", json!(latent.to_string())),
-        ("source", tokens(model, &prompts[0])?),
-        ("forward timesteps", json!(forward.to_string())),
-        ("reverse timesteps", json!(reverse.to_string())),
-        ("guidance", json!(along(&reverse, edit.guidance))),
-        ("network evaluations", json!(evaluations)),
-        ("weights in memory", json!(memory(model)?)),
-    ];
-    let targets = prompts[1..].iter().map(target);
-    Ok((facts, targets.collect::<Result<_>>()?))
 }
 
 /// Facts as a JSON object with plain keys.
 fn object(facts: Facts) -> Value {
-    let facts = facts.into_iter();
-    facts
-        .map(|(name, fact)| (name.replace(' ', "_"), fact))
-        .collect()
+    let typed = facts.iter().flat_map(|fact| fact.typed.clone());
+    let typed: Vec<_> = typed.map(|(key, value)| (key.to_owned(), value)).collect();
+    let told = facts.into_iter();
+    let told = told.map(|fact| (fact.name.replace(' ', "_"), fact.told));
+    told.chain(typed).collect()
+}
+
+/// The timesteps of a direction.
+fn timesteps(direction: &'static str, timesteps: &Timesteps) -> Fact {
+    let list: Vec<_> = timesteps.as_slice().iter().map(|t| t.0).collect();
+    let (name, key) = match direction {
+        "forward" => ("forward timesteps", "forward_path"),
+        _ => ("reverse timesteps", "reverse_path"),
+    };
+    Fact::of(name, timesteps.to_string()).with(key, json!(list))
 }
 
 /// The words of a prompt with their tokens, and the truncated words.
@@ -120,22 +228,27 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let plan = &edit.control;
     let mode = plan.mode_for(source, target).to_possible_value();
     let mode = mode.as_ref().map(PossibleValue::get_name);
-    let followed = plan.followed(source, target).into_iter();
-    let followed = followed.map(|(word, from)| match from {
+    let followed = plan.followed(source, target);
+    let told = followed.iter().map(|(word, from)| match from {
         Some(from) => format!("{word} follows {from}"),
         None => format!("{word} has attention of its own"),
     });
-    let amplified = plan.amplified(source, target).into_iter();
-    let amplified = amplified.map(|(found, factor)| format!("{} by {factor}", found.word));
+    let words = Fact::of("words", told.collect::<Vec<_>>());
+    let amplified = plan.amplified(source, target);
+    let factors: Value = (amplified.iter())
+        .map(|(found, factor)| (found.word.clone(), json!(factor)))
+        .collect();
+    let told = amplified.iter();
+    let told = listed(told.map(|(found, factor)| format!("{} by {factor}", found.word)));
     let blended = plan.blended(source, target)?.into_iter();
-    let blended = blended.map(|(from, to)| format!("{}:{}", from.word, to.word));
-    Ok([
-        ("control", json!(mode)),
-        ("words", followed.collect()),
-        ("amplified", json!(listed(amplified))),
-        ("blended", json!(listed(blended))),
-    ]
-    .into())
+    let blended: Vec<_> = blended.map(|(from, to)| (from.word, to.word)).collect();
+    let pairs = listed(blended.iter().map(|(from, to)| format!("{from}:{to}")));
+    Ok(vec![
+        Fact::of("control", mode),
+        words.with("followed_words", json!(followed)),
+        Fact::of("amplified", told).with("amplified_words", factors),
+        Fact::of("blended", pairs).with("blended_words", json!(blended)),
+    ])
 }
 
 /// The guidance at each step.
@@ -144,17 +257,18 @@ fn along(path: &Timesteps, guidance: Guidance) -> String {
     listed(segments.map(|jump| format!("{} at {}", guidance.at(jump.from), jump.from.0)))
 }
 
-fn memory(model: &Model) -> Result<String> {
-    let parts = model.parameter_counts()?.into_iter();
-    let parts = parts.map(|(name, values)| {
-        let dtype = match name.as_str() {
-            "autoencoder" => model.vae_dtype(),
-            _ => model.placement().dtype,
-        };
-        let bytes = values * dtype.size_in_bytes();
-        format!("{name} {:.1} MiB", bytes as f64 / f64::from(1 << 20))
-    });
-    Ok(listed(parts))
+/// The memory of each network's weights.
+fn weights(model: &Model) -> Result<Fact> {
+    let parts = model.weight_bytes()?.into_iter();
+    let parts = parts.map(|(network, bytes)| (network.to_string(), bytes as u64));
+    let parts: Vec<_> = parts.collect();
+    let told = parts.iter();
+    let told = listed(told.map(|(name, bytes)| format!("{name} {}", HumanBytes(*bytes))));
+    let bytes = parts.into_iter();
+    let bytes: Value = bytes
+        .map(|(name, bytes)| (name.to_lowercase().replace(' ', "_"), json!(bytes)))
+        .collect();
+    Ok(Fact::of("weights in memory", told).with("weights_bytes", bytes))
 }
 
 fn listed<T: Display>(values: impl Iterator<Item = T>) -> String {

@@ -85,7 +85,7 @@ impl VaeConfig {
 
     /// Channels at full resolution: of a block's output, and the maximum, which the
     /// decoder has before its first block there.
-    pub(super) fn finest(&self) -> [usize; 2] {
+    pub(crate) fn finest(&self) -> [usize; 2] {
         let channels = |level: usize| {
             self.block_out_channels
                 .get(level)

@@ -35,6 +35,11 @@ const WHOLE: usize = 512 << 20;
 const ROWS: usize = 48;
 
 impl Tiling {
+    /// Whether any activation is split, see [`plan`](Self::plan).
+    pub(crate) fn cuts(self, bytes: [usize; 2]) -> bool {
+        self.plan(bytes).cuts_any()
+    }
+
     /// The plan for pictures whose full-resolution block output takes `made` bytes
     /// and largest activation `most` bytes.
     pub(super) fn plan(self, [made, most]: [usize; 2]) -> StripPlan {

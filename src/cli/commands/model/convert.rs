@@ -65,8 +65,10 @@ pub(crate) struct ConvertArgs {
 const EXAMPLES: &str = "\
 Examples:
   icd model convert teacher.pt teacher.safetensors --dtype f16
-  icd model convert forward-19-259-519-779.safetensors forward.safetensors --naming kohya
-  icd model convert unet merged --adapter forward-19-259-519-779.safetensors=0.9 --dtype f32";
+  icd model convert forward-19-259-519-779.safetensors forward.safetensors \\
+      --naming kohya
+  icd model convert unet merged --dtype f32 \\
+      --adapter forward-19-259-519-779.safetensors=0.9";
 
 impl ConvertArgs {
     pub(crate) fn run(&self) -> Result<()> {

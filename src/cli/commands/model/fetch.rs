@@ -45,8 +45,8 @@ Examples:
   icd model fetch sd15 --yes
   icd model fetch sd15 --variant 3 --yes --json
 
-HF_HOME or HF_HUB_CACHE sets the cache, HF_TOKEN authenticates, HF_ENDPOINT sets a mirror,
-HF_HUB_OFFLINE=1 forbids downloads, HTTPS_PROXY sets a proxy.";
+HF_HOME or HF_HUB_CACHE sets the cache, HF_TOKEN authenticates, HF_ENDPOINT sets
+a mirror, HF_HUB_OFFLINE=1 forbids downloads, HTTPS_PROXY sets a proxy.";
 
 impl FetchArgs {
     pub(crate) fn run(&self) -> Result<()> {

@@ -12,10 +12,11 @@ use icd::{
     model::{Model, ModelChoice, required_files},
     nn::Placement,
 };
+use serde_json::json;
 
 use crate::cli::{
     args::model::VariantArgs,
-    ui::console::{foreign, print_line, progress_bar},
+    ui::console::{foreign, log_line, print_result, progress_bar},
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
@@ -29,12 +30,15 @@ pub(crate) struct VerifyArgs {
     model: String,
     #[command(flatten)]
     preset: VariantArgs,
+    /// Print one JSON object per file and per network.
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   icd model verify shapes
-  icd model fetch sd15 --yes && icd model verify sd15";
+  icd model fetch sd15 --yes && icd model verify sd15 --json";
 
 impl VerifyArgs {
     pub(crate) fn run(&self) -> Result<()> {
@@ -53,7 +57,7 @@ impl VerifyArgs {
         });
         let damaged = files.filter_map(|(name, file, digests)| {
             let digests = digests.with_context(|| file.display().to_string());
-            let verdict = digests.and_then(|digests| verdict(&name, &file, &digests));
+            let verdict = digests.and_then(|digests| self.verdict(&name, &file, &digests));
             verdict.transpose()
         });
         let damaged: Vec<_> = damaged.collect::<Result<_>>()?;
@@ -72,45 +76,46 @@ impl VerifyArgs {
             false => model.with_context(remedy)?,
         };
         for note in model.notes()? {
-            print_line(&format!("note: {note}"))?;
+            log_line(&format!("note: {note}"));
         }
         model.verify()?;
         for (network, values) in model.parameter_counts()? {
-            print_line(&format!(
-                "{network}: {:.1} million values",
-                values as f64 / 1e6
-            ))?;
+            let facts = json!({ "network": network, "values": values });
+            let text = format!("{network}: {:.1} million values", values as f64 / 1e6);
+            print_result(self.json, &facts, text)?;
         }
         Ok(())
     }
-}
 
-/// Checks a cached file that should have one of these hashes; returns the path of its
-/// content if that is damaged.
-fn verdict(name: &str, file: &Path, digests: &[Digest]) -> Result<Option<String>> {
-    let name = foreign(name);
-    if digests.is_empty() {
-        print_line(&format!("{name}: no hash is known"))?;
-        return Ok(None);
+    /// Checks a cached file that should have one of these hashes; returns the path of its
+    /// content if that is damaged.
+    fn verdict(&self, name: &str, file: &Path, digests: &[Digest]) -> Result<Option<String>> {
+        let name = foreign(name);
+        if digests.is_empty() {
+            self.print(&name, "no hash is known")?;
+            return Ok(None);
+        }
+        let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
+        let fault = || content.display().to_string();
+        let length = content.metadata().with_context(fault)?.len();
+        let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
+        bar.set_message(name.clone());
+        let mut fits = false;
+        for digest in digests {
+            bar.set_position(0);
+            let file = File::open(&content).with_context(fault)?;
+            fits = fits
+                || digest
+                    .matches(bar.wrap_read(file), length)
+                    .with_context(fault)?;
+        }
+        bar.finish_and_clear();
+        self.print(&name, if fits { "whole" } else { "DAMAGED" })?;
+        Ok((!fits).then(|| content.display().to_string()))
     }
-    let content = fs::canonicalize(file).with_context(|| file.display().to_string())?;
-    let fault = || content.display().to_string();
-    let length = content.metadata().with_context(fault)?.len();
-    let bar = progress_bar("{wide_msg} {bytes}/{total_bytes}", length);
-    bar.set_message(name.clone());
-    let mut fits = false;
-    for digest in digests {
-        bar.set_position(0);
-        let file = File::open(&content).with_context(fault)?;
-        fits = fits
-            || digest
-                .matches(bar.wrap_read(file), length)
-                .with_context(fault)?;
+
+    fn print(&self, file: &str, state: &str) -> Result<()> {
+        let facts = json!({ "file": file, "state": state.to_lowercase() });
+        print_result(self.json, &facts, format!("{file}: {state}"))
     }
-    bar.finish_and_clear();
-    print_line(&format!(
-        "{name}: {}",
-        if fits { "whole" } else { "DAMAGED" }
-    ))?;
-    Ok((!fits).then(|| content.display().to_string()))
 }

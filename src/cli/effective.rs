@@ -1,0 +1,102 @@
+//! The settings of a picture as they took effect, with those that were left to the program:
+//! what repeats the picture whatever later versions choose.
+
+use anyhow::Result;
+use clap::{ValueEnum, builder::PossibleValue};
+use icd::{
+    control::{Blend, ControlPlan, CrossReplaceSteps},
+    guidance::Guidance,
+    model::Model,
+    pipeline::Edit,
+    prompt::Prompt,
+};
+use serde_json::{Value, json};
+
+use super::{
+    args::values,
+    settings::{Settings, number},
+};
+
+impl Settings {
+    /// The settings of the edit from `source` to `target`, one of the edit's targets.
+    pub(crate) fn of_edit(
+        self,
+        model: &Model,
+        edit: &Edit,
+        (source, target): (&Prompt, &Prompt),
+    ) -> Result<Self> {
+        let plan = &edit.control;
+        let mode = plan.mode_for(source, target).to_possible_value();
+        let mode = mode.as_ref().map(PossibleValue::get_name);
+        let early = match edit.early_prompt {
+            Some(_) => "source", // else it was given
+            None => "target",
+        };
+        let settings = self
+            .with("src_prompt", source.text())
+            .with("tgt_prompt", [target.text()])
+            .of_guidance(edit.guidance)
+            .with("cross_replace", cross_replace(&plan.cross))
+            .with("self_replace", number(&plan.self_replace.to_string()))
+            .chosen("control", json!(mode))
+            .chosen("early_prompt", early);
+        let settings = match amplified(plan, source, target) {
+            Some(words) => settings.chosen("amplify", words),
+            None => settings, // `auto` says it best
+        };
+        let settings = match blended(plan, source, target) {
+            Some(pairs) if plan.blend.contains(&Blend::Auto) => settings.chosen("blend", pairs),
+            _ => settings,
+        };
+        settings.made_with(model)
+    }
+
+    /// The settings of guidance.
+    pub(crate) fn of_guidance(self, guidance: Guidance) -> Self {
+        let tau = number(&guidance.tau().to_string());
+        self.chosen("guidance", guidance.strength())
+            .chosen("tau", tau)
+    }
+}
+
+/// The values of `--cross-replace`.
+fn cross_replace(steps: &CrossReplaceSteps) -> Value {
+    let words = steps.words.iter();
+    let words = words.map(|(word, range)| json!(format!("{word}={range}")));
+    words.chain([number(&steps.default.to_string())]).collect()
+}
+
+/// The values of `--amplify` that name the words which are amplified, if naming them has the
+/// same effect: a word that is new at one place only may stand at others, too.
+fn amplified(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value> {
+    let amplified = plan.amplified(source, target);
+    let words = amplified.iter();
+    let words = words.map(|(found, factor)| format!("{}={factor}", found.word));
+    let words: Vec<_> = words.collect();
+    let read = words.iter().map(|word| values::amplify(word).ok()?);
+    let named = ControlPlan {
+        amplify: read.collect::<Option<_>>()?,
+        ..plan.clone()
+    };
+    let is_same = named.amplified(source, target) == amplified;
+    is_same.then(|| match words.is_empty() {
+        true => json!(["none"]),
+        false => json!(words),
+    })
+}
+
+/// The values of `--blend` that name the pairs of words, if naming them has the same effect.
+fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value> {
+    let blended = plan.blended(source, target).ok()?;
+    let pairs = blended.iter();
+    let pairs: Vec<_> = pairs
+        .map(|(from, to)| format!("{}:{}", from.word, to.word))
+        .collect();
+    let read = pairs.iter().map(|pair| values::blend(pair).ok());
+    let named = ControlPlan {
+        blend: read.collect::<Option<_>>()?,
+        ..plan.clone()
+    };
+    let is_same = named.blended(source, target).ok()? == blended;
+    (is_same && !pairs.is_empty()).then(|| json!(pairs))
+}
