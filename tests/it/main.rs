@@ -6,6 +6,7 @@
     reason = "a test that fails to unwrap has failed, and some floats must be equal"
 )]
 
+mod adapter_files;
 mod adapters;
 mod cases;
 mod cli;
@@ -15,6 +16,7 @@ mod cuda_kernels;
 mod distil;
 mod dump;
 mod faults;
+mod foreign_adapters;
 mod full;
 mod golden;
 mod help;
