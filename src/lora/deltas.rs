@@ -30,11 +30,10 @@ impl Target<'_> {
         self.shape.iter().skip(2).product()
     }
 
-    /// Whether the product of two factors has the weight's shape.
-    fn fits(&self, Pair { up, down }: &Pair) -> bool {
-        self.shape.len() > 1
-            && up.dims() == [self.shape[0], down.dims()[0]]
-            && down.dims()[1..] == [self.shape[1], self.area()]
+    /// Outputs, inputs and area; `None` for what is no layer's weight.
+    fn sides(&self) -> Option<[usize; 3]> {
+        let [outputs, inputs] = *self.shape.first_chunk()?;
+        Some([outputs, inputs, self.area()])
     }
 
     fn weight(&self) -> Result<Tensor> {
@@ -67,9 +66,13 @@ impl Layer {
         let shape = base.shape(&name).unwrap_or_default();
         let target = Target { base, name, shape };
         let mismatch = || self.mismatch(file, &target);
-        let factors = self.factors(file, target.area(), rounding)?;
-        let pair = factors.pair(self.form).ok();
-        let pair = pair.filter(|pair| target.fits(pair)).ok_or_else(mismatch)?;
+        let sides = target.sides().ok_or_else(mismatch)?;
+        let factors = self.factors(file, sides, rounding)?;
+        let pair = factors
+            .pair(self.form)
+            .ok()
+            .flatten()
+            .ok_or_else(mismatch)?;
         let delta = match factors.magnitudes(&target.shape) {
             Some((magnitudes, kind)) => {
                 let weight = target.weight()?;
@@ -84,7 +87,7 @@ impl Layer {
         }
     }
 
-    fn factors(&self, file: &Checkpoint, area: usize, rounding: DType) -> Result<Factors> {
+    fn factors(&self, file: &Checkpoint, sides: [usize; 3], rounding: DType) -> Result<Factors> {
         let tensors = self.tensors.iter();
         let factors = tensors.filter(|(factor, _)| **factor != Factor::Alpha);
         let read = |(factor, name): (&Factor, &String)| {
@@ -92,7 +95,7 @@ impl Layer {
             Ok((*factor, tensor.to_dtype(DType::F32)?))
         };
         let all = factors.map(read).collect::<Result<_>>()?;
-        Ok(Factors { all, area })
+        Ok(Factors { all, sides })
     }
 
     /// The error message for a weight that the tensors do not fit.
@@ -119,25 +122,34 @@ impl Layer {
 /// The tensors of a layer.
 struct Factors {
     all: BTreeMap<Factor, Tensor>,
-    /// Values of a kernel.
-    area: usize,
+    /// Outputs, inputs and area of the weight.
+    sides: [usize; 3],
 }
 
 impl Factors {
-    /// The delta, without its scale. Any fault is one of shapes.
-    fn pair(&self, form: Form) -> candle_core::Result<Pair> {
-        match form {
+    /// The delta, without its scale; an error or `None` where shapes do not fit. They are
+    /// compared before anything is multiplied.
+    fn pair(&self, form: Form) -> candle_core::Result<Option<Pair>> {
+        let [outputs, inputs, area] = self.sides;
+        let fits = |pair: &Pair| -> candle_core::Result<bool> {
+            Ok(pair.shape()? == self.sides && pair.up.dim(1)? == pair.down.dim(0)?)
+        };
+        let pair = match form {
             Form::Lora => {
                 let (up, down) = (&self.all[&Factor::Up], &self.all[&Factor::Down]);
                 match self.all.get(&Factor::Mid) {
-                    Some(core) => Pair::cp(up, core, down),
-                    None => Pair::of(up, down, self.area),
+                    Some(core) => Pair::cp([up, core, down], inputs, area)?,
+                    None => Pair::of(up, down, area)?,
                 }
             }
             Form::LoHa => {
-                let half = |parts: [Part; 3]| self.half(parts.map(Factor::Hada), self.area);
+                let half = |parts: [Part; 3]| self.half(parts.map(Factor::Hada), area);
                 let first = half([Part::W1A, Part::W1B, Part::T1])?;
-                first.hadamard(&half([Part::W2A, Part::W2B, Part::T2])?)
+                let second = half([Part::W2A, Part::W2B, Part::T2])?;
+                if !fits(&first)? || !fits(&second)? {
+                    return Ok(None);
+                }
+                first.hadamard(&second)?
             }
             Form::LoKr => {
                 let half = |whole, parts: [Part; 3], area| match self.all.get(&Factor::Lokr(whole))
@@ -146,10 +158,15 @@ impl Factors {
                     None => self.half(parts.map(Factor::Lokr), area),
                 };
                 let first = half(Part::W1, [Part::W1A, Part::W1B, Part::T1], 1)?;
-                let second = [Part::W2A, Part::W2B, Part::T2];
-                first.kronecker(&half(Part::W2, second, self.area)?)
+                let second = half(Part::W2, [Part::W2A, Part::W2B, Part::T2], area)?;
+                let ([a, b, _], [c, d, own]) = (first.shape()?, second.shape()?);
+                if [a.saturating_mul(c), b.saturating_mul(d), own] != [outputs, inputs, area] {
+                    return Ok(None);
+                }
+                first.kronecker(&second)?
             }
-        }
+        };
+        Ok(fits(&pair)?.then_some(pair))
     }
 
     /// One of the two matrices, from its factors and its core, before which the first
@@ -157,7 +174,7 @@ impl Factors {
     fn half(&self, [a, b, core]: [Factor; 3], area: usize) -> candle_core::Result<Pair> {
         let (a, b) = (&self.all[&a], &self.all[&b]);
         match self.all.get(&core) {
-            Some(core) => Pair::cp(&a.t()?.contiguous()?, core, b),
+            Some(core) => Pair::cp([&a.t()?.contiguous()?, core, b], self.sides[1], area),
             None => Pair::of(a, b, area),
         }
     }

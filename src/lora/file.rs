@@ -78,7 +78,7 @@ impl AdapterFile {
         let reason = "have names that are neither PEFT's nor those of diffusers or kohya for \
                       Stable Diffusion";
         self.refuse(&strangers, reason)?;
-        sorted.layers(&self.checkpoint)
+        self.complete(sorted)
     }
 
     /// The layers in the networks of a model. Tensors for other networks are left out; all
@@ -108,10 +108,23 @@ impl AdapterFile {
         let placed = Placed {
             file: self,
             networks,
-            layers: sorted.layers(&self.checkpoint)?,
+            layers: self.complete(sorted)?,
             left_out,
         };
         placed.check()
+    }
+
+    /// The layers, which must have the magnitudes that the configuration promises.
+    fn complete(&self, sorted: Sorted) -> Result<Vec<Layer>> {
+        let layers = sorted.layers(&self.checkpoint)?;
+        let lacks = |layer: &&Layer| self.scales.use_dora(layer.network) && !layer.has_magnitudes();
+        match layers.iter().find(lacks) {
+            Some(layer) => {
+                let reason = "use_dora is true, but its lora_magnitude_vector is missing";
+                Err(layer.fault(&self.checkpoint, reason))
+            }
+            None => Ok(layers),
+        }
     }
 
     /// The text encoder of tensors whose names do not say which: the first with all their
@@ -240,7 +253,7 @@ pub(crate) struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// Fails if the adapter changes nothing, or lacks what its configuration promises.
+    /// Fails if the adapter changes nothing.
     fn check(self) -> Result<Self> {
         let file = &self.file.checkpoint;
         if self.layers.is_empty() {
@@ -250,15 +263,7 @@ impl Placed<'_> {
             );
             return Err(Error::adapter(file.file(), reason));
         }
-        let lacks =
-            |layer: &&Layer| self.file.scales.use_dora(layer.network) && !layer.has_magnitudes();
-        match self.layers.iter().find(lacks) {
-            Some(layer) => {
-                let reason = "use_dora is true, but its lora_magnitude_vector is missing";
-                Err(layer.fault(file, reason))
-            }
-            None => Ok(self),
-        }
+        Ok(self)
     }
 
     /// The deltas for a network by module path, from factors rounded to `rounding`.

@@ -2,7 +2,7 @@
 //! (arXiv 2309.14859), convolutions in CP form, and DoRA (arXiv 2402.09353), as LyCORIS and
 //! PEFT compute them.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Result, Tensor, bail};
 
 /// A matrix, or the kernels of a convolution, as up x down.
 #[derive(Clone, Debug)]
@@ -41,20 +41,43 @@ impl Pair {
         }
     }
 
-    /// A convolution in CP form: up (outputs, n), core (n, m, k, k), down (m, inputs).
-    pub(super) fn cp(up: &Tensor, core: &Tensor, down: &Tensor) -> Result<Self> {
+    /// A convolution in CP form: up (outputs, n), core (n, m, k, k), down (m, inputs), with
+    /// as many inputs at most and kernels of this area.
+    pub(super) fn cp([up, core, down]: [&Tensor; 3], most: usize, area: usize) -> Result<Self> {
         let core = core.flatten_from(2)?; // (n, m, area)
-        let area = core.dim(2)?;
+        let down = down.flatten_from(1)?;
+        if core.dim(2)? != area || down.dim(1)? > most {
+            bail!("the kernels are of another size");
+        }
         // sum over m of core (n, area, m) x down (m, inputs)
         let core = core.transpose(1, 2)?.contiguous()?;
-        let down = core.broadcast_matmul(&down.flatten_from(1)?)?;
+        let down = core.broadcast_matmul(&down)?;
         let down = down.transpose(1, 2)?.contiguous()?; // (n, inputs, area)
         Self::of(up, &down, area)
     }
 
-    /// The elementwise product of two matrices: the rank is that of both, multiplied.
+    /// Outputs, inputs and area of the product.
+    pub(super) fn shape(&self) -> Result<[usize; 3]> {
+        let (_, inputs, area) = self.down.dims3()?;
+        Ok([self.up.dim(0)?, inputs, area])
+    }
+
+    /// The same product, with a rank that is not larger than the product's sides.
+    fn reduced(&self) -> Result<Self> {
+        let [outputs, inputs, area] = self.shape()?;
+        match self.up.dim(1)? > outputs.min(inputs * area) {
+            true => Self::whole(&self.product()?, area),
+            false => Ok(self.clone()),
+        }
+    }
+
+    /// The elementwise product of two matrices of one shape: the rank is that of both,
+    /// multiplied, unless the whole matrix is smaller.
     pub(super) fn hadamard(&self, other: &Self) -> Result<Self> {
-        let area = self.down.dim(2)?;
+        let [outputs, inputs, area] = self.shape()?;
+        if self.up.dim(1)?.saturating_mul(other.up.dim(1)?) > outputs.min(inputs * area) {
+            return Self::whole(&(self.product()? * other.product()?)?, area);
+        }
         let up = (self.up.unsqueeze(2)?).broadcast_mul(&other.up.unsqueeze(1)?)?;
         let down = self.down.unsqueeze(1)?; // (rank, 1, inputs, area)
         let down = down.broadcast_mul(&other.down.unsqueeze(0)?)?;
@@ -63,16 +86,13 @@ impl Pair {
 
     /// The Kronecker product with a matrix whose kernels are the result's.
     pub(super) fn kronecker(&self, other: &Self) -> Result<Self> {
-        let area = other.down.dim(2)?;
-        let [up, other_up] = [&self.up, &other.up];
-        let (up, other_up) = (
-            up.unsqueeze(1)?.unsqueeze(3)?,
-            other_up.unsqueeze(0)?.unsqueeze(2)?,
-        );
-        let up = up.broadcast_mul(&other_up)?; // (a, c, r, s)
+        let (one, two) = (self.reduced()?, other.reduced()?);
+        let area = two.down.dim(2)?;
+        let up = one.up.unsqueeze(1)?.unsqueeze(3)?; // (a, 1, r, 1)
+        let up = up.broadcast_mul(&two.up.unsqueeze(0)?.unsqueeze(2)?)?; // (a, c, r, s)
         let up = up.flatten(2, 3)?.flatten(0, 1)?;
-        let down = self.down.unsqueeze(1)?.unsqueeze(3)?; // (r, 1, b, 1, 1)
-        let down = down.broadcast_mul(&other.down.unsqueeze(0)?.unsqueeze(2)?)?; // (r, s, b, d, area)
+        let down = one.down.unsqueeze(1)?.unsqueeze(3)?; // (r, 1, b, 1, 1)
+        let down = down.broadcast_mul(&two.down.unsqueeze(0)?.unsqueeze(2)?)?; // (r, s, b, d, area)
         Self::of(&up, &down.flatten(0, 1)?, area)
     }
 
@@ -90,10 +110,9 @@ impl Pair {
         magnitudes: &Tensor,
         kind: Magnitudes,
     ) -> Result<Self> {
-        let area = self.down.dim(2)?;
-        let shape = (self.up.dim(0)?, self.down.dim(1)?, area);
-        let weight = weight.reshape(shape)?;
-        let changed = (&weight + (self.product()? * scale)?.reshape(shape)?)?;
+        let [outputs, inputs, area] = self.shape()?;
+        let weight = weight.reshape((outputs, inputs, area))?;
+        let changed = (&weight + (self.product()? * scale)?.reshape(weight.shape())?)?;
         let squares = changed.sqr()?.sum_keepdim(D::Minus1)?; // (outputs, inputs, 1)
         let norms = match kind {
             Magnitudes::OfOutputs => squares.sum_keepdim(1)?,
@@ -148,14 +167,21 @@ mod tests {
         }
     }
 
+    /// With ranks below and above the sides of the matrices.
     #[test]
     fn products_are_their_definitions() {
-        let a = Pair::of(&waves(&[6, 2], 0.1), &waves(&[2, 4, 3], 0.2), 3).unwrap();
-        let b = Pair::of(&waves(&[6, 3], 0.5), &waves(&[3, 4, 3], 0.6), 3).unwrap();
+        for (one, two) in [(2, 3), (3, 4), (1, 9), (9, 1)] {
+            products(one, two);
+        }
+    }
+
+    fn products(one: usize, two: usize) {
+        let a = Pair::of(&waves(&[6, one], 0.1), &waves(&[one, 4, 3], 0.2), 3).unwrap();
+        let b = Pair::of(&waves(&[6, two], 0.5), &waves(&[two, 4, 3], 0.6), 3).unwrap();
         let (x, y) = (rows(&a.product().unwrap()), rows(&b.product().unwrap()));
         let both = a.hadamard(&b).unwrap();
         check(&both, |o, i, k| x[o][3 * i + k] * y[o][3 * i + k]);
-        let small = Pair::of(&waves(&[2, 2], 0.8), &waves(&[2, 5], 0.9), 1).unwrap();
+        let small = Pair::of(&waves(&[2, one], 0.8), &waves(&[one, 5], 0.9), 1).unwrap();
         let z = rows(&small.product().unwrap());
         let both = small.kronecker(&b).unwrap();
         check(&both, |o, i, k| z[o / 6][i / 4] * y[o % 6][3 * (i % 4) + k]);
@@ -169,7 +195,9 @@ mod tests {
             waves(&[3, 4], 0.3),
         );
         let (u, c, d) = (rows(&up), rows(&core.flatten(0, 1).unwrap()), rows(&down));
-        check(&Pair::cp(&up, &core, &down).unwrap(), |o, i, k| {
+        let all = [&up, &core, &down];
+        assert!(Pair::cp(all, 4, 9).is_err() && Pair::cp(all, 3, 4).is_err());
+        check(&Pair::cp(all, 4, 4).unwrap(), |o, i, k| {
             let terms = (0..6).map(|nm| u[o][nm / 3] * c[nm][k] * d[nm % 3][i]);
             terms.sum()
         });
