@@ -80,13 +80,11 @@ impl Scales {
         let mut all = Vec::new();
         all.extend(of_diffusers(file, &metadata)?);
         all.extend(own_alpha(file, &metadata)?.map(Statement::Alpha));
-        if let Some(config) = config_beside(file) {
-            let place = match is_its_own(file) {
-                true => 0,
-                // Another file's, perhaps: what the file itself says comes first.
-                false => all.len(),
-            };
-            all.insert(place, beside(&config)?);
+        match config_beside(file).map(|config| (owner(file), config)) {
+            Some((Owner::ThisFile, config)) => all.insert(0, beside(&config)?),
+            // The file may have been renamed; what it says itself comes first.
+            Some((Owner::Unknown, config)) => all.push(beside(&config)?),
+            Some((Owner::Another, _)) | None => {}
         }
         all.extend(given.map(Statement::Alpha));
         Ok(Self(all))
@@ -181,9 +179,26 @@ pub(crate) fn config_beside(file: &Source) -> Option<Source> {
     (file.in_program().is_none() && beside.is_file()).then(|| beside.into())
 }
 
-/// Whether a configuration beside the file is its own: PEFT's name for weights says so.
-fn is_its_own(file: &Source) -> bool {
-    file.name().file_stem().is_some_and(|stem| stem == WEIGHTS)
+/// Whose configuration it is that lies beside a file.
+enum Owner {
+    ThisFile,
+    Another,
+    Unknown,
+}
+
+/// PEFT's name for weights tells whose a configuration is.
+fn owner(file: &Source) -> Owner {
+    let beside = |ending| file.name().with_file_name(format!("{WEIGHTS}.{ending}"));
+    let is_peft = file.name().file_stem().is_some_and(|stem| stem == WEIGHTS);
+    match ["safetensors", "bin"]
+        .map(beside)
+        .iter()
+        .any(|other| other.is_file())
+    {
+        _ if is_peft => Owner::ThisFile,
+        true => Owner::Another,
+        false => Owner::Unknown,
+    }
 }
 
 fn beside(config: &Source) -> Result<Statement> {

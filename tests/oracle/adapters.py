@@ -13,7 +13,16 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -23,6 +32,7 @@ OUT = DATA / "adapters"
 # Linear layers, convolutions of one pixel and of nine, in the blocks of either family.
 LAYERS = ["mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1", "attn1.to_q", "attn2.to_out.0"]
 TEXT = ["q_proj", "fc1"]
+PEFT = "base_model.model."
 PATTERNS = {
     "rank_pattern": {"attn1.to_q": 3, "conv1": 1},
     "alpha_pattern": {r"mid_block.*to_(q|k)": 12, "to_q": 2, "proj_in": 5},
@@ -37,16 +47,6 @@ def networks(family):
     if family == "sdxl":
         found["text_encoder_2"] = load(CLIPTextModelWithProjection, "text_encoder_2")
     return found
-
-
-def pipeline(family):
-    parts = networks(family)
-    parts |= {"vae": None, "scheduler": None, "tokenizer": None}
-    if family == "sdxl":
-        return StableDiffusionXLPipeline(**parts, tokenizer_2=None, add_watermarker=False)
-    return StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
 
 
 @torch.no_grad()
@@ -112,28 +112,42 @@ def by_diffusers(case, family, config, seed):
 
 
 def by_pipeline(case, family, configs, seed):
-    """save_lora_weights of a whole pipeline, with the configurations in the metadata."""
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    parts, given = networks(family), {}
+    """save_lora_weights of a whole pipeline, with the configurations in the metadata. PEFT reads the
+    text encoders' part again: transformers' own reader asks for a later release of it."""
+    pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    given = {}
     for network, config in configs.items():
-        parts[network].add_adapter(config)
-        drawn(parts[network], seed)
-        layers = get_peft_model_state_dict(parts[network])
+        model = drawn(get_peft_model(networks(family)[network], config), seed)
+        layers = get_peft_model_state_dict(model).items()
+        layers = {name.removeprefix(PEFT): value for name, value in layers}
         layers = layers if network == "unet" else convert_state_dict_to_diffusers(layers)
-        given[f"{network}_lora_layers"] = layers
-        metadata = parts[network].peft_config["default"].to_dict()
+        metadata = model.peft_config["default"].to_dict()
         sets = {key: sorted(value) for key, value in metadata.items() if isinstance(value, set)}
+        given[f"{network}_lora_layers"] = layers
         given[f"{network}_lora_adapter_metadata"] = metadata | sets
-    pipe = pipeline(family)
-    pipe.save_lora_weights(OUT / family, weight_name=f"{case}.safetensors", **given)
-    pipe.load_lora_weights(OUT / family, weight_name=f"{case}.safetensors")
-    pipe.fuse_lora(components=list(configs))
-    pipe.unload_lora_weights()
+    pipeline.save_lora_weights(OUT / family, weight_name=f"{case}.safetensors", **given)
+    weights, _, metadata = pipeline.lora_state_dict(
+        OUT / family, weight_name=f"{case}.safetensors", return_lora_metadata=True
+    )
     found = {}
     for network in configs:
-        found |= changed(family, network, getattr(pipe, network))
+        again = networks(family)[network]
+        if network == "unet":
+            again.load_lora_adapter(weights, prefix=network, metadata=metadata)
+            again.fuse_lora()
+            again.unload_lora()
+        else:
+            own = lambda all: {  # noqa: E731
+                name.removeprefix(f"{network}."): value
+                for name, value in all.items()
+                if name.startswith(f"{network}.")
+            }
+            model = get_peft_model(again, LoraConfig(**own(metadata)))
+            layers = convert_state_dict_to_peft(own(weights)).items()
+            layers = {PEFT + name: value for name, value in layers}
+            assert not set_peft_model_state_dict(model, layers).unexpected_keys
+            again = model.merge_and_unload()
+        found |= changed(family, network, again)
     return found
 
 
@@ -173,7 +187,7 @@ def dora(per_output):
         down, up = draw(2, flat.shape[1]), draw(weight.shape[0], 2)
         whole = weight + 0.5 * (up @ down).reshape(weight.shape)
         dims = [d for d in range(weight.dim()) if d != (0 if per_output else 1)]
-        norm = whole.norm(dim=dims, keepdim=True)
+        norm = whole.square().sum(dim=dims, keepdim=True).sqrt()
         scale = (norm * (1 + 0.2 * draw(*norm.shape))).half().float()
         down = down.reshape(2, *weight.shape[1:])
         tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": scale}
