@@ -37,9 +37,8 @@ pub struct Request {
     /// Adapters to merge into a UNet, as files, folders or
     /// `hub:owner/name[/file]`. Their text encoder layers are ignored.
     pub adapters: Vec<WeightedLora>,
-    /// Alpha of adapters whose files state none. The default is 8 for those with
-    /// PEFT names or stated timesteps, like the released ones, and the rank for
-    /// others, as in other programs.
+    /// Alpha of adapters that state none, as in
+    /// [`AdapterOptions`](crate::lora::AdapterOptions).
     pub alpha: Option<f64>,
 }
 
@@ -48,6 +47,7 @@ pub struct Request {
 pub struct Conversion<'a> {
     tensors: Vec<Lazy<'a>>,
     notes: Metadata,
+    remarks: Vec<String>,
 }
 
 impl<'a> Conversion<'a> {
@@ -70,6 +70,7 @@ impl<'a> Conversion<'a> {
         Ok(Self {
             tensors: tensors.collect::<Result<_>>()?,
             notes: notes(input)?,
+            remarks: Vec::new(),
         })
     }
 
@@ -80,6 +81,12 @@ impl<'a> Conversion<'a> {
             tensors: tensors.map(|tensor| tensor.in_type(dtype)).collect(),
             ..self
         }
+    }
+
+    /// What a user should know: an adapter's scale that is not stated, and its tensors that
+    /// are left out.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// The number of tensors.

@@ -39,13 +39,13 @@ use crate::{
     hub::FileTree,
     io::{Checkpoint, Digests, Source},
     layout::Network,
-    lora::{self, Adapter, AdapterOptions},
+    lora::{self, AdapterFile},
     nn::{LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
     picture::Size,
     schedule::{NoiseSchedule, Timesteps},
 };
 use config::ConfigKind;
-use text::lora_deltas;
+use text::{lora_deltas, notes_of_loras};
 use unet::{Unet, UnetConfig};
 use vae::{Tiling, Vae, VaeConfig};
 
@@ -320,6 +320,25 @@ impl Model {
         }
     }
 
+    /// What a user should know of the adapters: scales that their files do not state, and
+    /// tensors that are left out. A style LoRA that changes nothing is an error; the errors
+    /// of the two other adapters come when they are used.
+    pub fn notes_of_adapters(&self) -> Result<Vec<String>> {
+        let mut notes = notes_of_loras(&self.parts)?;
+        for direction in [&self.parts.forward, &self.parts.reverse] {
+            if let Ok(Some(file)) = direction.adapter_file() {
+                notes.extend(self.notes_of(&file).unwrap_or_default());
+            }
+        }
+        Ok(notes)
+    }
+
+    fn notes_of(&self, adapter: &Source) -> Result<Vec<String>> {
+        let unet = self.unet_checkpoint()?;
+        let file = AdapterFile::open(adapter, self.parts.adapter_alpha)?;
+        file.placed(&[(Network::Unet, &unet)])?.notes()
+    }
+
     /// Whether style LoRAs are configured.
     pub fn has_loras(&self) -> bool {
         !self.parts.loras.is_empty()
@@ -370,14 +389,13 @@ impl Model {
             Adapters::Reverse => (&parts.reverse, Vec::new()),
             Adapters::ReverseWithLoras => (&parts.reverse, parts.loras()?),
         };
-        let mut layers = vec![(lora_deltas(&loras, Network::Unet, checkpoint)?, 1.0)];
+        let mut layers = vec![(lora_deltas(parts, &loras, Network::Unet)?, 1.0)];
         if let Some(file) = adapter.adapter_file()? {
-            let options = AdapterOptions {
-                alpha: Some(self.parts.adapter_alpha),
-                rounding: self.family().adapter_rounding(),
-            };
-            let adapter = Adapter::read(file, checkpoint, options)?;
-            layers.push((adapter.deltas().clone(), 1.0));
+            let file = AdapterFile::open(&file, parts.adapter_alpha)?;
+            let networks = [(Network::Unet, checkpoint)];
+            let rounding = self.family().adapter_rounding();
+            let deltas = file.placed(&networks)?.deltas(Network::Unet, rounding)?;
+            layers.push((deltas, 1.0));
         }
         Ok(sum_of(&layers)?)
     }

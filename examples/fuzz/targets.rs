@@ -1,13 +1,14 @@
 //! What is fed, and what it begins with.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use flate2::{Compression, Crc, write::GzEncoder};
 use icd::{
@@ -44,6 +45,8 @@ pub(crate) enum Target {
     Pickle,
     /// Adapters: their names, shapes and metadata
     Adapter,
+    /// Configurations of adapters: beside the file and in its metadata
+    AdapterConfig,
     /// Prompts: tokens, words and alignments
     Prompt,
     /// Configurations, tokenizers and the small languages of flags
@@ -83,6 +86,7 @@ impl Target {
             ]),
             Self::Pickle => pickles(),
             Self::Adapter => adapters(),
+            Self::AdapterConfig => adapter_configs(),
             Self::Prompt => prompts(),
             Self::Config => configs(),
             Self::Recipe => recipes(),
@@ -283,6 +287,50 @@ fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
         Adapter::read(&file, &base, reading).is_ok()
     };
     Ok((seeds, Box::new(feed)))
+}
+
+/// The input is PEFT's configuration beside an adapter, and then what diffusers writes
+/// into the metadata of one.
+fn adapter_configs() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let seeds = [
+        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 16, "use_rslora": true, "use_dora": false,
+            "alpha_pattern": {"^conv_in": 4, "mid_block.*to_(q|k)": 2.5}, "rank_pattern": {},
+            "layers_pattern": null, "target_modules": ["conv_in"], "init_lora_weights": true}"#,
+        r#"{"unet.r": 2, "unet.lora_alpha": 1e1, "unet.rank_pattern": {"conv\w+": 2},
+            "text_encoder.lora_alpha": 8, "text_encoder.bias": "none", "r": null}"#,
+    ];
+    let base = Checkpoint::open(data("sd/unet/diffusion_pytorch_model.safetensors"))?;
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    let tensors = [
+        ("conv_in.lora_A.weight", zeros(&[2, 4, 3, 3])?),
+        ("conv_in.lora_B.weight", zeros(&[4, 2, 1, 1])?),
+    ];
+    let folder = tempfile::tempdir()?;
+    let reading = AdapterOptions {
+        alpha: None,
+        rounding: DType::F32,
+    };
+    let feed = move |input: &[u8]| {
+        let at = |name: &str| folder.path().join(name);
+        let text = String::from_utf8_lossy(input).into_owned();
+        let read = |name: &str, metadata| {
+            let _ = fs::remove_file(at(name));
+            let metadata = Some(HashMap::from([metadata]));
+            let bytes = safetensors::serialize(tensors.clone(), metadata);
+            let written = bytes.is_ok_and(|bytes| fs::write(at(name), bytes).is_ok());
+            written && Adapter::read(at(name), &base, reading).is_ok()
+        };
+        let _ = fs::write(at("adapter_config.json"), input);
+        let note = ("format".into(), "pt".into());
+        let beside = read("adapter_model.safetensors", note);
+        let _ = fs::remove_file(at("adapter_config.json"));
+        let within = ("lora_adapter_metadata".into(), text);
+        read("other.safetensors", within) || beside
+    };
+    Ok((
+        seeds.map(|seed| seed.as_bytes().to_vec()).into(),
+        Box::new(feed),
+    ))
 }
 
 fn prompts() -> Result<(Vec<Vec<u8>>, Feed)> {

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     hub::{Cache, FileTree, Location, RequiredFile},
     io::{Checkpoint, Source},
-    lora::is_adapter,
+    lora::{self, is_adapter},
     model::{ADAPTER_FILES, NETWORK_FILES},
 };
 
@@ -68,6 +68,7 @@ impl Input {
         let needs = [
             reference.need(&names(), false),
             folder.need(&[CONFIG], true),
+            folder.need(&[lora::CONFIG], true),
         ];
         Ok(needs.into_iter().flatten().collect())
     }

@@ -73,7 +73,12 @@ impl<'a> Lazy<'a> {
     pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         let made = (self.make)()?;
         let tensor = made.to_dtype(self.dtype)?;
-        if let Some(value) = narrow::lost(&made, &tensor)? {
+        let is_changed = made.dtype() != self.dtype;
+        if let Some(value) = is_changed
+            .then(|| narrow::lost(&made, &tensor))
+            .transpose()?
+            .flatten()
+        {
             let dtype = self.dtype.as_str();
             let reason = format!("its value {value} is too large for {dtype}: choose a wider type");
             return Err(self.checkpoint.tensor_fault(&self.name, &reason));

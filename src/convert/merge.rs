@@ -4,15 +4,14 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
-use super::{Conversion, Input, Lazy};
+use super::{Conversion, Input, Lazy, narrow};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     hub::Location,
     io::Checkpoint,
-    layout::Network,
-    lora::{Adapter, AdapterOptions, WeightedLora, usual_alpha},
+    lora::{Adapter, AdapterOptions, WeightedLora},
     model::ADAPTER_FILES,
-    nn::{LoraDelta, LoraDeltas, ops::Packed, sum_of},
+    nn::{LoraDelta, ops::Packed, sum_of},
 };
 
 /// The metadata key that lists the merged adapters.
@@ -26,9 +25,13 @@ impl<'a> Conversion<'a> {
         adapters: &[WeightedLora],
         alpha: Option<f64>,
     ) -> Result<Self> {
-        let layers = adapters.iter();
-        let layers = layers.map(|lora| Ok((read(&lora.file, input, alpha)?, lora.weight)));
-        let mut changes = sum_of(&layers.collect::<Result<Vec<_>>>()?)?;
+        let (mut layers, mut remarks) = (Vec::new(), Vec::new());
+        for lora in adapters {
+            let adapter = read(&lora.file, input, alpha)?;
+            layers.push((adapter.deltas().clone(), lora.weight));
+            remarks.extend_from_slice(adapter.notes());
+        }
+        let mut changes = sum_of(&layers)?;
         let stored = Self::stored(input)?;
         let merged = |tensor: Lazy<'a>| {
             let module = tensor.name.strip_suffix(".weight");
@@ -43,30 +46,34 @@ impl<'a> Conversion<'a> {
         Ok(Self {
             tensors: stored.tensors.into_iter().map(merged).collect(),
             notes,
+            remarks,
         })
     }
 }
 
-/// The UNet deltas of an adapter file.
-fn read(text: &str, input: &Input, alpha: Option<f64>) -> Result<LoraDeltas> {
+/// The UNet's part of an adapter file.
+fn read(text: &str, input: &Input, alpha: Option<f64>) -> Result<Adapter> {
     let (unet, cache) = (&input.checkpoint, &input.cache);
     let source = Location::parse(text, Path::new(""), cache)?.file(&ADAPTER_FILES)?;
     let options = AdapterOptions {
-        alpha: usual_alpha(alpha, &source, &Checkpoint::open(&source)?)?,
+        alpha,
         rounding: DType::F32,
     };
-    let adapter = Adapter::read_part(&source, Network::Unet, unet, options)?;
-    match adapter.deltas().is_empty() {
-        true => Err(Error::adapter(source, "it has no layers of a UNet")),
-        false => Ok(adapter.deltas().clone()),
-    }
+    Adapter::read(&source, unet, options)
 }
 
 fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> Lazy<'a> {
     let name = weight.name.clone();
     let merged = move |stored: &Tensor| {
         let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored));
-        change.merged_into(&Packed, stored)?.ok_or_else(mismatch)
+        let merged = change.merged_into(&Packed, stored)?.ok_or_else(mismatch)?;
+        match narrow::lost(stored, &merged)? {
+            Some(value) => {
+                let reason = format!("with the adapter, its value {value} is not finite any more");
+                Err(unet.tensor_fault(&name, &reason))
+            }
+            None => Ok(merged),
+        }
     };
     weight.changed(merged)
 }

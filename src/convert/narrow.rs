@@ -1,13 +1,10 @@
-//! Detects overflow in dtype conversions.
+//! Detects values that were finite and are no more.
 
 use candle_core::{DType, Result, Tensor};
 
-/// The first value that is finite in `wide` but overflowed in `narrow`, which
-/// is the same tensor in another dtype.
+/// The first value that is finite in `wide` but not in `narrow`, which is the same tensor
+/// in another dtype or with a delta.
 pub(super) fn lost(wide: &Tensor, narrow: &Tensor) -> Result<Option<f64>> {
-    if wide.dtype() == narrow.dtype() {
-        return Ok(None);
-    }
     let narrow = narrow
         .flatten_all()?
         .to_dtype(DType::F32)?

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     io::Metadata,
     layout::Network,
-    lora::{ALPHA, DIFFUSERS_METADATA, Factor, Layer, Naming, layers},
+    lora::{ALPHA, AdapterFile, DIFFUSERS_METADATA, Factor, Layer, Naming},
 };
 
 impl<'a> Conversion<'a> {
@@ -19,28 +19,35 @@ impl<'a> Conversion<'a> {
     /// kohya's files store an alpha per layer, the others a single one: the
     /// largest is used, and the factors of the other layers are scaled down.
     pub(super) fn renamed(input: &'a Input, naming: Naming, alpha: Option<f64>) -> Result<Self> {
-        let layers = layers(&input.source, &input.checkpoint, alpha)?;
+        let file = AdapterFile::open(&input.source, alpha)?;
+        let layers = file.layers()?;
+        file.check_plain(&layers)?;
+        let remarks = file.note_of_scale(&layers)?.into_iter().collect();
+        let alphas = layers.iter().map(|layer| Ok(file.scale(layer)?.alpha));
+        let alphas: Vec<f64> = alphas.collect::<Result<_>>()?;
         let texts = layers.iter().map(|layer| match layer.network {
             Network::TextEncoder(index) => index + 1,
             _ => 0,
         });
         let encoders = texts.max().unwrap_or(0);
-        let alphas = layers.iter().map(|layer| layer.alpha);
-        let alpha = alphas.max_by(|a, b| a.abs().total_cmp(&b.abs()));
-        let alpha = alpha.unwrap_or(0.0);
+        let largest = alphas.iter().copied();
+        let largest = largest.max_by(|a, b| a.abs().total_cmp(&b.abs()));
+        let largest = largest.unwrap_or(0.0);
         let mut tensors = Vec::new();
-        for layer in &layers {
+        for (layer, alpha) in layers.iter().zip(alphas) {
             let named = Named {
                 input,
                 layer,
+                alpha,
                 naming,
                 encoders,
             };
-            tensors.extend(named.tensors(alpha)?);
+            tensors.extend(named.tensors(largest)?);
         }
         Ok(Self {
             tensors,
-            notes: renamed_notes(notes(input)?, naming, &layers, alpha),
+            notes: renamed_notes(notes(input)?, naming, &layers, largest),
+            remarks,
         })
     }
 }
@@ -49,28 +56,32 @@ impl<'a> Conversion<'a> {
 struct Named<'a, 'b> {
     input: &'a Input,
     layer: &'b Layer,
+    alpha: f64,
     naming: Naming,
     encoders: usize,
 }
 
 impl<'a> Named<'a, '_> {
     fn tensors(&self, alpha: f64) -> Result<Vec<Lazy<'a>>> {
-        let layer = self.layer;
-        let down = self.factor(&layer.down, Factor::Down)?;
-        let up = self.factor(&layer.up, Factor::Up)?;
+        let down = self.factor(Factor::Down)?;
+        let up = self.factor(Factor::Up)?;
         let file = &self.input.checkpoint;
         Ok(match self.naming {
             Naming::Kohya => vec![
                 down,
                 up,
-                Lazy::number(file, self.name(Factor::Alpha), layer.alpha),
+                Lazy::number(file, self.name(Factor::Alpha), self.alpha),
             ],
-            _ if layer.alpha.total_cmp(&alpha).is_eq() => vec![down, up],
-            _ => vec![down, times(up, layer.alpha / alpha)],
+            _ if self.alpha.total_cmp(&alpha).is_eq() => vec![down, up],
+            _ => vec![down, times(up, self.alpha / alpha)],
         })
     }
 
-    fn factor(&self, name: &str, factor: Factor) -> Result<Lazy<'a>> {
+    fn factor(&self, factor: Factor) -> Result<Lazy<'a>> {
+        let name = self
+            .layer
+            .tensor(factor)
+            .expect("a plain layer has both factors");
         let stored = Lazy::stored(&self.input.checkpoint, name)?;
         Ok(stored.named(self.name(factor)))
     }
@@ -113,7 +124,7 @@ fn configuration(layers: &[Layer], alpha: f64) -> Value {
     }
     let mut fields = Map::new();
     for (network, layers) in networks {
-        let rank = layers.iter().map(|layer| layer.rank).max().unwrap_or(0);
+        let rank = layers.iter().filter_map(|layer| layer.rank).max();
         let others = layers.iter().filter(|layer| layer.rank != rank);
         let others = others.map(|layer| (layer.module.clone(), json!(layer.rank)));
         let modules: Vec<_> = layers.iter().map(|layer| &layer.module).collect();

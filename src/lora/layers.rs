@@ -1,24 +1,21 @@
-//! The layers of an adapter file.
+//! A layer of an adapter file, and its tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use super::{
-    names::{self, Factor, Modules},
-    stated_alpha, timesteps, words,
+    factor::{Factor, Part},
+    scale::Scaled,
 };
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Source},
+    io::Checkpoint,
     layout::Network,
 };
 
-/// Alpha of the released adapters, which do not state it: PEFT's default.
-pub(crate) const RELEASED_ALPHA: f64 = 8.0;
-
-/// The infix that only PEFT's tensor names contain.
-const PEFT: &str = "base_model.model.";
+/// A layer of a network.
+pub(crate) type Place = (Network, String);
 
 /// One layer that an adapter file modifies.
 #[derive(Debug)]
@@ -27,176 +24,180 @@ pub(crate) struct Layer {
     pub(crate) network: Network,
     /// Its module path in the network.
     pub(crate) module: String,
-    /// The tensor names of its factors in the file.
-    pub(crate) down: String,
-    pub(crate) up: String,
-    /// The LoRA rank.
-    pub(crate) rank: usize,
-    /// The delta is scaled by alpha / rank.
-    pub(crate) alpha: f64,
+    /// The same as the file spells it.
+    pub(super) spelled: String,
+    /// The names of its tensors in the file.
+    pub(super) tensors: BTreeMap<Factor, String>,
+    /// How its weight delta is computed.
+    pub(super) form: Form,
+    /// The rank that its tensors show.
+    pub(crate) rank: Option<usize>,
 }
 
-/// Whether a file contains adapter tensors.
-pub(crate) fn is_adapter(checkpoint: &Checkpoint) -> bool {
-    let names = checkpoint.names();
-    let factor = |name: &String| Factor::of(name).map(|(_, factor)| factor);
-    names.iter().any(|name| factor(name) == Some(Factor::Down))
+/// How the delta of a layer is computed from its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Form {
+    Lora,
+    LoHa,
+    LoKr,
 }
 
-/// `alpha`, or if it is `None`, the default for an adapter that states none:
-/// that of the released adapters if it has PEFT names or states timesteps, else
-/// `None`, which means the rank.
-pub(crate) fn usual_alpha(
-    alpha: Option<f64>,
-    file: &Source,
-    checkpoint: &Checkpoint,
-) -> Result<Option<f64>> {
-    if alpha.is_some() {
-        return Ok(alpha);
-    }
-    let is_peft = checkpoint.names().iter().any(|name| name.contains(PEFT));
-    let is_released = is_peft || timesteps(file)?.is_some();
-    Ok(is_released.then_some(RELEASED_ALPHA))
-}
-
-/// The layers of the adapter in `file`, which is opened as `checkpoint`;
-/// `alpha` is used if the file states none.
-pub(crate) fn layers(
-    file: &Source,
-    checkpoint: &Checkpoint,
-    alpha: Option<f64>,
-) -> Result<Vec<Layer>> {
-    let alpha = stated_alpha(file)?.or(usual_alpha(alpha, file, checkpoint)?);
-    let reason = "have names that are neither PEFT's nor those of diffusers or kohya for Stable \
-                  Diffusion";
-    read(checkpoint, checkpoint.names(), &place, reason, alpha)
-}
-
-/// The layers of an adapter, or only those for `network`, resolved against the
-/// network whose tensors are in `base`.
-pub(super) fn layers_of(
-    checkpoint: &Checkpoint,
-    network: Option<Network>,
-    base: &Checkpoint,
-    alpha: Option<f64>,
-) -> Result<Vec<Layer>> {
-    let modules = Modules::of(base);
-    let place = |name: &str| {
-        let (module, factor) = modules.place(name)?;
-        Some(((names::network(name), module), factor))
-    };
-    let mut names = checkpoint.names();
-    names.retain(|name| network.is_none_or(|network| names::network(name) == network));
-    let reason = "fit no layer of the network, so it belongs to another model";
-    read(checkpoint, names, &place, reason, alpha)
-}
-
-/// A layer of a network.
-type Place = (Network, String);
-
-/// The names of a layer's tensors.
+/// The names of a layer's tensors, as they are found.
 #[derive(Default)]
-struct Found {
-    down: Option<String>,
-    up: Option<String>,
-    alpha: Option<String>,
+pub(super) struct Found {
+    spelled: String,
+    tensors: BTreeMap<Factor, String>,
 }
 
 impl Found {
-    fn layer(
-        self,
-        checkpoint: &Checkpoint,
-        (network, module): Place,
-        alpha: Option<f64>,
-    ) -> Result<Layer> {
-        let fault = |reason| {
-            let reason = format!("module {module:?}: {reason}");
-            Error::adapter(checkpoint.file(), reason)
-        };
-        let missing = |factor| fault(format!("its {factor} tensor is missing"));
-        let down = self.down.ok_or_else(|| missing("lora_A (down)"))?;
-        let up = self.up.ok_or_else(|| missing("lora_B (up)"))?;
-        let rank = checkpoint
-            .shape(&down)
-            .and_then(|shape| shape.first().copied());
-        let rank = rank.unwrap_or(0);
-        let own = self
-            .alpha
-            .map(|name| scalar(&checkpoint.load(&name, &Device::Cpu)?));
-        let alpha = own.transpose()?.or(alpha).unwrap_or(rank as f64);
-        if !alpha.is_finite() {
-            return Err(fault(format!("its alpha is {alpha}")));
+    /// Adds a tensor; the error is the name of another one for the same factor.
+    pub(super) fn add(&mut self, factor: Factor, name: String, module: &str) -> Result<(), String> {
+        self.spelled = module.into();
+        match self.tensors.insert(factor, name) {
+            Some(other) => Err(other),
+            None => Ok(()),
         }
+    }
+
+    /// The layer, if its tensors are complete.
+    pub(super) fn layer(self, (network, module): Place, file: &Checkpoint) -> Result<Layer> {
+        let fault =
+            |reason: String| Error::adapter(file.file(), format!("module {module:?}: {reason}"));
+        let forms: BTreeSet<_> = self
+            .tensors
+            .keys()
+            .filter_map(|factor| form(*factor))
+            .collect();
+        let form = match forms.iter().collect::<Vec<_>>()[..] {
+            [form] => *form,
+            [] => Form::Lora,
+            _ => {
+                return Err(fault(
+                    "its tensors are those of several kinds of adapters".into(),
+                ));
+            }
+        };
+        let has = |factor| self.tensors.contains_key(&factor);
+        if let Some((_, missing)) = required(form, has).find(|(factor, _)| !has(*factor)) {
+            return Err(fault(format!("its {missing} tensor is missing")));
+        }
+        let rank = RANKS
+            .iter()
+            .find_map(|factor| file.shape(self.tensors.get(factor)?)?.first().copied());
         Ok(Layer {
             network,
             module,
-            down,
-            up,
+            spelled: self.spelled,
+            tensors: self.tensors,
+            form,
             rank,
-            alpha,
         })
     }
 }
 
-/// Groups tensors by layer; `reason` is the error message for tensors that
-/// `place` does not recognise.
-fn read(
-    checkpoint: &Checkpoint,
-    names: Vec<String>,
-    place: &dyn Fn(&str) -> Option<(Place, Factor)>,
-    reason: &str,
-    alpha: Option<f64>,
-) -> Result<Vec<Layer>> {
-    let mut sorted: BTreeMap<Place, Found> = BTreeMap::new();
-    let mut unknown = Vec::new();
-    for name in names {
-        let Some((place, factor)) = place(&name) else {
-            unknown.push(name);
-            continue;
-        };
-        let found = sorted.entry(place).or_default();
-        let slot = match factor {
-            Factor::Down => &mut found.down,
-            Factor::Up => &mut found.up,
-            Factor::Alpha => &mut found.alpha,
-        };
-        if let Some(other) = slot.replace(name.clone()) {
-            let reason =
-                format!("tensors {other:?} and {name:?} name the same factor of one layer");
-            return Err(Error::adapter(checkpoint.file(), reason));
+/// The form that a factor belongs to; DoRA's magnitudes and alpha belong to any.
+fn form(factor: Factor) -> Option<Form> {
+    match factor {
+        Factor::Down | Factor::Up | Factor::Mid => Some(Form::Lora),
+        Factor::Hada(_) => Some(Form::LoHa),
+        Factor::Lokr(_) => Some(Form::LoKr),
+        Factor::Alpha | Factor::Magnitude | Factor::DoraScale => None,
+    }
+}
+
+/// The factors whose first dimension is the rank, of all forms.
+const RANKS: [Factor; 4] = [
+    Factor::Down,
+    Factor::Hada(Part::W1B),
+    Factor::Lokr(Part::W2B),
+    Factor::Lokr(Part::W1B),
+];
+
+/// The factors that a form needs, with their names.
+fn required(
+    form: Form,
+    has: impl Fn(Factor) -> bool,
+) -> impl Iterator<Item = (Factor, &'static str)> {
+    let (lokr, hada) = (Factor::Lokr, Factor::Hada);
+    let half = |whole, [a, b]: [(Part, &'static str); 2]| match has(lokr(whole)) {
+        true => vec![],
+        false => vec![(lokr(a.0), a.1), (lokr(b.0), b.1)],
+    };
+    let all = match form {
+        Form::Lora => vec![(Factor::Down, "lora_A (down)"), (Factor::Up, "lora_B (up)")],
+        Form::LoHa => vec![
+            (hada(Part::W1A), "hada_w1_a"),
+            (hada(Part::W1B), "hada_w1_b"),
+            (hada(Part::W2A), "hada_w2_a"),
+            (hada(Part::W2B), "hada_w2_b"),
+        ],
+        Form::LoKr => [
+            half(
+                Part::W1,
+                [(Part::W1A, "lokr_w1_a"), (Part::W1B, "lokr_w1_b")],
+            ),
+            half(
+                Part::W2,
+                [(Part::W2A, "lokr_w2_a"), (Part::W2B, "lokr_w2_b")],
+            ),
+        ]
+        .concat(),
+    };
+    all.into_iter()
+}
+
+impl Layer {
+    /// The name of a tensor.
+    pub(crate) fn tensor(&self, factor: Factor) -> Option<&str> {
+        self.tensors.get(&factor).map(String::as_str)
+    }
+
+    /// Whether its delta is the plain product of two factors.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = [Factor::Down, Factor::Up, Factor::Alpha];
+        self.tensors.keys().all(|factor| plain.contains(factor))
+    }
+
+    /// Whether it has magnitudes (DoRA).
+    pub(super) fn has_magnitudes(&self) -> bool {
+        self.tensor(Factor::Magnitude)
+            .or(self.tensor(Factor::DoraScale))
+            .is_some()
+    }
+
+    /// What its scale depends on.
+    pub(super) fn scaled<'a>(&'a self, file: &Checkpoint) -> Result<Scaled<'a>> {
+        let alpha = self.tensor(Factor::Alpha);
+        Ok(Scaled {
+            network: self.network,
+            module: &self.spelled,
+            rank: self.rank,
+            alpha: alpha.map(|name| self.scalar(name, file)).transpose()?,
+        })
+    }
+
+    /// A tensor that is one finite number.
+    fn scalar(&self, name: &str, file: &Checkpoint) -> Result<f64> {
+        let fault = |reason: String| self.fault(file, &format!("its alpha {reason}"));
+        if file
+            .shape(name)
+            .is_some_and(|shape| shape.iter().product::<usize>() != 1)
+        {
+            return Err(fault("is not one number".into()));
+        }
+        let value = file.load(name, &Device::Cpu)?;
+        let value = value
+            .flatten_all()?
+            .to_dtype(DType::F64)?
+            .get(0)?
+            .to_scalar::<f64>()?;
+        match value.is_finite() {
+            true => Ok(value),
+            false => Err(fault(format!("is {value}"))),
         }
     }
-    if !unknown.is_empty() {
-        let count = unknown.len();
-        let dots = if count > 8 { ", .." } else { "" };
-        unknown.truncate(8);
-        let reason = format!(
-            "{count} of its tensors {reason}: {}{dots}",
-            unknown.join(", ")
-        );
-        return Err(Error::adapter(checkpoint.file(), reason));
+
+    pub(super) fn fault(&self, file: &Checkpoint, reason: &str) -> Error {
+        Error::adapter(file.file(), format!("layer {:?}: {reason}", self.spelled))
     }
-    let layers = sorted.into_iter();
-    layers
-        .map(|(place, found)| found.layer(checkpoint, place, alpha))
-        .collect()
-}
-
-/// The layer and the role of the tensor `name`.
-fn place(name: &str) -> Option<(Place, Factor)> {
-    let (module, factor) = Factor::of(name)?;
-    let path = names::modern(names::bare(module));
-    let path = match module.starts_with("lora_") {
-        true => words::dotted(&path)?,
-        false => path,
-    };
-    Some(((names::network(name), path), factor))
-}
-
-fn scalar(tensor: &Tensor) -> Result<f64> {
-    let value = tensor
-        .to_dtype(DType::F64)?
-        .flatten_all()?
-        .to_vec1::<f64>()?;
-    Ok(value.first().copied().unwrap_or(f64::NAN))
 }

@@ -1,196 +1,280 @@
-//! Parses the tensor names of adapter files.
+//! Names of layers in adapter files, brought to one form.
+//!
+//! A name is a prefix, which says the network, a body, which says the module, and an
+//! [ending](super::factor). Bodies are diffusers' or those of Stable Diffusion's original
+//! layout, with dots or underscores, those of text encoders with or without `text_model`.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
+use super::{factor::Factor, words};
 use crate::{
     io::Checkpoint,
     layout::{Layout, Network},
 };
 
-/// The role of an adapter tensor in its module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Factor {
-    Down,
-    Up,
-    Alpha,
+/// The name of an adapter tensor in its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    /// The whole name.
+    pub(super) tensor: String,
+    /// Whose tensor it is.
+    pub(super) owner: Owner,
+    /// The module as the file spells it, without prefixes.
+    pub(super) module: String,
+    /// Its role.
+    pub(super) factor: Factor,
 }
 
-impl Factor {
-    /// Splits a tensor's name into the module part and the factor.
-    pub(super) fn of(name: &str) -> Option<(&str, Self)> {
-        let split = |&(ending, factor)| Some((name.strip_suffix(ending)?, factor));
-        ENDINGS.iter().find_map(split)
+/// The network of a tensor, as far as its name says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This one.
+    Network(Network),
+    /// One of the text encoders: PEFT's files of a single network do not say which.
+    SomeTextEncoder,
+}
+
+impl Name {
+    /// Parses a tensor's name; `None` if its ending is not that of an adapter.
+    pub(super) fn of(tensor: &str) -> Option<Self> {
+        let (module, factor) = Factor::of(tensor)?;
+        let (network, module) = without_prefixes(module);
+        let owner = match network {
+            Some(network) => Owner::Network(network),
+            None if is_text(module) => Owner::SomeTextEncoder,
+            None => Owner::Network(Network::Unet),
+        };
+        Some(Self {
+            tensor: tensor.into(),
+            owner,
+            module: module.into(),
+            factor,
+        })
+    }
+
+    /// The network, which is the first text encoder if only that it is one is known.
+    pub(super) fn network(&self) -> Network {
+        match self.owner {
+            Owner::Network(network) => network,
+            Owner::SomeTextEncoder => Network::TextEncoder(0),
+        }
+    }
+
+    /// The path of the module in diffusers, without a network to look it up in.
+    pub(super) fn path(&self) -> Option<String> {
+        let own = || self.module.contains('.').then(|| self.module.clone());
+        let path = words::dotted(&form(&self.module)).or_else(own)?;
+        let is_bare = !path.starts_with("text_model.") && path != "text_projection";
+        Some(match self.network() {
+            Network::TextEncoder(_) if is_bare => format!("text_model.{path}"),
+            _ => path,
+        })
     }
 }
 
-/// The network that the adapter tensor `name` is for.
-pub(super) fn network(name: &str) -> Network {
-    let is_for = |(prefix, _): &&(&str, _)| name.starts_with(prefix);
-    let text = TEXT_PREFIXES.iter().find(is_for);
-    text.map_or(Network::Unet, |&(_, index)| Network::TextEncoder(index))
-}
-
-/// Prefixes of text encoder tensors in kohya's and diffusers' naming, with the
-/// index of the encoder.
-const TEXT_PREFIXES: [(&str, usize); 5] = [
-    ("lora_te_", 0),
-    ("lora_te1_", 0),
-    ("lora_te2_", 1),
-    ("text_encoder.", 0),
-    ("text_encoder_2.", 1),
+/// Prefixes, and the network that they say: diffusers', kohya's, LyCORIS', ComfyUI's,
+/// those of single-file checkpoints, and PEFT's, which says none.
+const PREFIXES: [(&str, Option<Network>); 21] = [
+    ("unet.", Some(Network::Unet)),
+    ("lora_unet_", Some(Network::Unet)),
+    ("model.diffusion_model.", Some(Network::Unet)),
+    ("diffusion_model.", Some(Network::Unet)),
+    ("text_encoder.", Some(FIRST)),
+    ("text_encoder_2.", Some(SECOND)),
+    ("lora_te_", Some(FIRST)),
+    ("lora_te1_", Some(FIRST)),
+    ("lora_te2_", Some(SECOND)),
+    ("text_encoders.clip_l.transformer.", Some(FIRST)),
+    ("text_encoders.clip_g.transformer.", Some(SECOND)),
+    ("text_encoders.clip_l.", Some(FIRST)),
+    ("text_encoders.clip_g.", Some(SECOND)),
+    ("clip_l.transformer.", Some(FIRST)),
+    ("clip_g.transformer.", Some(SECOND)),
+    ("clip_l.", Some(FIRST)),
+    ("clip_g.", Some(SECOND)),
+    ("cond_stage_model.transformer.", Some(FIRST)),
+    ("conditioner.embedders.0.transformer.", Some(FIRST)),
+    ("base_model.model.", None),
+    ("lycoris_", None),
 ];
 
-/// The suffixes of the three naming conventions, older variants included.
-const ENDINGS: [(&str, Factor); 13] = [
-    (".lora_A.weight", Factor::Down),
-    (".lora_B.weight", Factor::Up),
-    (".lora_A.default.weight", Factor::Down),
-    (".lora_B.default.weight", Factor::Up),
-    (".lora.down.weight", Factor::Down),
-    (".lora.up.weight", Factor::Up),
-    (".lora_down.weight", Factor::Down),
-    (".lora_up.weight", Factor::Up),
-    (".lora_linear_layer.down.weight", Factor::Down),
-    (".lora_linear_layer.up.weight", Factor::Up),
-    ("_lora.down.weight", Factor::Down),
-    ("_lora.up.weight", Factor::Up),
-    (".alpha", Factor::Alpha),
-];
+const FIRST: Network = Network::TextEncoder(0);
+const SECOND: Network = Network::TextEncoder(1);
 
-/// The modules of a network that an adapter may modify.
-pub(super) struct Modules {
-    /// Maps to a module's path: the path itself, and the path and the original
-    /// name with underscores for dots, as in kohya's scripts.
-    paths: HashMap<String, String>,
+/// A module's name without prefixes, and the network that they say. PEFT's may be before
+/// or behind another.
+fn without_prefixes(mut module: &str) -> (Option<Network>, &str) {
+    let mut network = None;
+    let cut = |module: &'_ str| {
+        let found = PREFIXES
+            .iter()
+            .find(|(prefix, _)| module.starts_with(prefix))?;
+        Some((found.0.len(), found.1))
+    };
+    while let Some((length, said)) = cut(module) {
+        network = network.or(said);
+        module = &module[length..];
+    }
+    (network, module)
 }
+
+/// Whether a module is one of a text encoder.
+fn is_text(module: &str) -> bool {
+    const BODIES: [&str; 5] = [
+        "text_model_",
+        "encoder_layers_",
+        "embeddings_",
+        "final_layer_norm",
+        "text_projection",
+    ];
+    let module = module.replace('.', "_");
+    BODIES.iter().any(|body| module.starts_with(body))
+}
+
+/// The one form of a module's name: underscores for dots, as kohya's scripts write them,
+/// without `text_model`, and the current name for one of diffusers' former attention
+/// processors: `attn1.processor.to_q_lora` is `attn1_to_q`.
+fn form(module: &str) -> String {
+    let flat = module.replace('.', "_").replace("_processor_", "_");
+    let flat = flat.strip_suffix("_lora").unwrap_or(&flat);
+    let flat = flat.strip_prefix("text_model_").unwrap_or(flat);
+    if let Some((layer, projection)) = flat.split_once("self_attn_to_") {
+        return format!("{layer}self_attn_{projection}_proj");
+    }
+    match flat.ends_with("_to_out") {
+        true => format!("{flat}_0"),
+        false => flat.into(),
+    }
+}
+
+/// The modules of a network that an adapter may modify, by their names in one form.
+pub(super) struct Modules(HashMap<String, String>);
 
 impl Modules {
-    /// Every module of `base` that has a weight.
+    /// Every module of `base` that has a weight, by its name in both layouts.
     pub(super) fn of(base: &Checkpoint) -> Self {
         let names = base.names();
         let modules = names.iter().filter_map(|name| name.strip_suffix(".weight"));
-        let modules: Vec<_> = modules.collect();
-        let layout = Layout::of_diffusers_unet(&modules);
-        let mut paths = HashMap::new();
-        for path in modules {
+        Self::named(&modules.collect::<Vec<_>>())
+    }
+
+    fn named(modules: &[&str]) -> Self {
+        let layout = Layout::of_diffusers_unet(modules);
+        let names = modules.iter().flat_map(|&path| {
             let names = [path.to_owned()]
                 .into_iter()
                 .chain(layout.to_original(path));
-            paths.extend(names.map(|name| (name.replace('.', "_"), path.to_owned())));
-            paths.insert(path.into(), path.into());
-        }
-        Self { paths }
+            names.map(move |name| (form(&name), path.to_owned()))
+        });
+        Self(names.collect())
     }
 
-    /// The module and the role of the adapter tensor `name`.
-    pub(super) fn place(&self, name: &str) -> Option<(String, Factor)> {
-        let (module, factor) = Factor::of(name)?;
-        let module = modern(bare(module));
-        Some((self.paths.get(&module)?.clone(), factor))
+    /// The path of the module that a file names.
+    pub(super) fn path(&self, name: &Name) -> Option<&String> {
+        self.0.get(&form(&name.module))
     }
-}
-
-/// A module's name without tool-specific prefixes.
-pub(super) fn bare(module: &str) -> &str {
-    let networks = TEXT_PREFIXES.iter().map(|(prefix, _)| prefix);
-    let networks = networks.chain(&["lora_unet_", "unet."]);
-    networks
-        .chain(&["base_model.model.", "unet."])
-        .fold(module, |name, prefix| {
-            name.strip_prefix(prefix).unwrap_or(name)
-        })
-}
-
-/// The current name of a module of diffusers' former attention processors:
-/// `attn1.processor.to_q_lora` is `attn1.to_q`.
-pub(super) fn modern(module: &str) -> String {
-    let plain = module.replace(".processor.", ".");
-    let name = plain.strip_suffix("_lora").unwrap_or(&plain);
-    match name.ends_with(".to_out") {
-        true => format!("{name}.0"),
-        false => name.into(),
-    }
-}
-
-/// The timesteps in the name of a released adapter file:
-/// `forward-19-259-519-779.safetensors`,
-/// `iCD-SD15-reverse_259_519_779_999.safetensors`.
-pub(super) fn timesteps_of(file: &Path) -> Option<Vec<u16>> {
-    let stem = file.file_stem()?.to_str()?;
-    let (_, tail) = stem
-        .split_once("forward")
-        .or_else(|| stem.split_once("reverse"))?;
-    let parts = tail.trim_start_matches(['-', '_']).split(['-', '_']);
-    let steps: Vec<u16> = parts.map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    (steps.len() > 1).then_some(steps)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn modules() -> Modules {
-        let path = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0";
-        let paths = [path, "mid_block.resnets.0.conv1", "time_emb_proj"];
-        let both = paths.map(|p| {
-            [
-                (p.to_string(), p.to_string()),
-                (p.replace('.', "_"), p.to_string()),
-            ]
-        });
-        Modules {
-            paths: both.into_iter().flatten().collect(),
-        }
+    const OUT: &str = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0";
+    const CONV: &str = "mid_block.resnets.0.conv1";
+    const QUERY: &str = "text_model.encoder.layers.0.self_attn.q_proj";
+
+    fn place(name: &str) -> Option<(Network, String, Factor)> {
+        let modules = [
+            OUT,
+            CONV,
+            QUERY,
+            "time_emb_proj",
+            "down_blocks.0.resnets.0.conv1",
+        ];
+        let name = Name::of(name)?;
+        let path = Modules::named(&modules).path(&name)?.clone();
+        Some((name.network(), path, name.factor))
     }
 
     #[test]
     fn every_naming_finds_the_same_module() {
-        let conv = Some(("mid_block.resnets.0.conv1".to_string(), Factor::Down));
         for name in [
             "unet.base_model.model.mid_block.resnets.0.conv1.lora_A.weight",
             "base_model.model.mid_block.resnets.0.conv1.lora_A.weight",
             "base_model.model.unet.mid_block.resnets.0.conv1.lora_A.default.weight",
             "unet.mid_block.resnets.0.conv1.lora_A.weight",
+            "unet.mid_block.resnets.0.conv1.lora_A.style_2.weight",
             "unet.mid_block.resnets.0.conv1.lora.down.weight",
             "mid_block.resnets.0.conv1.lora_A.weight",
+            "diffusion_model.mid_block.resnets.0.conv1.lora_A.weight",
+            "diffusion_model.middle_block.0.in_layers.2.lora_down.weight",
+            "model.diffusion_model.middle_block.0.in_layers.2.lora_A.weight",
             "lora_unet_mid_block_resnets_0_conv1.lora_down.weight",
+            "lora_unet_middle_block_0_in_layers_2.lora_down.weight",
+            "lycoris_mid_block_resnets_0_conv1.lora_down.weight",
         ] {
-            assert_eq!(modules().place(name), conv, "{name}");
+            let conv = Some((Network::Unet, CONV.into(), Factor::Down));
+            assert_eq!(place(name), conv, "{name}");
         }
-        let out = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0".to_string();
         let old = "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_out_lora.up.weight";
         for old in [old, &old.replace("_lora.up", "_lora.lora.up")] {
-            assert_eq!(modules().place(old), Some((out.clone(), Factor::Up)));
+            let out = Some((Network::Unet, OUT.into(), Factor::Up));
+            assert_eq!(place(old), out, "{old}");
         }
         let alpha =
             "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0.alpha";
-        assert_eq!(modules().place(alpha), Some((out, Factor::Alpha)));
+        let out = Some((Network::Unet, OUT.into(), Factor::Alpha));
+        assert_eq!(place(alpha), out);
     }
 
     #[test]
-    fn tensors_tell_their_network() {
-        for (name, expected) in [
-            ("lora_unet_conv_in.lora_down.weight", Network::Unet),
-            ("conv_in.lora_A.weight", Network::Unet),
+    fn text_encoders_are_found_with_and_without_their_prefixes() {
+        for (name, network) in [
             (
-                "lora_te_text_model_x.lora_down.weight",
-                Network::TextEncoder(0),
+                "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight",
+                FIRST,
             ),
             (
-                "lora_te2_text_model_x.lora_down.weight",
-                Network::TextEncoder(1),
+                "lora_te1_encoder_layers_0_self_attn_q_proj.lora_up.weight",
+                FIRST,
             ),
             (
-                "text_encoder.text_model.x.lora_A.weight",
-                Network::TextEncoder(0),
+                "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight",
+                SECOND,
             ),
             (
-                "text_encoder_2.text_model.x.lora_A.weight",
-                Network::TextEncoder(1),
+                "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight",
+                FIRST,
+            ),
+            (
+                "text_encoder_2.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
+                SECOND,
+            ),
+            (
+                "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.up.weight",
+                FIRST,
+            ),
+            (
+                "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_up.weight",
+                SECOND,
+            ),
+            (
+                "base_model.model.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight",
+                FIRST,
+            ),
+            (
+                "base_model.model.encoder.layers.0.self_attn.q_proj.lora_B.weight",
+                FIRST,
             ),
         ] {
-            assert_eq!(network(name), expected, "{name}");
+            assert_eq!(
+                place(name),
+                Some((network, QUERY.into(), Factor::Up)),
+                "{name}"
+            );
         }
+        let bare = Name::of("text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight");
+        assert_eq!(bare.map(|name| name.owner), Some(Owner::SomeTextEncoder));
     }
 
     #[test]
@@ -201,27 +285,28 @@ mod tests {
             "x.alpha",
             "",
         ] {
-            assert_eq!(modules().place(name), None, "{name}");
+            assert_eq!(place(name), None, "{name}");
         }
     }
 
     #[test]
-    fn released_names_tell_their_steps() {
-        let steps = |name: &str| timesteps_of(Path::new(name));
-        assert_eq!(
-            steps("forward-19-259-519-779.safetensors"),
-            Some(vec![19, 259, 519, 779])
-        );
-        assert_eq!(
-            steps("a/iCD-SD15-reverse_259_519_779_999.safetensors"),
-            Some(vec![259, 519, 779, 999])
-        );
-        for name in [
-            "finetuned_forward_model.safetensors",
-            "forward.safetensors",
-            "x-19-259.safetensors",
+    fn paths_are_told_without_a_network() {
+        let path = |name: &str| Name::of(name).and_then(|name| name.path());
+        for (name, expected) in [
+            ("lora_unet_mid_block_resnets_0_conv1.alpha", Some(CONV)),
+            ("unet.mid_block.resnets.0.conv1.lora_A.weight", Some(CONV)),
+            (
+                "lora_te1_encoder_layers_0_self_attn_q_proj.alpha",
+                Some(QUERY),
+            ),
+            (
+                "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.alpha",
+                Some(QUERY),
+            ),
+            ("lora_te2_text_projection.alpha", Some("text_projection")),
+            ("lora_unet_input_blocks_1_1_proj_in.alpha", None),
         ] {
-            assert_eq!(steps(name), None, "{name}");
+            assert_eq!(path(name).as_deref(), expected, "{name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Naming conventions for the tensors of adapter files.
 
-use super::names::Factor;
+use super::Factor;
 use clap::ValueEnum;
 
 use crate::layout::Network;
@@ -36,6 +36,7 @@ impl Naming {
             (Self::Kohya, Factor::Up) => "lora_up.weight",
             (_, Factor::Down) => "lora_A.weight",
             (_, Factor::Up) => "lora_B.weight",
+            (_, other) => other.name(),
         };
         format!("{module}.{factor}")
     }

@@ -17,7 +17,7 @@ use crate::{
     guidance::Tau,
     hub::{Cache, FileTree, Location, Repository},
     io::{Digests, Source},
-    lora::{RELEASED_ALPHA, WeightedLora, finite_alpha},
+    lora::{Direction, RELEASED_ALPHA, WeightedLora, finite_alpha},
     schedule::Timesteps,
 };
 
@@ -40,7 +40,7 @@ pub struct ModelChoice {
     pub forward_timesteps: Option<Timesteps>,
     /// Overrides the reverse timesteps.
     pub reverse_timesteps: Option<Timesteps>,
-    /// LoRA alpha if the adapter file states none.
+    /// LoRA alpha of adapter files that state none, those of style LoRAs included.
     pub adapter_alpha: Option<f64>,
     /// Style LoRAs for edits and generations.
     pub loras: Vec<WeightedLora>,
@@ -79,7 +79,10 @@ pub struct ModelFiles {
     pub(super) unet: Location,
     pub(super) forward: DirectionAdapter,
     pub(super) reverse: DirectionAdapter,
-    pub(super) adapter_alpha: f64,
+    /// Alpha of the two adapters, if their files state none.
+    pub(super) adapter_alpha: Option<f64>,
+    /// Alpha of the style LoRAs, if their files state none.
+    pub(super) lora_alpha: Option<f64>,
     /// The default guidance of edits and generations.
     pub(super) guidance: Option<f64>,
     /// The default tau of edits.
@@ -93,35 +96,40 @@ pub struct ModelFiles {
 }
 
 /// The adapters' file names in a folder.
-pub(crate) const ADAPTER_FILES: [&str; 2] = [
+pub(crate) const ADAPTER_FILES: [&str; 4] = [
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
+    "pytorch_lora_weights.bin",
+    "adapter_model.bin",
 ];
 
 /// The adapter and timesteps of one direction.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct DirectionAdapter {
+    direction: Direction,
     pub(super) adapter: Option<Location>,
     timesteps: Option<Timesteps>,
 }
 
 impl DirectionAdapter {
-    /// The adapter's file.
+    /// The adapter's file, which must not state the other direction.
     pub(super) fn adapter_file(&self) -> Result<Option<Source>> {
-        let adapter = self.adapter.as_ref();
-        adapter
-            .map(|adapter| adapter.file(&ADAPTER_FILES))
-            .transpose()
+        let Some(adapter) = &self.adapter else {
+            return Ok(None);
+        };
+        let file = adapter.file(&ADAPTER_FILES)?;
+        self.direction.check(&file)?;
+        Ok(Some(file))
     }
 
     /// The timesteps as configured, else those that `stated` reads from the adapter's
-    /// file.
+    /// file; those of the reverse direction end at 0 either way.
     pub(super) fn timesteps(
         &self,
         stated: fn(&Source) -> Result<Option<Timesteps>>,
     ) -> Result<Option<Timesteps>> {
         match (&self.timesteps, self.adapter_file()?) {
-            (Some(timesteps), _) => Ok(Some(timesteps.clone())),
+            (Some(timesteps), _) => self.direction.ended(timesteps).map(Some),
             (None, Some(file)) => stated(&file),
             (None, None) => Ok(None),
         }
@@ -138,6 +146,7 @@ impl DirectionAdapter {
             Some(text) => Self {
                 adapter: Some(Location::parse(text, Path::new(""), cache)?),
                 timesteps: None,
+                ..self
             },
             None => self,
         };
@@ -164,19 +173,20 @@ impl ModelFiles {
     }
 
     fn preset(preset: &Preset, variant: Option<Variant>, cache: &Cache) -> Self {
-        let [forward, reverse] = preset
-            .adapters(variant, cache)
-            .map(|adapter| DirectionAdapter {
-                adapter: Some(adapter),
-                timesteps: None,
-            });
+        let [forward, reverse] = preset.adapters(variant, cache);
+        let of = |direction, adapter| DirectionAdapter {
+            direction,
+            adapter: Some(adapter),
+            timesteps: None,
+        };
         Self {
             home: FileTree::hub(cache, Repository::new(preset.base)),
             family: preset.family,
             unet: Location::Folder(FileTree::hub(cache, Repository::new(preset.unet))),
-            forward,
-            reverse,
-            adapter_alpha: RELEASED_ALPHA,
+            forward: of(Direction::Forward, forward),
+            reverse: of(Direction::Reverse, reverse),
+            adapter_alpha: Some(RELEASED_ALPHA),
+            lora_alpha: None,
             guidance: None,
             tau: None,
             trained_on: TrainedOn::default(),
@@ -194,8 +204,9 @@ impl ModelFiles {
         }
         let manifest = Manifest::read(&home)?;
         let reference = |text: &String| home.reference(text, cache);
-        let direction = |adapter: &Option<String>, timesteps: &Option<Timesteps>| {
+        let of = |direction, adapter: &Option<String>, timesteps: &Option<Timesteps>| {
             Ok::<_, Error>(DirectionAdapter {
+                direction,
                 adapter: adapter.as_ref().map(reference).transpose()?,
                 timesteps: timesteps.clone(),
             })
@@ -206,9 +217,18 @@ impl ModelFiles {
                 Some(text) => reference(text)?,
                 None => Location::Folder(home.within("unet")),
             },
-            forward: direction(&manifest.forward_adapter, &manifest.forward_timesteps)?,
-            reverse: direction(&manifest.reverse_adapter, &manifest.reverse_timesteps)?,
-            adapter_alpha: manifest.adapter_alpha.unwrap_or(RELEASED_ALPHA),
+            forward: of(
+                Direction::Forward,
+                &manifest.forward_adapter,
+                &manifest.forward_timesteps,
+            )?,
+            reverse: of(
+                Direction::Reverse,
+                &manifest.reverse_adapter,
+                &manifest.reverse_timesteps,
+            )?,
+            adapter_alpha: manifest.adapter_alpha,
+            lora_alpha: None,
             guidance: manifest.guidance,
             tau: manifest.tau,
             trained_on: manifest.trained_on,
@@ -246,7 +266,8 @@ impl ModelFiles {
                 choice.reverse_timesteps.as_ref(),
                 cache,
             )?,
-            adapter_alpha: alpha.unwrap_or(self.adapter_alpha),
+            adapter_alpha: alpha.or(self.adapter_alpha),
+            lora_alpha: alpha,
             loras: (choice.loras.iter())
                 .map(|lora| {
                     Ok(WeightedLora {

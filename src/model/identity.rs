@@ -11,6 +11,7 @@ use crate::{
     io::{Source, shard_names},
     kernel::instruction_set,
     layout::Network,
+    lora,
     nn::Placement,
 };
 
@@ -34,8 +35,7 @@ impl Model {
         let mut adapter = Vec::new();
         if let Some(file) = self.parts.forward.adapter_file()? {
             adapter.push(self.digests.of(&file)?);
-            let config: Source = file.name().with_file_name("adapter_config.json").into();
-            if config.in_program().is_none() && config.name().is_file() {
+            if let Some(config) = lora::config_beside(&file) {
                 adapter.push(self.digests.of(&config)?);
             }
         }
@@ -45,7 +45,7 @@ impl Model {
             backend,
         } = &self.placement;
         Ok(format!(
-            "{} {adapter:?} {} {:?} {dtype:?} {backend:?} {:?} {}",
+            "{} {adapter:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}",
             self.described()?,
             self.parts.adapter_alpha,
             self.tiling,

@@ -78,6 +78,15 @@ impl ModelFiles {
         others.into_iter().chain(encoders).collect()
     }
 
+    /// The weights of the networks that style LoRAs may modify.
+    pub(super) fn open_for_loras(&self) -> Result<Vec<(Network, Checkpoint)>> {
+        let networks = self.all().into_iter();
+        let networks = networks.filter(|network| *network != Network::Vae);
+        networks
+            .map(|network| Ok((network, self.open(network)?)))
+            .collect()
+    }
+
     /// The located style LoRAs.
     pub(super) fn loras(&self) -> Result<Vec<WeightedLora<Source>>> {
         let located = |lora: &WeightedLora<Location>| {

@@ -9,6 +9,7 @@ use crate::{
     hub::{FileTree, Location, RequiredFile},
     io::shard_names,
     layout::Network,
+    lora,
 };
 
 /// The index of a model folder.
@@ -77,9 +78,11 @@ impl ModelFiles {
             .into_iter()
             .filter_map(|direction| direction.adapter.as_ref());
         let loras = self.loras.iter().map(|lora| &lora.file);
-        let all = adapters.chain(loras);
-        all.filter_map(|adapter| adapter.need(&ADAPTER_FILES, false))
-            .collect()
+        let needs = |adapter: &Location| {
+            let beside = Location::Folder(adapter.folder()).need(&[lora::CONFIG], true);
+            [adapter.need(&ADAPTER_FILES, false), beside]
+        };
+        adapters.chain(loras).flat_map(needs).flatten().collect()
     }
 }
 

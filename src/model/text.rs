@@ -14,7 +14,7 @@ use crate::{
     hub::FileTree,
     io::{Checkpoint, Source},
     layout::Network,
-    lora::{Adapter, AdapterOptions, WeightedLora},
+    lora::{AdapterFile, Direction, WeightedLora},
     nn::{LoraDeltas, Placement, Taken, Weights, sum_of},
     prompt::{Prompt, Tokenizer},
 };
@@ -132,22 +132,55 @@ pub(super) fn configs(home: &FileTree, family: Family) -> Result<Vec<ClipConfig>
     encoders.map(config).collect()
 }
 
-/// The weighted sum of the LoRAs' deltas for a network whose base weights are `base`.
+/// The weighted sum of the LoRAs' deltas for a network. Each must modify one of the
+/// model's networks at least.
 pub(super) fn lora_deltas(
+    parts: &ModelFiles,
     loras: &[WeightedLora<Source>],
     network: Network,
-    base: &Checkpoint,
 ) -> Result<LoraDeltas> {
-    let reading = AdapterOptions {
-        alpha: None,
-        rounding: DType::F32,
-    };
+    if loras.is_empty() {
+        return Ok(LoraDeltas::new());
+    }
+    let networks = parts.open_for_loras()?;
     let read = |lora: &WeightedLora<Source>| -> Result<_> {
-        let adapter = Adapter::read_part(&lora.file, network, base, reading)?;
-        Ok((adapter.deltas().clone(), lora.weight))
+        let file = AdapterFile::open(&lora.file, parts.lora_alpha)?;
+        let deltas = file
+            .placed(&bases(&networks))?
+            .deltas(network, DType::F32)?;
+        Ok((deltas, lora.weight))
     };
     let layers: Vec<_> = loras.iter().map(read).collect::<Result<_>>()?;
     Ok(sum_of(&layers)?)
+}
+
+/// What a user should know of the style LoRAs.
+pub(super) fn notes_of_loras(parts: &ModelFiles) -> Result<Vec<String>> {
+    let loras = parts.loras()?;
+    if loras.is_empty() {
+        return Ok(Vec::new());
+    }
+    let networks = parts.open_for_loras()?;
+    let mut notes = Vec::new();
+    for lora in loras {
+        let file = AdapterFile::open(&lora.file, parts.lora_alpha)?;
+        notes.extend(file.placed(&bases(&networks))?.notes()?);
+        if Direction::of(&lora.file)? == Some(Direction::Forward) {
+            let name = lora.file.name().display();
+            notes.push(format!(
+                "adapter {name}: its metadata or its name says that it is a forward adapter, \
+                 but it is applied to edits and generations"
+            ));
+        }
+    }
+    Ok(notes)
+}
+
+fn bases(networks: &[(Network, Checkpoint)]) -> Vec<(Network, &Checkpoint)> {
+    networks
+        .iter()
+        .map(|(network, base)| (*network, base))
+        .collect()
 }
 
 /// The text encoders of a model with their tokenizers.
@@ -168,7 +201,7 @@ impl TextEncoders {
         let open = |(index, config)| -> Result<Clip> {
             let network = Network::TextEncoder(index);
             let checkpoint = parts.open(network)?;
-            let deltas = lora_deltas(loras, network, &checkpoint)?;
+            let deltas = lora_deltas(parts, loras, network)?;
             let taken = Taken::default();
             let weights = Weights::new(&checkpoint, placement).noting(&taken);
             let clip = Clip::new(&weights.with_merged_lora(&deltas), config)?;

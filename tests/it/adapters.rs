@@ -1,4 +1,4 @@
-//! Adapter files in their three namings, and adapters that do not belong.
+//! Adapter files in their namings, and adapters that do not belong.
 
 use candle_core::{DType, Device, Tensor};
 use icd::{
@@ -8,12 +8,12 @@ use icd::{
 
 use crate::support::{agree, data, icd};
 
-const READING: AdapterOptions = AdapterOptions {
+pub(crate) const READING: AdapterOptions = AdapterOptions {
     alpha: Some(8.0),
     rounding: DType::F16,
 };
 
-fn base() -> Checkpoint {
+pub(crate) fn base() -> Checkpoint {
     Checkpoint::open(data("sd/unet/diffusion_pytorch_model.safetensors")).expect("the tiny UNet")
 }
 
@@ -90,7 +90,11 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     refused(
         &[(down, zeros(&[2, 5, 3, 3])), (up, zeros(&[8, 2, 1, 1]))],
         1,
-        &["conv_in.weight", "another model"],
+        &[
+            "conv_in.weight",
+            "lora_A.weight [2, 5, 3, 3]",
+            "another model",
+        ],
     );
 }
 

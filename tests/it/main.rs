@@ -6,6 +6,7 @@
     reason = "a test that fails to unwrap has failed, and some floats must be equal"
 )]
 
+mod adapter_files;
 mod adapters;
 mod batch;
 mod cases;
@@ -17,6 +18,7 @@ mod distil;
 mod dump;
 mod environment;
 mod faults;
+mod foreign_adapters;
 mod full;
 mod golden;
 mod help;

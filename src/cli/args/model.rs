@@ -65,8 +65,9 @@ pub(crate) struct ModelArgs {
     /// The reverse adapter's timesteps, where its file does not state them.
     #[arg(long, alias = "reverse-path", value_name = "999,779,519,259,0")]
     reverse_timesteps: Option<Timesteps>,
-    /// LoRA alpha of adapters whose files do not state it [default: 8, or as the model's
-    /// icd.toml says].
+    /// LoRA alpha of adapters and style LoRAs whose files do not state it [default: as the
+    /// model's icd.toml says, else 8 for those that PEFT named or that state timesteps, as the
+    /// published ones; the rank for others].
     #[arg(long, value_name = "ALPHA", allow_negative_numbers = true)]
     adapter_alpha: Option<f64>,
     /// A style LoRA and its weight, applied to editing and generation but not to
@@ -131,7 +132,7 @@ impl ModelArgs {
         let missing = || required_files(&choice);
         console.suspended(|quiet| fetch_missing(&missing, FetchOptions { yes, quiet }))?;
         let model = Model::open(&choice, placement)?;
-        for note in model.notes()? {
+        for note in model.notes()?.into_iter().chain(model.notes_of_adapters()?) {
             console.note(&format!("note: {note}"));
         }
         Ok(Pipeline::new(model, self.residency))

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::cli::{
     args::output::WriteArgs,
     ui::{
-        console::print_result,
+        console::{log_line, print_result},
         download::{FetchOptions, fetch_missing},
     },
 };
@@ -77,6 +77,12 @@ impl ConvertArgs {
         let output = Output::of(&self.output, &input)?;
         self.check(&output)?;
         let conversion = Conversion::new(&input, &self.request())?;
+        if !self.options.quiet {
+            conversion
+                .remarks()
+                .iter()
+                .for_each(|remark| log_line(remark));
+        }
         let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, left {eta}";
         let bar = self.options.bar(style);
         let written = output.write(
