@@ -3,13 +3,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
-use icd::picture::note;
+use icd::{io::read_file, picture::note};
 use serde_json::{Map, Value, json};
 
 /// Flags that affect only where and how the picture is computed or written.
@@ -80,7 +79,7 @@ impl Settings {
 
     /// Reads the settings embedded in a PNG.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+        let bytes = read_file(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
             format!(
                 "{}: no icd settings found: it was not written by icd, was written with \

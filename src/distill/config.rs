@@ -1,9 +1,6 @@
 //! The configuration file of a distillation, in TOML.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use serde::Deserialize;
@@ -14,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    io::{parse_toml, read_text},
     lora::LoraConfig,
     model::{ModelChoice, PRESETS},
     schedule::Timesteps,
@@ -159,8 +157,8 @@ const MAX_WEIGHT: f64 = 1e6;
 impl DistillConfig {
     /// Reads a file; paths in it are relative to its folder.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
-        let config: Self = toml::from_str(&text).map_err(|error| Error::config(file, error))?;
+        let text = read_text(file).map_err(|error| Error::io(file, error))?;
+        let config: Self = parse_toml(&text).map_err(|error| Error::config(file, error))?;
         let base = file.parent().unwrap_or(Path::new(""));
         let checked = config.check();
         checked.map_err(|reason| Error::config(file, reason))?;

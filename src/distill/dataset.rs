@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Existing, Tensors, safetensors_metadata, write_tensors},
+    io::{Checkpoint, Existing, Tensors, read_text, safetensors_metadata, write_tensors},
     model::vae::{Posterior, Vae},
     noise::Noise,
     picture::{
@@ -62,7 +62,7 @@ struct Line {
 }
 
 fn listed(folder: &Path, list: &Path) -> Result<Vec<Captioned>> {
-    let text = fs::read_to_string(list).map_err(|error| Error::io(list, error))?;
+    let text = read_text(list).map_err(|error| Error::io(list, error))?;
     let lines = without_mark(&text).lines().enumerate();
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
     full.map(|(number, line)| {
@@ -100,7 +100,7 @@ pub fn uncaptioned(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The caption beside a picture, if there is one.
 fn caption_of(picture: &Path) -> Result<Option<String>> {
     let file = picture.with_extension("txt");
-    match fs::read_to_string(&file) {
+    match read_text(&file) {
         Ok(text) => Ok(Some(without_mark(&text).trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(&file, error)),

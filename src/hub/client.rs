@@ -1,6 +1,6 @@
 //! Requests to the hub: the listing of a repository, and the bytes of its files.
 
-use std::{env, fs, io::ErrorKind, time::Duration};
+use std::{env, io::ErrorKind, time::Duration};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::{
@@ -14,7 +14,10 @@ use super::{
     Repository, cache,
     listing::{Listing, RepoInfo},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    io::{read_file, read_text},
+};
 
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -101,7 +104,7 @@ impl Hub {
     pub fn from_env() -> Result<Self> {
         let named = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let endpoint = named("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
-        let login = || fs::read_to_string(cache::home().join("token")).ok();
+        let login = || read_text(&cache::home().join("token")).ok();
         let token = named("HF_TOKEN")
             .or_else(login)
             .map(|token| token.trim().to_owned());
@@ -286,7 +289,7 @@ fn roots() -> Result<RootCerts> {
     let Some(file) = cache::path_in_env("SSL_CERT_FILE") else {
         return Ok(RootCerts::WebPki);
     };
-    let text = fs::read(&file).map_err(|error| Error::io(&file, error))?;
+    let text = read_file(&file).map_err(|error| Error::io(&file, error))?;
     let certificates = parse_pem(&text).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,

@@ -23,7 +23,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use zip::ZipArchive;
 
-use super::Source;
+use super::{Source, read_text};
 use crate::error::{Error, Result, reason_of};
 
 /// The tensors of one checkpoint: a safetensors file, the index of a sharded
@@ -335,7 +335,7 @@ fn read_index(file: &Path) -> Result<BTreeSet<String>> {
     struct Index {
         weight_map: HashMap<String, String>,
     }
-    let text = std::fs::read_to_string(file).map_err(|error| Error::io(file, error))?;
+    let text = read_text(file).map_err(|error| Error::io(file, error))?;
     let index: Index = serde_json::from_str(&text)
         .map_err(|error| Error::weights(file, format!("it is not an index of shards ({error})")))?;
     let names: BTreeSet<_> = index.weight_map.into_values().collect();

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
     hub::FileTree,
+    io::parse_toml,
     lora::finite_alpha,
     schedule::Timesteps,
 };
@@ -35,7 +36,7 @@ impl Manifest {
             return Ok(Self::default());
         }
         let file = home.file("icd.toml")?;
-        toml::from_str(&file.text()?).map_err(|error| Error::config(&file, error))
+        parse_toml(&file.text()?).map_err(|error| Error::config(&file, error))
     }
 }
 

@@ -101,7 +101,8 @@ impl WriteArgs {
     }
 }
 
-/// Fails if tensors would be written over an input, which `--force` does not mean.
+/// Fails if tensors would be written over an input or into a folder of inputs, which
+/// `--force` does not mean.
 pub(crate) fn check_inputs<'a>(
     tensors: impl IntoIterator<Item = &'a PathBuf>,
     inputs: impl IntoIterator<Item = &'a PathBuf> + Clone,
@@ -110,8 +111,15 @@ pub(crate) fn check_inputs<'a>(
         let Ok(path) = file.canonicalize() else {
             continue;
         };
-        let is_input = |input: &PathBuf| input.canonicalize().is_ok_and(|input| input == path);
-        let reason = || format!("{}: this is an input; name another file", file.display());
+        // A path starts with itself, too.
+        let holds = |input: PathBuf| path.starts_with(input);
+        let is_input = |input: &PathBuf| input.canonicalize().is_ok_and(holds);
+        let reason = || {
+            format!(
+                "{}: this is an input or lies in the model's folder; name another file",
+                file.display()
+            )
+        };
         ensure!(
             !inputs.clone().into_iter().any(is_input),
             Error::setting(reason())

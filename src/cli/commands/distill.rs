@@ -1,9 +1,6 @@
 //! `icd distill`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
@@ -13,6 +10,7 @@ use icd::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
         uncaptioned, write_report,
     },
+    io::read_text,
     model::Model,
     nn::Placement,
 };
@@ -143,8 +141,7 @@ impl RunArgs {
             )),
             _ => {}
         }
-        let text =
-            fs::read_to_string(&self.config).with_context(|| self.config.display().to_string())?;
+        let text = read_text(&self.config).with_context(|| self.config.display().to_string())?;
         Ok(run(config).claim(&text)?)
     }
 }

@@ -156,7 +156,9 @@ impl EditArgs {
             write.check(outputs.iter().chain(beside.into_iter().flatten()))?;
             let inputs = [&self.image, &self.latents, &self.from, &result.mask];
             let tensors = [&result.save_latents, &result.save.dump];
-            output::check_inputs(tensors.into_iter().flatten(), inputs.into_iter().flatten())?;
+            let model = self.model.inputs();
+            let inputs = inputs.into_iter().flatten().chain(&model);
+            output::check_inputs(tensors.into_iter().flatten(), inputs)?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
                 write.check_new(&sheets::files(folder, count))?;

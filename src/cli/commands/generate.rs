@@ -168,9 +168,15 @@ impl GenerateArgs {
             .into_iter()
             .chain(beside.into_iter().flatten())
             .collect();
-        let numbered = |i| named.iter().map(move |file| self.numbered(file, i));
-        let files: Vec<_> = (0..self.count as usize).flat_map(numbered).collect();
-        self.save.write.check(&files)
+        let count = self.count as usize;
+        let numbered = |file: &PathBuf| -> Vec<_> {
+            let indices = 0..count;
+            indices.map(|i| self.numbered(file, i)).collect()
+        };
+        let files: Vec<_> = named.into_iter().flat_map(numbered).collect();
+        self.save.write.check(&files)?;
+        let tensors = &files[count..]; // behind the pictures
+        output::check_inputs(tensors, &self.model.inputs())
     }
 
     fn numbered(&self, file: &Path, index: usize) -> PathBuf {

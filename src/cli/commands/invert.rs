@@ -98,7 +98,7 @@ impl InvertArgs {
         self.write.check(files.into_iter().flatten())?;
         output::check_inputs(
             [Some(&file), self.dump.as_ref()].into_iter().flatten(),
-            [&self.image],
+            self.model.inputs().iter().chain([&self.image]),
         )?;
         Ok(file)
     }
