@@ -46,6 +46,9 @@ pub struct Size {
 }
 
 impl Size {
+    /// Most pixels per side of a size that is read from a text or of a picture.
+    pub const MAX_SIDE: usize = 16384;
+
     /// Creates a size.
     pub const fn new(width: usize, height: usize) -> Self {
         Self { width, height }
@@ -73,8 +76,11 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self> {
         let sides = text.split_once('x').and_then(|(width, height)| {
-            let (width, height) = (width.parse().ok()?, height.parse().ok()?);
-            Some(Self::new(width, height))
+            let side = |text: &str| {
+                let side = text.parse().ok();
+                side.filter(|side| (1..=Self::MAX_SIDE).contains(side))
+            };
+            Some(Self::new(side(width)?, side(height)?))
         });
         let reason = || format!("{text:?} is not a size: write e.g. 512x768");
         sides.ok_or_else(|| Error::setting(reason()))
@@ -242,6 +248,23 @@ pub(crate) mod tests {
             row(&[1, 2, 3]).window(2, 0, Size::new(3, 1)),
             row(&[3, 3, 3])
         );
+    }
+
+    #[test]
+    fn a_size_is_that_of_a_picture_that_can_be() {
+        assert_eq!("512x768".parse::<Size>().unwrap(), Size::new(512, 768));
+        for text in [
+            "",
+            "8",
+            "0x8",
+            "8x0",
+            "1000000x1000000",
+            "16385x1",
+            "-8x8",
+            "8x8x8",
+        ] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
     }
 
     #[test]

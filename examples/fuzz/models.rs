@@ -100,7 +100,7 @@ fn damaged(value: &Value, dice: &mut ChaCha8Rng) -> Value {
         json!([4, 4]),
         json!([4, 8, 8]),
         json!([4, 4, 8, 8]),
-        json!(vec![number; 300]),
+        vec![number; 300].into(),
         json!([[1, 1], [1, 1], [1, 1], [1, 1]]),
         json!({}),
     ];

@@ -5,7 +5,6 @@ use std::{
     any::TypeId,
     collections::BTreeSet,
     ffi::{OsStr, OsString},
-    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -14,8 +13,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::{
     control::StepRange,
     guidance::Tau,
+    io::read_file,
     model::Model,
-    picture::{Size, bytes_of, note},
+    picture::{Size, note},
     pipeline::Latents,
 };
 use serde_json::{Map, Value, json};
@@ -205,8 +205,7 @@ impl Settings {
 
     /// Reads the settings embedded in a PNG.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let bytes = File::open(file).and_then(bytes_of);
-        let bytes = bytes.with_context(|| file.display().to_string())?;
+        let bytes = read_file(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
             format!(
                 "{}: no icd settings found: it was not written by icd, was written with \
@@ -413,8 +412,7 @@ fn found(name: &str, folder: &Path, hash: Option<&str>) -> PathBuf {
     let is_file = |file: &PathBuf| file.is_file() && !output::is_stdout(&named);
     let files: Vec<_> = places.into_iter().flatten().filter(is_file).collect();
     let is_same = |file: &&PathBuf| {
-        let bytes = File::open(file).and_then(bytes_of);
-        bytes.is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
+        read_file(file).is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
     };
     let same = files.iter().find(|file| hash.is_some() && is_same(file));
     same.or(files.first()).cloned().unwrap_or(named)

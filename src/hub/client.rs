@@ -1,7 +1,6 @@
 //! Requests to the hub: the listing of a repository, and the bytes of its files.
 
 use std::{
-    fs,
     io::ErrorKind,
     time::{Duration, SystemTime},
 };
@@ -20,7 +19,10 @@ use super::{
     request::Request,
     retry_after,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    io::read_file,
+};
 
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -296,7 +298,7 @@ fn roots() -> Result<RootCerts> {
     let Some(file) = environment::path("SSL_CERT_FILE") else {
         return Ok(RootCerts::WebPki);
     };
-    let text = fs::read(&file).map_err(|error| Error::io(&file, error))?;
+    let text = read_file(&file).map_err(|error| Error::io(&file, error))?;
     let certificates = parse_pem(&text).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,

@@ -2,11 +2,11 @@
 
 use std::{
     borrow::Cow,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
-use super::text;
+use super::{read_file, text};
 use crate::error::{Error, Result};
 
 /// A file to read, on disk or built into the program.
@@ -40,7 +40,7 @@ impl Source {
     pub fn bytes(&self) -> Result<Cow<'static, [u8]>> {
         match self.built_in {
             Some(bytes) => Ok(bytes.into()),
-            None => fs::read(&self.name)
+            None => read_file(&self.name)
                 .map(Cow::Owned)
                 .map_err(|error| Error::io(&self.name, error)),
         }
@@ -95,6 +95,8 @@ impl From<&Path> for Source {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
     hub::FileTree,
+    io::parse_toml,
     lora::finite_alpha,
     schedule::Timesteps,
 };
@@ -37,7 +38,7 @@ impl Manifest {
             return Ok(Self::default());
         }
         let file = home.file("icd.toml")?;
-        toml::from_str(&file.text()?).map_err(|error| Error::config(&file, error))
+        parse_toml(&file.text()?).map_err(|error| Error::config(&file, error))
     }
 }
 

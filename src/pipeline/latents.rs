@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 
 use crate::{
     error::{Error, Result},
-    io::{Existing, Metadata, write_tensors},
+    io::{Existing, Metadata, read_file, write_tensors},
     model::Model,
     picture::{
         Picture, Size,
@@ -70,7 +70,7 @@ pub struct Latents {
 impl Latents {
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self> {
-        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+        let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
         let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
         let view = tensors

@@ -169,6 +169,23 @@ fn tensors_replace_no_picture_and_no_input() {
         .args("--save-latents ./x.safetensors --force")
         .fails(2, &["x.safetensors", "this is an input"]);
     assert_eq!(done.bytes("x.safetensors"), latents);
+    // The weights that it works with are inputs, too.
+    let adapter = fs::read(data("sd/forward-19-259-519-779.safetensors")).expect("an adapter");
+    let done = edit()
+        .file("a.safetensors", &adapter)
+        .args("--forward-adapter a.safetensors --dump a.safetensors --force -o out.png")
+        .fails(2, &["a.safetensors", "this is an input"]);
+    assert_eq!(done.bytes("a.safetensors"), adapter);
+    let model = tempfile::tempdir().expect("a folder");
+    crate::support::copy(&data("sd"), model.path(), &|_| true);
+    let weights = model.path().join("vae/diffusion_pytorch_model.safetensors");
+    let before = fs::read(&weights).expect("weights");
+    icd("generate")
+        .path("--model", model.path())
+        .path("--save-latents", &weights)
+        .args("--prompt bird --size 32 --force -o out.png")
+        .fails(2, &["the model's folder"]);
+    assert_eq!(fs::read(&weights).expect("weights"), before);
 }
 
 #[cfg(target_os = "linux")]

@@ -1,5 +1,7 @@
 //! The model arguments, shared by every command that runs a network.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
@@ -136,6 +138,20 @@ impl ModelArgs {
             console.note(&format!("note: {note}"));
         }
         Ok(Pipeline::new(model, self.residency))
+    }
+
+    /// The files and folders on the disk that the model is read from.
+    pub(crate) fn inputs(&self) -> Vec<PathBuf> {
+        let one = [
+            Some(&self.model),
+            self.unet.as_ref(),
+            self.checkpoint.as_ref(),
+            self.forward_adapter.as_ref(),
+            self.reverse_adapter.as_ref(),
+        ];
+        let loras = self.lora.iter().map(|lora| &lora.file);
+        let named = one.into_iter().flatten().chain(loras);
+        named.map(PathBuf::from).collect()
     }
 
     fn dtype_on(&self, device: &Device) -> DType {

@@ -108,16 +108,22 @@ pub(crate) fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -
     Ok(())
 }
 
-/// Fails if something beside the result would be written over an input, which `--force` does
-/// not mean.
+/// Fails if something beside the result would be written over an input or into a folder of
+/// inputs, which `--force` does not mean.
 pub(crate) fn check_inputs<'a>(
     beside: impl IntoIterator<Item = &'a PathBuf>,
     inputs: impl IntoIterator<Item = &'a PathBuf> + Clone,
 ) -> Result<()> {
     for file in beside {
         let path = resolved(file);
-        let is_input = |input: &PathBuf| resolved(input) == path;
-        let reason = || format!("{}: this is an input; name another file", file.display());
+        // A path starts with itself, too.
+        let is_input = |input: &PathBuf| path.starts_with(resolved(input));
+        let reason = || {
+            format!(
+                "{}: this is an input or lies in the model's folder; name another file",
+                file.display()
+            )
+        };
         ensure!(
             !inputs.clone().into_iter().any(is_input),
             Error::setting(reason())

@@ -219,6 +219,7 @@ impl EditArgs {
         let outputs: Vec<_> = (1..=count).map(|i| numbered(&output, i, count)).collect();
         let result = &self.result;
         if !self.dry_run {
+            let model = self.model.inputs();
             let beside = [&result.comparison, &result.save_latents, &result.save.dump];
             let write = result.save.write;
             write.check(outputs.iter().chain(beside.into_iter().flatten()))?;
@@ -226,7 +227,8 @@ impl EditArgs {
             let sheets = result.attention_maps.as_deref();
             let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
             let beside = beside.into_iter().flatten().chain(&sheets);
-            output::check_inputs(beside.clone(), inputs.into_iter().flatten())?;
+            let inputs = inputs.into_iter().flatten().chain(&model);
+            output::check_inputs(beside.clone(), inputs)?;
             output::check_distinct(outputs.iter().chain(beside))?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;

@@ -162,12 +162,17 @@ impl GenerateArgs {
             .into_iter()
             .chain(beside.into_iter().flatten())
             .collect();
+        let count = self.count as usize;
         let numbered = |i| named.iter().map(move |file| self.numbered(file, i));
-        let files: Vec<_> = (0..self.count as usize).flat_map(numbered).collect();
-        match self.dry_run {
-            true => Ok(()), // writes nothing
-            false => self.save.write.check(&files),
+        let files: Vec<_> = (0..count).flat_map(numbered).collect();
+        if self.dry_run {
+            return Ok(()); // writes nothing
         }
+        self.save.write.check(&files)?;
+        let tensors = beside.into_iter().flatten();
+        let numbered = |i| tensors.clone().map(move |file| self.numbered(file, i));
+        let tensors: Vec<_> = (0..count).flat_map(numbered).collect();
+        output::check_inputs(&tensors, &self.model.inputs())
     }
 
     fn numbered(&self, file: &Path, index: usize) -> PathBuf {

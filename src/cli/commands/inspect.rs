@@ -1,6 +1,7 @@
 //! `icd inspect`.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -53,7 +54,8 @@ type Facts = Map<String, Value>;
 
 impl InspectArgs {
     pub(crate) fn run(&self) -> Result<()> {
-        let facts = facts(&self.what)?;
+        let mut facts = facts(&self.what)?;
+        facts.values_mut().for_each(cut);
         if self.json {
             let plain = |(name, value): (String, Value)| (name.replace(' ', "_"), value);
             let facts: Facts = facts.into_iter().map(plain).collect();
@@ -158,26 +160,33 @@ fn weights(file: &Path) -> Result<Facts> {
 
 /// Most facts that are taken from the text of a file.
 const MAX_STATED: usize = 200;
-/// Most bytes of each, and of its name.
+/// Most bytes of a fact, and of its name.
 const MAX_TEXT: usize = 4096;
 
-/// Adds what a file states about itself: at most [`MAX_STATED`] facts of [`MAX_TEXT`] bytes,
-/// and none in place of one that was found out.
+/// Adds what a file states about itself: at most [`MAX_STATED`] facts, and none in place of
+/// one that was found out.
 fn add_stated(facts: &mut Facts, stated: impl IntoIterator<Item = (String, Value)>) {
-    let cut = |text: &str| abridged(text, MAX_TEXT).into_owned();
     let mut stated = stated.into_iter();
     for (name, value) in stated.by_ref().take(MAX_STATED) {
-        let text = match value {
-            Value::String(text) => cut(&text).into(),
-            value if value.to_string().len() > MAX_TEXT => cut(&value.to_string()).into(),
-            value => value,
-        };
-        facts.entry(cut(&name)).or_insert(text);
+        let name = abridged(&name, MAX_TEXT).into_owned();
+        facts.entry(name).or_insert(value);
     }
     let left_out = stated.count();
     if left_out > 0 {
         facts.insert("…".into(), format!("({left_out} more entries)").into());
     }
+}
+
+/// A fact of at most [`MAX_TEXT`] bytes; a longer list becomes a text.
+fn cut(fact: &mut Value) {
+    let text = match &*fact {
+        Value::String(text) => abridged(text, MAX_TEXT).into_owned(),
+        other => match abridged(&other.to_string(), MAX_TEXT) {
+            Cow::Borrowed(_) => return,
+            Cow::Owned(text) => text,
+        },
+    };
+    *fact = text.into();
 }
 
 fn model(what: &Path) -> Result<Facts> {
