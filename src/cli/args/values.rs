@@ -104,7 +104,7 @@ impl FromStr for Seed {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let reason = || format!("{text:?}: write a number from 0 to {}, or random", u64::MAX);
+        let reason = || format!("write a number from 0 to {}, or random", u64::MAX);
         match text {
             "random" => Ok(Self::Random),
             number => number
