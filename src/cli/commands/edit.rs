@@ -227,8 +227,7 @@ impl EditArgs {
             let sheets = result.attention_maps.as_deref();
             let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
             let beside = beside.into_iter().flatten().chain(&sheets);
-            let inputs = inputs.into_iter().flatten().chain(&model);
-            output::check_inputs(beside.clone(), inputs)?;
+            output::check_inputs(beside.clone(), inputs.into_iter().flatten(), &model)?;
             output::check_distinct(outputs.iter().chain(beside))?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
