@@ -118,8 +118,8 @@ impl FromStr for Seed {
 /// Parses `--size 512` (a square) and `--size 768x512` (width x height).
 pub(crate) fn size(text: &str) -> Result<Size, Error> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    let side = |text: &str| text.trim().parse().ok();
-    let size = side(width).zip(side(height));
+    let length = |text: &str| text.trim().parse().ok();
+    let size = length(width).zip(length(height));
     let reason = || {
         format!(
             "{text:?}: write a side as in 512, or width x height as in 768x512, \

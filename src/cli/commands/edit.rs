@@ -155,7 +155,7 @@ impl EditArgs {
         let prompts = request.tokenize(model)?;
         let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
         warn_of_edit(model, &prompts, &console)?;
-        self.warn(model, (&frame, &request), &settings, &console)?;
+        warn(model, (&frame, &request), &settings, &console)?;
         let seed = self.seed.told(&console);
         let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
@@ -190,24 +190,6 @@ impl EditArgs {
             facts["target"] = json!(target);
             console.result(output, 0, facts)
         })
-    }
-
-    /// Warns about settings that are hardly meant.
-    fn warn(
-        &self,
-        model: &Model,
-        (frame, edit): (&Frame, &Edit),
-        settings: &Settings,
-        console: &Console,
-    ) -> Result<()> {
-        warn_of_guidance(edit.guidance, console);
-        warn_of_factors(&edit.control, console);
-        warn_of_size(model, frame.worked(model)?, console)?;
-        warn_of_other_model(model, settings, console)?;
-        match frame.placed() {
-            Some(_) => warn_of_gap(model, console),
-            None => Ok(()),
-        }
     }
 
     /// The names of the edited pictures; checks that all output files can be written.
@@ -395,5 +377,22 @@ impl EditArgs {
             let own = (!save.no_metadata).then_some(own);
             picture::write(&result?, file, own, save.write.existing())
         })
+    }
+}
+
+/// Warns about settings that are hardly meant.
+fn warn(
+    model: &Model,
+    (frame, edit): (&Frame, &Edit),
+    settings: &Settings,
+    console: &Console,
+) -> Result<()> {
+    warn_of_guidance(edit.guidance, console);
+    warn_of_factors(&edit.control, console);
+    warn_of_size(model, frame.worked(model)?, console)?;
+    warn_of_other_model(model, settings, console)?;
+    match frame.placed() {
+        Some(_) => warn_of_gap(model, console),
+        None => Ok(()),
     }
 }
