@@ -238,10 +238,10 @@ fn opcodes() -> Result<(Vec<Vec<u8>>, Feed)> {
         entry.read_to_end(&mut bytes)?;
         parts.push((entry.name()?.into_owned(), bytes));
     }
-    let is_pickle = |(name, _): &&(String, Vec<u8>)| name.ends_with(".pkl");
+    let is_pickle = |name: &str| name.rsplit('/').next() == Some("data.pkl");
     let seeds = parts
         .iter()
-        .filter(is_pickle)
+        .filter(|(name, _)| is_pickle(name))
         .map(|(_, bytes)| bytes.clone());
     let seeds = seeds.collect();
     let (folder, file) = scratch("pt")?;
@@ -253,7 +253,7 @@ fn opcodes() -> Result<(Vec<Vec<u8>>, Feed)> {
                 let stored =
                     SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
                 let added = parts.iter().all(|(name, bytes)| {
-                    let bytes = if name.ends_with(".pkl") { input } else { bytes };
+                    let bytes = if is_pickle(name) { input } else { bytes };
                     zip.start_file(name, stored).is_ok() && zip.write_all(bytes).is_ok()
                 });
                 added && zip.finish().is_ok()

@@ -276,7 +276,8 @@ impl Settings {
                 bail!("its setting {key:?} is not known to this version of icd");
             };
             let is_default = defaults.contains(&key.as_str());
-            if !is_replaced(key, typed) && !(is_default && is_derived_anew(key, typed)) {
+            let is_asked_anew = is_default && is_derived_anew(key, typed);
+            if !is_replaced(key, typed) && !is_asked_anew {
                 if is_default {
                     origin.defaults.insert(key.clone());
                 }

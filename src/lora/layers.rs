@@ -166,7 +166,7 @@ impl Layer {
     }
 
     /// What its scale depends on.
-    pub(super) fn scaled<'a>(&'a self, file: &Checkpoint) -> Result<Scaled<'a>> {
+    pub(super) fn scaled(&self, file: &Checkpoint) -> Result<Scaled<'_>> {
         let alpha = self.tensor(Factor::Alpha);
         Ok(Scaled {
             network: self.network,

@@ -156,7 +156,7 @@ impl LoraSettings {
         let alpha = self.alphas.of(module)?.unwrap_or(self.alpha);
         let stated = self.ranks.of(module)?.or(self.rank);
         match (rank.map(|rank| rank as f64), stated) {
-            (Some(rank), Some(stated)) if rank != stated => {
+            (Some(rank), Some(stated)) if rank.total_cmp(&stated).is_ne() => {
                 Err(format!("its rank is {rank}, but {stated} is stated"))
             }
             (Some(rank), _) => Ok((alpha, rank)),

@@ -96,9 +96,9 @@ mod tests {
     use crate::picture::{Format, tests::noise};
 
     /// A chunk without its check sum, which is not read.
-    fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    fn chunk(kind: &[u8], data: &[u8]) -> Vec<u8> {
         let length = (data.len() as u32).to_be_bytes();
-        [&length, &kind[..], data, &[0; 4]].concat()
+        [&length, kind, data, &[0; 4]].concat()
     }
 
     #[test]

@@ -104,9 +104,8 @@ impl Colours {
     fn transform(&self, frame: &Frame) -> Option<u8> {
         let ids: Vec<_> = frame.components.iter().map(|one| one.id).collect();
         match (ids.len(), self.adobe) {
-            (3, _) if self.is_jfif => Some(1),
-            (3, Some(0)) => Some(0),
-            (3, None) if ids == *b"RGB" => Some(0),
+            (3, Some(0)) if !self.is_jfif => Some(0),
+            (3, None) if !self.is_jfif && ids == *b"RGB" => Some(0),
             (3, _) => Some(1),
             (4, None | Some(0)) => Some(0),
             (4, Some(_)) => Some(2),
@@ -232,19 +231,16 @@ impl<'a> Reader<'a> {
         let mut bits = Bits::new(self.bytes, segment.end).copied(places);
         found.read((frame, &scan), &self.tables, self.interval, &mut bits)?;
         self.at = bits.end();
-        match splits {
-            true => {
-                check_memory(frame)?;
-                self.out[self.frame_at + 1] = marker::SOF2;
-                for (header, codes) in scan.as_progressive().zip(bits.copies()) {
-                    self.write(marker::SOS, &header);
-                    self.out.extend(codes);
-                }
+        if splits {
+            check_memory(frame)?;
+            self.out[self.frame_at + 1] = marker::SOF2;
+            for (header, codes) in scan.as_progressive().zip(bits.copies()) {
+                self.write(marker::SOS, &header);
+                self.out.extend(codes);
             }
-            false => {
-                self.write(marker::SOS, &scan.segment());
-                self.out.extend(&self.bytes[segment.end..self.at]);
-            }
+        } else {
+            self.write(marker::SOS, &scan.segment());
+            self.out.extend(&self.bytes[segment.end..self.at]);
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl Metadata {
         for segment in jpeg::segments(bytes) {
             match segment.marker {
                 APP1 if segment.content.starts_with(b"Exif\0") => {
-                    found.exif.push(segment.content.into())
+                    found.exif.push(segment.content.into());
                 }
                 APP1 if segment
                     .content

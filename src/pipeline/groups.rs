@@ -95,7 +95,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut record = |event: Event| match event {
             Event::Value(name, value) => {
-                seen.push(format!("{name} {:?}", value.to_vec1::<f32>().unwrap()))
+                seen.push(format!("{name} {:?}", value.to_vec1::<f32>().unwrap()));
             }
             Event::Evaluated { rows, .. } => seen.push(format!("{rows} rows")),
             _ => {}

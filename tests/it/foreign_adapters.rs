@@ -118,7 +118,7 @@ fn styles_and_both_directions_are_the_merged_weights() {
             let (_folder, file) = merged(family, name, "unet");
             let own = case(family, name).display().to_string();
             let other = open(family, |choice| {
-                choice.unet = Some(file.display().to_string())
+                choice.unet = Some(file.display().to_string());
             });
             let check = |what: &str, found: &Model, adapters, like| {
                 let expected = evaluate(&golden, &other.unet(like).unwrap(), "square");
@@ -174,7 +174,7 @@ fn text_encoders_are_the_merged_ones() {
             (states.hidden_states, states.pooled)
         };
         let found = states(open(family, |choice| {
-            choice.loras = style(case(family, name))
+            choice.loras = style(case(family, name));
         }));
         let merged = ModelChoice::named(folder.path().display().to_string());
         let merged = states(Model::open(&merged, plain()).expect("the model opens"));

@@ -198,7 +198,6 @@ fn inspecting_tells_a_pictures_own_size_and_its_settings() {
         .stdout;
     let facts: Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!(facts["size"], "40x24");
-    assert_eq!(facts["setting size"], "32");
     assert_eq!(facts["src_prompt"], "a photo of a bird");
 }
 

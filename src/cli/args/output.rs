@@ -108,16 +108,18 @@ pub(crate) fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -
     Ok(())
 }
 
-/// Fails if something beside the result would be written over an input or into a folder of
-/// inputs, which `--force` does not mean.
+/// Fails if something beside the result would be written over an input, or over or into the
+/// model, which `--force` does not mean.
 pub(crate) fn check_inputs<'a>(
     beside: impl IntoIterator<Item = &'a PathBuf>,
     inputs: impl IntoIterator<Item = &'a PathBuf> + Clone,
+    model: &[PathBuf],
 ) -> Result<()> {
     for file in beside {
         let path = resolved(file);
+        let is_input = |input: &PathBuf| path == resolved(input);
         // A path starts with itself, too.
-        let is_input = |input: &PathBuf| path.starts_with(resolved(input));
+        let is_of_model = |part: &PathBuf| path.starts_with(resolved(part));
         let reason = || {
             format!(
                 "{}: this is an input or lies in the model's folder; name another file",
@@ -125,7 +127,7 @@ pub(crate) fn check_inputs<'a>(
             )
         };
         ensure!(
-            !inputs.clone().into_iter().any(is_input),
+            !inputs.clone().into_iter().any(is_input) && !model.iter().any(is_of_model),
             Error::setting(reason())
         );
     }

@@ -104,7 +104,7 @@ impl FromStr for Seed {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let reason = || format!("{text:?}: write a number from 0 to {}, or random", u64::MAX);
+        let reason = || format!("write a number from 0 to {}, or random", u64::MAX);
         match text {
             "random" => Ok(Self::Random),
             number => number
@@ -118,8 +118,8 @@ impl FromStr for Seed {
 /// Parses `--size 512` (a square) and `--size 768x512` (width x height).
 pub(crate) fn size(text: &str) -> Result<Size, Error> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    let side = |text: &str| text.trim().parse().ok();
-    let size = side(width).zip(side(height));
+    let length = |text: &str| text.trim().parse().ok();
+    let size = length(width).zip(length(height));
     let reason = || {
         format!(
             "{text:?}: write a side as in 512, or width x height as in 768x512, \

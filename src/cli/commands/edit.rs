@@ -155,7 +155,7 @@ impl EditArgs {
         let prompts = request.tokenize(model)?;
         let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
         warn_of_edit(model, &prompts, &console)?;
-        self.warn(model, (&frame, &request), &settings, &console)?;
+        warn(model, (&frame, &request), &settings, &console)?;
         let seed = self.seed.told(&console);
         let finish = self.finish(&frame, &request, mask.as_ref(), &console);
         if self.dry_run {
@@ -192,24 +192,6 @@ impl EditArgs {
         })
     }
 
-    /// Warns about settings that are hardly meant.
-    fn warn(
-        &self,
-        model: &Model,
-        (frame, edit): (&Frame, &Edit),
-        settings: &Settings,
-        console: &Console,
-    ) -> Result<()> {
-        warn_of_guidance(edit.guidance, console);
-        warn_of_factors(&edit.control, console);
-        warn_of_size(model, frame.worked(model)?, console)?;
-        warn_of_other_model(model, settings, console)?;
-        match frame.placed() {
-            Some(_) => warn_of_gap(model, console),
-            None => Ok(()),
-        }
-    }
-
     /// The names of the edited pictures; checks that all output files can be written.
     fn checked_outputs(&self) -> Result<Vec<PathBuf>> {
         let (output, count) = (self.output(), self.tgt_prompt.len());
@@ -227,8 +209,7 @@ impl EditArgs {
             let sheets = result.attention_maps.as_deref();
             let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
             let beside = beside.into_iter().flatten().chain(&sheets);
-            let inputs = inputs.into_iter().flatten().chain(&model);
-            output::check_inputs(beside.clone(), inputs)?;
+            output::check_inputs(beside.clone(), inputs.into_iter().flatten(), &model)?;
             output::check_distinct(outputs.iter().chain(beside))?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
@@ -396,5 +377,22 @@ impl EditArgs {
             let own = (!save.no_metadata).then_some(own);
             picture::write(&result?, file, own, save.write.existing())
         })
+    }
+}
+
+/// Warns about settings that are hardly meant.
+fn warn(
+    model: &Model,
+    (frame, edit): (&Frame, &Edit),
+    settings: &Settings,
+    console: &Console,
+) -> Result<()> {
+    warn_of_guidance(edit.guidance, console);
+    warn_of_factors(&edit.control, console);
+    warn_of_size(model, frame.worked(model)?, console)?;
+    warn_of_other_model(model, settings, console)?;
+    match frame.placed() {
+        Some(_) => warn_of_gap(model, console),
+        None => Ok(()),
     }
 }

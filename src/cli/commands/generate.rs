@@ -172,7 +172,7 @@ impl GenerateArgs {
         let tensors = beside.into_iter().flatten();
         let numbered = |i| tensors.clone().map(move |file| self.numbered(file, i));
         let tensors: Vec<_> = (0..count).flat_map(numbered).collect();
-        output::check_inputs(&tensors, &self.model.inputs())
+        output::check_inputs(&tensors, [], &self.model.inputs())
     }
 
     fn numbered(&self, file: &Path, index: usize) -> PathBuf {

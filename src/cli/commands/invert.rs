@@ -109,9 +109,8 @@ impl InvertArgs {
         let file = self.output.clone().unwrap_or_else(name);
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
         self.write.check(files.into_iter().flatten())?;
-        let model = self.model.inputs();
-        let inputs = model.iter().chain([&self.image]);
-        output::check_inputs(files.into_iter().flatten(), inputs)?;
+        let outputs = files.into_iter().flatten();
+        output::check_inputs(outputs, [&self.image], &self.model.inputs())?;
         Ok(file)
     }
 

@@ -16,7 +16,7 @@ pub(crate) fn warn_of_edit(model: &Model, prompts: &[Prompt], console: &Console)
     };
     // A style LoRA changes the picture under the same prompt.
     if !model.has_loras() && targets.iter().any(|target| target.reads_like(source)) {
-        console.warn("--tgt-prompt reads like the source prompt: nothing to change");
+        console.warn("--tgt-prompt reads like the source prompt: nothing changes");
     }
     let is_repeated = |(index, target)| {
         targets[..index]

@@ -25,13 +25,15 @@ impl<'a> BlockReader<'a> {
         is_progressive: bool,
         tables: &'a Tables,
     ) -> Result<Self, Reason> {
-        let needs_dc = scan.band.0 == 0 && scan.high == 0 || !is_progressive;
-        let needs_ac = scan.band.1 > 0;
+        let uses_first = scan.band.0 == 0 && scan.high == 0 || !is_progressive;
+        let uses_others = scan.band.1 > 0;
         let coder = |part: &Part| {
-            let dc = tables.dc.get(part.dc).and_then(Option::as_ref);
-            let ac = tables.ac.get(part.ac).and_then(Option::as_ref);
-            let is_there = (dc.is_some() || !needs_dc) && (ac.is_some() || !needs_ac);
-            is_there.then_some((dc, ac))
+            let pair = (
+                tables.dc.get(part.dc).and_then(Option::as_ref),
+                tables.ac.get(part.ac).and_then(Option::as_ref),
+            );
+            let is_there = (pair.0.is_some() || !uses_first) && (pair.1.is_some() || !uses_others);
+            is_there.then_some(pair)
         };
         let coders: Option<_> = scan.parts.iter().map(coder).collect();
         let missing = "the file is damaged: a Huffman table is missing";

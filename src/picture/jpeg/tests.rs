@@ -371,8 +371,8 @@ fn colours_are_stated_by_jfif_then_adobe_then_names() {
         ([jfif, adobe(0)].concat(), *b"\x01\x02\x03\0", true),
     ] {
         let flat = Flat {
-            before,
             ids,
+            before,
             ..Flat::new(0xc0, NONE, ALL)
         };
         let picture = read(&flat.file()).unwrap();

@@ -30,9 +30,9 @@ enum Place {
 }
 
 /// A PNG of 5x3 with one more chunk.
-fn png(kind: &[u8; 4], data: &[u8], place: Place) -> Vec<u8> {
+fn png(kind: [u8; 4], data: &[u8], place: Place) -> Vec<u8> {
     let mut crc = Crc::new();
-    crc.update(kind);
+    crc.update(&kind);
     crc.update(data);
     let length = (data.len() as u32).to_be_bytes();
     let chunk = [&length, &kind[..], data, &crc.sum().to_be_bytes()].concat();
@@ -47,12 +47,12 @@ fn png(kind: &[u8; 4], data: &[u8], place: Place) -> Vec<u8> {
 }
 
 /// A WebP of 5x3 with one more chunk behind its pixels.
-fn webp(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn webp(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let plain = noise(5, 3).encode(Format::WebP).unwrap();
     let length = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes();
     let flags = [0x2c, 0, 0, 0, 4, 0, 0, 2, 0, 0];
     let mut body = [b"WEBPVP8X", &length(&flags)[..], &flags, &plain[12..]].concat();
-    body.extend([kind, &length(data)[..], data].concat());
+    body.extend([&kind[..], &length(data)[..], data].concat());
     if data.len() % 2 == 1 {
         body.push(0);
     }
@@ -75,7 +75,8 @@ fn size(bytes: &[u8]) -> Size {
 #[test]
 fn a_png_is_set_upright_by_every_spelling_before_and_behind_its_pixels() {
     let hex = |bytes: &[u8]| {
-        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits.concat();
         format!(
             "\nexif\n{:8}\n{}\n{}\n",
             bytes.len(),
@@ -107,11 +108,11 @@ fn a_png_is_set_upright_by_every_spelling_before_and_behind_its_pixels() {
                 text("XML:com.adobe.xmp", &[b"\0\0\0\0", TURNED_XMP].concat()),
             ),
         ] {
-            let found = size(&png(kind, &data, place));
+            let found = size(&png(*kind, &data, place));
             assert_eq!(found, Size::new(3, 5), "{} {place:?}", kind.escape_ascii());
         }
     }
-    let mut damaged = png(b"eXIf", TURNED, Place::Before);
+    let mut damaged = png(*b"eXIf", TURNED, Place::Before);
     let at = damaged.windows(4).position(|part| part == b"eXIf").unwrap();
     damaged[at + 4 + 19] = 3; // the orientation, against the checksum
     assert_eq!(size(&damaged), Size::new(5, 3));
@@ -122,25 +123,25 @@ fn webp_and_jpeg_are_set_upright_by_exif_and_xmp() {
     let prefixed = [b"Exif\0\0", TURNED].concat();
     let xmp = [b"http://ns.adobe.com/xap/1.0/\0", TURNED_XMP].concat();
     for bytes in [
-        webp(b"EXIF", TURNED),
-        webp(b"EXIF", &prefixed),
-        webp(b"XMP ", TURNED_XMP),
+        webp(*b"EXIF", TURNED),
+        webp(*b"EXIF", &prefixed),
+        webp(*b"XMP ", TURNED_XMP),
         jpeg(0xe1, &prefixed),
         jpeg(0xe1, &xmp),
     ] {
         assert_eq!(size(&bytes), Size::new(3, 5));
     }
     assert_eq!(
-        size(&webp(b"EXIF", b"II*\0\x08\0\0\0\xff\xff")),
+        size(&webp(*b"EXIF", b"II*\0\x08\0\0\0\xff\xff")),
         Size::new(5, 3)
     );
 }
 
 #[test]
 fn exif_goes_before_xmp() {
-    let mut both = png(b"eXIf", TURNED, Place::Behind);
+    let mut both = png(*b"eXIf", TURNED, Place::Behind);
     let other = png(
-        b"iTXt",
+        *b"iTXt",
         b"XML:com.adobe.xmp\0\0\0\0\0tiff:Orientation=\"1\"",
         Place::Before,
     );
@@ -160,8 +161,8 @@ fn profiles_are_read_from_chunks_and_parts_in_any_order() {
     let segment = [&[0xff, 0xe2, 0, second.len() as u8 + 2], &second[..]].concat();
     parts.splice(2..2, segment);
     for bytes in [
-        png(b"iCCP", &named, Place::Before),
-        webp(b"ICCP", &profile()),
+        png(*b"iCCP", &named, Place::Before),
+        webp(*b"ICCP", &profile()),
         parts,
     ] {
         let picture = Picture::decode(&bytes, Path::new("in")).unwrap();
@@ -179,11 +180,11 @@ fn profiles_are_read_from_chunks_and_parts_in_any_order() {
 #[test]
 fn a_note_is_found_behind_the_pixels_and_too_long_ones_are_not_inflated() {
     let packed = |length: usize| [&b"icd\0\x01\0\0\0"[..], &deflated(&vec![b'x'; length])].concat();
-    let found = |data: &[u8], place| note(&png(b"iTXt", data, place)).map(|text| text.len());
+    let found = |data: &[u8], place| note(&png(*b"iTXt", data, place)).map(|text| text.len());
     assert_eq!(found(&packed(9), Place::Behind), Some(9));
     assert_eq!(found(&packed(MAX_TEXT), Place::Before), Some(MAX_TEXT));
     assert_eq!(found(&packed(MAX_TEXT + 1), Place::Before), None);
     let bomb = [&b"name\0\0"[..], &deflated(&vec![0; MAX_PROFILE + 1])].concat();
-    let picture = Picture::decode(&png(b"iCCP", &bomb, Place::Before), Path::new("in"));
+    let picture = Picture::decode(&png(*b"iCCP", &bomb, Place::Before), Path::new("in"));
     assert_eq!(picture.unwrap().profile(), None);
 }
