@@ -7,13 +7,12 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command};
-use icd::Error;
+use icd::{Error, io::Source};
 use toml::{Table, Value};
 
 /// The id of the flag that names another file, and what it names if there is none to read.
@@ -51,7 +50,7 @@ impl Config {
 
     /// Reads a file; its values are checked by the flags of `command`.
     fn read(file: &Path, command: &Command) -> icd::Result<Self> {
-        let text = fs::read_to_string(file).map_err(|reason| Error::io(file, reason))?;
+        let text = Source::from(file).text()?;
         let table: Table = toml::from_str(&text).map_err(|error| Error::config(file, error))?;
         let one = |(key, value): (String, Value)| {
             let text = text_of(&key, &value).and_then(|text| {

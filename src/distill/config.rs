@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    io::{Source, parse_toml},
+    io::Source,
     lora::LoraConfig,
     model::{ModelChoice, PRESETS},
     schedule::Timesteps,
@@ -158,7 +158,7 @@ impl DistillConfig {
     /// Reads a file; paths in it are relative to its folder.
     pub fn read(file: &Path) -> Result<Self> {
         let text = Source::from(file).text()?;
-        let config: Self = parse_toml(&text).map_err(|error| Error::config(file, error))?;
+        let config: Self = toml::from_str(&text).map_err(|error| Error::config(file, error))?;
         let base = file.parent().unwrap_or(Path::new(""));
         let checked = config.check();
         checked.map_err(|reason| Error::config(file, reason))?;

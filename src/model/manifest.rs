@@ -7,7 +7,6 @@ use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
     hub::FileTree,
-    io::parse_toml,
     lora::finite_alpha,
     schedule::Timesteps,
 };
@@ -38,7 +37,7 @@ impl Manifest {
             return Ok(Self::default());
         }
         let file = home.file("icd.toml")?;
-        parse_toml(&file.text()?).map_err(|error| Error::config(&file, error))
+        toml::from_str(&file.text()?).map_err(|error| Error::config(&file, error))
     }
 }
 
