@@ -105,12 +105,24 @@ def by_peft(case, family, network, config, seed):
     return changed(family, network, again.merge_and_unload())
 
 
+def settle(file):
+    """Sorts the metadata of a file: safetensors writes them in any order."""
+    content = file.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[begin:])
+
+
 def by_diffusers(case, family, config, seed):
     """save_lora_adapter of the UNet."""
     folder = OUT / family / case
     unet = networks(family)["unet"]
     unet.add_adapter(config)
     drawn(unet, seed).save_lora_adapter(folder)
+    settle(folder / "pytorch_lora_weights.safetensors")
     again = networks(family)["unet"]
     again.load_lora_adapter(folder, prefix=None, weight_name="pytorch_lora_weights.safetensors")
     again.fuse_lora()
@@ -132,6 +144,7 @@ def by_pipeline(case, family, configs, seed):
         given[f"{network}_lora_layers"] = layers
         given[f"{network}_lora_adapter_metadata"] = metadata | {"base_model_name_or_path": None}
     pipeline.save_lora_weights(OUT / family, weight_name=f"{case}.safetensors", **given)
+    settle(OUT / family / f"{case}.safetensors")
     weights, _, metadata = pipeline.lora_state_dict(
         OUT / family, weight_name=f"{case}.safetensors", return_lora_metadata=True
     )
