@@ -40,9 +40,11 @@ pub(super) fn open(file: impl Into<Source>, network: Network) -> Result<Checkpoi
     }
 }
 
-/// Whether a file is a single-file checkpoint without this network.
-pub(super) fn lacks(file: &Source, network: Network) -> Result<bool> {
-    let file = Checkpoint::open(file)?;
+/// Whether a file is a single-file checkpoint without this network; one of another family
+/// is an error, although it lacks networks under these names.
+pub(super) fn lacks(source: &Source, network: Network) -> Result<bool> {
+    let file = Checkpoint::open(source)?;
+    tensors::check_family(source, &file)?;
     let has = |prefix: &&str| file.has_prefix(prefix);
     Ok(file.has_prefix(UNET) && !prefixes(network).iter().any(has))
 }

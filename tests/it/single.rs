@@ -316,6 +316,15 @@ fn what_a_single_file_says_is_refused_or_changes_nothing() {
             .path("--checkpoint", &file)
             .fails(1, &["single.safetensors", name, says]);
     }
+    // Whatever of it is missing: that it is of another family is told first.
+    let (_folder, file) = single_with(
+        "sd",
+        &["cond_stage_model.model.ln_final.weight"],
+        "cond_stage_model.transformer.",
+    );
+    drawing(without_weights("sd").path())
+        .path("--checkpoint", &file)
+        .fails(1, &["Stable Diffusion 2"]);
     let harmless = [
         "betas",
         "alphas_cumprod",
