@@ -27,7 +27,6 @@ use crate::error::{Error, Result};
 pub use animation::is_animated;
 pub use decode::bytes_of;
 pub use encode::Format;
-pub use kind::is_picture;
 use resize::resize;
 
 /// Bytes per pixel: red, green, blue.

@@ -61,6 +61,8 @@ fn by_structure(begin: &[u8]) -> Option<&'static KnownFile> {
     match begin {
         // The length of a header, which is JSON and never so long that the last byte is used.
         [_, _, _, _, _, _, _, 0, b'{', ..] => Some(&SAFETENSORS),
+        // Two bytes are too few: a length of safetensors may begin with them. Four more are 0.
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => Some(&BMP),
         // Protocol buffers: a version, then the name of the program that wrote it.
         [8, 1..=32, 0x12, ..] => Some(&ONNX),
         _ if tag.starts_with(b"<!doctype") || tag.starts_with(b"<html") => Some(&WEB_PAGE),
@@ -85,7 +87,7 @@ const fn weights(name: &'static str) -> KnownFile {
     KnownFile {
         role: Role::Weights,
         name,
-        remedy: "name a picture (PNG, JPEG or WebP)",
+        remedy: "name a picture (PNG, JPEG, WebP, GIF or BMP)",
     }
 }
 
@@ -93,6 +95,7 @@ const fn unpack(name: &'static str) -> KnownFile {
     other(name, "unpack it first")
 }
 
+const BMP: KnownFile = picture("a BMP picture");
 const SAFETENSORS: KnownFile = weights("a safetensors file");
 const ONNX: KnownFile = other(
     "an ONNX model",
@@ -116,6 +119,8 @@ static BY_BYTES: &[(usize, &[u8], KnownFile)] = &[
     (0, b"\x89PNG\r\n\x1a\n", picture("a PNG picture")),
     (0, b"\xff\xd8\xff", picture("a JPEG picture")),
     (8, b"WEBP", picture("a WebP picture")),
+    (0, b"GIF87a", picture("a GIF picture")),
+    (0, b"GIF89a", picture("a GIF picture")),
     (
         0,
         b"PK\x03\x04",
@@ -193,7 +198,10 @@ mod tests {
             (b"GGUF\x03\0\0\0", "GGUF"),
             (b"\x08\x07\x12\x07pytorch", "ONNX"),
             (b"RIFF\x10\0\0\0WEBPVP8L", "WebP"),
+            (b"GIF89a\x01\0", "GIF"),
+            (b"BM\x3a\0\0\0\0\0\0\0\x36\0", "BMP"),
             (b"\x40\0\0\0\0\0\0\0{\"w\":", "safetensors"),
+            (b"BM\0\0\0\0\0\0{\"w\":", "safetensors"),
         ] {
             assert!(name(begin).contains(told), "{told}: {:?}", name(begin));
         }

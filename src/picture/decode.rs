@@ -245,6 +245,10 @@ mod tests {
         let mut damaged = bytes.clone();
         damaged[end - 1] ^= 1; // the last byte of the checksum of the pixels
         assert!(failure(&damaged).contains("checksum of a chunk IDAT"));
+        let mut odd = bytes.clone();
+        let chunk = [0, 0, 0, 0, b'C', b'g', b'B', b'I', 0, 0, 0, 0];
+        odd.splice(8..8, chunk);
+        assert!(failure(&odd).contains("for iPhones alone"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use image::ImageFormat;
 
 use super::{Format, Reason};
+use crate::io::KnownFile;
 
 /// The kinds that are read.
 pub(super) const READ: &str = "PNG, JPEG, WebP, GIF or BMP";
@@ -86,19 +87,6 @@ const MAGICK: &str = "ImageMagick's `magick`";
 const DEVELOP: &str = "a raw developer such as darktable";
 const FFMPEG: &str = "`ffmpeg -frames:v 1`";
 
-/// Files that are no pictures, by the text that they begin with, in lower case.
-const TEXTS: &[(&str, &str)] = &[
-    (
-        "version https://git-lfs",
-        "a Git LFS pointer, not the picture: run `git lfs pull`",
-    ),
-    (
-        "<!doctype html",
-        "a web page, not the picture: download it again",
-    ),
-    ("<html", "a web page, not the picture: download it again"),
-];
-
 /// How far the root element of an SVG may be from its beginning, in bytes.
 const PREAMBLE: usize = 4096;
 
@@ -109,11 +97,6 @@ pub(super) fn of(bytes: &[u8], name: &Path) -> Result<ImageFormat, Reason> {
         Ok(format) if is_read(format) && !is_other_riff(bytes) => Ok(format),
         _ => Err(described(bytes, name)),
     }
-}
-
-/// Whether a file begins like a picture of a kind that is read.
-pub fn is_picture(bytes: &[u8]) -> bool {
-    of(bytes, Path::new("")).is_ok()
 }
 
 fn is_read(format: ImageFormat) -> bool {
@@ -137,11 +120,11 @@ fn described(bytes: &[u8], name: &Path) -> Reason {
     let head = &bytes[..bytes.len().min(PREAMBLE)];
     let text = String::from_utf8_lossy(head).to_lowercase();
     let text = text.trim_start_matches('\u{feff}').trim_start();
-    if let Some((_, told)) = TEXTS.iter().find(|(start, _)| text.starts_with(start)) {
-        return format!("this is {told}").into();
-    }
     if text.starts_with('<') && text.contains("<svg") {
         return to_convert("an SVG drawing", "`rsvg-convert`");
+    }
+    if let Some(KnownFile { name, remedy, .. }) = KnownFile::of(bytes) {
+        return format!("this is {name}: {remedy}").into();
     }
     let despite = if Format::of(name).is_ok() {
         ", despite its name"

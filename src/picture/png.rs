@@ -57,21 +57,23 @@ pub(super) fn chunks<'a>(png: &'a [u8], kinds: &'a [&[u8; 4]]) -> impl Iterator<
 /// and an end, which may be missing where all pixels are there.
 pub(super) fn pixels(png: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut out = SIGNATURE.to_vec();
-    let kinds: [&[u8; 4]; 4] = [b"IHDR", b"PLTE", b"tRNS", b"IDAT"];
-    let is_critical = |kind: &[u8; 4]| kind[0].is_ascii_uppercase();
     for chunk in all_chunks(png) {
         let kind = chunk.kind.escape_ascii();
-        if !kinds.contains(&&chunk.kind) {
-            if is_critical(&chunk.kind) {
-                return Err(format!("the file is damaged: no PNG has a chunk {kind}").into());
+        let reason = match &chunk.kind {
+            b"IHDR" | b"PLTE" | b"tRNS" | b"IDAT" if chunk.is_intact() => {
+                out.extend(chunk.whole);
+                continue;
             }
-        } else if chunk.is_intact() {
-            out.extend(chunk.whole);
-        } else {
-            return Err(
-                format!("the file is damaged: the checksum of a chunk {kind} is wrong").into(),
-            );
-        }
+            b"IHDR" | b"PLTE" | b"tRNS" | b"IDAT" => {
+                format!("the file is damaged: the checksum of a chunk {kind} is wrong")
+            }
+            b"CgBI" => "this is a PNG for iPhones alone (CgBI), which cannot be read: convert it, \
+                        for example with Apple's `pngcrush -revert-iphone-optimizations`"
+                .into(),
+            [b'A'..=b'Z', ..] => format!("the file is damaged: no PNG has a chunk {kind}"),
+            _ => continue, // nothing that makes pixels
+        };
+        return Err(reason.into());
     }
     out.extend(END);
     Ok(out)
