@@ -326,7 +326,10 @@ impl Model {
     pub fn notes_of_adapters(&self) -> Result<Vec<String>> {
         let mut notes = notes_of_loras(&self.parts)?;
         for direction in [&self.parts.forward, &self.parts.reverse] {
-            if let Ok(Some(file)) = direction.adapter_file() {
+            // Of the bundled ones there is nothing to know, and they are quickly used.
+            if let Ok(Some(file)) = direction.adapter_file()
+                && file.in_program().is_none()
+            {
                 notes.extend(self.notes_of(&file).unwrap_or_default());
             }
         }
