@@ -22,6 +22,8 @@ pub mod vae;
 mod verify;
 mod weight_files;
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{DType, Device};
 
 pub use family::{Family, LatentSampling};
@@ -60,6 +62,10 @@ pub struct Model {
     tiling: Tiling,
     placement: Placement,
     digests: Digests,
+    /// Opened once.
+    tokenizers: OnceLock<Arc<Tokenizers>>,
+    /// The files that results depend on, hashed once.
+    description: OnceLock<String>,
 }
 
 /// The adapters of a UNet.
@@ -99,6 +105,8 @@ impl Model {
             tiling: choice.tiling,
             placement,
             digests: choice.digests.clone(),
+            tokenizers: OnceLock::new(),
+            description: OnceLock::new(),
         })
     }
 
@@ -228,20 +236,24 @@ impl Model {
             .collect()
     }
 
-    /// The tokenizers; no weights are loaded.
-    pub fn tokenizers(&self) -> Result<Tokenizers> {
-        Tokenizers::open(&self.parts.home, self.family())
+    /// The tokenizers, opened by the first call; no weights are loaded.
+    pub fn tokenizers(&self) -> Result<Arc<Tokenizers>> {
+        if let Some(tokenizers) = self.tokenizers.get() {
+            return Ok(tokenizers.clone());
+        }
+        let tokenizers = Tokenizers::open(&self.parts.home, self.family())?;
+        Ok(self.tokenizers.get_or_init(|| tokenizers.into()).clone())
     }
 
     /// The text encoders with their tokenizers, without style LoRAs.
     pub fn text(&self) -> Result<TextEncoders> {
-        TextEncoders::open(&self.parts, &self.placement, &[])
+        TextEncoders::open(self.tokenizers()?, &self.parts, (&self.placement, &[]))
     }
 
     /// The text encoders for edits and generations, with the style LoRAs merged in.
     pub fn text_with_loras(&self) -> Result<TextEncoders> {
         let loras = self.parts.loras()?;
-        TextEncoders::open(&self.parts, &self.placement, &loras)
+        TextEncoders::open(self.tokenizers()?, &self.parts, (&self.placement, &loras))
     }
 
     /// The type of the autoencoder's weights.

@@ -198,9 +198,10 @@ impl Settings {
     /// The identity of the model that made the picture whose settings are repeated, if this
     /// model is another one.
     pub(crate) fn other_model(&self, model: &Model) -> Result<Option<&str>> {
-        let own = model.identity()?;
-        let made_with = self.origin.model.as_deref();
-        Ok(made_with.filter(|made_with| *made_with != own))
+        let Some(made_with) = self.origin.model.as_deref() else {
+            return Ok(None);
+        };
+        Ok((made_with != model.identity()?).then_some(made_with))
     }
 
     /// Reads the settings embedded in a PNG.

@@ -65,9 +65,17 @@ impl Model {
         Ok(format!("{:x}", Sha256::digest(digests.concat())))
     }
 
-    /// The family and the hash of every file, by what it is for. A file that is missing, and
-    /// so has a default, is told from any other.
-    fn described(&self) -> Result<String> {
+    /// The family and the hash of every file, by what it is for; computed once.
+    fn described(&self) -> Result<&str> {
+        if let Some(description) = self.description.get() {
+            return Ok(description);
+        }
+        let description = self.describe()?;
+        Ok(self.description.get_or_init(|| description))
+    }
+
+    /// A file that is missing, and so has a default, is told from any other.
+    fn describe(&self) -> Result<String> {
         let mut parts = vec![self.family().to_string()];
         for network in self.parts.all() {
             for file in self.weights_of(network)? {

@@ -1,5 +1,7 @@
 //! Encodes prompts into the UNet's conditioning with one or two text encoders.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use super::{
@@ -186,16 +188,16 @@ fn bases(networks: &[(Network, Checkpoint)]) -> Vec<(Network, &Checkpoint)> {
 /// The text encoders of a model with their tokenizers.
 #[derive(Debug)]
 pub struct TextEncoders {
-    tokenizers: Tokenizers,
+    tokenizers: Arc<Tokenizers>,
     encoders: Vec<Clip>,
 }
 
 impl TextEncoders {
     /// Loads the text encoders of a model with these LoRAs merged in.
     pub(super) fn open(
+        tokenizers: Arc<Tokenizers>,
         parts: &ModelFiles,
-        placement: &Placement,
-        loras: &[WeightedLora<Source>],
+        (placement, loras): (&Placement, &[WeightedLora<Source>]),
     ) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
         let open = |(index, config)| -> Result<Clip> {
@@ -210,7 +212,7 @@ impl TextEncoders {
         };
         let encoders = configs(home, family)?.into_iter().enumerate().map(open);
         Ok(Self {
-            tokenizers: Tokenizers::open(home, family)?,
+            tokenizers,
             encoders: encoders.collect::<Result<_>>()?,
         })
     }
