@@ -226,7 +226,10 @@ impl Settings {
                     origin: Origin::default(),
                 })
             }
-            _ => bail!("{}: its settings are not a JSON object", file.display()),
+            _ => bail!(
+                "{}: its icd settings are damaged: they are no JSON object",
+                file.display()
+            ),
         }
     }
 
@@ -256,8 +259,12 @@ impl Settings {
         folder: &Path,
     ) -> Result<(Vec<OsString>, Origin)> {
         let verb = command.get_name();
-        if self.values.get("verb").and_then(Value::as_str) != Some(verb) {
-            bail!("its settings are not those of `icd {verb}`");
+        match self.values.get("verb").and_then(Value::as_str) {
+            Some(made_by) if made_by == verb => {}
+            Some(made_by @ ("edit" | "generate")) => {
+                bail!("it was made by `icd {made_by}`: repeat it by that command");
+            }
+            _ => bail!("its settings are not those of `icd {verb}`"),
         }
         let (mut arguments, defaults) = (Vec::new(), self.defaults());
         let mut origin = Origin {

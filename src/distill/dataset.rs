@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors},
+    io::{Checkpoint, Existing, Source, Tensors, read_file, safetensors_metadata, write_tensors},
     model::{
         Model,
         vae::{Posterior, Vae},
@@ -218,7 +218,7 @@ fn origin(pictures: &[Captioned], model: &Model, side: usize) -> Result<String> 
     add(&side.to_le_bytes());
     for Captioned { file, .. } in pictures {
         add(name_of(file).as_bytes());
-        add(&fs::read(file).map_err(|error| Error::io(file, error))?);
+        add(&read_file(file).map_err(|error| Error::io(file, error))?);
     }
     let name = |picture: Option<&Captioned>| {
         picture.map_or(String::new(), |picture| name_of(&picture.file))

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{BuiltIn, Existing, Source, write_file};
+use super::{BuiltIn, Existing, Source, read_file, write_file};
 use crate::error::{Error, Result};
 
 /// Bytes that are hashed at once.
@@ -108,7 +108,7 @@ impl Digests {
         let bytes = self
             .remembered
             .as_ref()
-            .and_then(|file| fs::read(file).ok());
+            .and_then(|file| read_file(file).ok());
         let known = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         known.unwrap_or_default()
     }

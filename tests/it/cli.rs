@@ -266,7 +266,7 @@ fn settings_are_left_out_where_nobody_wants_them() {
         .args("--prompt bird --size 64")
         .succeeds();
     let from = icd("edit").path("--from", &drawn.path("generated.png"));
-    from.fails(1, &["generated.png", "not those of `icd edit`"]);
+    from.fails(1, &["generated.png", "made by `icd generate`"]);
 }
 
 #[test]
