@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The same seed tries the same inputs. What panics is written to
-//! `fuzz-TARGET.bin` in the current folder.
+//! `fuzz-TARGET.bin` in the current folder, what takes two seconds to `fuzz-TARGET-slow.bin`.
 
 #![expect(clippy::print_stdout, reason = "it tells what it found")]
 
@@ -42,6 +42,16 @@ struct Options {
     seed: u64,
 }
 
+/// Writes an input that takes longer than people wait.
+fn tell_slow(target: &str, input: &[u8], took: Duration) -> Result<()> {
+    if took > Duration::from_secs(2) {
+        let file = format!("fuzz-{target}-slow.bin");
+        fs::write(&file, input)?;
+        println!("an input takes {} ms: {file}", took.as_millis());
+    }
+    Ok(())
+}
+
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let mut dice = ChaCha8Rng::seed_from_u64(options.seed);
@@ -57,7 +67,10 @@ fn main() -> Result<ExitCode> {
             println!("input {tried} of seed {} panics: {file}", options.seed);
             return Ok(ExitCode::FAILURE);
         };
-        slowest = slowest.max(begin.elapsed());
+        if begin.elapsed() > slowest {
+            slowest = begin.elapsed();
+            tell_slow(&options.target.name(), &input, slowest)?;
+        }
         taken += u64::from(was_taken);
         tried += 1;
     }
