@@ -188,7 +188,9 @@ mod tests {
 
     /// A blend over these source and target tokens of each target, of two.
     fn blend(source: &[[f32; 2]], target: &[[f32; 2]]) -> LocalBlend {
-        let words = |rows| Tensor::new(rows, &Device::Cpu).unwrap();
+        let words = |rows: &[[f32; 2]]| {
+            Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap()
+        };
         let (source, target) = (words(source), words(target));
         LocalBlend::new(BlendWords { source, target }, &[0, 1, 2])
     }
