@@ -260,6 +260,13 @@ pub(super) fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
             };
             Failure::Unreachable(Error::hub(what, reason))
         }
+        ureq::Error::ConnectProxyFailed(_) => {
+            let reason = format!(
+                "{host}: {error}; a proxy must tunnel (CONNECT) to this host and port: ask for \
+                 that, or list the host in NO_PROXY if it can be reached without one"
+            );
+            Failure::Permanent(Error::hub(what, reason))
+        }
         _ if host == what => Failure::Permanent(Error::hub(what, error.to_string())),
         _ => Failure::Permanent(Error::hub(what, format!("{host}: {error}"))),
     }

@@ -145,15 +145,14 @@ pub(super) fn lora_deltas(
         return Ok(LoraDeltas::new());
     }
     let networks = parts.open_for_loras()?;
-    let read = |lora: &WeightedLora<Source>| -> Result<_> {
+    let networks = bases(&networks);
+    let read = |lora: &WeightedLora<Source>| {
         let file = AdapterFile::open(&lora.file, parts.lora_alpha)?;
-        let deltas = file
-            .placed(&bases(&networks))?
-            .deltas(network, DType::F32)?;
-        Ok((deltas, lora.weight))
+        let placed = file.placed(&networks)?;
+        placed.deltas(network, lora.weight, DType::F32)
     };
     let layers: Vec<_> = loras.iter().map(read).collect::<Result<_>>()?;
-    Ok(sum_of(&layers)?)
+    Ok(sum_of(layers)?)
 }
 
 /// What a user should know of the style LoRAs.

@@ -282,8 +282,19 @@ fn inspecting_tells_what_files_are() {
         adapter.contains("timesteps: [19,259,519,779,999]"),
         "{adapter}"
     );
+    for (file, kind) in [
+        ("loha.safetensors", "adapter: LoHa"),
+        ("lokr.safetensors", "adapter: LoKr"),
+        ("dora_outputs.safetensors", "adapter: DoRA, LoRA"),
+        ("locon.safetensors", "adapter: LoRA"),
+    ] {
+        let adapter = told(&data("adapters/sd").join(file));
+        let is_told = adapter.contains("kind: adapter") && adapter.contains(kind);
+        assert!(is_told, "{file}: {adapter}");
+    }
     let model = told(&data("sd"));
-    assert!(model.contains("family: sd15"), "{model}");
+    let family = "family: sd15 in structure, of other sizes\n";
+    assert!(model.contains(family), "{model}");
     assert!(
         model.contains("forward timesteps: 19,259,519,779,999"),
         "{model}"
