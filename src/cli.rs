@@ -2,10 +2,12 @@
 //! or reads the environment, except as the library's documentation states.
 
 mod args;
+mod batch;
 mod canvas;
 mod commands;
 mod config;
 mod effective;
+mod exit;
 mod interrupt;
 mod inversion;
 mod keep;
@@ -19,13 +21,17 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{
-    Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
+    Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use icd::{Error, error::reason_of};
 
-use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
+use commands::{
+    batch as batches, completions, distill, edit, generate, inspect, invert, man, model as models,
+};
 use config::{Config, is_set_to_nothing};
+use exit::Exit;
+use serde_json::json;
 use settings::{Origin, Settings};
 use ui::console::{Console, log_error, log_failure};
 
@@ -53,7 +59,10 @@ struct Cli {
 
 /// The command line, with a short `-h`.
 pub(crate) fn command() -> Command {
-    short_help::with(Cli::command())
+    // The networks of a batch are used again and again.
+    let kept = |arg: Arg| arg.default_value("all");
+    let command = Cli::command();
+    short_help::with(command.mut_subcommand("batch", |batch| batch.mut_arg("residency", kept)))
 }
 
 const EXAMPLES: &str = "\
@@ -70,6 +79,8 @@ enum Verb {
     Invert(Box<invert::InvertArgs>),
     /// Generate a picture from a prompt.
     Generate(Box<generate::GenerateArgs>),
+    /// Run many edits, generations and inversions, each saved as it is made.
+    Batch(Box<batches::BatchArgs>),
     /// Train an iCD model: distil guidance into a UNet, then train its two LoRA adapters.
     Distill(distill::DistillArgs),
     /// Describe a picture, a weights file or a model folder.
@@ -97,13 +108,11 @@ struct ReportArgs {
     verbose: bool,
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage; or ended by a signal.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage, 75 the machine failed; or ended by a
+/// signal.
 pub(crate) fn run() -> ExitCode {
     let listening = interrupt::end_at_signals();
-    match listening
-        .and_then(|()| parsed())
-        .and_then(|(verb, settings)| verb.run(settings))
-    {
+    match listening.and_then(|()| parsed()).and_then(Parsed::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -116,11 +125,15 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     if let Some(help) = usage.filter(|usage| is_help(usage)) {
         help.exit();
     }
-    let code = if usage.is_some() || is_usage(error) {
-        2
-    } else {
-        1
+    let end = error.downcast_ref::<Exit>();
+    let code = match end {
+        Some(end) => end.code(),
+        None if usage.is_some() || is_usage(error) => 2,
+        None => 1,
     };
+    if end.is_some_and(Exit::is_told) {
+        return ExitCode::from(code);
+    }
     let message = match usage {
         Some(usage) => first_paragraph(&usage.to_string()),
         None => in_flags(error),
@@ -151,8 +164,17 @@ fn first_paragraph(report: &str) -> String {
     text.strip_prefix("error: ").unwrap_or(&text).into()
 }
 
+/// The parsed command line.
+struct Parsed {
+    verb: Verb,
+    settings: Settings,
+    /// The command of the program, with the defaults of the configuration file.
+    command: Command,
+    matches: ArgMatches,
+}
+
 /// The parsed command, completed with the settings of the `--from` file.
-fn parsed() -> Result<(Verb, Settings)> {
+fn parsed() -> Result<Parsed> {
     let typed: Vec<_> = env::args_os().collect();
     let matches = without_empty_variables(command()).try_get_matches_from(&typed);
     let matches = matches.map_err(|error| with_flag(error, &typed))?;
@@ -172,7 +194,12 @@ fn parsed() -> Result<(Verb, Settings)> {
         let command = command.find_subcommand(verb)?;
         Some(Settings::of(command, own, origin))
     });
-    Ok((cli.verb, settings.unwrap_or_default()))
+    Ok(Parsed {
+        verb: cli.verb,
+        settings: settings.unwrap_or_default(),
+        command,
+        matches,
+    })
 }
 
 /// The report of a word that no argument takes, with the flag that it is likely meant for.
@@ -202,18 +229,20 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-impl Verb {
-    fn run(self, settings: Settings) -> Result<()> {
+impl Parsed {
+    fn run(self) -> Result<()> {
         icd::kernel::check_instruction_set()?;
-        match self {
-            Self::Edit(args) => args.run(settings),
-            Self::Invert(args) => args.run(),
-            Self::Generate(args) => args.run(settings),
-            Self::Distill(args) => args.run(),
-            Self::Inspect(args) => args.run(),
-            Self::Model(args) => args.run(),
-            Self::Completions(args) => args.run(),
-            Self::Man(args) => args.run(),
+        let own = self.matches.subcommand().map(|(_, own)| own);
+        match self.verb {
+            Verb::Edit(args) => args.run(self.settings),
+            Verb::Invert(args) => args.run(),
+            Verb::Generate(args) => args.run(self.settings),
+            Verb::Batch(args) => args.run(&self.command, own.unwrap_or(&self.matches)),
+            Verb::Distill(args) => args.run(),
+            Verb::Inspect(args) => args.run(),
+            Verb::Model(args) => args.run(),
+            Verb::Completions(args) => args.run(),
+            Verb::Man(args) => args.run(),
         }
     }
 }

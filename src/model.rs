@@ -22,7 +22,7 @@ pub mod vae;
 mod verify;
 mod weight_files;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device};
 
@@ -62,10 +62,14 @@ pub struct Model {
     tiling: Tiling,
     placement: Placement,
     digests: Digests,
-    /// Opened once.
-    tokenizers: OnceLock<Arc<Tokenizers>>,
-    /// The files that results depend on, hashed once.
-    description: OnceLock<String>,
+    known: Known,
+}
+
+/// What is read once of a model's files, which do not change while it is open.
+#[derive(Debug, Default)]
+struct Known {
+    described: OnceLock<String>,
+    tokenizers: OnceLock<Tokenizers>,
 }
 
 /// The adapters of a UNet.
@@ -105,8 +109,7 @@ impl Model {
             tiling: choice.tiling,
             placement,
             digests: choice.digests.clone(),
-            tokenizers: OnceLock::new(),
-            description: OnceLock::new(),
+            known: Known::default(),
         })
     }
 
@@ -244,13 +247,10 @@ impl Model {
             .collect()
     }
 
-    /// The tokenizers, opened by the first call; no weights are loaded.
-    pub fn tokenizers(&self) -> Result<Arc<Tokenizers>> {
-        if let Some(tokenizers) = self.tokenizers.get() {
-            return Ok(tokenizers.clone());
-        }
-        let tokenizers = Tokenizers::open(&self.parts.home, self.family())?;
-        Ok(self.tokenizers.get_or_init(|| tokenizers.into()).clone())
+    /// The tokenizers; no weights are loaded.
+    pub fn tokenizers(&self) -> Result<Tokenizers> {
+        let open = || Tokenizers::open(&self.parts.home, self.family());
+        once(&self.known.tokenizers, open)
     }
 
     /// The text encoders with their tokenizers, without style LoRAs.
@@ -421,6 +421,14 @@ impl Model {
             layers.push(placed.deltas(Network::Unet, 1.0, rounding)?);
         }
         Ok(sum_of(layers)?)
+    }
+}
+
+/// What a cell holds, else what is made for it now.
+fn once<T: Clone>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    match cell.get() {
+        Some(known) => Ok(known.clone()),
+        None => make().map(|made| cell.get_or_init(|| made).clone()),
     }
 }
 

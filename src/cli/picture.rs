@@ -72,12 +72,21 @@ pub(crate) fn write(
     settings: Option<&Settings>,
     existing: Existing,
 ) -> Result<()> {
-    let bytes = match (settings, output::format(file)?) {
-        (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,
-        (_, format) => picture.encode(format)?,
-    };
+    let bytes = encoded(picture, file, settings)?;
     match output::is_stdout(file) {
         true => print_bytes(&bytes),
         false => Ok(write_file(file, &bytes, existing)?),
     }
+}
+
+/// The bytes of a picture's file of this name, as [`write`] writes them.
+pub(crate) fn encoded(
+    picture: &Picture,
+    file: &Path,
+    settings: Option<&Settings>,
+) -> Result<Vec<u8>> {
+    Ok(match (settings, output::format(file)?) {
+        (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,
+        (_, format) => picture.encode(format)?,
+    })
 }

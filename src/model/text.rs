@@ -61,8 +61,8 @@ pub struct EncodedPrompts {
 }
 
 /// The tokenizers of a model's text encoders.
-#[derive(Debug)]
-pub struct Tokenizers(Vec<(Tokenizer, usize)>);
+#[derive(Clone, Debug)]
+pub struct Tokenizers(Arc<[(Tokenizer, usize)]>);
 
 impl Tokenizers {
     /// Opens the tokenizers of a model, with their context lengths.
@@ -187,14 +187,14 @@ fn bases(networks: &[(Network, Checkpoint)]) -> Vec<(Network, &Checkpoint)> {
 /// The text encoders of a model with their tokenizers.
 #[derive(Debug)]
 pub struct TextEncoders {
-    tokenizers: Arc<Tokenizers>,
+    tokenizers: Tokenizers,
     encoders: Vec<Clip>,
 }
 
 impl TextEncoders {
     /// Loads the text encoders of a model with these LoRAs merged in.
     pub(super) fn open(
-        tokenizers: Arc<Tokenizers>,
+        tokenizers: Tokenizers,
         parts: &ModelFiles,
         (placement, loras): (&Placement, &[WeightedLora<Source>]),
     ) -> Result<Self> {
