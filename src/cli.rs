@@ -131,7 +131,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             let message = abridged(&message, 1000);
             log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
         }
-        // Harmless like every message: the settings of a PNG are arguments, too.
+        // Harmless like every message: the settings of a picture are arguments, too.
         (Some(usage), false) => {
             let report = usage.render().to_string();
             log_error(report.trim_end().trim_start_matches("error: "));

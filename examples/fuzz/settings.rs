@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use icd::picture::{Picture, Size};
+use icd::picture::{Format, Picture, Size};
 
 use crate::targets::{Feed, data};
 
@@ -24,10 +24,13 @@ pub(crate) fn open() -> Result<(Vec<Vec<u8>>, Feed)> {
     let program = program()?;
     let folder = tempfile::tempdir()?;
     let photo = Picture::read(&data("square.png"))?.resized(Size::new(16, 16));
-    fs::write(folder.path().join("in.png"), photo.encode_noted("")?)?;
+    fs::write(
+        folder.path().join("in.png"),
+        photo.encode_noted(Format::Png, "")?,
+    )?;
     let feed = move |input: &[u8]| {
         let note = String::from_utf8_lossy(input).replace('\0', "?");
-        let Ok(png) = photo.encode_noted(&note) else {
+        let Ok(png) = photo.encode_noted(Format::Png, &note) else {
             return false;
         };
         fs::write(folder.path().join("from.png"), png).expect("a folder that can be written");

@@ -1,4 +1,4 @@
-//! The settings in a PNG: a JSON object whose keys are the command's flags with
+//! The settings in a picture: a JSON object whose keys are the command's flags with
 //! underscores. `icd edit --from` and `icd generate --from` read it back.
 
 use std::{
@@ -66,7 +66,7 @@ const DEFAULTS: &str = "defaults";
 /// Keys that state what wrote the settings, from what and with what.
 const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
 
-/// Flags of files that are read, which are also looked for beside the PNG.
+/// Flags of files that are read, which are also looked for beside the picture.
 const READ: [&str; 3] = ["image", "latents", "mask"];
 
 /// Flags of the input, whose content has to be the same.
@@ -203,7 +203,7 @@ impl Settings {
         Ok(made_with.filter(|made_with| *made_with != own))
     }
 
-    /// Reads the settings embedded in a PNG.
+    /// Reads the settings embedded in a picture.
     pub(crate) fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {

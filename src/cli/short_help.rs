@@ -10,7 +10,7 @@ const EDIT: Flags = &[
     ("image", "The picture to edit (- for stdin)"),
     ("src_prompt", "What the picture shows"),
     ("tgt_prompt", "What it should show; may be repeated"),
-    ("from", "Repeat the edit of a PNG with other flags"),
+    ("from", "Repeat an edit with other flags"),
     ("output", "The edited picture [default: IN.edited.png]"),
     ("seed", "Seed of the noise"),
     ("dry_run", "Only print what would be done"),
@@ -39,7 +39,7 @@ const INVERT: Flags = &[
 
 const GENERATE: Flags = &[
     ("prompt", "What the picture should show"),
-    ("from", "Repeat the generation of a PNG with other flags"),
+    ("from", "Repeat a generation with other flags"),
     ("output", "The picture [default: generated.png]"),
     ("count", "How many, with seeds N, N+1, .."),
     ("seed", "Seed of the noise"),

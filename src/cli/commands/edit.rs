@@ -58,9 +58,9 @@ pub(crate) struct EditArgs {
     /// What it should show; repeat it for several edits of one inversion.
     #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     tgt_prompt: Vec<String>,
-    /// Reuse the prompts, picture and settings in a PNG that `icd edit` wrote; flags
+    /// Reuse the prompts, picture and settings in a picture that `icd edit` wrote; flags
     /// override them.
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
@@ -177,6 +177,8 @@ impl EditArgs {
                 .of_edit(model, &request, (&prompts[0], target))
         };
         let settings: Vec<_> = prompts[1..].iter().map(of).collect::<Result<_>>()?;
+        let mut noted = outputs.iter().zip(&settings);
+        noted.try_for_each(|(file, own)| self.result.save.check_settings(file, own))?;
         let inverted = self.inverted(&pipeline, (&frame, seed), &mut console)?;
         let edited = pipeline.edit(&inverted, &request, &mut console)?;
         let files = (&finish, &outputs[..]);

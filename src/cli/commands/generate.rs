@@ -47,8 +47,9 @@ pub(crate) struct GenerateArgs {
     /// What the picture should show.
     #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Reuse the prompt and settings in a PNG that `icd generate` wrote; flags override them.
-    #[arg(long, value_name = "PNG")]
+    /// Reuse the prompt and settings in a picture that `icd generate` wrote; flags override
+    /// them.
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
@@ -136,6 +137,8 @@ impl GenerateArgs {
             seed,
             settings,
         };
+        self.save
+            .check_settings(&self.output(), &pictures.settings(0))?;
         pictures.make()
     }
 
