@@ -1,22 +1,24 @@
 //! `icd edit`.
 
+mod files;
+mod prepared;
+
 use std::{
-    collections::HashMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
 use clap::Args;
 use icd::{
     Error,
-    io::write_tensors,
-    model::Model,
-    picture::Picture,
-    pipeline::{Edit, Edited, Latents, Outputs, Pipeline, Workload},
+    pipeline::{Latents, Pipeline},
 };
 use serde_json::{Value, json};
+
+pub(crate) use prepared::{Given, Prepared};
+
+use files::Files;
 
 use crate::cli::{
     Console, ReportArgs,
@@ -28,17 +30,10 @@ use crate::cli::{
         size::SizeArgs,
         values::Seed,
     },
-    canvas::{Frame, Input, ResultSize},
-    inversion::Inversion,
-    keep::{Finish, Keeping},
+    canvas::Input,
     picture,
     settings::{InputHash, Settings},
-    ui::{
-        dry_run::{self, Work},
-        prompts::warn_of_edit,
-        sheets::{self, Shown},
-        warnings::{warn_of_factors, warn_of_guidance, warn_of_other_model, warn_of_size},
-    },
+    ui::sheets,
 };
 
 /// Edits a picture, given a prompt that describes it and one for the result.
@@ -107,32 +102,6 @@ Examples:
       --tgt-prompt \"a dog on a sofa\" --mask mask.png -o masked.png
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
 
-/// Warns if the reverse timesteps do not start where the forward ones end.
-fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
-    let (end, start) = (
-        model.forward_timesteps()?.end(),
-        model.reverse_timesteps()?.start(),
-    );
-    if end != start {
-        console.warn(&format!(
-            "forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
-            end.0, start.0
-        ));
-    }
-    Ok(())
-}
-
-/// The rows of each evaluation.
-fn evaluations(model: &Model, frame: &Frame, groups: &[usize]) -> Result<Vec<usize>> {
-    let inversion = match frame.placed() {
-        Some(_) => vec![1; model.forward_timesteps()?.count()],
-        None => Vec::new(),
-    };
-    let steps = model.reverse_timesteps()?.count();
-    let edit = groups.iter().flat_map(|&rows| vec![rows; steps]);
-    Ok(inversion.into_iter().chain(edit).collect())
-}
-
 impl EditArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {
         let dump = self.result.save.dump.as_deref();
@@ -141,56 +110,44 @@ impl EditArgs {
         let (input, hash) = self.read(&console)?;
         let settings = settings.of_input(hash, self.input())?;
         let mask = self.result.read_mask(&console)?;
-        let pipeline = self.model.open(&console)?;
-        let pipeline = match self.max_rows {
-            Some(rows) => pipeline.with_max_rows(rows),
-            None => pipeline,
+        let given = Given {
+            input: &input,
+            mask: mask.as_ref(),
+            settings,
         };
-        let model = pipeline.model();
-        let frame = Frame::of(&input, self.size, model)?;
-        if self.result.restore_size {
-            frame.check_restorable()?;
-        }
-        let request = self.request(model, &frame, mask.as_ref())?;
-        let prompts = request.tokenize(model)?;
-        let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
-        warn_of_edit(model, &prompts, &console)?;
-        warn(model, (&frame, &request), &settings, &console)?;
-        let seed = self.seed.told(&console);
-        let finish = self.finish(&frame, &request, mask.as_ref(), &console);
+        let pipeline = self.open(&console)?;
+        let edit = self.prepared(given, &pipeline, &console)?;
         if self.dry_run {
-            console.clear();
-            let load = Workload {
-                latent: frame.latent()?,
-                evaluations: evaluations(model, &frame, &rows)?,
-                encoded: usize::from(frame.placed().is_some()),
-                decoded: request.targets.len() + usize::from(request.outputs.source),
-            };
-            let result = frame.result(model, finish.size)?;
-            let work = Work::of(&pipeline, load, result)?;
-            return dry_run::print_edit(model, &request, &prompts, &work, self.report.json);
+            return edit.print_plan(&pipeline, self.report, &console);
         }
-        let settings = settings.with("seed", seed);
-        let of = |target| {
-            settings
-                .clone()
-                .of_edit(model, &request, (&prompts[0], target))
-        };
-        let settings: Vec<_> = prompts[1..].iter().map(of).collect::<Result<_>>()?;
+        let settings = edit.settings(pipeline.model())?;
         let mut noted = outputs.iter().zip(&settings);
         noted.try_for_each(|(file, own)| self.result.save.check_settings(file, own))?;
-        let inverted = self.inverted(&pipeline, (&frame, seed), &mut console)?;
-        let edited = pipeline.edit(&inverted, &request, &mut console)?;
-        let files = (&finish, &outputs[..]);
-        self.write(&pipeline, &edited, files, &settings, &mut console)?;
+        let inverted = edit.inverted(&pipeline, self.cache.as_ref(), &mut console)?;
+        let edited = pipeline.edit(&inverted, &edit.request, &mut console)?;
+        let files = Files {
+            result: &self.result,
+            outputs: &outputs,
+            settings: &settings,
+        };
+        files.write(&pipeline, (&edit, &edited), &mut console)?;
         console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
-        let mut results = outputs.iter().zip(&request.targets).zip(settings);
+        let mut results = outputs.iter().zip(&edit.request.targets).zip(settings);
         results.try_for_each(|((output, target), settings)| {
             let mut facts = Value::Object(settings.facts());
-            facts["source"] = json!(request.source);
+            facts["source"] = json!(edit.request.source);
             facts["target"] = json!(target);
             console.result(output, 0, facts)
+        })
+    }
+
+    /// Opens the model.
+    fn open(&self, console: &Console) -> Result<Pipeline> {
+        let pipeline = self.model.open(console)?;
+        Ok(match self.max_rows {
+            Some(rows) => pipeline.with_max_rows(rows),
+            None => pipeline,
         })
     }
 
@@ -248,153 +205,5 @@ impl EditArgs {
             }
             (None, None) => bail!(Error::setting("no input: pass --image or --latents")),
         }
-    }
-
-    fn request(&self, model: &Model, frame: &Frame, mask: Option<&Picture>) -> Result<Edit> {
-        let stated = match frame {
-            Frame::Latents(latents, _) => Some(&latents.prompt),
-            Frame::Photo(..) => None,
-        };
-        let prompt = self.src_prompt.clone();
-        let prompt = prompt.or_else(|| stated.filter(|prompt| !prompt.is_empty()).cloned());
-        let reason = "the latents do not state what the picture shows: pass --src-prompt";
-        let prompt = prompt.ok_or_else(|| Error::setting(reason))?;
-        let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
-        let result = &self.result;
-        let mask = mask.map(|mask| frame.latent_mask(mask, model.device()));
-        let attention = result.attention_maps.is_some();
-        let source = attention || result.save.dump.is_some() || result.comparison.is_some();
-        Ok(Edit {
-            mask: mask.transpose()?,
-            outputs: Outputs { source, attention },
-            ..request
-        })
-    }
-
-    /// How results are finished. Notes why no pixels are kept where some might be expected.
-    fn finish<'a>(
-        &self,
-        frame: &'a Frame<'a>,
-        edit: &Edit,
-        mask: Option<&'a Picture>,
-        console: &Console,
-    ) -> Finish<'a> {
-        let size = self.result_size(frame);
-        let asked = self.result.keep_pixels;
-        let keeper = match Keeping::of(asked, (frame, size), edit, mask) {
-            Keeping::Yes(keeper) => Some(keeper),
-            Keeping::No => None,
-            Keeping::Impossible(reason) => {
-                console.note(reason);
-                None
-            }
-        };
-        Finish {
-            frame,
-            keeper,
-            size,
-        }
-    }
-
-    /// The size of the results: the photo's, unless another was asked for.
-    fn result_size(&self, frame: &Frame) -> ResultSize {
-        let by_default = frame.placed().is_some() && !self.size.is_given();
-        match self.result.restore_size || by_default && !self.result.model_size {
-            true => ResultSize::Photo,
-            false => ResultSize::Work,
-        }
-    }
-
-    fn inverted(
-        &self,
-        pipeline: &Pipeline,
-        (frame, seed): (&Frame, u64),
-        console: &mut Console,
-    ) -> Result<Tensor> {
-        let latent = match frame {
-            Frame::Photo(placed, _) => {
-                let inversion = Inversion {
-                    pipeline,
-                    placed,
-                    prompt: self.src_prompt.as_deref().unwrap_or_default(),
-                    seed,
-                };
-                inversion.cached(self.cache.as_ref(), console)?.latent
-            }
-            Frame::Latents(latents, _) => latents.latent.clone(),
-        };
-        Ok(latent.to_device(pipeline.model().device())?)
-    }
-
-    fn write(
-        &self,
-        pipeline: &Pipeline,
-        edited: &Edited,
-        (finish, outputs): (&Finish, &[PathBuf]),
-        settings: &[Settings],
-        console: &mut Console,
-    ) -> Result<()> {
-        let (result, existing) = (&self.result, self.result.save.write.existing());
-        if let Some(file) = &result.save_latents {
-            let latents = vec![("latent".into(), edited.targets.clone())];
-            write_tensors(file, &latents, HashMap::new(), existing)?;
-        }
-        let with_sheets = result.comparison.is_some() || result.attention_maps.is_some();
-        let source = edited.source.as_ref().filter(|_| with_sheets);
-        let latents: Vec<_> = source.into_iter().chain([&edited.targets]).collect();
-        let mut decoded = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
-        let source = source.map(|_| decoded.remove(0));
-        if let Some(size) = finish.frame.worked_at() {
-            console.note(&size);
-        }
-        let finished = |size| finish.pictures(&decoded, edited, size);
-        self.write_results(finished(finish.size), outputs, settings)?;
-        if !with_sheets {
-            return Ok(());
-        }
-        let shown = Shown {
-            edited,
-            photo: finish.frame.placed().map(|placed| placed.picture.clone()),
-            source: source.map(|source| finish.frame.finished(&source, ResultSize::Work)),
-            targets: finished(ResultSize::Work).collect::<Result<_>>()?,
-        };
-        if let Some(file) = &result.comparison {
-            picture::write(&shown.comparison()?, file, None, existing)?;
-        }
-        match &result.attention_maps {
-            Some(folder) => shown.write_attention(folder, existing),
-            None => Ok(()),
-        }
-    }
-
-    fn write_results(
-        &self,
-        results: impl Iterator<Item = Result<Picture>>,
-        outputs: &[PathBuf],
-        settings: &[Settings],
-    ) -> Result<()> {
-        let save = &self.result.save;
-        let mut results = results.zip(outputs).zip(settings);
-        results.try_for_each(|((result, file), own)| {
-            let own = (!save.no_metadata).then_some(own);
-            picture::write(&result?, file, own, save.write.existing())
-        })
-    }
-}
-
-/// Warns about settings that are hardly meant.
-fn warn(
-    model: &Model,
-    (frame, edit): (&Frame, &Edit),
-    settings: &Settings,
-    console: &Console,
-) -> Result<()> {
-    warn_of_guidance(edit.guidance, console);
-    warn_of_factors(&edit.control, console);
-    warn_of_size(model, frame.worked(model)?, console)?;
-    warn_of_other_model(model, settings, console)?;
-    match frame.placed() {
-        Some(_) => warn_of_gap(model, console),
-        None => Ok(()),
     }
 }

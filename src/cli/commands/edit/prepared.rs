@@ -1,0 +1,232 @@
+//! An edit whose files and words are checked: all that is left are its networks.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use candle_core::Tensor;
+use icd::{
+    Error,
+    model::Model,
+    picture::{Picture, Size},
+    pipeline::{Edit, Outputs, Pipeline, Workload},
+    prompt::Prompt,
+};
+
+use super::EditArgs;
+use crate::cli::{
+    Console, ReportArgs,
+    args::result::KeepPixels,
+    canvas::{Frame, Input, ResultSize},
+    inversion::Inversion,
+    keep::{Finish, Keeping},
+    settings::Settings,
+    ui::{
+        dry_run::{self, Work},
+        prompts::warn_of_edit,
+        warnings::{warn_of_factors, warn_of_guidance, warn_of_other_model, warn_of_size},
+    },
+};
+
+/// The files of an edit, as they were read, and its settings with their hash.
+pub(crate) struct Given<'a> {
+    pub(crate) input: &'a Input,
+    pub(crate) mask: Option<&'a Picture>,
+    pub(crate) settings: Settings,
+}
+
+/// An edit that was checked against its model; no network was loaded.
+pub(crate) struct Prepared<'a> {
+    pub(crate) frame: Frame<'a>,
+    pub(crate) request: Edit,
+    pub(crate) seed: u64,
+    /// The source prompt and those of the targets.
+    prompts: Vec<Prompt>,
+    /// The rows of each group of targets.
+    rows: Vec<usize>,
+    mask: Option<&'a Picture>,
+    keep_pixels: Option<KeepPixels>,
+    size: ResultSize,
+    settings: Settings,
+}
+
+impl EditArgs {
+    /// Checks the edit of these files against the model.
+    pub(crate) fn prepared<'a>(
+        &self,
+        given: Given<'a>,
+        pipeline: &Pipeline,
+        console: &Console,
+    ) -> Result<Prepared<'a>> {
+        let model = pipeline.model();
+        let frame = Frame::of(given.input, self.size, model)?;
+        if self.result.restore_size {
+            frame.check_restorable()?;
+        }
+        let request = self.request(model, &frame, given.mask)?;
+        let prompts = request.tokenize(model)?;
+        let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
+        warn_of_edit(model, &prompts, console)?;
+        warn(model, (&frame, &request), &given.settings, console)?;
+        let seed = self.seed.told(console);
+        Ok(Prepared {
+            size: self.result_size(&frame),
+            settings: given.settings.with("seed", seed),
+            mask: given.mask,
+            keep_pixels: self.result.keep_pixels,
+            frame,
+            request,
+            seed,
+            prompts,
+            rows,
+        })
+    }
+
+    fn request(&self, model: &Model, frame: &Frame, mask: Option<&Picture>) -> Result<Edit> {
+        let stated = match frame {
+            Frame::Latents(latents, _) => Some(&latents.prompt),
+            Frame::Photo(..) => None,
+        };
+        let prompt = self.src_prompt.clone();
+        let prompt = prompt.or_else(|| stated.filter(|prompt| !prompt.is_empty()).cloned());
+        let reason = "the latents do not state what the picture shows: pass --src-prompt";
+        let prompt = prompt.ok_or_else(|| Error::setting(reason))?;
+        let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
+        let result = &self.result;
+        let mask = mask.map(|mask| frame.latent_mask(mask, model.device()));
+        let attention = result.attention_maps.is_some();
+        let source = attention || result.save.dump.is_some() || result.comparison.is_some();
+        Ok(Edit {
+            mask: mask.transpose()?,
+            outputs: Outputs { source, attention },
+            ..request
+        })
+    }
+
+    /// The size of the results: the photo's, unless another was asked for.
+    fn result_size(&self, frame: &Frame) -> ResultSize {
+        let by_default = frame.placed().is_some() && !self.size.is_given();
+        match self.result.restore_size || by_default && !self.result.model_size {
+            true => ResultSize::Photo,
+            false => ResultSize::Work,
+        }
+    }
+}
+
+impl Prepared<'_> {
+    /// The settings of each result, as they took effect.
+    pub(crate) fn settings(&self, model: &Model) -> Result<Vec<Settings>> {
+        let of = |target| {
+            let settings = self.settings.clone();
+            settings.of_edit(model, &self.request, (&self.prompts[0], target))
+        };
+        self.prompts[1..].iter().map(of).collect()
+    }
+
+    /// Tells what the edit would do and take.
+    pub(crate) fn print_plan(
+        &self,
+        pipeline: &Pipeline,
+        report: ReportArgs,
+        console: &Console,
+    ) -> Result<()> {
+        let model = pipeline.model();
+        self.finish(console);
+        console.clear();
+        let result = self.result_size(model)?;
+        let work = Work::of(pipeline, self.workload(model)?, result)?;
+        dry_run::print_edit(model, &self.request, &self.prompts, &work, report.json)
+    }
+
+    /// The size of the results.
+    pub(crate) fn result_size(&self, model: &Model) -> Result<Size> {
+        self.frame.result(model, self.size)
+    }
+
+    /// What the networks have to do.
+    pub(crate) fn workload(&self, model: &Model) -> Result<Workload> {
+        let inversion = match self.frame.placed() {
+            Some(_) => vec![1; model.forward_timesteps()?.count()],
+            None => Vec::new(),
+        };
+        let steps = model.reverse_timesteps()?.count();
+        let edit = self.rows.iter().flat_map(|&rows| vec![rows; steps]);
+        Ok(Workload {
+            latent: self.frame.latent()?,
+            evaluations: inversion.into_iter().chain(edit).collect(),
+            encoded: usize::from(self.frame.placed().is_some()),
+            decoded: self.request.targets.len() + usize::from(self.request.outputs.source),
+        })
+    }
+
+    /// The inverted latent of the input on the model's device; a picture's may be in `cache`.
+    pub(crate) fn inverted(
+        &self,
+        pipeline: &Pipeline,
+        cache: Option<&PathBuf>,
+        console: &mut Console,
+    ) -> Result<Tensor> {
+        let latent = match &self.frame {
+            Frame::Photo(placed, _) => {
+                let inversion = Inversion {
+                    pipeline,
+                    placed,
+                    prompt: &self.request.source,
+                    seed: self.seed,
+                };
+                inversion.cached(cache, console)?.latent
+            }
+            Frame::Latents(latents, _) => latents.latent.clone(),
+        };
+        Ok(latent.to_device(pipeline.model().device())?)
+    }
+
+    /// How results are finished. Notes why no pixels are kept where some might be expected.
+    pub(crate) fn finish(&self, console: &Console) -> Finish<'_> {
+        let (frame, size) = (&self.frame, self.size);
+        let keeper = match Keeping::of(self.keep_pixels, (frame, size), &self.request, self.mask) {
+            Keeping::Yes(keeper) => Some(keeper),
+            Keeping::No => None,
+            Keeping::Impossible(reason) => {
+                console.note(reason);
+                None
+            }
+        };
+        Finish {
+            frame,
+            keeper,
+            size,
+        }
+    }
+}
+
+/// Warns about settings that are hardly meant.
+fn warn(
+    model: &Model,
+    (frame, edit): (&Frame, &Edit),
+    settings: &Settings,
+    console: &Console,
+) -> Result<()> {
+    warn_of_guidance(edit.guidance, console);
+    warn_of_factors(&edit.control, console);
+    warn_of_size(model, frame.worked(model)?, console)?;
+    warn_of_other_model(model, settings, console)?;
+    match frame.placed() {
+        Some(_) => warn_of_gap(model, console),
+        None => Ok(()),
+    }
+}
+
+/// Warns if the reverse timesteps do not start where the forward ones end.
+fn warn_of_gap(model: &Model, console: &Console) -> Result<()> {
+    let (end, start) = (
+        model.forward_timesteps()?.end(),
+        model.reverse_timesteps()?.start(),
+    );
+    if end != start {
+        console.warn(&format!(
+            "forward timesteps end at {}, reverse timesteps start at {}: the picture will be worse",
+            end.0, start.0
+        ));
+    }
+    Ok(())
+}
