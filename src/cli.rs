@@ -6,6 +6,7 @@ mod canvas;
 mod commands;
 mod config;
 mod effective;
+mod grid;
 mod interrupt;
 mod inversion;
 mod keep;
@@ -13,12 +14,15 @@ mod picture;
 mod settings;
 mod short_help;
 mod threads;
+mod typed;
 mod ui;
 
 use std::{env, ffi::OsString, process::ExitCode};
 
-use anyhow::Result;
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use anyhow::{Result, bail};
+use clap::{
+    ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind,
+};
 use icd::{
     Error,
     error::{abridged, reason_of},
@@ -26,6 +30,7 @@ use icd::{
 
 use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
 use config::{Config, is_set_to_nothing};
+use edit::{Call, Sweep};
 use serde_json::json;
 use settings::{Origin, Settings};
 use ui::console::{Console, log_error, log_line};
@@ -101,10 +106,7 @@ struct ReportArgs {
 /// Runs the program: 0 done, 1 failed, 2 wrong usage; or ended by a signal.
 pub(crate) fn run() -> ExitCode {
     let listening = interrupt::end_at_signals();
-    match listening
-        .and_then(|()| parsed())
-        .and_then(|(verb, settings)| verb.run(settings))
-    {
+    match listening.and_then(|()| parsed()).and_then(Task::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -152,12 +154,44 @@ fn first_line(report: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(line).into()
 }
 
-/// The parsed command, completed with the settings of the `--from` file.
-fn parsed() -> Result<(Verb, Settings)> {
+/// What is to be done.
+enum Task {
+    Verb(Verb, Settings),
+    Sweep(Sweep),
+}
+
+/// The task of the command line.
+fn parsed() -> Result<Task> {
     let typed: Vec<_> = env::args_os().collect();
     let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
     let config = Config::of(&command(), &matches)?;
     let command = without_empty_variables(config.applied(command()));
+    let (verb, settings) = completed(&command, typed, &matches)?;
+    match (verb, matches.subcommand()) {
+        (Verb::Edit(args), Some((name, own))) if args.is_sweep() => {
+            let edit = command.find_subcommand(name).unwrap_or(&command);
+            let parse = |typed| edit_of(&command, typed);
+            Sweep::of((*args, settings), (edit, own), &parse).map(Task::Sweep)
+        }
+        (verb, _) => Ok(Task::Verb(verb, settings)),
+    }
+}
+
+/// The edit of another command line.
+fn edit_of(command: &Command, typed: Vec<OsString>) -> Result<Call> {
+    let matches = command.clone().try_get_matches_from(&typed)?;
+    match completed(command, typed, &matches)? {
+        (Verb::Edit(args), settings) => Ok((*args, settings)),
+        _ => bail!("this is no edit"),
+    }
+}
+
+/// The parsed command, completed with the settings of the `--from` file.
+fn completed(
+    command: &Command,
+    typed: Vec<OsString>,
+    matches: &ArgMatches,
+) -> Result<(Verb, Settings)> {
     let of = |verb| command.find_subcommand(verb);
     let (typed, origin) = match matches
         .subcommand()
@@ -184,9 +218,18 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_subcommands(without_empty_variables)
 }
 
+impl Task {
+    fn run(self) -> Result<()> {
+        icd::kernel::check_instruction_set()?;
+        match self {
+            Self::Verb(verb, settings) => verb.run(settings),
+            Self::Sweep(sweep) => sweep.run(),
+        }
+    }
+}
+
 impl Verb {
     fn run(self, settings: Settings) -> Result<()> {
-        icd::kernel::check_instruction_set()?;
         match self {
             Self::Edit(args) => args.run(settings),
             Self::Invert(args) => args.run(),

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::output;
 
-use super::args::values::Seed;
+use super::args::{sweep::Axis, values::Seed};
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -48,6 +48,7 @@ const ASIDE: &[&str] = &[
     "yes",
     "force",
     "from",
+    "pick",
     "config_file",
     "no_metadata",
     "help",
@@ -62,6 +63,9 @@ const MODEL_IDENTITY: &str = "model_identity";
 
 /// The key of the list of settings that were left to the program.
 const DEFAULTS: &str = "defaults";
+
+/// The key of the axes of a sheet.
+const SWEEP: &str = "sweep";
 
 /// Keys that state what wrote the settings, from what and with what.
 const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
@@ -164,6 +168,15 @@ impl Settings {
     /// The settings with one value replaced.
     pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.values.insert(key.into(), value.into());
+        self
+    }
+
+    /// The settings without some values.
+    pub(crate) fn without(mut self, keys: &[&str]) -> Self {
+        for key in keys {
+            self.values.remove(*key);
+            self.origin.defaults.remove(*key);
+        }
         self
     }
 
@@ -282,7 +295,10 @@ impl Settings {
                     origin.defaults.insert(key.clone());
                 }
                 let values = values(action, value);
-                let values = values.with_context(|| format!("its setting {key:?}"))?;
+                let mut values = values.with_context(|| format!("its setting {key:?}"))?;
+                if key == SWEEP {
+                    values.retain(|axis| !is_fixed(axis.as_deref(), typed));
+                }
                 let hash = self.values.get(INPUT_HASH).filter(|_| key == "image");
                 arguments.extend(values.into_iter().map(|value| match value {
                     Some(text) if READ.contains(&key.as_str()) => {
@@ -328,8 +344,14 @@ fn is_left(value: &Value) -> bool {
     }
 }
 
+/// Whether the flag of an axis was given explicitly: there is nothing to sweep then.
+fn is_fixed(axis: Option<&str>, typed: &ArgMatches) -> bool {
+    let axis = axis.and_then(|axis| axis.parse::<Axis>().ok());
+    axis.is_some_and(|axis| is_typed(&axis.id, typed))
+}
+
 /// Whether a flag was given explicitly.
-fn is_typed(id: &str, typed: &ArgMatches) -> bool {
+pub(crate) fn is_typed(id: &str, typed: &ArgMatches) -> bool {
     typed.try_contains_id(id).unwrap_or(false)
         && typed.value_source(id) == Some(ValueSource::CommandLine)
 }

@@ -2,6 +2,8 @@
 
 mod files;
 mod prepared;
+mod sheet;
+mod sweep;
 
 use std::{
     num::NonZeroUsize,
@@ -17,6 +19,7 @@ use icd::{
 use serde_json::{Value, json};
 
 pub(crate) use prepared::{Given, Prepared};
+pub(crate) use sweep::{Call, Sweep};
 
 use files::Files;
 
@@ -28,6 +31,7 @@ use crate::cli::{
         output::{self, beside_name, is_stdout, numbered},
         result::ResultArgs,
         size::SizeArgs,
+        sweep::SweepArgs,
         values::Seed,
     },
     canvas::Input,
@@ -51,7 +55,7 @@ pub(crate) struct EditArgs {
     #[arg(required_unless_present_any = ["latents", "from"])]
     src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
-    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
+    #[arg(long, required_unless_present_any = ["from", "sweep"], allow_hyphen_values = true)]
     tgt_prompt: Vec<String>,
     /// Reuse the prompts, picture and settings in a picture that `icd edit` wrote; flags
     /// override them.
@@ -80,6 +84,8 @@ pub(crate) struct EditArgs {
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
+    sweep: SweepArgs,
+    #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
     result: ResultArgs,
@@ -100,7 +106,10 @@ Examples:
       --comparison compared.png -o dog.png
   icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
       --tgt-prompt \"a dog on a sofa\" --mask mask.png -o masked.png
-  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
+  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png
+  icd edit --from dog.png --sweep tau=0.6,0.8 --sweep self-replace=0.2,0.6 \\
+      -o sheet.png
+  icd edit --from sheet.png --pick 2,1 -o picked.png";
 
 impl EditArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {

@@ -101,8 +101,8 @@ pub(crate) struct Console {
     /// One record per picture, if there are several.
     pictures: Vec<Record>,
     dumps: bool,
-    /// The warnings so far.
-    warned: RefCell<BTreeSet<String>>,
+    /// What is told only once and has been.
+    told: RefCell<BTreeSet<String>>,
 }
 
 /// The evaluations and values of a picture.
@@ -127,7 +127,7 @@ impl Console {
             common: Record::default(),
             pictures: Vec::new(),
             dumps,
-            warned: RefCell::default(),
+            told: RefCell::default(),
         }
     }
 
@@ -148,11 +148,16 @@ impl Console {
         }
     }
 
+    /// Prints a message to stderr, unless quiet or told before.
+    pub(crate) fn note_once(&self, line: &str) {
+        if self.told.borrow_mut().insert(line.into()) {
+            self.note(line);
+        }
+    }
+
     /// Prints a warning to stderr, unless quiet; each one once.
     pub(crate) fn warn(&self, line: &str) {
-        if self.warned.borrow_mut().insert(line.into()) {
-            self.note(&format!("warning: {line}"));
-        }
+        self.note_once(&format!("warning: {line}"));
     }
 
     /// Prints a message to stderr if verbose.
