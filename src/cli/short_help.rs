@@ -15,7 +15,6 @@ const EDIT: Flags = &[
     ("seed", "Seed of the noise"),
     ("dry_run", "Only print what would be done"),
     ("sweep", "A sheet of several values, as in tau=0.7,0.8"),
-    ("pick", "One cell of a sheet, as in 2,3"),
     ("guidance", "How closely the target is followed"),
     ("tau", "Lower preserves more, from 0 to 1"),
     ("amplify", "Strengthen a word, as in dog=4"),

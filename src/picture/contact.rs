@@ -3,12 +3,14 @@
 use super::{Picture, Size, label::Letters, sheet::GAP};
 use crate::error::{Error, Result};
 
-/// Most pixels of a side of the grid, with as much again for labels in formats that hold 16383.
+/// Most pixels of a side of the grid: with labels it fits into WebP, which holds 16383.
 const MAX_GRID: usize = 12_000;
 /// Minimum width of cells, for labels to fit.
 const MIN_CELL: usize = 192;
 /// The width of cells for which letters have the size of the font; wider ones have larger ones.
 const PER_SIZE: usize = 256;
+/// The largest letters, of the font's.
+const MAX_FACTOR: usize = 8;
 /// Letters in a line of a row's label.
 const ROW_LETTERS: usize = 20;
 /// Most lines of a column's label, and of the title.
@@ -39,7 +41,7 @@ impl Contact {
         let size = size_of(cells, (across, down))?;
         let cell = fitted(size, (across, down));
         let letters = Letters {
-            factor: (cell.width / PER_SIZE).max(1),
+            factor: (cell.width / PER_SIZE).clamp(1, MAX_FACTOR),
         };
         let grid = Grid::of(self, cell, letters);
         let mut page = grid.page(down);

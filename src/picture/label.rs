@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_block_is_as_large_as_its_text_and_larger_letters_take_more() {
-        let size = |factor, text| Letters { factor }.block(text, 120, 60).size();
+        let size = |factor, text: &str| Letters { factor }.block(text, 120, 60).size();
         // 12 letters a line, 3 lines.
         assert_eq!(size(1, "tau 0.7"), Size::new(7 * 9 + 12, 15 + 12));
         assert_eq!(

@@ -16,7 +16,7 @@ use crate::{
     diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
     error::{Error, Result},
     guidance::Guidance,
-    model::{Conditioning, EncodedPrompts, Model, TextEncoders, unet::Unet},
+    model::{Conditioning, EncodedPrompts, Model, unet::Unet},
     prompt::Prompt,
 };
 
@@ -77,7 +77,9 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
         let prepare = |observer: &mut dyn Observer| {
-            self.encoded(edit, &*self.networks.text_with_loras()?, observer)
+            let text = self.networks.text_with_loras()?;
+            let text = encode_prompts(&text, &self.named_prompts(edit), observer)?;
+            self.encoded(edit, text)
         };
         let load = || self.networks.reverse_unet_with_loras();
         let (encoded, unet) = while_loading(prepare, load, LOADING, observer)?;
@@ -86,7 +88,8 @@ impl Pipeline {
     }
 
     /// Makes several edits of one inverted latent, one after another with the same networks:
-    /// each is what [`edit`](Self::edit) makes of it alone.
+    /// each is what [`edit`](Self::edit) makes of it alone. Prompts that several have are
+    /// encoded once.
     pub fn edits(
         &self,
         inverted: &Tensor,
@@ -95,7 +98,17 @@ impl Pipeline {
     ) -> Result<Vec<Edited>> {
         let prepare = |observer: &mut dyn Observer| -> Result<Vec<_>> {
             let text = self.networks.text_with_loras()?;
-            let one = |edit| self.encoded(edit, &text, observer);
+            let mut known: Vec<(Vec<_>, EncodedPrompts)> = Vec::new();
+            let one = |edit| {
+                let prompts = self.named_prompts(edit);
+                let found = known.iter().find(|(named, _)| *named == prompts);
+                if let Some((_, text)) = found {
+                    return self.encoded(edit, text.clone());
+                }
+                let text = encode_prompts(&text, &prompts, observer)?;
+                known.push((prompts, text.clone()));
+                self.encoded(edit, text)
+            };
             edits.iter().map(one).collect()
         };
         let load = || self.networks.reverse_unet_with_loras();
@@ -108,14 +121,7 @@ impl Pipeline {
     }
 
     /// The prompts' states and the controls of an edit.
-    fn encoded(
-        &self,
-        edit: &Edit,
-        text: &TextEncoders,
-        observer: &mut dyn Observer,
-    ) -> Result<Encoded> {
-        let prompts = self.named_prompts(edit);
-        let mut text = encode_prompts(text, &prompts, observer)?;
+    fn encoded(&self, edit: &Edit, mut text: EncodedPrompts) -> Result<Encoded> {
         text.prompts.truncate(1 + edit.targets.len());
         let controls = EditControls::new(edit, self.model(), &text.prompts)?;
         Ok(Encoded { text, controls })

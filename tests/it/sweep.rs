@@ -30,7 +30,7 @@ fn json(done: &Done) -> Value {
 #[cfg(unix)]
 fn run(sheet: &Done, command: &str) {
     let program = assert_cmd::cargo::cargo_bin("icd");
-    let output = std::process::Command::new("sh")
+    let output = std::process::Command::new("/bin/sh")
         .args(["-c", command])
         .current_dir(sheet.path("."))
         .env("PATH", program.parent().expect("its folder"))

@@ -12,13 +12,12 @@ const MAX_VALUES: usize = 64;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Several values")]
 pub(crate) struct SweepArgs {
-    /// Edit with each of these values of a flag, and write a sheet of all results in place of
-    /// one: a column for each value, and a row for each value of a second --sweep. KEY is
-    /// tgt-prompt or a flag of the strength and control, all of which share the inversion. A
-    /// comma within a value is written \,.
+    /// Edit one inversion with each of these values of a flag, and write all results into one
+    /// labelled sheet: a column for each value, a row for each value of a second --sweep. KEY is
+    /// tgt-prompt or a flag of "Strength and control"; a comma within a value is written \,.
     #[arg(long, value_name = "KEY=V1,V2,..")]
     pub(crate) sweep: Vec<Axis>,
-    /// Write one cell of the sheet of --sweep, or of one that --from names, as the result;
+    /// Write one cell of the sheet of --sweep, or of the sheet that --from names, as the result;
     /// counted from 1.
     #[arg(long, value_name = "ROW,COLUMN")]
     pub(crate) pick: Option<Place>,
