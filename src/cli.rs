@@ -2,10 +2,12 @@
 //! or reads the environment, except as the library's documentation states.
 
 mod args;
+mod batch;
 mod canvas;
 mod commands;
 mod config;
 mod effective;
+mod exit;
 mod grid;
 mod interrupt;
 mod inversion;
@@ -21,16 +23,20 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::{
-    ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind,
+    Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::ErrorKind,
 };
 use icd::{
     Error,
     error::{abridged, reason_of},
 };
 
-use commands::{completions, distill, edit, generate, inspect, invert, man, model as models};
+use commands::{
+    batch as batches, completions, distill, edit, generate, inspect, invert, man, model as models,
+};
 use config::{Config, is_set_to_nothing};
 use edit::{Call, Sweep};
+use exit::Exit;
 use serde_json::json;
 use settings::{Origin, Settings};
 use ui::console::{Console, log_error, log_line};
@@ -59,7 +65,10 @@ struct Cli {
 
 /// The command line, with a short `-h`.
 pub(crate) fn command() -> Command {
-    short_help::with(Cli::command())
+    // The networks of a batch are used again and again.
+    let kept = |arg: Arg| arg.default_value("all");
+    let command = Cli::command();
+    short_help::with(command.mut_subcommand("batch", |batch| batch.mut_arg("residency", kept)))
 }
 
 const EXAMPLES: &str = "\
@@ -76,6 +85,8 @@ enum Verb {
     Invert(Box<invert::InvertArgs>),
     /// Generate a picture from a prompt.
     Generate(Box<generate::GenerateArgs>),
+    /// Run many edits, generations and inversions, each saved as it is made.
+    Batch(Box<batches::BatchArgs>),
     /// Train an iCD model: distil guidance into a UNet, then train its two LoRA adapters.
     Distill(distill::DistillArgs),
     /// Describe a picture, a weights file or a model folder.
@@ -103,10 +114,11 @@ struct ReportArgs {
     verbose: bool,
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage; or ended by a signal.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage, 75 the machine failed; or ended by a
+/// signal.
 pub(crate) fn run() -> ExitCode {
     let listening = interrupt::end_at_signals();
-    match listening.and_then(|()| parsed()).and_then(Task::run) {
+    match listening.and_then(|()| task()).and_then(Task::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -119,11 +131,15 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     if let Some(help) = usage.filter(|usage| is_help(usage)) {
         help.exit();
     }
-    let code = if usage.is_some() || is_usage(error) {
-        2
-    } else {
-        1
+    let end = error.downcast_ref::<Exit>();
+    let code = match end {
+        Some(end) => end.code(),
+        None if usage.is_some() || is_usage(error) => 2,
+        None => 1,
     };
+    if end.is_some_and(Exit::is_told) {
+        return ExitCode::from(code);
+    }
     let message = match usage {
         Some(usage) => first_line(&usage.to_string()),
         None => in_flags(error),
@@ -156,42 +172,48 @@ fn first_line(report: &str) -> String {
 
 /// What is to be done.
 enum Task {
-    Verb(Verb, Settings),
+    Command(Parsed),
     Sweep(Sweep),
 }
 
+/// A parsed command line.
+struct Parsed {
+    verb: Verb,
+    settings: Settings,
+    /// The command of the program, with the defaults of the configuration file.
+    command: Command,
+    matches: ArgMatches,
+}
+
 /// The task of the command line.
-fn parsed() -> Result<Task> {
+fn task() -> Result<Task> {
     let typed: Vec<_> = env::args_os().collect();
     let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
     let config = Config::of(&command(), &matches)?;
     let command = without_empty_variables(config.applied(command()));
-    let (verb, settings) = completed(&command, typed, &matches)?;
-    match (verb, matches.subcommand()) {
+    let parsed = parsed(&command, typed, &matches)?;
+    match (parsed.verb, matches.subcommand()) {
         (Verb::Edit(args), Some((name, own))) if args.is_sweep() => {
             let edit = command.find_subcommand(name).unwrap_or(&command);
-            let parse = |typed| edit_of(&command, typed);
-            Sweep::of((*args, settings), (edit, own), &parse).map(Task::Sweep)
+            let call = (*args, parsed.settings);
+            Sweep::of(call, (edit, own), &|typed| call_of(&command, typed)).map(Task::Sweep)
         }
-        (verb, _) => Ok(Task::Verb(verb, settings)),
+        (verb, _) => Ok(Task::Command(Parsed { verb, ..parsed })),
     }
 }
 
 /// The edit of another command line.
-fn edit_of(command: &Command, typed: Vec<OsString>) -> Result<Call> {
+fn call_of(command: &Command, typed: Vec<OsString>) -> Result<Call> {
     let matches = command.clone().try_get_matches_from(&typed)?;
-    match completed(command, typed, &matches)? {
-        (Verb::Edit(args), settings) => Ok((*args, settings)),
+    let parsed = parsed(command, typed, &matches)?;
+    match parsed.verb {
+        Verb::Edit(args) => Ok((*args, parsed.settings)),
         _ => bail!("this is no edit"),
     }
 }
 
-/// The parsed command, completed with the settings of the `--from` file.
-fn completed(
-    command: &Command,
-    typed: Vec<OsString>,
-    matches: &ArgMatches,
-) -> Result<(Verb, Settings)> {
+/// The parsed command line, completed with the settings of the `--from` file.
+fn parsed(command: &Command, typed: Vec<OsString>, matches: &ArgMatches) -> Result<Parsed> {
     let of = |verb| command.find_subcommand(verb);
     let (typed, origin) = match matches
         .subcommand()
@@ -206,7 +228,12 @@ fn completed(
         let command = command.find_subcommand(verb)?;
         Some(Settings::of(command, own, origin))
     });
-    Ok((cli.verb, settings.unwrap_or_default()))
+    Ok(Parsed {
+        verb: cli.verb,
+        settings: settings.unwrap_or_default(),
+        command: command.clone(),
+        matches,
+    })
 }
 
 /// The command with environment variables that are set to nothing counted as not set.
@@ -222,23 +249,25 @@ impl Task {
     fn run(self) -> Result<()> {
         icd::kernel::check_instruction_set()?;
         match self {
-            Self::Verb(verb, settings) => verb.run(settings),
+            Self::Command(parsed) => parsed.run(),
             Self::Sweep(sweep) => sweep.run(),
         }
     }
 }
 
-impl Verb {
-    fn run(self, settings: Settings) -> Result<()> {
-        match self {
-            Self::Edit(args) => args.run(settings),
-            Self::Invert(args) => args.run(),
-            Self::Generate(args) => args.run(settings),
-            Self::Distill(args) => args.run(),
-            Self::Inspect(args) => args.run(),
-            Self::Model(args) => args.run(),
-            Self::Completions(args) => args.run(),
-            Self::Man(args) => args.run(),
+impl Parsed {
+    fn run(self) -> Result<()> {
+        let own = self.matches.subcommand().map(|(_, own)| own);
+        match self.verb {
+            Verb::Edit(args) => args.run(self.settings),
+            Verb::Invert(args) => args.run(),
+            Verb::Generate(args) => args.run(self.settings),
+            Verb::Batch(args) => args.run(&self.command, own.unwrap_or(&self.matches)),
+            Verb::Distill(args) => args.run(),
+            Verb::Inspect(args) => args.run(),
+            Verb::Model(args) => args.run(),
+            Verb::Completions(args) => args.run(),
+            Verb::Man(args) => args.run(),
         }
     }
 }

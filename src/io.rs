@@ -19,5 +19,5 @@ pub use known::{KnownFile, Role};
 pub(crate) use pipe::{is_special, kept};
 pub use read::read_file;
 pub use source::Source;
-pub use tensors::{Metadata, Tensors, write_tensors};
+pub use tensors::{Metadata, Tensors, encoded_tensors, write_tensors};
 pub(crate) use tensors::{by_width, header};

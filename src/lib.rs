@@ -23,6 +23,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `cli` (in the binary) | arguments, one `run` per command, progress, printing |
+//! | [`batch`] | many jobs: manifests, shards, the ledger of results, the list of failures |
 //! | [`convert`] | weights files rewritten: dtype, names, merged adapters |
 //! | [`distill`] | guidance and consistency distillation: losses, AdamW, checkpoints |
 //! | [`pipeline`] | a model's loaded networks: invert, edit, generate, reconstruct, decode |
@@ -83,6 +84,8 @@
 )]
 
 // From the highest layer to the lowest.
+pub mod batch;
+
 pub mod convert;
 pub mod distill;
 

@@ -22,6 +22,8 @@ pub mod vae;
 mod verify;
 mod weight_files;
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device};
 
 pub use family::{Family, LatentSampling};
@@ -60,6 +62,14 @@ pub struct Model {
     tiling: Tiling,
     placement: Placement,
     digests: Digests,
+    known: Known,
+}
+
+/// What is read once of a model's files, which do not change while it is open.
+#[derive(Debug, Default)]
+struct Known {
+    described: OnceLock<String>,
+    tokenizers: OnceLock<Tokenizers>,
 }
 
 /// The adapters of a UNet.
@@ -99,6 +109,7 @@ impl Model {
             tiling: choice.tiling,
             placement,
             digests: choice.digests.clone(),
+            known: Known::default(),
         })
     }
 
@@ -230,7 +241,8 @@ impl Model {
 
     /// The tokenizers; no weights are loaded.
     pub fn tokenizers(&self) -> Result<Tokenizers> {
-        Tokenizers::open(&self.parts.home, self.family())
+        let open = || Tokenizers::open(&self.parts.home, self.family());
+        once(&self.known.tokenizers, open)
     }
 
     /// The text encoders with their tokenizers, without style LoRAs.
@@ -401,6 +413,14 @@ impl Model {
             layers.push((deltas, 1.0));
         }
         Ok(sum_of(&layers)?)
+    }
+}
+
+/// What a cell holds, else what is made for it now.
+fn once<T: Clone>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    match cell.get() {
+        Some(known) => Ok(known.clone()),
+        None => make().map(|made| cell.get_or_init(|| made).clone()),
     }
 }
 

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use flate2::{Compression, Crc, write::GzEncoder};
 use icd::{
+    batch::entries,
     control::{StepRange, WordPair},
     distill::DistillConfig,
     guidance::Tau,
@@ -61,6 +62,8 @@ pub(crate) enum Target {
     Model,
     /// The settings in a PNG, by the program beside this one
     Settings,
+    /// Manifests of jobs: JSON lines and CSV
+    Manifest,
 }
 
 /// Takes an input, and says whether it was taken for good.
@@ -94,6 +97,7 @@ impl Target {
             Self::Opcodes => opcodes(),
             Self::Model => models::open(),
             Self::Settings => settings::open(),
+            Self::Manifest => Ok(manifests()),
         }
     }
 }
@@ -416,6 +420,24 @@ fn configs() -> Result<(Vec<Vec<u8>>, Feed)> {
         taken.contains(&true)
     };
     Ok((seeds, Box::new(feed)))
+}
+
+fn manifests() -> (Vec<Vec<u8>>, Feed) {
+    let seeds = [
+        "{\"image\": \"a.png\", \"tgt_prompt\": [\"a\", \"b\"], \"tau\": 0.7}\n{\"text\": \"{}\"}\n",
+        "image,src_prompt,tgt_prompt\r\na.png,\"a \"\"red\"\" bird,\nsitting\",\"[\"\"x\"\"]\"\r\n\nb,c,d\n",
+        "image;tau\na.png;0.7\n\"b.png;1\n",
+    ];
+    let feed = |input: &[u8]| {
+        let read = |name: &str| entries(Path::new(name), input);
+        let all = [read("a.jsonl"), read("a.csv"), read("a")];
+        let jobs = all.into_iter().flatten().flatten();
+        jobs.filter(|entry| entry.content.is_ok()).count() > 0
+    };
+    (
+        seeds.map(|seed| seed.as_bytes().to_vec()).into(),
+        Box::new(feed),
+    )
 }
 
 fn recipes() -> Result<(Vec<Vec<u8>>, Feed)> {

@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub(crate) mod batch;
 pub(crate) mod completions;
 pub(crate) mod distill;
 pub(crate) mod edit;

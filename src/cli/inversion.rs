@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
+use candle_core::Tensor;
 use icd::pipeline::{InversionCache, Latents, Method, Pipeline};
 
 use super::{Console, canvas::Placed};
@@ -21,11 +22,16 @@ impl Inversion<'_> {
         let model = self.pipeline.model();
         let picture = self.placed.picture.to_tensor(model.device())?;
         let (prompt, seed) = (self.prompt, self.seed);
+        self.latents(self.pipeline.invert(&picture, prompt, seed, console)?)
+    }
+
+    /// The inverted latent with all that its file states.
+    pub(crate) fn latents(&self, latent: Tensor) -> Result<Latents> {
         Ok(Latents {
             method: Method::Icd,
-            latent: self.pipeline.invert(&picture, prompt, seed, console)?,
-            prompt: prompt.into(),
-            model: model.identity()?,
+            latent,
+            prompt: self.prompt.into(),
+            model: self.pipeline.model().identity()?,
             notes: self.notes()?,
         })
     }

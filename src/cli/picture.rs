@@ -87,13 +87,22 @@ pub(crate) fn write(
     settings: Option<&Settings>,
     existing: Existing,
 ) -> Result<()> {
-    let format = output::format(file)?;
-    let bytes = match settings {
-        Some(settings) => picture.encode_noted(format, &settings.text())?,
-        None => picture.encode(format)?,
-    };
+    let bytes = encoded(picture, file, settings)?;
     match output::is_stdout(file) {
         true => print_bytes(&bytes),
         false => Ok(write_file(file, &bytes, existing)?),
     }
+}
+
+/// The bytes of a picture's file of this name, as [`write`] writes them.
+pub(crate) fn encoded(
+    picture: &Picture,
+    file: &Path,
+    settings: Option<&Settings>,
+) -> Result<Vec<u8>> {
+    let format = output::format(file)?;
+    Ok(match settings {
+        Some(settings) => picture.encode_noted(format, &settings.text())?,
+        None => picture.encode(format)?,
+    })
 }

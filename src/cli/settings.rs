@@ -68,22 +68,22 @@ const DEFAULTS: &str = "defaults";
 const SWEEP: &str = "sweep";
 
 /// Keys that state what wrote the settings, from what and with what.
-const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
+pub(crate) const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
 
 /// Flags of files that are read, which are also looked for beside the picture.
-const READ: [&str; 3] = ["image", "latents", "mask"];
+pub(crate) const READ: [&str; 3] = ["image", "latents", "mask"];
 
 /// Flags of the input, whose content has to be the same.
 const INPUT: [&str; 2] = ["image", "latents"];
 
 /// Keys of older files and their current names.
-const RENAMED: [(&str, &str); 2] = [
+pub(crate) const RENAMED: [(&str, &str); 2] = [
     ("forward_path", "forward_timesteps"),
     ("reverse_path", "reverse_timesteps"),
 ];
 
 /// Flags that are mutually exclusive: those of the input and of the result's size.
-const EXCLUSIVE: [[&str; 2]; 2] = [["image", "latents"], ["model_size", "restore_size"]];
+pub(crate) const EXCLUSIVE: [[&str; 2]; 2] = [["image", "latents"], ["model_size", "restore_size"]];
 
 /// SHA-256 of an input: a picture's file, or the values of its latents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +143,31 @@ pub(crate) struct Origin {
     model: Option<String>,
     /// The hash that the input has to have, unless another one was asked for.
     input: Option<InputHash>,
+}
+
+impl Origin {
+    /// What settings that are repeated as they stand state of themselves.
+    pub(crate) fn stated(values: &Map<String, Value>) -> Self {
+        let stated = Settings {
+            values: values.clone(),
+            origin: Self::default(),
+        };
+        let text = |key| values.get(key).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            defaults: stated.defaults().into_iter().map(String::from).collect(),
+            model: text(MODEL_IDENTITY),
+            input: text(INPUT_HASH).map(InputHash),
+        }
+    }
+
+    /// This one, and what it does not know from another.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            defaults: self.defaults.into_iter().chain(other.defaults).collect(),
+            model: self.model.or(other.model),
+            input: self.input.or(other.input),
+        }
+    }
 }
 
 impl Settings {
@@ -371,7 +396,7 @@ fn is_replaced(id: &str, typed: &ArgMatches) -> bool {
 }
 
 /// The values of a flag in the settings, `None` for one without a value.
-fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
+pub(crate) fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
     let text = |value: &Value| match value {
         Value::String(text) => Ok(Some(text.clone())),
         Value::Number(number) => Ok(Some(number.to_string())),
@@ -380,6 +405,9 @@ fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
     match (action, value) {
         (ArgAction::SetTrue, Value::Bool(true)) => Ok(vec![None]),
         (ArgAction::SetTrue, Value::Bool(false)) => Ok(Vec::new()),
+        // As cells of CSV say it.
+        (ArgAction::SetTrue, Value::String(text)) if text == "true" => Ok(vec![None]),
+        (ArgAction::SetTrue, Value::String(text)) if text == "false" => Ok(Vec::new()),
         (ArgAction::SetTrue, _) => bail!("true or false is expected"),
         (ArgAction::Append, Value::Array(values)) => values.iter().map(text).collect(),
         (_, value) => Ok(vec![text(value)?]),
@@ -387,7 +415,7 @@ fn values(action: &ArgAction, value: &Value) -> Result<Vec<Option<String>>> {
 }
 
 /// The value of a flag, given or default.
-fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
+pub(crate) fn value(arg: &Arg, matches: &ArgMatches) -> Option<Value> {
     let id = arg.get_id().as_str();
     let values = matches.try_get_raw(id).ok().flatten()?;
     let typed = |text: &OsStr| match is_numeric(arg) {

@@ -53,10 +53,31 @@ const GENERATE: Flags = &[
     ("quiet", "Print errors only"),
 ];
 
+const BATCH: Flags = &[
+    (
+        "jobs",
+        "JSON lines, CSV, a folder of pictures, or - for jobs on stdin",
+    ),
+    ("output_dir", "The folder of results"),
+    ("shard", "Run a part of the jobs: 1/4, auto, or auto/4"),
+    (
+        "tgt_prompt",
+        "What each picture should show; may be repeated",
+    ),
+    ("replace", "Words of captions and those in their place"),
+    ("dry_run", "Only print what would be done"),
+    ("status", "Print what is done, failed and missing"),
+    ("force", "Replace other files of the same names"),
+    ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
+    ("yes", "Download without asking"),
+    ("quiet", "Print errors only"),
+];
+
 /// The flags in the short help of a command, if it does not show all.
 fn flags(command: &str) -> Option<Flags> {
     match command {
         "edit" => Some(EDIT),
+        "batch" => Some(BATCH),
         "invert" => Some(INVERT),
         "generate" => Some(GENERATE),
         _ => None,

@@ -5,5 +5,5 @@ pub(crate) mod download;
 pub(crate) mod dry_run;
 pub(crate) mod prompts;
 pub(crate) mod sheets;
-mod speed;
+pub(crate) mod speed;
 pub(crate) mod warnings;

@@ -26,6 +26,11 @@ pub fn write_tensors(
     metadata: Metadata,
     existing: Existing,
 ) -> Result<()> {
+    write_file(file, &encoded_tensors(tensors, &metadata)?, existing)
+}
+
+/// The bytes of a safetensors file. Equal values give equal bytes.
+pub fn encoded_tensors(tensors: &Tensors, metadata: &Metadata) -> Result<Vec<u8>> {
     let tensors = tensors
         .iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
@@ -33,11 +38,11 @@ pub fn write_tensors(
     tensors.sort_by_key(|(name, tensor)| by_width(tensor.dtype(), name));
     let table = tensors.iter();
     let table = table.map(|(name, tensor)| (&name[..], tensor.dtype(), tensor.dims()));
-    let mut bytes = header(table, &metadata);
+    let mut bytes = header(table, metadata);
     for (_, tensor) in &tensors {
         bytes.extend_from_slice(&tensor.data());
     }
-    write_file(file, &bytes, existing)
+    Ok(bytes)
 }
 
 /// The order of tensors in a file: wide types first, so that each is aligned.

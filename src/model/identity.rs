@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Model,
+    Model, once,
     text::{encoder_configs, tokenizer_files},
 };
 use crate::{
@@ -68,6 +68,10 @@ impl Model {
     /// The family and the hash of every file, by what it is for. A file that is missing, and
     /// so has a default, is told from any other.
     fn described(&self) -> Result<String> {
+        once(&self.known.described, || self.files_described())
+    }
+
+    fn files_described(&self) -> Result<String> {
         let mut parts = vec![self.family().to_string()];
         for network in self.parts.all() {
             for file in self.weights_of(network)? {

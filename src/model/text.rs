@@ -1,5 +1,7 @@
 //! Encodes prompts into the UNet's conditioning with one or two text encoders.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use super::{
@@ -59,8 +61,8 @@ pub struct EncodedPrompts {
 }
 
 /// The tokenizers of a model's text encoders.
-#[derive(Debug)]
-pub struct Tokenizers(Vec<(Tokenizer, usize)>);
+#[derive(Clone, Debug)]
+pub struct Tokenizers(Arc<[(Tokenizer, usize)]>);
 
 impl Tokenizers {
     /// Opens the tokenizers of a model, with their context lengths.

@@ -67,6 +67,22 @@ pub struct Edited {
     pub attention: Option<AttentionStore>,
 }
 
+impl Edited {
+    /// The results of some of the targets, which are counted from 0; without attention maps.
+    pub fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        let rows = |x: &Tensor| x.narrow(0, targets.start, targets.len());
+        let own = self.prompts.iter().skip(1 + targets.start);
+        let own = own.take(targets.len());
+        Ok(Self {
+            source: self.source.clone(),
+            targets: rows(&self.targets)?,
+            prompts: self.prompts.iter().take(1).chain(own).cloned().collect(),
+            blend_mask: self.blend_mask.as_ref().map(rows).transpose()?,
+            attention: None,
+        })
+    }
+}
+
 impl Pipeline {
     /// Denoises an inverted latent (1, 4, h, w) under the source prompt, unguided, and
     /// under the target prompts: side by side, in groups if they are many.

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 
 use crate::{
     error::{Error, Result},
-    io::{Existing, Metadata, read_file, write_tensors},
+    io::{Existing, Metadata, encoded_tensors, read_file, write_file},
     model::Model,
     picture::{
         Picture, Size,
@@ -158,16 +158,16 @@ impl Latents {
 
     /// Writes the latent in f32 with its metadata, atomically.
     pub fn write(&self, file: &Path, existing: Existing) -> Result<()> {
+        write_file(file, &self.encoded()?, existing)
+    }
+
+    /// The bytes of the file that [`write`](Self::write) writes.
+    pub fn encoded(&self) -> Result<Vec<u8>> {
         let mut notes = self.notes.clone();
         notes.insert(METHOD.into(), self.method.name().into());
         notes.insert("prompt".into(), self.prompt.clone());
         notes.insert("model".into(), self.model.clone());
-        write_tensors(
-            file,
-            &vec![("latent".into(), self.latent.clone())],
-            notes,
-            existing,
-        )
+        encoded_tensors(&vec![("latent".into(), self.latent.clone())], &notes)
     }
 }
 
@@ -176,6 +176,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::io::write_tensors;
 
     #[test]
     fn what_is_written_is_read() {

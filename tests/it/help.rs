@@ -10,10 +10,11 @@ use crate::{
     support::{Run, data, icd},
 };
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "edit",
     "invert",
     "generate",
+    "batch",
     "distill",
     "distill guidance",
     "distill consistency",
@@ -69,6 +70,10 @@ fn stage() -> tempfile::TempDir {
     weights(&at);
     fs::copy(data("square.png"), at("pictures/a.png")).expect("a picture");
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
+    let job = r#"{"image": "in.png", "src_prompt": "a bird", "tgt_prompt": "a dog"}"#;
+    fs::write(at("jobs.jsonl"), job).expect("jobs");
+    let jobs = "image,src_prompt,tgt_prompt\nin.png,a bird,a cat\n";
+    fs::write(at("jobs.csv"), jobs).expect("jobs");
     folder
 }
 

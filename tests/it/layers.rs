@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the highest to the lowest.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
+    "batch",
     "convert",
     "distill",
     "pipeline",

@@ -19,6 +19,13 @@ fn blocks(text: &str) -> Vec<String> {
     lines.map(|line| line.trim().to_owned()).collect()
 }
 
+/// The jobs that the README shows.
+fn jobs() -> String {
+    let readme = fs::read_to_string("README.md").expect("the README");
+    let (_, jobs) = readme.split_once("```json\n").expect("jobs");
+    jobs.split("```").next().expect("their end").to_owned()
+}
+
 /// A folder with the files that the README's commands take for granted.
 fn stage() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
@@ -28,6 +35,7 @@ fn stage() -> tempfile::TempDir {
         fs::copy(data("square.png"), at(picture)).expect("a picture");
     }
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
+    fs::write(at("jobs.jsonl"), jobs()).expect("jobs");
     distillations(&at);
     weights(&at);
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
@@ -105,12 +113,4 @@ fn the_examples_of_the_library_do_what_they_say() {
         values.len() == 4 && values[0] > values[3] && values[2] > values[3],
         "{told}"
     );
-}
-
-#[test]
-fn the_batch_script_edits_a_folder_and_goes_on() {
-    let (folder, hub) = (stage(), sd15());
-    let command = "examples/batch.sh pictures bird cat out --model shapes --size 64 && test -e out/a.png \
-                   && examples/batch.sh pictures bird cat out --model shapes";
-    run(command, folder.path(), &hub);
 }

@@ -328,3 +328,21 @@ fn a_strangers_sheet_sweeps_nothing_but_the_control() {
     let done = stranger(r#"["tau=1"]"#).args("-o o.png").succeeds();
     assert!(Path::exists(&done.path("o.png")));
 }
+
+#[test]
+fn a_job_of_a_batch_is_no_sheet() {
+    let sheet = edit("--sweep tau=0.5,1 -o sheet.png").succeeds();
+    let sheet = sheet.path("sheet.png").display().to_string();
+    let jobs = [
+        serde_json::json!({ "from": sheet, "output": "a.png" }),
+        serde_json::json!({ "from": sheet, "tau": 1, "output": "b.png" }),
+    ];
+    let jobs = jobs.map(|job| format!("{job}\n")).concat();
+    let done = icd("batch")
+        .file("jobs.jsonl", jobs.as_bytes())
+        .args("jobs.jsonl --output-dir out")
+        .fails(1, &["jobs.jsonl:1", "a job is one edit"]);
+    let alone = edit("--tau 1 -o b.png").succeeds();
+    assert!(done.bytes("out/b.png") == alone.bytes("b.png"));
+    assert!(!done.path("out/a.png").exists());
+}

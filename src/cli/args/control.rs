@@ -49,7 +49,7 @@ pub(crate) struct ControlArgs {
     /// Local blend: change the picture only where a source word or its target word is; auto:
     /// the words that differ; repeat it for several.
     #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend, allow_hyphen_values = true)]
-    blend: Vec<Blend>,
+    pub(crate) blend: Vec<Blend>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
     /// --tau) [default: target; source for SDXL with --control auto].
     #[arg(long, value_name = "source|target|TEXT", allow_hyphen_values = true)]

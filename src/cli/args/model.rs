@@ -122,7 +122,16 @@ enum DTypeValue {
 impl ModelArgs {
     /// Opens the model on its device, downloads missing files, and reports both.
     pub(crate) fn open(&self, console: &Console) -> Result<Pipeline> {
-        let device = self.device.open(&|line| console.note(line))?;
+        self.open_on(self.open_device(console)?, console)
+    }
+
+    /// Starts the CPU threads and opens the device, once in a process.
+    pub(crate) fn open_device(&self, console: &Console) -> Result<Device> {
+        self.device.open(&|line| console.note(line))
+    }
+
+    /// Opens the model on a device, downloads missing files, and reports both.
+    pub(crate) fn open_on(&self, device: Device, console: &Console) -> Result<Pipeline> {
         let placement = Placement::new(self.dtype_on(&device), device);
         console.note(&format!(
             "device: {}, weights in {}",

@@ -90,8 +90,13 @@ impl Seed {
         seed
     }
 
+    /// This seed, or one that is drawn now; and whether it was.
+    pub(crate) fn settled(self) -> (Self, bool) {
+        (Self::Given(self.drawn()), matches!(self, Self::Random))
+    }
+
     /// A random seed is of 32 bits, which are typed more easily than 64.
-    fn drawn(self) -> u64 {
+    pub(crate) fn drawn(self) -> u64 {
         match self {
             Self::Given(seed) => seed,
             // The keys of each state are random.

@@ -46,24 +46,24 @@ use crate::cli::{
 pub(crate) struct EditArgs {
     /// The picture (- for stdin): PNG, JPEG, WebP, GIF or BMP, recognised by its content.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["latents", "from"])]
-    image: Option<PathBuf>,
+    pub(crate) image: Option<PathBuf>,
     /// The latents that `icd invert` wrote, in place of a picture.
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
-    latents: Option<PathBuf>,
+    pub(crate) latents: Option<PathBuf>,
     /// What the picture shows [default with --latents: the prompt of the inversion].
     #[arg(long, allow_hyphen_values = true)]
     #[arg(required_unless_present_any = ["latents", "from"])]
-    src_prompt: Option<String>,
+    pub(crate) src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
     #[arg(long, required_unless_present_any = ["from", "sweep"], allow_hyphen_values = true)]
-    tgt_prompt: Vec<String>,
+    pub(crate) tgt_prompt: Vec<String>,
     /// Reuse the prompts, picture and settings in a picture that `icd edit` wrote; flags
     /// override them.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
-    output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
     #[arg(
@@ -72,13 +72,13 @@ pub(crate) struct EditArgs {
         default_value = "0",
         allow_negative_numbers = true
     )]
-    seed: Seed,
+    pub(crate) seed: Seed,
     /// Print what would be done (tokens, words, evaluations, memory); load no weights.
     #[arg(long)]
     dry_run: bool,
     /// Keep inversions in this folder and reuse them.
     #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
-    cache: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
     /// Most rows (the source and targets) of one network evaluation, more are evaluated in
     /// groups: less memory for many --tgt-prompt, the same results [default: 8].
     #[arg(long, value_name = "N")]
@@ -86,13 +86,13 @@ pub(crate) struct EditArgs {
     #[command(flatten)]
     sweep: SweepArgs,
     #[command(flatten)]
-    control: ControlArgs,
+    pub(crate) control: ControlArgs,
     #[command(flatten)]
-    result: ResultArgs,
+    pub(crate) result: ResultArgs,
     #[command(flatten)]
-    size: SizeArgs,
+    pub(crate) size: SizeArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(crate) model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -196,12 +196,12 @@ impl EditArgs {
     }
 
     /// The file of the picture or of its latents.
-    fn input(&self) -> Option<&Path> {
+    pub(crate) fn input(&self) -> Option<&Path> {
         self.image.as_deref().or(self.latents.as_deref())
     }
 
     /// Reads the input, before a model is opened, and hashes it.
-    fn read(&self, console: &Console) -> Result<(Input, InputHash)> {
+    pub(crate) fn read(&self, console: &Console) -> Result<(Input, InputHash)> {
         match (&self.image, &self.latents) {
             (Some(image), _) => {
                 let (photo, hash) = picture::read_hashed(image, console)?;

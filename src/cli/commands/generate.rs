@@ -17,6 +17,7 @@ use icd::{
     noise::Noise,
     picture::{Picture, Size},
     pipeline::{Pipeline, Residency, Workload},
+    prompt::Prompt,
 };
 use serde_json::Value;
 
@@ -53,12 +54,12 @@ pub(crate) struct GenerateArgs {
     from: Option<PathBuf>,
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
-    output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// The number of pictures, at most 10000, with seeds SEED, SEED+1, ..; written together at the end, or
     /// one by one with --residency all or shared.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_COUNT))]
-    count: u32,
+    pub(crate) count: u32,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
     #[arg(
@@ -67,7 +68,7 @@ pub(crate) struct GenerateArgs {
         default_value = "0",
         allow_negative_numbers = true
     )]
-    seed: Seed,
+    pub(crate) seed: Seed,
     /// Guidance scale [default: 7, or as the model's icd.toml says].
     #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
@@ -85,9 +86,9 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    save: SaveArgs,
+    pub(crate) save: SaveArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(crate) model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -104,42 +105,54 @@ impl GenerateArgs {
         self.check_outputs()?;
         let console = Console::new(self.report, false);
         let pipeline = self.model.open(&console)?;
-        let model = pipeline.model();
-        let text = self.prompt.as_deref().unwrap_or_default();
-        let prompt = model.tokenizers()?.tokenize(text)?;
-        let guidance = self.guidance(model)?;
-        let size = self.size(model)?;
-        warn_of_prompts(model, slice::from_ref(&prompt), &console)?;
-        warn_of_guidance(guidance, &console);
-        warn_of_size(model, size, &console)?;
-        warn_of_other_model(model, &settings, &console)?;
-        let steps = model.reverse_timesteps()?.count(); // fails before anything is loaded
+        let prepared = self.prepared(&pipeline, settings, &console)?;
         if self.dry_run {
             console.clear();
-            let evaluations = vec![1; steps * self.count as usize];
-            let load = Workload {
-                latent: model.latent_size(size)?,
-                evaluations,
-                encoded: 0,
-                decoded: self.count as usize,
-            };
-            let work = Work::of(&pipeline, load, size)?;
-            return dry_run::print_generation(model, &prompt, guidance, &work, self.report.json);
+            return self.print_plan(&pipeline, &prepared);
         }
-        let seed = self.seed.told(&console);
         drop(console);
-        let settings = settings.of_guidance(guidance).made_with(model)?;
-        let pictures = Pictures {
-            args: self,
-            pipeline: &pipeline,
-            prompt: text,
-            guidance,
-            seed,
-            settings,
-        };
         self.save
-            .check_settings(&self.output(), &pictures.settings(0))?;
-        pictures.make()
+            .check_settings(&self.output(), &prepared.settings(0))?;
+        self.make(&pipeline, &prepared)
+    }
+
+    /// Checks the generation against the model; no network is loaded.
+    pub(crate) fn prepared(
+        &self,
+        pipeline: &Pipeline,
+        settings: Settings,
+        console: &Console,
+    ) -> Result<Prepared> {
+        let model = pipeline.model();
+        let text = self.prompt.clone().unwrap_or_default();
+        let prompt = model.tokenizers()?.tokenize(&text)?;
+        let guidance = self.guidance(model)?;
+        let size = self.size(model)?;
+        warn_of_prompts(model, slice::from_ref(&prompt), console)?;
+        warn_of_guidance(guidance, console);
+        warn_of_size(model, size, console)?;
+        warn_of_other_model(model, &settings, console)?;
+        model.reverse_timesteps()?; // fails before anything is loaded
+        Ok(Prepared {
+            text,
+            prompt,
+            guidance,
+            size,
+            latent: model.latent_size(size)?,
+            seed: self.seed.told(console),
+            count: self.count as usize,
+            settings: settings.of_guidance(guidance).made_with(model)?,
+        })
+    }
+
+    /// Tells what the generation would do and take.
+    fn print_plan(&self, pipeline: &Pipeline, prepared: &Prepared) -> Result<()> {
+        let model = pipeline.model();
+        let work = Work::of(pipeline, prepared.workload(model)?, prepared.size)?;
+        let Prepared {
+            prompt, guidance, ..
+        } = prepared;
+        dry_run::print_generation(model, prompt, *guidance, &work, self.report.json)
     }
 
     fn guidance(&self, model: &Model) -> icd::Result<Guidance> {
@@ -189,65 +202,32 @@ impl GenerateArgs {
     }
 }
 
-/// The pictures of a run, with seeds in order.
-struct Pictures<'a> {
-    args: &'a GenerateArgs,
-    pipeline: &'a Pipeline,
-    prompt: &'a str,
-    guidance: Guidance,
-    /// The seed of the first.
-    seed: u64,
-    settings: Settings,
-}
-
-impl Pictures<'_> {
-    fn make(&self) -> Result<()> {
-        let indices: Vec<_> = (0..self.args.count as usize).collect();
-        let together = match self.pipeline.residency() {
+impl GenerateArgs {
+    fn make(&self, pipeline: &Pipeline, prepared: &Prepared) -> Result<()> {
+        let indices: Vec<_> = (0..prepared.count).collect();
+        let together = match pipeline.residency() {
             Residency::OneAtATime => indices.len(), // each network is loaded once
             Residency::All | Residency::Shared => 1,
         };
         let mut batches = indices.chunks(together);
-        batches.try_for_each(|batch| self.generate(batch))
+        batches.try_for_each(|batch| self.generate(pipeline, prepared, batch))
     }
 
     /// Generates and writes the pictures with these indices.
-    fn generate(&self, batch: &[usize]) -> Result<()> {
-        let (args, pipeline) = (self.args, self.pipeline);
-        let mut console = Console::new(args.report, args.save.dump.is_some());
-        let noises = batch.iter().map(|&index| self.noise(index));
-        let noises: Vec<_> = noises.collect::<icd::Result<_>>()?;
-        let latents = pipeline.generate(self.prompt, &noises, self.guidance, &mut console)?;
-        let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, &mut console)?;
+    fn generate(&self, pipeline: &Pipeline, prepared: &Prepared, batch: &[usize]) -> Result<()> {
+        let mut console = Console::new(self.report, self.save.dump.is_some());
+        let (latents, pictures) = prepared.pictures(pipeline, batch, &mut console)?;
         console.finish();
         for (row, &index) in batch.iter().enumerate() {
-            let settings = self.settings(index);
+            let settings = prepared.settings(index);
             self.write(index, &pictures[row], &latents[row], &settings)?;
-            let named = |file: &PathBuf| args.numbered(file, index);
-            let dump = args.save.dump.as_ref().map(named);
-            console.write_dump(dump.as_deref(), row, args.save.write.existing())?;
+            let named = |file: &PathBuf| self.numbered(file, index);
+            let dump = self.save.dump.as_ref().map(named);
+            console.write_dump(dump.as_deref(), row, self.save.write.existing())?;
             let facts = Value::Object(settings.facts());
-            console.result(&named(&args.output()), row, facts)?;
+            console.result(&named(&self.output()), row, facts)?;
         }
         Ok(())
-    }
-
-    fn seed(&self, index: usize) -> u64 {
-        self.seed.wrapping_add(index as u64)
-    }
-
-    /// The settings that repeat one of the pictures.
-    fn settings(&self, index: usize) -> Settings {
-        let settings = self.settings.clone();
-        settings.with("seed", self.seed(index)).with("count", 1)
-    }
-
-    /// The noise (1, 4, h, w) of one of the pictures.
-    fn noise(&self, index: usize) -> icd::Result<Tensor> {
-        let model = self.pipeline.model();
-        let Size { width, height } = model.latent_size(self.args.size(model)?)?;
-        let shape = (1, model.unet_config().in_channels, height, width);
-        Noise::new(self.seed(index)).normal(shape, model.device())
     }
 
     /// Writes a picture, and its latent if requested.
@@ -258,16 +238,75 @@ impl Pictures<'_> {
         latent: &Tensor,
         settings: &Settings,
     ) -> Result<()> {
-        let args = self.args;
-        let existing = args.save.write.existing();
-        let settings = (!args.save.no_metadata).then_some(settings);
-        let file = args.numbered(&args.output(), index);
+        let existing = self.save.write.existing();
+        let settings = (!self.save.no_metadata).then_some(settings);
+        let file = self.numbered(&self.output(), index);
         picture::write(picture, &file, settings, existing)?;
-        if let Some(file) = &args.save_latents {
-            let file = args.numbered(file, index);
+        if let Some(file) = &self.save_latents {
+            let file = self.numbered(file, index);
             let latents = vec![("latent".into(), latent.clone())];
             write_tensors(&file, &latents, HashMap::new(), existing)?;
         }
         Ok(())
+    }
+}
+
+/// A generation that was checked against its model: pictures with seeds in order.
+pub(crate) struct Prepared {
+    text: String,
+    prompt: Prompt,
+    guidance: Guidance,
+    /// The size of the pictures.
+    pub(crate) size: Size,
+    latent: Size,
+    /// The seed of the first.
+    seed: u64,
+    /// The number of pictures.
+    pub(crate) count: usize,
+    settings: Settings,
+}
+
+impl Prepared {
+    /// The latents and the pictures with these indices.
+    pub(crate) fn pictures(
+        &self,
+        pipeline: &Pipeline,
+        indices: &[usize],
+        console: &mut Console,
+    ) -> Result<(Vec<Tensor>, Vec<Picture>)> {
+        let noises = indices.iter().map(|&index| self.noise(pipeline, index));
+        let noises: Vec<_> = noises.collect::<icd::Result<_>>()?;
+        let latents = pipeline.generate(&self.text, &noises, self.guidance, console)?;
+        let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
+        Ok((latents, pictures))
+    }
+
+    /// What the networks have to do.
+    pub(crate) fn workload(&self, model: &Model) -> Result<Workload> {
+        let steps = model.reverse_timesteps()?.count();
+        Ok(Workload {
+            latent: self.latent,
+            evaluations: vec![1; steps * self.count],
+            encoded: 0,
+            decoded: self.count,
+        })
+    }
+
+    /// The settings that repeat one of the pictures.
+    pub(crate) fn settings(&self, index: usize) -> Settings {
+        let settings = self.settings.clone();
+        settings.with("seed", self.seed_of(index)).with("count", 1)
+    }
+
+    fn seed_of(&self, index: usize) -> u64 {
+        self.seed.wrapping_add(index as u64)
+    }
+
+    /// The noise (1, 4, h, w) of one of the pictures.
+    fn noise(&self, pipeline: &Pipeline, index: usize) -> icd::Result<Tensor> {
+        let model = pipeline.model();
+        let Size { width, height } = self.latent;
+        let shape = (1, model.unet_config().in_channels, height, width);
+        Noise::new(self.seed_of(index)).normal(shape, model.device())
     }
 }

@@ -46,6 +46,9 @@ Examples:
   icd inspect bird.edited.png
   icd inspect shapes --json";
 
+/// The key of the settings alone: those of the same names as facts of a file are with these.
+pub(crate) const SETTINGS: &str = "settings";
+
 /// The down factor of a LoRA in all naming conventions; its row count is the rank.
 const DOWN: [&str; 3] = ["lora_A", "lora.down", "lora_down"];
 
@@ -58,7 +61,12 @@ impl InspectArgs {
         facts.values_mut().for_each(cut);
         if self.json {
             let plain = |(name, value): (String, Value)| (name.replace(' ', "_"), value);
-            let facts: Facts = facts.into_iter().map(plain).collect();
+            let mut facts: Facts = facts.into_iter().map(plain).collect();
+            if let Ok(settings) = Settings::read(&self.what) {
+                let mut settings = settings.facts();
+                settings.values_mut().for_each(cut);
+                facts.insert(SETTINGS.into(), settings.into());
+            }
             return print_line(&Value::Object(facts).to_string());
         }
         let mut facts = facts.iter();

@@ -7,7 +7,11 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use icd::pipeline::Latents;
+use icd::{
+    model::Model,
+    picture::Picture,
+    pipeline::{Latents, Pipeline},
+};
 use serde_json::json;
 
 use crate::cli::{
@@ -30,13 +34,13 @@ use crate::cli::{
 pub(crate) struct InvertArgs {
     /// The picture (- for stdin): PNG, JPEG, WebP, GIF or BMP, recognised by its content.
     #[arg(long, value_name = "FILE")]
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// What the picture shows.
     #[arg(long, allow_hyphen_values = true)]
-    prompt: String,
+    pub(crate) prompt: String,
     /// The inverted latent [default: IN.latents.safetensors].
     #[arg(long, short, value_name = "FILE", value_parser = output::tensors())]
-    output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Seed of the noise, which is that of PyTorch's CPU generator; random: another one each
     /// time, which is told.
     #[arg(
@@ -45,7 +49,7 @@ pub(crate) struct InvertArgs {
         default_value = "0",
         allow_negative_numbers = true
     )]
-    seed: Seed,
+    pub(crate) seed: Seed,
     /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     reconstruct: Option<PathBuf>,
@@ -54,13 +58,13 @@ pub(crate) struct InvertArgs {
     dump: Option<PathBuf>,
     /// Keep inversions in this folder and reuse them.
     #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
-    cache: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
     #[command(flatten)]
     write: WriteArgs,
     #[command(flatten)]
-    size: SizeArgs,
+    pub(crate) size: SizeArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(crate) model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -78,18 +82,8 @@ impl InvertArgs {
         let output = self.checked_output()?;
         let photo = picture::read(&self.image, &console)?;
         let pipeline = self.model.open(&console)?;
-        let model = pipeline.model();
-        let prompt = model.tokenizers()?.tokenize(&self.prompt)?;
-        warn_of_prompts(model, &[prompt], &console)?;
-        let placed = Placed::new(&photo, self.size.canvas(model)?);
-        model.latent_size(placed.picture.size())?;
-        warn_of_size(model, placed.picture.size(), &console)?;
-        let inversion = Inversion {
-            pipeline: &pipeline,
-            placed: &placed,
-            prompt: &self.prompt,
-            seed: self.seed.told(&console),
-        };
+        let placed = self.placed(&photo, pipeline.model(), &console)?;
+        let inversion = self.inversion(&pipeline, &placed, &console);
         let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
         latents.write(&output, self.write.existing())?;
         let mut facts = json!({ "prompt": self.prompt, "seed": inversion.seed });
@@ -102,6 +96,36 @@ impl InvertArgs {
         console.write_dump(self.dump.as_deref(), 0, self.write.existing())?;
         console.finish();
         console.result(&output, 0, facts)
+    }
+
+    /// The picture at the size of the work; checks it and the prompt against the model.
+    pub(crate) fn placed<'a>(
+        &self,
+        photo: &'a Picture,
+        model: &Model,
+        console: &Console,
+    ) -> Result<Placed<'a>> {
+        let prompt = model.tokenizers()?.tokenize(&self.prompt)?;
+        warn_of_prompts(model, &[prompt], console)?;
+        let placed = Placed::new(photo, self.size.canvas(model)?);
+        model.latent_size(placed.picture.size())?;
+        warn_of_size(model, placed.picture.size(), console)?;
+        Ok(placed)
+    }
+
+    /// The inversion of a picture that was placed.
+    pub(crate) fn inversion<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        placed: &'a Placed<'a>,
+        console: &Console,
+    ) -> Inversion<'a> {
+        Inversion {
+            pipeline,
+            placed,
+            prompt: &self.prompt,
+            seed: self.seed.told(console),
+        }
     }
 
     fn checked_output(&self) -> Result<PathBuf> {

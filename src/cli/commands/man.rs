@@ -43,11 +43,15 @@ const SECTIONS: [Section; 3] = [
             ("0", "Done."),
             (
                 "1",
-                "Failed: a file, the network or the machine is at fault.",
+                "Failed: a file, the network or the machine is at fault; of icd batch: some jobs failed.",
             ),
             (
                 "2",
                 "Wrong usage: a flag, a setting or a prompt is at fault.",
+            ),
+            (
+                "75",
+                "Of icd batch: the machine failed (disk full, out of memory, device lost), not a job; run it again.",
             ),
             ("128 + N", "Ended by signal N; no partial files are left."),
         ],

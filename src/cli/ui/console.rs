@@ -23,6 +23,8 @@ use crate::cli::{ReportArgs, args::output};
 
 /// Most bytes of a message: it may quote what a stranger wrote.
 const MAX_MESSAGE: usize = 4096;
+/// Most warnings that are told.
+const MAX_WARNINGS: usize = 1000;
 /// Most bytes of a stranger's text in a line.
 const MAX_FOREIGN: usize = 1000;
 
@@ -102,7 +104,17 @@ pub(crate) struct Console {
     pictures: Vec<Record>,
     dumps: bool,
     /// What is told only once and has been.
-    told: RefCell<BTreeSet<String>>,
+    once: RefCell<BTreeSet<String>>,
+    /// The jobs of a batch, whose progress is shown instead of that of steps.
+    jobs: Option<Jobs>,
+}
+
+/// The progress of a batch.
+#[derive(Default)]
+struct Jobs {
+    /// What the current job is called in warnings; empty between jobs.
+    label: String,
+    failed: usize,
 }
 
 /// The evaluations and values of a picture.
@@ -127,8 +139,60 @@ impl Console {
             common: Record::default(),
             pictures: Vec::new(),
             dumps,
-            told: RefCell::default(),
+            once: RefCell::default(),
+            jobs: None,
         }
+    }
+
+    /// A console with one bar for all jobs of a batch.
+    pub(crate) fn of_jobs(report: ReportArgs) -> Self {
+        let mut console = Self::new(report, false);
+        console.jobs = Some(Jobs::default());
+        console
+    }
+
+    /// Shows the progress of so many jobs.
+    pub(crate) fn begin_jobs(&self, what: &'static str, count: usize) {
+        self.bar.set_style(style(JOBS));
+        self.bar.set_length(count as u64);
+        self.bar.set_position(0);
+        self.bar.reset_elapsed();
+        self.bar.set_prefix(what);
+    }
+
+    /// Begins a job, which warnings name; an empty name ends it.
+    pub(crate) fn begin_job(&mut self, label: String) {
+        self.common = Record::default();
+        self.pictures.clear();
+        if let Some(jobs) = &mut self.jobs {
+            jobs.label = label;
+        }
+    }
+
+    /// Ends so many jobs.
+    pub(crate) fn end_jobs(&mut self, count: usize) {
+        self.begin_job(String::new());
+        self.bar.inc(count as u64);
+    }
+
+    /// Counts a job that failed, and tells why.
+    pub(crate) fn job_failed(&mut self, reason: &str) {
+        self.bar.suspend(|| log_error(reason));
+        if let Some(jobs) = &mut self.jobs {
+            jobs.failed += 1;
+            self.bar.set_message(format!(", {} failed", jobs.failed));
+        }
+    }
+
+    /// Prints the result of a job.
+    pub(crate) fn print(&self, line: &str) -> Result<()> {
+        self.bar.suspend(|| print_line(line))
+    }
+
+    /// The rows of each evaluation of the current job.
+    pub(crate) fn evaluations(&self) -> Vec<usize> {
+        let own = self.pictures.iter().chain([&self.common]);
+        own.flat_map(|own| own.evaluations.clone()).collect()
     }
 
     /// Whether every value is kept for a dump.
@@ -141,30 +205,49 @@ impl Console {
         self.bar.suspend(|| f(self.report.quiet))
     }
 
-    /// Prints a message to stderr, unless quiet.
+    /// Prints a message to stderr, unless quiet. One of a job of a batch is a detail.
     pub(crate) fn note(&self, line: &str) {
-        if !self.report.quiet {
-            self.bar.suspend(|| log_line(line));
+        if self.job().is_empty() || self.report.verbose {
+            self.told(line);
         }
     }
 
     /// Prints a message to stderr, unless quiet or told before.
     pub(crate) fn note_once(&self, line: &str) {
-        if self.told.borrow_mut().insert(line.into()) {
+        if self.is_new(line) {
             self.note(line);
         }
     }
 
-    /// Prints a warning to stderr, unless quiet; each one once.
+    /// Prints a warning to stderr, unless quiet; each one once, of as many as are kept.
     pub(crate) fn warn(&self, line: &str) {
-        self.note_once(&format!("warning: {line}"));
+        if self.is_new(line) {
+            self.told(&format!("{}warning: {line}", self.job()));
+        }
+    }
+
+    /// Whether a line was not told before.
+    fn is_new(&self, line: &str) -> bool {
+        let mut once = self.once.borrow_mut();
+        once.len() < MAX_WARNINGS && once.insert(line.into())
     }
 
     /// Prints a message to stderr if verbose.
     pub(crate) fn detail(&self, line: &str) {
         if self.report.verbose {
-            self.note(line);
+            self.told(line);
         }
+    }
+
+    fn told(&self, line: &str) {
+        if !self.report.quiet {
+            self.bar.suspend(|| log_line(line));
+        }
+    }
+
+    /// The name of the current job of a batch.
+    fn job(&self) -> &str {
+        self.jobs.as_ref().map_or("", |jobs| &jobs.label)
     }
 
     /// The record of the current picture.
@@ -241,17 +324,21 @@ impl Observer for Console {
     fn observe(&mut self, event: Event) {
         match event {
             Event::Begins(what) => {
-                self.bar.set_style(style(WAITING));
-                self.bar.set_message(what);
+                if self.jobs.is_none() {
+                    self.bar.set_style(style(WAITING));
+                    self.bar.set_message(what);
+                }
                 let seconds = self.began.elapsed().as_secs_f64();
                 self.detail(&format!("{seconds:7.1} s  {what}"));
             }
             Event::Picture(index) => self.pictures.resize(index + 1, Record::default()),
             Event::Evaluated { step, of, rows } => {
                 self.record().evaluations.push(rows);
-                self.bar.set_style(style(STEPPING));
-                self.bar.set_length(of as u64);
-                self.bar.set_position(step as u64 + 1);
+                if self.jobs.is_none() {
+                    self.bar.set_style(style(STEPPING));
+                    self.bar.set_length(of as u64);
+                    self.bar.set_position(step as u64 + 1);
+                }
             }
             Event::Value(name, value) => {
                 if self.dumps {
@@ -277,6 +364,8 @@ impl Drop for Console {
 const WAITING: &str = "{spinner} {msg} {elapsed}";
 /// The progress template for sampling steps.
 const STEPPING: &str = "{spinner} {msg} {bar:24} {pos}/{len} {elapsed}";
+/// The progress template for the jobs of a batch.
+const JOBS: &str = "{spinner} {prefix} {bar:24} {pos}/{len}, {per_sec}, {eta} to go{msg}";
 
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template);

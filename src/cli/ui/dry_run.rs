@@ -191,7 +191,7 @@ fn taken(model: &Model, work: &Work) -> Result<Facts> {
 }
 
 /// A duration to one or two digits.
-fn rough(seconds: f64) -> String {
+pub(crate) fn rough(seconds: f64) -> String {
     match seconds {
         s if s < 0.1 => "0.1 s".into(),
         s if s < 10.0 => format!("{s:.1} s"),

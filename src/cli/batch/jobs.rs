@@ -1,0 +1,125 @@
+//! The jobs of a manifest: all are understood before the first is run, and those that are in
+//! each other's way are refused.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use icd::{
+    Error,
+    batch::{Entry, Fault, Shard, entries, jobs_of_folder},
+    io::{read_file, resolved},
+};
+
+use super::{parser::Parser, runner::Ready, task::Task};
+
+/// A line that is no job, or whose job cannot be run.
+pub(crate) struct Refused {
+    pub(crate) line: usize,
+    pub(crate) fault: Fault,
+}
+
+/// What a manifest holds, in the order of lines.
+pub(crate) type Line = Result<Task, Refused>;
+
+/// Reads a manifest: a file of JSON lines or CSV, or a folder of pictures.
+pub(crate) fn read(manifest: &Path) -> Result<Vec<Entry>> {
+    if manifest.is_dir() {
+        return Ok(jobs_of_folder(manifest)?);
+    }
+    let bytes = read_file(manifest).map_err(|error| Error::io(manifest, error));
+    Ok(entries(manifest, &bytes?)?)
+}
+
+/// Understands the entries. Two jobs with one result are both at fault, and so is a job whose
+/// result is another one's input: which of them came first would decide.
+pub(crate) fn understood(entries: Vec<Entry>, parser: &mut Parser) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let line = entry.line;
+        let task = parser.task(entry);
+        lines.push(task.map_err(|fault| Refused { line, fault }));
+    }
+    let inputs: HashSet<PathBuf> = tasks(&lines).flat_map(inputs_of).collect();
+    let mut makers: HashMap<PathBuf, Vec<usize>> = HashMap::new();
+    for task in tasks(&lines) {
+        for file in &task.files {
+            makers.entry(resolved(file)).or_default().push(task.line);
+        }
+    }
+    let refused = |task: &Task| {
+        let faults = task.files.iter().filter_map(|file| {
+            let path = resolved(file);
+            let name = file.display();
+            let others = makers.get(&path).into_iter().flatten();
+            let mut others = others.filter(|line| **line != task.line);
+            if let Some(other) = others.next() {
+                return Some(format!("output: {name}: line {other} has the same output"));
+            }
+            let is_input = inputs.contains(&path);
+            is_input.then(|| format!("output: {name}: this is the input of a job"))
+        });
+        faults.into_iter().next()
+    };
+    let settle = |line: Line| {
+        let task = line?;
+        match refused(&task) {
+            Some(reason) => Err(Refused {
+                line: task.line,
+                fault: Fault {
+                    kept: task.kept,
+                    reason,
+                },
+            }),
+            None => Ok(task),
+        }
+    };
+    lines.into_iter().map(settle).collect()
+}
+
+fn tasks(lines: &[Line]) -> impl Iterator<Item = &Task> {
+    lines.iter().filter_map(|line| line.as_ref().ok())
+}
+
+fn inputs_of(task: &Task) -> Vec<PathBuf> {
+    task.work.inputs().map(resolved).collect()
+}
+
+/// The lines of a shard, or all, in the order in which they run: those of one model together,
+/// and in these those of one inversion.
+pub(crate) fn of_shard(lines: Vec<Line>, shard: Option<Shard>) -> Result<Vec<Line>> {
+    let shared = lines.iter().map(|line| match line {
+        Ok(task) => task.shared(),
+        Err(refused) => [String::new(), format!("line {}", refused.line)],
+    });
+    let shared: Vec<_> = shared.collect();
+    let whole = Shard::new(0, 1).context("a shard")?;
+    let own = shard.unwrap_or(whole).of(&shared);
+    let mut lines: Vec<_> = lines.into_iter().map(Some).collect();
+    let lines = own.into_iter().filter_map(|index| lines[index].take());
+    Ok(lines.collect())
+}
+
+/// Groups jobs, in the order in which they run, to walks of at most so many targets.
+pub(crate) fn walks(jobs: Vec<Ready>, most: usize) -> Vec<Vec<Ready>> {
+    let mut walks: Vec<Vec<Ready>> = Vec::new();
+    let mut open: HashMap<String, (usize, usize)> = HashMap::new();
+    for ready in jobs {
+        let (own, key) = (ready.task.files.len(), ready.task.walk());
+        let key = key.filter(|_| own < most);
+        let place = key.as_ref().and_then(|key| open.get(key).copied());
+        match place.filter(|(_, targets)| targets + own <= most) {
+            Some((walk, targets)) => {
+                walks[walk].push(ready);
+                open.extend(key.map(|key| (key, (walk, targets + own))));
+            }
+            None => {
+                open.extend(key.map(|key| (key, (walks.len(), own))));
+                walks.push(vec![ready]);
+            }
+        }
+    }
+    walks
+}

@@ -1,0 +1,262 @@
+//! `icd batch`.
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::{ArgMatches, Args, Command};
+use icd::{
+    Error,
+    batch::{AutoShard, Failures, Ledger, Part, Replacement, Shard},
+};
+
+use crate::cli::{
+    Console, ReportArgs,
+    args::{
+        control::ControlArgs, device, model::ModelArgs, output, result::KeepPixels, size::SizeArgs,
+        values::Seed,
+    },
+    batch::{
+        jobs::{self, Line},
+        manifest::Batch,
+        parser::Parser,
+        plan,
+        report::Told,
+        results::{Results, Taken},
+        runner::Runner,
+        status, worker,
+    },
+    exit::Exit,
+    in_flags,
+};
+
+/// Runs many edits, generations and inversions with the model loaded once.
+///
+/// A job is a line of JSON or a record of CSV with a header: its keys are the flags of its
+/// verb with underscores, as the settings in a PNG, `verb` is edit unless it says generate or
+/// invert, and `output` lies below the folder of results. A cell of CSV that is a JSON array
+/// is a list. In a folder each picture NAME.png is a job, with its caption NAME.txt as source
+/// prompt and NAME.mask.png as mask. Flags given here hold for all jobs that do not say
+/// otherwise.
+///
+/// All jobs are checked before a network is loaded. Each result is written when it is made; a
+/// finished one, told by its settings or by the ledger in DIR, is skipped, so that the same
+/// command goes on after an interruption. What fails stops nothing and is listed in
+/// DIR/failed.jsonl, which can be mended and run in turn.
+///
+/// Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or no manifest, 75 the machine
+/// failed (disk full, out of memory, device lost): run it again.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BatchArgs {
+    /// JSON lines, CSV with a header, or a folder of pictures; - takes jobs as JSON lines from stdin and
+    /// answers each by a line on stdout before it reads the next.
+    #[arg(value_name = "JOBS")]
+    jobs: PathBuf,
+    /// The folder of results.
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+    /// Run a part of the jobs, K from 1; auto: the task of a SLURM array or of srun, or of an AWS
+    /// Batch array; auto/N: of so many, as for Kubernetes, which tells no number.
+    #[arg(long, value_name = "K/N|auto|auto/N")]
+    shard: Option<ShardChoice>,
+    /// Replace existing files that are not results of the same settings.
+    #[arg(long)]
+    force: bool,
+    /// Print the number of jobs, finished ones, evaluations, time and disk; load no weights.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print what is done, failed and missing over all shards; 1 unless all is done.
+    #[arg(long, conflicts_with = "dry_run")]
+    status: bool,
+    /// Words of the source prompt and those in their place in the target prompt, for jobs without
+    /// one; repeat it for several.
+    #[arg(long, value_name = "FROM=TO", conflicts_with = "tgt_prompt")]
+    replace: Vec<Replacement>,
+    /// Most rows (sources and targets) of one network evaluation [default: 8].
+    #[arg(long, value_name = "N")]
+    max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+    #[command(flatten)]
+    _of_jobs: OfJobs,
+}
+
+/// Settings of all jobs that do not say otherwise, as their own commands have them.
+#[derive(Args)]
+struct OfJobs {
+    /// What each picture should show; repeat it for several edits of one inversion.
+    #[arg(long, allow_hyphen_values = true)]
+    tgt_prompt: Vec<String>,
+    /// Seed of the noise, or random.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
+    /// Keep inversions in this folder and reuse them.
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Leave the settings out of the PNGs.
+    #[arg(long)]
+    no_metadata: bool,
+    /// As that of `icd edit`.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, default_missing_value = "on")]
+    #[arg(hide_possible_values = true)]
+    keep_pixels: Option<KeepPixels>,
+    /// Leave results at the size of the work.
+    #[arg(long, conflicts_with = "restore_size")]
+    model_size: bool,
+    /// Scale results to the size of their input with --size or latents, too.
+    #[arg(long)]
+    restore_size: bool,
+    #[command(flatten)]
+    control: ControlArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd batch jobs.jsonl --output-dir out
+  icd batch pictures --replace \"bird=lego bird\" --output-dir out
+  icd batch jobs.csv --output-dir out --shard 1/4 --dry-run
+  echo '{\"verb\": \"generate\", \"prompt\": \"an owl\"}' | icd batch - --output-dir out";
+
+/// The shard of `--shard`.
+#[derive(Clone, Copy, Debug)]
+enum ShardChoice {
+    Given(Shard),
+    Auto(AutoShard),
+}
+
+impl FromStr for ShardChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.starts_with("auto") {
+            true => text.parse().map(Self::Auto),
+            false => text.parse().map(Self::Given),
+        }
+    }
+}
+
+impl ShardChoice {
+    fn shard(self) -> Result<Shard> {
+        let variable = |name: &str| std::env::var(name).ok();
+        match self {
+            Self::Given(shard) => Ok(shard),
+            Self::Auto(auto) => Ok(auto.found(&variable)?),
+        }
+    }
+}
+
+impl BatchArgs {
+    /// Runs the jobs; `command` is that of the program, and `given` what was given to this one.
+    pub(crate) fn run(&self, command: &Command, given: &ArgMatches) -> Result<()> {
+        let folder = &self.output_dir;
+        let mut parser = Parser::new(command, given, (folder, &self.replace));
+        let is_worker = output::is_stdout(&self.jobs);
+        let reason =
+            "jobs from stdin are not counted beforehand: no --shard, --dry-run or --status";
+        let counts = self.shard.is_some() || self.dry_run || self.status;
+        ensure!(!(is_worker && counts), Error::setting(reason));
+        let shard = self.shard.map(ShardChoice::shard).transpose()?;
+        if is_worker {
+            return self.serve(&mut parser);
+        }
+        let entries = jobs::read(&self.jobs).map_err(|error| usage(&error))?;
+        let lines = jobs::understood(entries, &mut parser);
+        let results = self.results()?;
+        if self.status {
+            return status::print(&lines, &results, &mut parser, self.report);
+        }
+        let lines = jobs::of_shard(lines, shard)?;
+        let part = shard.map_or(Part::Whole, Part::Shard);
+        match self.dry_run {
+            true => self.plan(lines, results),
+            false => self.work(lines, results, part),
+        }
+    }
+
+    fn results(&self) -> Result<Results> {
+        let folder = &self.output_dir;
+        let reason = || format!("{}: this is not a folder", folder.display());
+        ensure!(
+            !folder.exists() || folder.is_dir(),
+            Error::setting(reason())
+        );
+        let taken = match self.force {
+            true => Taken::Replaced,
+            false => Taken::Fails,
+        };
+        Results::read(folder, taken)
+    }
+
+    /// Creates the folder of results.
+    fn create_folder(&self) -> Result<()> {
+        let folder = &self.output_dir;
+        let created = fs::create_dir_all(folder);
+        Ok(created.map_err(|error| Error::io(folder, error))?)
+    }
+
+    fn runner(&self, results: Results) -> Result<Runner> {
+        let console = Console::of_jobs(self.report);
+        let device = self.model.open_device(&console)?;
+        console.note(&format!("device: {}", device::name(&device)));
+        Ok(Runner::new(device, self.max_rows, results, console))
+    }
+
+    /// Serves jobs from stdin.
+    fn serve(&self, parser: &mut Parser) -> Result<()> {
+        self.create_folder()?;
+        let (ledger, part) = Ledger::of_worker(&self.output_dir)?;
+        let results = self.results()?.with_ledger(ledger);
+        let mut runner = self.runner(results)?;
+        let mut failures = Failures::begin(&self.output_dir, part, Path::new(""))?;
+        runner.console.clear();
+        let served = worker::serve(&mut runner, parser, &mut failures);
+        let told = failures.path().display().to_string();
+        failures.finish().context(Exit::Machine)?;
+        match served? {
+            0 => Ok(()),
+            failed => {
+                let told = format!("{failed} of the jobs failed: see {told}");
+                Err(Exit::JobsFailed(Some(told)).into())
+            }
+        }
+    }
+
+    /// Runs the jobs of a manifest.
+    fn work(&self, lines: Vec<Line>, results: Results, part: Part) -> Result<()> {
+        self.create_folder()?;
+        let ledger = Ledger::open(&self.output_dir, part)?;
+        let mut runner = self.runner(results.with_ledger(ledger))?;
+        let failures = Failures::begin(&self.output_dir, part, &self.jobs);
+        let told = match self.report.json {
+            true => Told::Objects,
+            false => Told::Names,
+        };
+        let failures = failures.context(Exit::Machine)?;
+        Batch::new(&self.jobs, failures, told).run(lines, &mut runner)
+    }
+
+    /// Tells what the jobs would take.
+    fn plan(&self, lines: Vec<Line>, results: Results) -> Result<()> {
+        let mut runner = self.runner(results)?;
+        plan::print(&self.jobs, lines, &mut runner, self.report)
+    }
+}
+
+/// A manifest that cannot be read is wrong usage.
+fn usage(error: &anyhow::Error) -> Error {
+    Error::setting(in_flags(error))
+}
