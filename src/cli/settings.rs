@@ -1,4 +1,4 @@
-//! The settings in a PNG: a JSON object whose keys are the command's flags with
+//! The settings in a picture: a JSON object whose keys are the command's flags with
 //! underscores. `icd edit --from` and `icd generate --from` read it back.
 
 use std::{
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::output;
 
-use super::args::values::Seed;
+use super::args::{sweep::Axis, values::Seed};
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -48,6 +48,7 @@ const ASIDE: &[&str] = &[
     "yes",
     "force",
     "from",
+    "pick",
     "config_file",
     "no_metadata",
     "help",
@@ -63,10 +64,13 @@ const MODEL_IDENTITY: &str = "model_identity";
 /// The key of the list of settings that were left to the program.
 const DEFAULTS: &str = "defaults";
 
+/// The key of the axes of a sheet.
+const SWEEP: &str = "sweep";
+
 /// Keys that state what wrote the settings, from what and with what.
 pub(crate) const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
 
-/// Flags of files that are read, which are also looked for beside the PNG.
+/// Flags of files that are read, which are also looked for beside the picture.
 pub(crate) const READ: [&str; 3] = ["image", "latents", "mask"];
 
 /// Flags of the input, whose content has to be the same.
@@ -192,6 +196,15 @@ impl Settings {
         self
     }
 
+    /// The settings without some values.
+    pub(crate) fn without(mut self, keys: &[&str]) -> Self {
+        for key in keys {
+            self.values.remove(*key);
+            self.origin.defaults.remove(*key);
+        }
+        self
+    }
+
     /// The settings with the hash of their input, which is from `file`. Another one than they
     /// have from [`completed`] is an error.
     pub(crate) fn of_input(self, hash: InputHash, file: Option<&Path>) -> Result<Self> {
@@ -229,7 +242,7 @@ impl Settings {
         Ok((made_with != model.identity()?).then_some(made_with))
     }
 
-    /// Reads the settings embedded in a PNG.
+    /// Reads the settings embedded in a picture.
     pub(crate) fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
@@ -315,7 +328,10 @@ impl Settings {
                     origin.defaults.insert(key.clone());
                 }
                 let values = values(action, value);
-                let values = values.with_context(|| format!("its setting {key:?}"))?;
+                let mut values = values.with_context(|| format!("its setting {key:?}"))?;
+                if key == SWEEP {
+                    values.retain(|axis| !is_fixed(axis.as_deref(), typed));
+                }
                 let hash = self.values.get(INPUT_HASH).filter(|_| key == "image");
                 arguments.extend(values.into_iter().map(|value| match value {
                     Some(text) if READ.contains(&key.as_str()) => {
@@ -361,8 +377,14 @@ fn is_left(value: &Value) -> bool {
     }
 }
 
+/// Whether the flag of an axis was given explicitly: there is nothing to sweep then.
+fn is_fixed(axis: Option<&str>, typed: &ArgMatches) -> bool {
+    let axis = axis.and_then(|axis| axis.parse::<Axis>().ok());
+    axis.is_some_and(|axis| is_typed(&axis.id, typed))
+}
+
 /// Whether a flag was given explicitly.
-fn is_typed(id: &str, typed: &ArgMatches) -> bool {
+pub(crate) fn is_typed(id: &str, typed: &ArgMatches) -> bool {
     typed.try_contains_id(id).unwrap_or(false)
         && typed.value_source(id) == Some(ValueSource::CommandLine)
 }

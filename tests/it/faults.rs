@@ -291,7 +291,7 @@ fn latents() {
 /// A PNG that carries a note.
 fn noted(note: &str) -> Vec<u8> {
     let picture = Picture::new(Size::new(1, 1), vec![0; 3]).expect("a pixel");
-    picture.encode_noted(note).expect("its bytes")
+    picture.encode_noted(Format::Png, note).expect("its bytes")
 }
 
 fn from(bytes: &[u8]) -> Run {

@@ -243,7 +243,7 @@ fn a_picture_made_with_other_weights_is_told() {
     }
     let picture = Picture::read(&done.path("out.png")).expect("a picture");
     let png = picture
-        .encode_noted(&Value::Object(other).to_string())
+        .encode_noted(icd::picture::Format::Png, &Value::Object(other).to_string())
         .expect("a PNG");
     let from = || {
         icd("edit")
@@ -350,7 +350,9 @@ fn what_was_found_out_is_not_what_a_file_states() {
     let stated = json!({ "verb": "edit", "kind": "lies", "size": "9x9", "seed": 3 });
     let picture = Picture::read(&data("square.png")).expect("a picture");
     let size = picture.size().to_string();
-    let png = picture.encode_noted(&stated.to_string()).expect("a PNG");
+    let png = picture
+        .encode_noted(icd::picture::Format::Png, &stated.to_string())
+        .expect("a PNG");
     let told = icd("inspect")
         .file("x.png", &png)
         .args("x.png --json")

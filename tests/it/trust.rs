@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use icd::picture::Picture;
+use icd::picture::{Format, Picture};
 use serde_json::{Value, json};
 
 use crate::support::{Done, Run, data, icd};
@@ -27,7 +27,9 @@ fn with_settings(more: &Value) -> Vec<u8> {
         settings[key] = value.clone();
     }
     let picture = Picture::read(&data("square.png")).expect("a picture");
-    picture.encode_noted(&settings.to_string()).expect("a PNG")
+    picture
+        .encode_noted(Format::Png, &settings.to_string())
+        .expect("a PNG")
 }
 
 fn from(png: &[u8]) -> Run {
@@ -81,7 +83,7 @@ fn settings_that_are_not_understood_are_named() {
     assert_eq!(picture.size().to_string(), "32x32");
     let long = format!("{}\u{1b}[2J", "x".repeat(200_000));
     let picture = Picture::read(&data("square.png")).expect("a picture");
-    let told = from(&picture.encode_noted(&long).expect("a PNG"))
+    let told = from(&picture.encode_noted(Format::Png, &long).expect("a PNG"))
         .fails(1, &["stranger.png"])
         .stderr;
     assert!(told.len() < 5000 && !told.contains('\u{1b}'), "{told}");

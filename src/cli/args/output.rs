@@ -18,6 +18,8 @@ use icd::{
     picture::Format,
 };
 
+use crate::cli::{picture, settings::Settings};
+
 /// The name that stands for stdout.
 const STDOUT: &str = "-";
 
@@ -27,11 +29,21 @@ pub(crate) struct SaveArgs {
     /// Every intermediate value, as safetensors.
     #[arg(long, value_name = "FILE", value_parser = tensors())]
     pub(crate) dump: Option<PathBuf>,
-    /// Leave the settings out of the PNG.
+    /// Leave the settings out of the picture.
     #[arg(long)]
     pub(crate) no_metadata: bool,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
+}
+
+impl SaveArgs {
+    /// Fails if settings are to be in a file that cannot hold them.
+    pub(crate) fn check_settings(&self, file: &Path, settings: &Settings) -> Result<()> {
+        match self.no_metadata {
+            true => Ok(()),
+            false => picture::check_settings(file, settings),
+        }
+    }
 }
 
 /// Whether existing files are replaced.

@@ -120,8 +120,8 @@ pub(crate) struct Console {
     /// One record per picture, if there are several.
     pictures: Vec<Record>,
     dumps: bool,
-    /// The warnings so far.
-    warned: RefCell<BTreeSet<String>>,
+    /// What is told only once and has been.
+    once: RefCell<BTreeSet<String>>,
     /// The jobs of a batch, whose progress is shown instead of that of steps.
     jobs: Option<Jobs>,
 }
@@ -156,7 +156,7 @@ impl Console {
             common: Record::default(),
             pictures: Vec::new(),
             dumps,
-            warned: RefCell::default(),
+            once: RefCell::default(),
             jobs: None,
         }
     }
@@ -229,12 +229,24 @@ impl Console {
         }
     }
 
+    /// Prints a message to stderr, unless quiet or told before.
+    pub(crate) fn note_once(&self, line: &str) {
+        if self.is_new(line) {
+            self.note(line);
+        }
+    }
+
     /// Prints a warning to stderr, unless quiet; each one once, of as many as are kept.
     pub(crate) fn warn(&self, line: &str) {
-        let mut warned = self.warned.borrow_mut();
-        if warned.len() < MAX_WARNINGS && warned.insert(line.into()) {
+        if self.is_new(line) {
             self.told(&format!("{}warning: {line}", self.job()));
         }
+    }
+
+    /// Whether a line was not told before.
+    fn is_new(&self, line: &str) -> bool {
+        let mut once = self.once.borrow_mut();
+        once.len() < MAX_WARNINGS && once.insert(line.into())
     }
 
     /// Prints a message to stderr if verbose.
