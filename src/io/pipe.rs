@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 
 use crate::error::{Error, Result};
 
@@ -53,7 +53,8 @@ fn read(mut pipe: impl Read) -> io::Result<Vec<u8>> {
     (&mut pipe)
         .take(length.ok_or_else(foreign)?)
         .read_to_end(&mut bytes)?;
-    let header = SafeTensors::read_metadata(&bytes).map_err(|_| foreign())?.1;
+    let header = bytes.get(8..).unwrap_or_default();
+    let header: Metadata = serde_json::from_slice(header).map_err(|_| foreign())?;
     pipe.take(header.data_len() as u64 + 1)
         .read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -2,17 +2,19 @@
 
 /// What a tensor's name says about its file.
 enum Sign {
+    Is(&'static str),
     Ends(&'static str),
     Begins(&'static str),
     Contains(&'static str),
 }
 
-use Sign::{Begins, Contains, Ends};
+use Sign::{Begins, Contains, Ends, Is};
 
 /// The kind of file to which a tensor of this name belongs, if it is one of those that
 /// are known by name.
 pub(super) fn kind(name: &str) -> Option<&'static str> {
     let is = |(sign, _): &&(Sign, _)| match sign {
+        Is(text) => name == *text,
         Ends(text) => name.ends_with(text),
         Begins(text) => name.starts_with(text),
         Contains(text) => name.contains(text),
@@ -62,6 +64,9 @@ const KINDS: &[(Sign, &str)] = &[
     (Begins("controlnet_"), "a ControlNet"),
     (Begins("emb_params"), EMBEDDING),
     (Begins("string_to_param"), EMBEDDING),
+    (Is("clip_l"), EMBEDDING),
+    (Is("clip_g"), EMBEDDING),
+    (Begins("<"), EMBEDDING), // diffusers names the tensor after the word
     (Begins("transformer."), TRANSFORMER),
     (Begins("lora_transformer_"), TRANSFORMER),
     (Contains("double_blocks"), TRANSFORMER),
@@ -98,6 +103,8 @@ mod tests {
             ("x.lora_embedding_A", "embeddings"),
             ("transformer.blocks.0.lora_A.weight", "transformer"),
             ("x.scale_weight", "fp8"),
+            ("clip_g", "textual inversion"),
+            ("<cat-toy>", "textual inversion"),
             (
                 "lora_te2_transformer_resblocks_0_attn_in_proj.lora_up.weight",
                 "OpenCLIP",

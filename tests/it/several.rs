@@ -113,11 +113,11 @@ fn edits_of_one_inversion_are_made_as_each_alone() {
 
 #[test]
 fn every_target_is_blended_by_its_own_words_and_repeats_alone() {
+    const DOG: &str = "a photo of a dog";
+    const DRAWING: &str = "a drawing of a bird";
     if device() != "cpu" {
         return; // products of more rows may round otherwise there
     }
-    const DOG: &str = "a photo of a dog";
-    const DRAWING: &str = "a drawing of a bird";
     let edit = |targets: &[(&str, &str)], blend: &str| {
         let run = icd("edit")
             .path("--model", &data("sd"))
