@@ -87,18 +87,16 @@ impl Tau {
             full_until,
             none_from,
         };
-        match (0.0..=1.0).contains(&full_until) && (full_until..=1.0).contains(&none_from) {
-            true => Ok(tau),
-            false => {
-                let ends = match full_until == none_from {
-                    true => format!("{full_until:?}"),
-                    false => format!("{full_until:?}..{none_from:?}"),
-                };
-                Err(Error::setting(format!(
-                    "tau {ends}: it must be from 0 to 1, the smaller end of a ramp first"
-                )))
-            }
+        if (0.0..=1.0).contains(&full_until) && (full_until..=1.0).contains(&none_from) {
+            return Ok(tau);
         }
+        let ends = match full_until.total_cmp(&none_from).is_eq() {
+            true => format!("{full_until:?}"),
+            false => format!("{full_until:?}..{none_from:?}"),
+        };
+        Err(Error::setting(format!(
+            "tau {ends}: it must be from 0 to 1, the smaller end of a ramp first"
+        )))
     }
 
     /// The default for edits with these reverse timesteps, guided in all steps but the

@@ -74,9 +74,9 @@ fn publish(unfinished: Vec<(PathBuf, AtomicFile)>) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for (file, content) in unfinished {
         if let Err(error) = content.finish() {
-            files.iter().for_each(|file| {
+            for file in &files {
                 let _ = fs::remove_file(file);
-            });
+            }
             return Err(error);
         }
         files.push(file);

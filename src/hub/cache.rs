@@ -226,6 +226,20 @@ mod tests {
         assert_eq!(cache.file(&branch, "unet/y"), None);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_branch_whose_commit_is_in_no_file_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, branch) = (Cache::new(folder.path()), Repository::new("a/b"));
+        let refs = folder.path().join("models--a--b/refs");
+        fs::create_dir_all(&refs).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", refs.join("main")).unwrap();
+        assert_eq!(cache.snapshot(&branch), None);
+        fs::remove_file(refs.join("main")).unwrap();
+        fs::write(refs.join("main"), "0123").unwrap();
+        assert!(cache.snapshot(&branch).is_some());
+    }
+
     #[test]
     fn a_file_without_links_is_a_copy() {
         let folder = tempfile::tempdir().unwrap();

@@ -52,7 +52,7 @@ fn what_is_hardly_meant_is_warned_of_once() {
     warns(|| toy("", "a red star"), &["a prompt is empty"]);
     warns(
         || toy("a giraffe", "a red giraffe and a zebra"),
-        &["giraffe zebra"],
+        &["giraffe, zebra"],
     );
     let twice = || {
         toy("a blue star", "a red star")

@@ -23,7 +23,7 @@ use crate::cli::{ReportArgs, args::output};
 
 /// Most bytes of a message and of one of its lines: it may quote what a stranger wrote.
 const MAX_MESSAGE: usize = 4096;
-const MAX_LINE: usize = 400;
+const MAX_LINE: usize = 350;
 /// Most warnings that are told.
 const MAX_WARNINGS: usize = 1000;
 /// Most bytes of a stranger's text in a line.
@@ -408,7 +408,7 @@ mod tests {
     fn no_line_of_a_message_is_long() {
         let message = format!("a {}: it is missing\nsee --help", "x".repeat(3000));
         let told = short(&message);
-        assert!(told.lines().all(|line| line.len() < 450), "{told}");
+        assert!(told.lines().all(|line| line.len() < 400), "{told}");
         assert!(told.starts_with("a xxx") && told.contains("it is missing\n"));
         assert!(told.ends_with("see --help"));
         assert_eq!(short("a bird\na dog"), "a bird\na dog");

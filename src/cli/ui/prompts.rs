@@ -42,7 +42,7 @@ pub(crate) fn warn_of_prompts(model: &Model, prompts: &[Prompt], console: &Conso
     unseen.sort();
     unseen.dedup();
     if !unseen.is_empty() {
-        console.warn(&format!("the model never saw: {}", named(&unseen)));
+        console.warn(&format!("the model never saw: {}", named(&unseen, ", ")));
     }
     Ok(())
 }
@@ -61,13 +61,14 @@ fn warn_unread(prompt: &Prompt, console: &Console) {
         console.warn(&format!(
             "prompts are cut after {} tokens; ignored: {}",
             prompt.context(),
-            named(&unread)
+            named(&unread, " ")
         ));
     }
 }
 
 /// The first few of some words.
-fn named(words: &[String]) -> String {
-    let more = if words.len() > NAMED { " .." } else { "" };
-    format!("{}{more}", words[..words.len().min(NAMED)].join(" "))
+fn named(words: &[String], separator: &str) -> String {
+    let more = (words.len() > NAMED).then_some("..");
+    let words = words.iter().take(NAMED).map(String::as_str);
+    words.chain(more).collect::<Vec<_>>().join(separator)
 }
