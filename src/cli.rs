@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod effective;
 mod exit;
+mod grid;
 mod interrupt;
 mod inversion;
 mod keep;
@@ -15,28 +16,27 @@ mod picture;
 mod settings;
 mod short_help;
 mod threads;
+mod typed;
 mod ui;
 
 use std::{env, ffi::OsString, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
-    error::ErrorKind,
+    error::{ContextKind, ContextValue, ErrorKind},
 };
-use icd::{
-    Error,
-    error::{abridged, reason_of},
-};
+use icd::{Error, error::reason_of};
 
 use commands::{
     batch as batches, completions, distill, edit, generate, inspect, invert, man, model as models,
 };
 use config::{Config, is_set_to_nothing};
+use edit::{Call, Sweep};
 use exit::Exit;
 use serde_json::json;
 use settings::{Origin, Settings};
-use ui::console::{Console, log_error, log_line};
+use ui::console::{Console, log_error, log_failure};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -129,7 +129,7 @@ struct ReportArgs {
 /// signal.
 pub(crate) fn run() -> ExitCode {
     let listening = interrupt::end_at_signals();
-    match listening.and_then(|()| parsed()).and_then(Parsed::run) {
+    match listening.and_then(|()| task()).and_then(Task::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -152,15 +152,12 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(code);
     }
     let message = match usage {
-        Some(usage) => first_line(&usage.to_string()),
+        Some(usage) => first_paragraph(&usage.to_string()),
         None => in_flags(error),
     };
     match (usage, as_json) {
-        (_, true) => {
-            let message = abridged(&message, 1000);
-            log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
-        }
-        // Harmless like every message: the settings of a PNG are arguments, too.
+        (_, true) => log_failure(&message, code),
+        // Harmless like every message: the settings of a picture are arguments, too.
         (Some(usage), false) => {
             let report = usage.render().to_string();
             log_error(report.trim_end().trim_start_matches("error: "));
@@ -175,13 +172,22 @@ fn is_help(usage: &clap::Error) -> bool {
     usage.exit_code() == 0 || usage.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// The first line of clap's report, without its label.
-fn first_line(report: &str) -> String {
-    let line = report.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).into()
+/// The first paragraph of clap's report on one line, without its label: what is wrong, and
+/// what is missing or possible.
+fn first_paragraph(report: &str) -> String {
+    let lines: Vec<_> = report.lines().map(str::trim).collect();
+    let first = lines.split(|line| line.is_empty()).next().unwrap_or(&[]);
+    let text = first.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).into()
 }
 
-/// The parsed command line.
+/// What is to be done.
+enum Task {
+    Command(Parsed),
+    Sweep(Sweep),
+}
+
+/// A parsed command line.
 struct Parsed {
     verb: Verb,
     settings: Settings,
@@ -190,12 +196,36 @@ struct Parsed {
     matches: ArgMatches,
 }
 
-/// The parsed command, completed with the settings of the `--from` file.
-fn parsed() -> Result<Parsed> {
+/// The task of the command line.
+fn task() -> Result<Task> {
     let typed: Vec<_> = env::args_os().collect();
-    let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
+    let matches = without_empty_variables(command()).try_get_matches_from(&typed);
+    let matches = matches.map_err(|error| with_flag(error, &typed))?;
     let config = Config::of(&command(), &matches)?;
     let command = without_empty_variables(config.applied(command()));
+    let parsed = parsed(&command, typed, &matches)?;
+    match (parsed.verb, matches.subcommand()) {
+        (Verb::Edit(args), Some((name, own))) if args.is_sweep() => {
+            let edit = command.find_subcommand(name).unwrap_or(&command);
+            let call = (*args, parsed.settings);
+            Sweep::of(call, (edit, own), &|typed| call_of(&command, typed)).map(Task::Sweep)
+        }
+        (verb, _) => Ok(Task::Command(Parsed { verb, ..parsed })),
+    }
+}
+
+/// The edit of another command line.
+fn call_of(command: &Command, typed: Vec<OsString>) -> Result<Call> {
+    let matches = command.clone().try_get_matches_from(&typed)?;
+    let parsed = parsed(command, typed, &matches)?;
+    match parsed.verb {
+        Verb::Edit(args) => Ok((*args, parsed.settings)),
+        _ => bail!("this is no edit"),
+    }
+}
+
+/// The parsed command line, completed with the settings of the `--from` file.
+fn parsed(command: &Command, typed: Vec<OsString>, matches: &ArgMatches) -> Result<Parsed> {
     let of = |verb| command.find_subcommand(verb);
     let (typed, origin) = match matches
         .subcommand()
@@ -213,9 +243,27 @@ fn parsed() -> Result<Parsed> {
     Ok(Parsed {
         verb: cli.verb,
         settings: settings.unwrap_or_default(),
-        command,
+        command: command.clone(),
         matches,
     })
+}
+
+/// The report of a word that no argument takes, with the flag that it is likely meant for.
+fn with_flag(mut error: clap::Error, typed: &[OsString]) -> clap::Error {
+    let verb = typed.get(1).and_then(|verb| verb.to_str());
+    let flag = match verb {
+        Some("edit" | "invert") => "--image",
+        Some("generate") => "--prompt",
+        _ => return error,
+    };
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && !word.starts_with('-')
+    {
+        let tip = format!("did you mean {flag} {word:?}?").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// The command with environment variables that are set to nothing counted as not set.
@@ -227,9 +275,18 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_subcommands(without_empty_variables)
 }
 
-impl Parsed {
+impl Task {
     fn run(self) -> Result<()> {
         icd::kernel::check_instruction_set()?;
+        match self {
+            Self::Command(parsed) => parsed.run(),
+            Self::Sweep(sweep) => sweep.run(),
+        }
+    }
+}
+
+impl Parsed {
+    fn run(self) -> Result<()> {
         let own = self.matches.subcommand().map(|(_, own)| own);
         match self.verb {
             Verb::Edit(args) => args.run(self.settings),

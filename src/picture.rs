@@ -2,6 +2,7 @@
 
 mod animation;
 mod composite;
+pub mod contact;
 mod decode;
 mod encode;
 mod exif;
@@ -160,6 +161,30 @@ impl Picture {
     pub fn resized(&self, to: Size) -> Self {
         let size = to.at_least_one();
         self.of_pixels(size, resize(&self.pixels, self.size, size))
+    }
+
+    /// A white picture of at least one pixel.
+    fn blank(size: Size) -> Self {
+        let size = size.at_least_one();
+        Self {
+            size,
+            pixels: vec![u8::MAX; CHANNELS * size.pixels()],
+            profile: None,
+        }
+    }
+
+    /// Each pixel as a square of `factor` times `factor`, at least one.
+    fn magnified(&self, factor: usize) -> Self {
+        let factor = factor.max(1);
+        let (from, _) = self.pixels.as_chunks::<CHANNELS>();
+        let wide = |row: &[[u8; CHANNELS]]| -> Vec<u8> {
+            let repeated = row.iter().flat_map(|pixel| [*pixel].repeat(factor));
+            repeated.flatten().collect()
+        };
+        let rows = from.chunks(self.size.width).map(wide);
+        let pixels = rows.flat_map(|row| row.repeat(factor)).collect();
+        let Size { width, height } = self.size;
+        self.of_pixels(Size::new(factor * width, factor * height), pixels)
     }
 
     fn paste(&mut self, part: &Self, left: usize, top: usize) {

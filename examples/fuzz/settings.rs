@@ -10,24 +10,28 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use icd::picture::{Picture, Size};
+use icd::picture::{Format, Picture, Size};
 
 use crate::targets::{Feed, data};
 
-const SEEDS: [&str; 3] = [
+const SEEDS: [&str; 4] = [
     r#"{"verb":"edit","version":"0.1.0","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","seed":"0","guidance":"4","tau":"0.8","fit":"pad","restore_size":true}"#,
     r#"{"verb":"edit","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a heart","a\u001b[2J star"],"blend":["star:heart"],"cross_replace":["0.4","star=0.2..0.9"],"self_replace":"0.6","amplify":["heart=2"],"reverse_timesteps":"999,779,519,259,0","mask":"in.png"}"#,
     r#"{"verb":"edit","dump=x.safetensors":true,"save-latents":"y","output":"z.png","threads":"1024","cache":"c","lora":["in.png=1"],"early_prompt":"target","vae_tiling":"on","device":"cuda:7"}"#,
+    r#"{"verb":"edit","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","sweep":["tau=0.7,1","amplify=star=2,none"]}"#,
 ];
 
 pub(crate) fn open() -> Result<(Vec<Vec<u8>>, Feed)> {
     let program = program()?;
     let folder = tempfile::tempdir()?;
     let photo = Picture::read(&data("square.png"))?.resized(Size::new(16, 16));
-    fs::write(folder.path().join("in.png"), photo.encode_noted("")?)?;
+    fs::write(
+        folder.path().join("in.png"),
+        photo.encode_noted(Format::Png, "")?,
+    )?;
     let feed = move |input: &[u8]| {
         let note = String::from_utf8_lossy(input).replace('\0', "?");
-        let Ok(png) = photo.encode_noted(&note) else {
+        let Ok(png) = photo.encode_noted(Format::Png, &note) else {
             return false;
         };
         fs::write(folder.path().join("from.png"), png).expect("a folder that can be written");
@@ -73,8 +77,17 @@ fn run(program: &Path, folder: &Path) -> bool {
     let files = fs::read_dir(folder).expect("the folder").flatten();
     let others: Vec<_> = files
         .map(|file| file.file_name())
-        .filter(|name| !["in.png", "from.png", "out.png"].contains(&&*name.to_string_lossy()))
+        .filter(|name| !is_expected(&name.to_string_lossy()))
         .collect();
     assert!(others.is_empty(), "it writes {others:?}");
     code == Some(0)
+}
+
+/// Whether it is a file of this folder, or a result: several are numbered.
+fn is_expected(name: &str) -> bool {
+    let number = name
+        .strip_prefix("out-")
+        .and_then(|name| name.strip_suffix(".png"));
+    let is_result = number.is_some_and(|number| number.parse::<usize>().is_ok());
+    is_result || ["in.png", "from.png", "out.png"].contains(&name)
 }

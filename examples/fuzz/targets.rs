@@ -119,7 +119,9 @@ fn pictures() -> Result<(Vec<Vec<u8>>, Feed)> {
     for format in [Format::Png, Format::Jpeg, Format::WebP] {
         seeds.push(small.encode(format)?);
     }
-    seeds.push(small.encode_noted("{\"verb\":\"edit\"}")?);
+    for format in [Format::Png, Format::Jpeg, Format::WebP] {
+        seeds.push(small.encode_noted(format, "{\"verb\":\"edit\"}")?);
+    }
     Ok((seeds, Box::new(is_picture)))
 }
 
@@ -135,7 +137,7 @@ fn pngs() -> Result<(Vec<Vec<u8>>, Feed)> {
     let small = Picture::read(&data("square.png"))?.resized(Size::new(12, 9));
     let seeds = vec![
         small.encode(Format::Png)?,
-        small.encode_noted("{\"verb\":\"edit\"}")?,
+        small.encode_noted(Format::Png, "{\"verb\":\"edit\"}")?,
         small
             .with_profile(Some([7; 200].into()))
             .encode(Format::Png)?,
@@ -171,15 +173,18 @@ fn exifs() -> Result<(Vec<Vec<u8>>, Feed)> {
         &b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"[..],
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
         b"http://ns.adobe.com/xap/1.0/\0<d tiff:Orientation=\"6\"/>",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x1a\0\0\0\0\
+          \0\x01\x92\x86\0\x07\0\0\0\x0e\0\0\0\x2c\0\0\0\0ASCII\0\0\0icd {}",
     ];
     let feed = move |input: &[u8]| {
         let content = &input[..input.len().min(65_533)];
         let length = (content.len() as u16 + 2).to_be_bytes();
         let whole = [&[0xff, 0xd8, 0xff, 0xe1], &length[..], content, &jpeg[2..]].concat();
+        let noted = note(&whole).is_some();
         let picture = Picture::decode(&whole, Path::new("fuzz"));
         // Whatever it says, the pixels are there.
         let size = picture.expect("a picture").size();
-        size.width < size.height
+        noted || size.width < size.height
     };
     Ok((seeds.map(Vec::from).into(), Box::new(feed)))
 }
@@ -277,6 +282,7 @@ fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
     let (folder, file) = scratch("safetensors")?;
     let reading = AdapterOptions {
         alpha: Some(8.0),
+        weight: 1.0,
         rounding: DType::F16,
     };
     let feed = move |input: &[u8]| {
@@ -312,6 +318,7 @@ fn adapter_configs() -> Result<(Vec<Vec<u8>>, Feed)> {
     let folder = tempfile::tempdir()?;
     let reading = AdapterOptions {
         alpha: None,
+        weight: 1.0,
         rounding: DType::F32,
     };
     let feed = move |input: &[u8]| {

@@ -6,4 +6,5 @@ pub(crate) mod model;
 pub(crate) mod output;
 pub(crate) mod result;
 pub(crate) mod size;
+pub(crate) mod sweep;
 pub(crate) mod values;

@@ -2,11 +2,11 @@
 
 use std::{fs::File, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use icd::{
     Error,
     io::{Existing, write_file},
-    picture::{Format, Picture, bytes_of, is_animated},
+    picture::{Picture, bytes_of, is_animated, note},
 };
 
 use super::{
@@ -64,8 +64,23 @@ pub(crate) fn read_mask(file: &Path, console: &Console) -> Result<Picture> {
     Ok(mask)
 }
 
+/// Fails if the format of a file cannot hold the settings, before the work is done.
+pub(crate) fn check_settings(file: &Path, settings: &Settings) -> Result<()> {
+    let (format, text) = (output::format(file)?, settings.text());
+    let reason = || {
+        format!(
+            "{}: the settings take {} bytes, more than a {format} holds: name a .png or .webp \
+             file, or pass --no-metadata",
+            file.display(),
+            text.len()
+        )
+    };
+    ensure!(note::fits(format, &text), Error::setting(reason()));
+    Ok(())
+}
+
 /// Writes a picture in the format given by the file extension, or to stdout as
-/// PNG; a PNG embeds `settings`, if given.
+/// PNG; with `settings` embedded, if given.
 pub(crate) fn write(
     picture: &Picture,
     file: &Path,
@@ -85,8 +100,9 @@ pub(crate) fn encoded(
     file: &Path,
     settings: Option<&Settings>,
 ) -> Result<Vec<u8>> {
-    Ok(match (settings, output::format(file)?) {
-        (Some(settings), Format::Png) => picture.encode_noted(&settings.text())?,
-        (_, format) => picture.encode(format)?,
+    let format = output::format(file)?;
+    Ok(match settings {
+        Some(settings) => picture.encode_noted(format, &settings.text())?,
+        None => picture.encode(format)?,
     })
 }

@@ -1,4 +1,4 @@
-//! The settings in a PNG: a JSON object whose keys are the command's flags with
+//! The settings in a picture: a JSON object whose keys are the command's flags with
 //! underscores. `icd edit --from` and `icd generate --from` read it back.
 
 use std::{
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::output;
 
-use super::args::values::Seed;
+use super::args::{sweep::Axis, values::Seed};
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -48,6 +48,7 @@ const ASIDE: &[&str] = &[
     "yes",
     "force",
     "from",
+    "pick",
     "config_file",
     "no_metadata",
     "help",
@@ -63,10 +64,13 @@ const MODEL_IDENTITY: &str = "model_identity";
 /// The key of the list of settings that were left to the program.
 const DEFAULTS: &str = "defaults";
 
+/// The key of the axes of a sheet.
+const SWEEP: &str = "sweep";
+
 /// Keys that state what wrote the settings, from what and with what.
 pub(crate) const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
 
-/// Flags of files that are read, which are also looked for beside the PNG.
+/// Flags of files that are read, which are also looked for beside the picture.
 pub(crate) const READ: [&str; 3] = ["image", "latents", "mask"];
 
 /// Flags of the input, whose content has to be the same.
@@ -192,6 +196,15 @@ impl Settings {
         self
     }
 
+    /// The settings without some values.
+    pub(crate) fn without(mut self, keys: &[&str]) -> Self {
+        for key in keys {
+            self.values.remove(*key);
+            self.origin.defaults.remove(*key);
+        }
+        self
+    }
+
     /// The settings with the hash of their input, which is from `file`. Another one than they
     /// have from [`completed`] is an error.
     pub(crate) fn of_input(self, hash: InputHash, file: Option<&Path>) -> Result<Self> {
@@ -223,12 +236,13 @@ impl Settings {
     /// The identity of the model that made the picture whose settings are repeated, if this
     /// model is another one.
     pub(crate) fn other_model(&self, model: &Model) -> Result<Option<&str>> {
-        let own = model.identity()?;
-        let made_with = self.origin.model.as_deref();
-        Ok(made_with.filter(|made_with| *made_with != own))
+        let Some(made_with) = self.origin.model.as_deref() else {
+            return Ok(None);
+        };
+        Ok((made_with != model.identity()?).then_some(made_with))
     }
 
-    /// Reads the settings embedded in a PNG.
+    /// Reads the settings embedded in a picture.
     pub(crate) fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).with_context(|| file.display().to_string())?;
         let note = note::note(&bytes).with_context(|| {
@@ -250,7 +264,10 @@ impl Settings {
                     origin: Origin::default(),
                 })
             }
-            _ => bail!("{}: its settings are not a JSON object", file.display()),
+            _ => bail!(
+                "{}: its icd settings are damaged: they are no JSON object",
+                file.display()
+            ),
         }
     }
 
@@ -280,8 +297,12 @@ impl Settings {
         folder: &Path,
     ) -> Result<(Vec<OsString>, Origin)> {
         let verb = command.get_name();
-        if self.values.get("verb").and_then(Value::as_str) != Some(verb) {
-            bail!("its settings are not those of `icd {verb}`");
+        match self.values.get("verb").and_then(Value::as_str) {
+            Some(made_by) if made_by == verb => {}
+            Some(made_by @ ("edit" | "generate")) => {
+                bail!("it was made by `icd {made_by}`: repeat it by that command");
+            }
+            _ => bail!("its settings are not those of `icd {verb}`"),
         }
         let (mut arguments, defaults) = (Vec::new(), self.defaults());
         let mut origin = Origin {
@@ -307,7 +328,10 @@ impl Settings {
                     origin.defaults.insert(key.clone());
                 }
                 let values = values(action, value);
-                let values = values.with_context(|| format!("its setting {key:?}"))?;
+                let mut values = values.with_context(|| format!("its setting {key:?}"))?;
+                if key == SWEEP {
+                    values.retain(|axis| !is_fixed(axis.as_deref(), typed));
+                }
                 let hash = self.values.get(INPUT_HASH).filter(|_| key == "image");
                 arguments.extend(values.into_iter().map(|value| match value {
                     Some(text) if READ.contains(&key.as_str()) => {
@@ -353,8 +377,14 @@ fn is_left(value: &Value) -> bool {
     }
 }
 
+/// Whether the flag of an axis was given explicitly: there is nothing to sweep then.
+fn is_fixed(axis: Option<&str>, typed: &ArgMatches) -> bool {
+    let axis = axis.and_then(|axis| axis.parse::<Axis>().ok());
+    axis.is_some_and(|axis| is_typed(&axis.id, typed))
+}
+
 /// Whether a flag was given explicitly.
-fn is_typed(id: &str, typed: &ArgMatches) -> bool {
+pub(crate) fn is_typed(id: &str, typed: &ArgMatches) -> bool {
     typed.try_contains_id(id).unwrap_or(false)
         && typed.value_source(id) == Some(ValueSource::CommandLine)
 }

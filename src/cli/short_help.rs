@@ -10,10 +10,11 @@ const EDIT: Flags = &[
     ("image", "The picture to edit (- for stdin)"),
     ("src_prompt", "What the picture shows"),
     ("tgt_prompt", "What it should show; may be repeated"),
-    ("from", "Repeat the edit of a PNG with other flags"),
+    ("from", "Repeat an edit with other flags"),
     ("output", "The edited picture [default: IN.edited.png]"),
     ("seed", "Seed of the noise"),
     ("dry_run", "Only print what would be done"),
+    ("sweep", "A sheet of several values, as in tau=0.7,0.8"),
     ("guidance", "How closely the target is followed"),
     ("tau", "Lower preserves more, from 0 to 1"),
     ("amplify", "Strengthen a word, as in dog=4"),
@@ -39,7 +40,7 @@ const INVERT: Flags = &[
 
 const GENERATE: Flags = &[
     ("prompt", "What the picture should show"),
-    ("from", "Repeat the generation of a PNG with other flags"),
+    ("from", "Repeat a generation with other flags"),
     ("output", "The picture [default: generated.png]"),
     ("count", "How many, with seeds N, N+1, .."),
     ("seed", "Seed of the noise"),

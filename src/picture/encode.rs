@@ -56,11 +56,17 @@ impl fmt::Display for Format {
 impl Picture {
     /// Encodes the picture with its colour profile.
     pub fn encode(&self, format: Format) -> Result<Vec<u8>> {
+        self.encode_with(format, None)
+    }
+
+    /// Encodes the picture with its colour profile and EXIF, which has to fit into the format.
+    pub(super) fn encode_with(&self, format: Format, exif: Option<Vec<u8>>) -> Result<Vec<u8>> {
         let mut out = Vec::new();
+        let jpeg = |out| JpegEncoder::new_with_quality(out, JPEG_QUALITY);
         let encoded = match format {
-            Format::Png => self.feed(PngEncoder::new(&mut out)),
-            Format::Jpeg => self.feed(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY)),
-            Format::WebP => self.feed(WebPEncoder::new_lossless(&mut out)),
+            Format::Png => self.feed(PngEncoder::new(&mut out), exif),
+            Format::Jpeg => self.feed(jpeg(&mut out), exif),
+            Format::WebP => self.feed(WebPEncoder::new_lossless(&mut out), exif),
         };
         let size = self.size();
         match encoded {
@@ -78,9 +84,13 @@ impl Picture {
         write_file(path, &bytes, Existing::Replace)
     }
 
-    fn feed(&self, mut encoder: impl ImageEncoder) -> ImageResult<()> {
+    fn feed(&self, mut encoder: impl ImageEncoder, exif: Option<Vec<u8>>) -> ImageResult<()> {
         if let Some(profile) = self.profile() {
             let set = encoder.set_icc_profile(profile.to_vec());
+            set.map_err(ImageError::Unsupported)?;
+        }
+        if let Some(exif) = exif {
+            let set = encoder.set_exif_metadata(exif);
             set.map_err(ImageError::Unsupported)?;
         }
         let (width, height) = (self.size().width as u32, self.size().height as u32);
@@ -117,11 +127,12 @@ mod tests {
         let profile = [&[7; 16][..], b"RGB ", &[9; 300]].concat();
         let mut picture = noise(3, 2);
         picture.profile = Some(profile.clone().into());
-        let noted = picture.encode_noted("a note").unwrap();
-        let encoded = [Format::Png, Format::Jpeg, Format::WebP].map(|f| picture.encode(f).unwrap());
-        for bytes in encoded.iter().chain([&noted]) {
-            let back = Picture::decode(bytes, Path::new("a")).unwrap();
-            assert_eq!(back.profile(), Some(&profile[..]));
+        for format in [Format::Png, Format::Jpeg, Format::WebP] {
+            let noted = picture.encode_noted(format, "a note").unwrap();
+            for bytes in [picture.encode(format).unwrap(), noted] {
+                let back = Picture::decode(&bytes, Path::new("a")).unwrap();
+                assert_eq!(back.profile(), Some(&profile[..]));
+            }
         }
     }
 

@@ -29,7 +29,9 @@ const MAX_LINES: usize = 8;
 pub fn gallery(labelled: &[(Picture, String)], across: usize) -> Result<Picture> {
     let width = labelled.iter().map(|(picture, _)| enlarged_width(picture));
     let columns = (width.max().unwrap_or(0).saturating_sub(2 * MARGIN)) / advance();
-    let labels = labelled.iter().map(|(_, label)| wrapped(label, columns));
+    let labels = labelled
+        .iter()
+        .map(|(_, label)| wrapped(label, columns, MAX_LINES));
     let labels: Vec<_> = labels.collect();
     let max = labels.iter().map(Vec::len).max().unwrap_or(0);
     let cells: Vec<_> = labelled
@@ -60,11 +62,12 @@ fn enlarged(picture: &Picture) -> Picture {
     }
 }
 
-fn wrapped(label: &str, columns: usize) -> Vec<String> {
+/// The lines of a label of so many columns, at most `most`.
+fn wrapped(label: &str, columns: usize, most: usize) -> Vec<String> {
     let lines = textwrap::wrap(label, columns.max(1));
     let mut lines: Vec<_> = lines.into_iter().map(Cow::into_owned).collect();
-    if lines.len() > MAX_LINES {
-        lines.truncate(MAX_LINES - 1);
+    if lines.len() > most.max(1) {
+        lines.truncate(most.max(1) - 1);
         lines.push("..".into());
     }
     lines
@@ -78,11 +81,54 @@ fn with_lines_below(picture: &Picture, lines: &[String], room: usize) -> Picture
     let mut page = picture.clone();
     page.size = size;
     page.pixels.resize(CHANNELS * size.pixels(), u8::MAX);
-    let corner = Point::new(MARGIN as i32, (height + MARGIN) as i32);
+    write(
+        &mut page,
+        lines,
+        Point::new(MARGIN as i32, (height + MARGIN) as i32),
+    );
+    page
+}
+
+/// Writes lines to the right of and below a corner.
+fn write(page: &mut Picture, lines: &[String], corner: Point) {
     let style = MonoTextStyle::new(&FONT, Rgb888::BLACK);
     let text = lines.join("\n");
-    let Ok(_) = Text::with_baseline(&text, corner, style, Baseline::Top).draw(&mut page);
-    page
+    let Ok(_) = Text::with_baseline(&text, corner, style, Baseline::Top).draw(page);
+}
+
+/// Letters of a multiple of the font's size.
+#[derive(Clone, Copy)]
+pub(super) struct Letters {
+    pub(super) factor: usize,
+}
+
+impl Letters {
+    /// A text in black on white with a margin, wrapped to this width in pixels and cut to this
+    /// height; as large as it has to be.
+    pub(super) fn block(self, text: &str, width: usize, height: usize) -> Picture {
+        let line = FONT.character_size.height as usize;
+        let room =
+            |side: usize, part: usize| (side / self.factor).saturating_sub(2 * MARGIN) / part;
+        let lines = wrapped(text, room(width, advance()), room(height, line));
+        let longest = lines.iter().map(|line| line.chars().count()).max();
+        let size = Size::new(
+            longest.unwrap_or(0) * advance() + 2 * MARGIN,
+            lines.len() * line + 2 * MARGIN,
+        );
+        let mut page = Picture::blank(size);
+        write(&mut page, &lines, Point::new(MARGIN as i32, MARGIN as i32));
+        page.magnified(self.factor)
+    }
+
+    /// The height of a block of so many lines.
+    pub(super) fn height(self, lines: usize) -> usize {
+        self.factor * (lines * FONT.character_size.height as usize + 2 * MARGIN)
+    }
+
+    /// The width of a block of so many letters.
+    pub(super) fn width(self, letters: usize) -> usize {
+        self.factor * (letters * advance() + 2 * MARGIN)
+    }
 }
 
 impl OriginDimensions for Picture {
@@ -146,8 +192,35 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_as_large_as_its_text_and_larger_letters_take_more() {
+        let size = |factor, text: &str| Letters { factor }.block(text, 120, 60).size();
+        // 12 letters a line, 3 lines.
+        assert_eq!(size(1, "tau 0.7"), Size::new(7 * 9 + 12, 15 + 12));
+        assert_eq!(
+            size(1, "a grey horse runs"),
+            Size::new(12 * 9 + 12, 2 * 15 + 12)
+        );
+        assert_eq!(size(1, &"horse ".repeat(9)).height, 3 * 15 + 12);
+        // 5 letters a line, one line.
+        assert_eq!(size(2, "tau"), Size::new(2 * (3 * 9 + 12), 2 * (15 + 12)));
+        assert_eq!(
+            size(2, "tau 0.7"),
+            Size::new(2 * (2 * 9 + 12), 2 * (15 + 12))
+        );
+        let large = Letters { factor: 2 }.block("x", 120, 60);
+        for (row, line) in large
+            .pixels()
+            .chunks(CHANNELS * large.size().width)
+            .enumerate()
+        {
+            let (pixels, _) = line.as_chunks::<CHANNELS>();
+            assert!(pixels.chunks(2).all(|pair| pair[0] == pair[1]), "row {row}");
+        }
+    }
+
+    #[test]
     fn endless_labels_end_in_dots_and_unknown_letters_do_no_harm() {
-        let lines = wrapped(&"woodpecker".repeat(100), 20);
+        let lines = wrapped(&"woodpecker".repeat(100), 20, MAX_LINES);
         assert_eq!(lines.len(), MAX_LINES);
         assert_eq!(lines.last().map(String::as_str), Some(".."));
         assert!(gallery(&[(grey(300, 5), "鳥 🐦 ü".into())], 1).is_ok());

@@ -30,8 +30,8 @@ pub(super) struct Metadata {
     exif: Vec<Vec<u8>>,
     xmp: Option<Vec<u8>>,
     profile: Option<Vec<u8>>,
-    /// The settings in a PNG; the first of several.
-    pub(super) note: Option<String>,
+    /// The note in the text of a PNG; the first of several.
+    note: Option<String>,
 }
 
 impl Metadata {
@@ -57,6 +57,12 @@ impl Metadata {
     pub(super) fn profile(self) -> Option<Arc<[u8]>> {
         let profile = self.profile?;
         (profile.get(16..20) == Some(b"RGB ")).then(|| profile.into())
+    }
+
+    /// The note; that in a PNG's own text goes before EXIF, which other programs copy.
+    pub(super) fn into_note(self) -> Option<String> {
+        let in_exif = || self.exif.iter().find_map(|exif| note::in_exif(exif));
+        self.note.or_else(in_exif)
     }
 
     fn of_png(bytes: &[u8]) -> Self {

@@ -4,7 +4,7 @@ use super::{CHANNELS, Picture, Size};
 use crate::error::{Error, Result};
 
 /// White pixels between two pictures.
-const GAP: usize = 4;
+pub(super) const GAP: usize = 4;
 
 /// Arranges rows of pictures of one size, each row of any length, on white, in the colour
 /// profile of the first.

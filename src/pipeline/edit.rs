@@ -16,7 +16,7 @@ use crate::{
     diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
     error::{Error, Result},
     guidance::Guidance,
-    model::{Conditioning, Model, unet::Unet},
+    model::{Conditioning, EncodedPrompts, Model, unet::Unet},
     prompt::Prompt,
 };
 
@@ -38,6 +38,9 @@ pub struct Edit {
     /// What to return besides the targets.
     pub outputs: Outputs,
 }
+
+/// What is told once only the network of the edits is missing.
+const LOADING: &str = "loading the reverse network";
 
 /// What an edit returns besides its targets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,18 +92,66 @@ impl Pipeline {
         edit: &Edit,
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
-        let prompts = self.named_prompts(edit);
         let prepare = |observer: &mut dyn Observer| {
             let text = self.networks.text_with_loras()?;
-            let mut text = encode_prompts(&text, &prompts, observer)?;
-            text.prompts.truncate(1 + edit.targets.len());
-            let controls = EditControls::new(edit, self.model(), &text.prompts)?;
-            Ok((text, controls))
+            let text = encode_prompts(&text, &self.named_prompts(edit), observer)?;
+            self.encoded(edit, text)
         };
         let load = || self.networks.reverse_unet_with_loras();
-        let waiting = "loading the reverse network";
-        let ((text, mut controls), unet) = while_loading(prepare, load, waiting, observer)?;
+        let (encoded, unet) = while_loading(prepare, load, LOADING, observer)?;
         observer.observe(Event::Begins("editing"));
+        self.walked(inverted, (edit, encoded), &unet, observer)
+    }
+
+    /// Makes several edits of one inverted latent, one after another with the same networks:
+    /// each is what [`edit`](Self::edit) makes of it alone. Prompts that several have are
+    /// encoded once.
+    pub fn edits(
+        &self,
+        inverted: &Tensor,
+        edits: &[Edit],
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Edited>> {
+        let prepare = |observer: &mut dyn Observer| -> Result<Vec<_>> {
+            let text = self.networks.text_with_loras()?;
+            let mut known: Vec<(Vec<_>, EncodedPrompts)> = Vec::new();
+            let one = |edit| {
+                let prompts = self.named_prompts(edit);
+                let found = known.iter().find(|(named, _)| *named == prompts);
+                if let Some((_, text)) = found {
+                    return self.encoded(edit, text.clone());
+                }
+                let text = encode_prompts(&text, &prompts, observer)?;
+                known.push((prompts, text.clone()));
+                self.encoded(edit, text)
+            };
+            edits.iter().map(one).collect()
+        };
+        let load = || self.networks.reverse_unet_with_loras();
+        let (encoded, unet) = while_loading(prepare, load, LOADING, observer)?;
+        observer.observe(Event::Begins("editing"));
+        let pairs = edits.iter().zip(encoded);
+        pairs
+            .map(|pair| self.walked(inverted, pair, &unet, observer))
+            .collect()
+    }
+
+    /// The prompts' states and the controls of an edit.
+    fn encoded(&self, edit: &Edit, mut text: EncodedPrompts) -> Result<Encoded> {
+        text.prompts.truncate(1 + edit.targets.len());
+        let controls = EditControls::new(edit, self.model(), &text.prompts)?;
+        Ok(Encoded { text, controls })
+    }
+
+    /// Walks all rows of an edit.
+    fn walked(
+        &self,
+        inverted: &Tensor,
+        (edit, encoded): (&Edit, Encoded),
+        unet: &Unet,
+        observer: &mut dyn Observer,
+    ) -> Result<Edited> {
+        let Encoded { text, mut controls } = encoded;
         let sources = usize::from(edit.walks_source(&mut controls));
         let mut gathered = Gathered::new(observer, sources);
         let group = |targets: Range<usize>| {
@@ -111,7 +162,7 @@ impl Pipeline {
                 rows: 1 - sources..1,
                 targets,
             };
-            self.edit_group(inverted, group, &unet, &mut gathered)
+            self.edit_group(inverted, group, unet, &mut gathered)
         };
         let groups = groups(edit.targets.len(), sources, self.max_rows);
         let walked: Vec<_> = groups.into_iter().map(group).collect::<Result<_>>()?;
@@ -168,6 +219,12 @@ impl Pipeline {
             .chain(early)
             .collect()
     }
+}
+
+/// An edit whose prompts are encoded.
+struct Encoded {
+    text: EncodedPrompts,
+    controls: EditControls,
 }
 
 /// Some of the targets of an edit, and the source if it is needed.

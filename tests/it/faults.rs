@@ -291,11 +291,51 @@ fn latents() {
 /// A PNG that carries a note.
 fn noted(note: &str) -> Vec<u8> {
     let picture = Picture::new(Size::new(1, 1), vec![0; 3]).expect("a pixel");
-    picture.encode_noted(note).expect("its bytes")
+    picture.encode_noted(Format::Png, note).expect("its bytes")
 }
 
 fn from(bytes: &[u8]) -> Run {
     icd("edit").args("--from in.png").file("in.png", bytes)
+}
+
+#[test]
+fn outputs_that_share_a_name() {
+    let photo = picture(Format::Png);
+    let tensors = "--dump ./a.safetensors";
+    hold(vec![
+        (
+            "latents and values of an inversion",
+            of(&photo).args("-o a.safetensors").args(tensors),
+            2,
+            &["a.safetensors", "two outputs"],
+        ),
+        (
+            "latents and values of a generation",
+            generate()
+                .args("--save-latents a.safetensors")
+                .args(tensors),
+            2,
+            &["a.safetensors", "two outputs"],
+        ),
+        (
+            "a picture and the maps",
+            edit().args("-o x.png --attention-maps x.png"),
+            2,
+            &["x.png", "a folder and a file"],
+        ),
+        (
+            "a picture and the cache",
+            edit().args("-o x.png --cache ./x.png"),
+            2,
+            &["x.png", "a folder and a file"],
+        ),
+        (
+            "latents and the cache",
+            of(&photo).args("-o a.safetensors --cache a.safetensors"),
+            2,
+            &["a.safetensors", "a folder and a file"],
+        ),
+    ]);
 }
 
 #[test]
@@ -323,19 +363,19 @@ fn settings() {
             "no JSON",
             from(&noted("{")),
             1,
-            &["in.png", "not a JSON object"],
+            &["in.png", "no JSON object"],
         ),
         (
             "no object",
             from(&noted("[1]")),
             1,
-            &["in.png", "not a JSON object"],
+            &["in.png", "no JSON object"],
         ),
         (
             "another verb's",
             from(&noted("{\"verb\":\"generate\"}")),
             1,
-            &["in.png", "icd edit"],
+            &["in.png", "icd generate"],
         ),
         (
             "an unknown flag",

@@ -37,6 +37,7 @@ mod single;
 mod stage;
 mod support;
 mod surface;
+mod sweep;
 mod told;
 mod training;
 mod trust;

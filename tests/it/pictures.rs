@@ -238,3 +238,63 @@ fn a_mask_may_be_painted_in_alpha_and_one_of_nothing_is_told() {
         assert!(said.contains("mask.png") && said.contains(told), "{said}");
     }
 }
+
+/// The same with other prompts.
+fn prompted(photo: &[u8], source: &str, target: &str) -> Run {
+    icd("edit")
+        .path("--model", &data("sd"))
+        .with("--src-prompt", source)
+        .with("--tgt-prompt", target)
+        .args("--image in.png --size 32")
+        .file("in.png", photo)
+}
+
+#[test]
+fn every_format_repeats_its_edit_and_tells_its_settings() {
+    let photo = png(&small());
+    for name in ["o.png", "o.jpg", "o.webp"] {
+        let edit = || {
+            prompted(&photo, "ein Vögelchen 鳥", "dog")
+                .args("--seed 7 -o")
+                .args(name)
+        };
+        let done = edit().succeeds();
+        let again = icd("edit")
+            .path("--from", &done.path(name))
+            .with("-o", name);
+        let again = again.file("in.png", &photo).succeeds();
+        assert!(again.bytes(name) == done.bytes(name), "{name}");
+        let told = icd("inspect").path("--json", &done.path(name)).succeeds();
+        let facts: Value = serde_json::from_str(&told.stdout).expect("JSON");
+        assert_eq!(
+            (&facts["seed"], &facts["verb"]),
+            (&7.into(), &"edit".into())
+        );
+        assert_eq!(facts["src_prompt"], "ein Vögelchen 鳥");
+        let without = edit().args("--no-metadata").succeeds();
+        icd("edit")
+            .path("--from", &without.path(name))
+            .fails(1, &[name, "no icd settings"]);
+        assert_eq!(read(&without.path(name)), read(&done.path(name)));
+    }
+    let owl = icd("generate").path("--model", &data("sd"));
+    let owl = owl.args("--prompt owl --size 32 -o owl.jpg").succeeds();
+    let again = icd("generate").path("--from", &owl.path("owl.jpg"));
+    let again = again.args("-o owl.jpg").succeeds();
+    assert!(again.bytes("owl.jpg") == owl.bytes("owl.jpg"));
+}
+
+#[test]
+fn settings_that_no_jpeg_holds_are_refused_before_the_work() {
+    let long = "bird ".repeat(14_000);
+    let photo = png(&small());
+    let edit = |name: &str| prompted(&photo, "bird", &long).with("-o", name);
+    let done = edit("o.jpg").fails(2, &["o.jpg", "JPEG", ".png or .webp", "--no-metadata"]);
+    assert!(!done.stderr.contains("inverting") && done.files() == ["in.png"]);
+    edit("o.jpg").args("--no-metadata").succeeds();
+    let done = edit("o.webp").succeeds();
+    icd("edit")
+        .path("--from", &done.path("o.webp"))
+        .args("--dry-run")
+        .succeeds();
+}

@@ -298,7 +298,9 @@ fn settings_of_a_stranger_write_no_files_and_replace_none() {
         data("square.png").display()
     );
     let picture = icd::picture::Picture::read(&data("square.png")).unwrap();
-    let evil = picture.encode_noted(&settings).unwrap();
+    let evil = picture
+        .encode_noted(icd::picture::Format::Png, &settings)
+        .unwrap();
     let run = |output: &str| {
         icd("edit")
             .path("--model", &data("sd"))

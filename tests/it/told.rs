@@ -243,7 +243,7 @@ fn a_picture_made_with_other_weights_is_told() {
     }
     let picture = Picture::read(&done.path("out.png")).expect("a picture");
     let png = picture
-        .encode_noted(&Value::Object(other).to_string())
+        .encode_noted(icd::picture::Format::Png, &Value::Object(other).to_string())
         .expect("a PNG");
     let from = || {
         icd("edit")
@@ -306,7 +306,7 @@ fn a_generation_is_repeated_from_its_picture() {
     let told = settings(&from("--guidance 3").succeeds(), "out.png");
     assert_eq!([&told["guidance"], &told["seed"]], [&json!(3), &json!(8)]);
     let edit = icd("edit").path("--from", &first.path("out-2.png"));
-    edit.fails(1, &["not those of `icd edit`"]);
+    edit.fails(1, &["made by `icd generate`"]);
     icd("generate").fails(2, &["--prompt"]);
 }
 
@@ -350,7 +350,9 @@ fn what_was_found_out_is_not_what_a_file_states() {
     let stated = json!({ "verb": "edit", "kind": "lies", "size": "9x9", "seed": 3 });
     let picture = Picture::read(&data("square.png")).expect("a picture");
     let size = picture.size().to_string();
-    let png = picture.encode_noted(&stated.to_string()).expect("a PNG");
+    let png = picture
+        .encode_noted(icd::picture::Format::Png, &stated.to_string())
+        .expect("a PNG");
     let told = icd("inspect")
         .file("x.png", &png)
         .args("x.png --json")
@@ -376,7 +378,7 @@ fn a_configuration_file_gives_defaults_below_flags_and_variables() {
     let model = |run: Run| {
         let done = run.succeeds();
         let told: Value = serde_json::from_str(&done.stdout).expect("JSON");
-        let threads = done.stderr.contains("cpu, 1 threads");
+        let threads = done.stderr.contains("cpu, 1 thread,");
         let is_half = done.stderr.contains("weights in f16");
         (
             told["model"].as_str().expect("a model")[..4].to_owned(),

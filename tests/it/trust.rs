@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use icd::picture::Picture;
+use icd::picture::{Format, Picture};
 use serde_json::{Value, json};
 
 use crate::support::{Done, Run, data, icd};
@@ -27,7 +27,9 @@ fn with_settings(more: &Value) -> Vec<u8> {
         settings[key] = value.clone();
     }
     let picture = Picture::read(&data("square.png")).expect("a picture");
-    picture.encode_noted(&settings.to_string()).expect("a PNG")
+    picture
+        .encode_noted(Format::Png, &settings.to_string())
+        .expect("a PNG")
 }
 
 fn from(png: &[u8]) -> Run {
@@ -81,7 +83,7 @@ fn settings_that_are_not_understood_are_named() {
     assert_eq!(picture.size().to_string(), "32x32");
     let long = format!("{}\u{1b}[2J", "x".repeat(200_000));
     let picture = Picture::read(&data("square.png")).expect("a picture");
-    let told = from(&picture.encode_noted(&long).expect("a PNG"))
+    let told = from(&picture.encode_noted(Format::Png, &long).expect("a PNG"))
         .fails(1, &["stranger.png"])
         .stderr;
     assert!(told.len() < 5000 && !told.contains('\u{1b}'), "{told}");
@@ -297,6 +299,14 @@ fn with_json_a_failure_is_one_object_on_the_last_line() {
         "none.png",
     );
     fails(icd("inspect").args("none --json"), 1, "none");
+    // All that clap says, beyond its first line.
+    fails(icd("edit").args("--json"), 2, "--src-prompt");
+    fails(edit().args("--json --fit none"), 2, "stretch");
+    // A name without end is cut, in valid JSON.
+    let name = "x".repeat(3000);
+    let long = edit().args("--json -o out.png").with("--mask", &name);
+    let told = long.fails(1, &["name too long"]).stderr;
+    assert!(told.lines().all(|line| line.len() < 600), "{told}");
     let told = icd("edit").args("--help --json").succeeds();
     assert!(told.stdout.contains("Usage") && told.stderr.is_empty());
 }
@@ -394,8 +404,8 @@ fn a_thousand_threads_are_a_few() {
     let line = done
         .stderr
         .lines()
-        .find(|line| line.starts_with("threads: "));
-    let told = line.and_then(|line| line["threads: ".len()..].split(',').next());
+        .find(|line| line.starts_with("--threads 1024: "));
+    let told = line.and_then(|line| line["--threads 1024: ".len()..].split(' ').next());
     let count: usize = told.and_then(|count| count.parse().ok()).expect("a number");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert_eq!(count, (4 * cores).min(1024));

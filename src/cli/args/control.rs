@@ -10,9 +10,12 @@ use icd::{
 
 use super::values::{EarlyPrompt, amplify, blend, cross_replace};
 
+/// The heading of these flags in the help. None of them changes the inversion.
+pub(crate) const HEADING: &str = "Strength and control";
+
 /// What preserves the picture, and how far the edit goes.
 #[derive(Args)]
-#[command(next_help_heading = "Strength and control")]
+#[command(next_help_heading = HEADING)]
 pub(crate) struct ControlArgs {
     /// Guidance scale of the target prompt [default: 19 for SD1.5, 7 for SDXL, or as the
     /// model's icd.toml says].

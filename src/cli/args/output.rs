@@ -18,6 +18,8 @@ use icd::{
     picture::Format,
 };
 
+use crate::cli::{picture, settings::Settings};
+
 /// The name that stands for stdout.
 const STDOUT: &str = "-";
 
@@ -27,11 +29,21 @@ pub(crate) struct SaveArgs {
     /// Every intermediate value, as safetensors.
     #[arg(long, value_name = "FILE", value_parser = tensors())]
     pub(crate) dump: Option<PathBuf>,
-    /// Leave the settings out of the PNG.
+    /// Leave the settings out of the picture.
     #[arg(long)]
     pub(crate) no_metadata: bool,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
+}
+
+impl SaveArgs {
+    /// Fails if settings are to be in a file that cannot hold them.
+    pub(crate) fn check_settings(&self, file: &Path, settings: &Settings) -> Result<()> {
+        match self.no_metadata {
+            true => Ok(()),
+            false => picture::check_settings(file, settings),
+        }
+    }
 }
 
 /// Whether existing files are replaced.
@@ -104,6 +116,26 @@ pub(crate) fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -
     for file in files {
         let twice = || format!("{}: two outputs have this name", file.display());
         ensure!(seen.insert(resolved(file)), Error::setting(twice()));
+    }
+    Ok(())
+}
+
+/// Fails if a folder to write into has the name of a file to write.
+pub(crate) fn check_folders<'a>(
+    folders: impl IntoIterator<Item = &'a PathBuf>,
+    files: impl IntoIterator<Item = &'a PathBuf> + Clone,
+) -> Result<()> {
+    for folder in folders {
+        let path = resolved(folder);
+        let is_file = |file: &PathBuf| path == resolved(file);
+        let reason = || {
+            let folder = folder.display();
+            format!("{folder}: this is to be a folder and a file: name another one")
+        };
+        ensure!(
+            !files.clone().into_iter().any(is_file),
+            Error::setting(reason())
+        );
     }
     Ok(())
 }

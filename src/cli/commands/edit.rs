@@ -2,6 +2,8 @@
 
 mod files;
 mod prepared;
+mod sheet;
+mod sweep;
 
 use std::{
     num::NonZeroUsize,
@@ -17,6 +19,7 @@ use icd::{
 use serde_json::{Value, json};
 
 pub(crate) use prepared::{Given, Prepared};
+pub(crate) use sweep::{Call, Sweep};
 
 use files::Files;
 
@@ -28,6 +31,7 @@ use crate::cli::{
         output::{self, beside_name, is_stdout, numbered},
         result::ResultArgs,
         size::SizeArgs,
+        sweep::SweepArgs,
         values::Seed,
     },
     canvas::Input,
@@ -51,11 +55,11 @@ pub(crate) struct EditArgs {
     #[arg(required_unless_present_any = ["latents", "from"])]
     pub(crate) src_prompt: Option<String>,
     /// What it should show; repeat it for several edits of one inversion.
-    #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
+    #[arg(long, required_unless_present_any = ["from", "sweep"], allow_hyphen_values = true)]
     pub(crate) tgt_prompt: Vec<String>,
-    /// Reuse the prompts, picture and settings in a PNG that `icd edit` wrote; flags
+    /// Reuse the prompts, picture and settings in a picture that `icd edit` wrote; flags
     /// override them.
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// The edited picture (- for stdout); several get -1, -2, .. [default: IN.edited.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
@@ -80,6 +84,8 @@ pub(crate) struct EditArgs {
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
+    sweep: SweepArgs,
+    #[command(flatten)]
     pub(crate) control: ControlArgs,
     #[command(flatten)]
     pub(crate) result: ResultArgs,
@@ -100,7 +106,10 @@ Examples:
       --comparison compared.png -o dog.png
   icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
       --tgt-prompt \"a dog on a sofa\" --mask mask.png -o masked.png
-  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png";
+  icd edit --from dog.png --amplify dog=5 -o dog-stronger.png
+  icd edit --from dog.png --sweep tau=0.6,0.8 --sweep self-replace=0.2,0.6 \\
+      -o sheet.png
+  icd edit --from sheet.png --pick 2,1 -o picked.png";
 
 impl EditArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {
@@ -121,6 +130,8 @@ impl EditArgs {
             return edit.print_plan(&pipeline, self.report, &console);
         }
         let settings = edit.settings(pipeline.model())?;
+        let mut noted = outputs.iter().zip(&settings);
+        noted.try_for_each(|(file, own)| self.result.save.check_settings(file, own))?;
         let inverted = edit.inverted(&pipeline, self.cache.as_ref(), &mut console)?;
         let edited = pipeline.edit(&inverted, &edit.request, &mut console)?;
         let files = Files {
@@ -167,7 +178,9 @@ impl EditArgs {
             let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
             let beside = beside.into_iter().flatten().chain(&sheets);
             output::check_inputs(beside.clone(), inputs.into_iter().flatten(), &model)?;
-            output::check_distinct(outputs.iter().chain(beside))?;
+            let files = outputs.iter().chain(beside);
+            output::check_distinct(files.clone())?;
+            output::check_folders(result.attention_maps.iter().chain(&self.cache), files)?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
                 write.check_new(&sheets)?;

@@ -48,8 +48,9 @@ pub(crate) struct GenerateArgs {
     /// What the picture should show.
     #[arg(long, required_unless_present = "from", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Reuse the prompt and settings in a PNG that `icd generate` wrote; flags override them.
-    #[arg(long, value_name = "PNG")]
+    /// Reuse the prompt and settings in a picture that `icd generate` wrote; flags override
+    /// them.
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// The picture (- for stdout); several get -1, -2, .. [default: generated.png].
     #[arg(long, short, value_name = "FILE", value_parser = output::picture())]
@@ -110,6 +111,8 @@ impl GenerateArgs {
             return self.print_plan(&pipeline, &prepared);
         }
         drop(console);
+        self.save
+            .check_settings(&self.output(), &prepared.settings(0))?;
         self.make(&pipeline, &prepared)
     }
 
@@ -182,6 +185,7 @@ impl GenerateArgs {
             return Ok(()); // writes nothing
         }
         self.save.write.check(&files)?;
+        output::check_distinct(&files)?;
         let tensors = beside.into_iter().flatten();
         let numbered = |i| tensors.clone().map(move |file| self.numbered(file, i));
         let tensors: Vec<_> = (0..count).flat_map(numbered).collect();

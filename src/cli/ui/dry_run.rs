@@ -79,6 +79,27 @@ pub(crate) fn print_edit(
     print_line(&json.to_string())
 }
 
+/// Prints the axes and cells of a sheet, timesteps and memory, as lines or as a JSON object.
+/// `told` are the axes as lines, `cells` what is told of each cell in JSON.
+pub(crate) fn print_sheet(
+    model: &Model,
+    (told, cells): (&[String], Value),
+    work: &Work,
+    as_json: bool,
+) -> Result<()> {
+    let mut all = first(model, work)?;
+    let count = cells.as_array().map_or(0, Vec::len);
+    all.push(Fact::of("sweep", told));
+    all.push(Fact::of("cells", count).with("cells", cells));
+    all.push(timesteps("forward", &model.forward_timesteps()?));
+    all.push(timesteps("reverse", &model.reverse_timesteps()?));
+    all.extend(taken(model, work)?);
+    match as_json {
+        true => print_line(&object(all).to_string()),
+        false => print(all),
+    }
+}
+
 /// Prints tokens, timesteps and memory of a generation, as lines or as a JSON object.
 pub(crate) fn print_generation(
     model: &Model,
@@ -142,13 +163,21 @@ fn first(model: &Model, work: &Work) -> Result<Facts> {
 fn facts(model: &Model, guidance: Guidance, work: &Work) -> Result<Facts> {
     let reverse = model.reverse_timesteps()?;
     let strengths: Vec<_> = reverse.jumps().map(|jump| guidance.at(jump.from)).collect();
-    let evaluations = Fact::of("network evaluations", count(&work.load.evaluations));
-    Ok(vec![
+    let mut facts = vec![
         timesteps("reverse", &reverse),
         Fact::of("guidance", along(&reverse, guidance))
             .with("guidance_scale", json!(guidance.strength()))
             .with("guidance_steps", json!(strengths))
             .with("tau", number(&guidance.tau().to_string())),
+    ];
+    facts.extend(taken(model, work)?);
+    Ok(facts)
+}
+
+/// What the work takes.
+fn taken(model: &Model, work: &Work) -> Result<Facts> {
+    let evaluations = Fact::of("network evaluations", count(&work.load.evaluations));
+    Ok(vec![
         evaluations.with("evaluations", json!(work.load.evaluations)),
         weights(model)?,
         Fact::of(

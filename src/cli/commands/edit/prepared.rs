@@ -187,7 +187,7 @@ impl Prepared<'_> {
             Keeping::Yes(keeper) => Some(keeper),
             Keeping::No => None,
             Keeping::Impossible(reason) => {
-                console.note(reason);
+                console.note_once(reason);
                 None
             }
         };
