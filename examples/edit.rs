@@ -17,6 +17,11 @@ use icd::{
 
 fn main() -> anyhow::Result<()> {
     let output = env::args().nth(1).unwrap_or("edited.png".into());
+    edit(Path::new(&output))
+}
+
+/// Makes the blue star of the scene red.
+pub(crate) fn edit(output: &Path) -> anyhow::Result<()> {
     let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
 
     let photo = Picture::read("examples/scene.png".as_ref())?;
@@ -33,5 +38,5 @@ fn main() -> anyhow::Result<()> {
     let inverted = pipeline.invert(&photo, &edit.source, 0, &mut Silent)?;
     let edited = pipeline.edit(&inverted, &edit, &mut Silent)?;
     let pictures = pipeline.decode(&edited.targets, &mut Silent)?;
-    Ok(pictures[0].write(Path::new(&output))?)
+    Ok(pictures[0].write(output)?)
 }

@@ -19,17 +19,25 @@ use icd::{
 const CAPTION: &str = "on the left a large blue star and on the right a large orange heart on a grey striped background";
 
 fn main() -> anyhow::Result<()> {
+    for (strength, tau, psnr) in measure()? {
+        println!("guidance {strength}, tau {tau}: {psnr:.1} dB");
+    }
+    Ok(())
+}
+
+/// Guidance, tau and the PSNR of the picture that comes back.
+pub(crate) fn measure() -> anyhow::Result<Vec<(f64, f64, f64)>> {
     let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
     let photo = Picture::read("examples/scene.png".as_ref())?;
     let picture = photo.to_tensor(model.device())?;
     let pipeline = Pipeline::new(model, Residency::All);
     let inverted = [pipeline.invert(&picture, CAPTION, 0, &mut Silent)?];
+    let mut measured = Vec::new();
     for (strength, tau) in [(0.0, 1.0), (4.0, 0.4), (4.0, 0.7), (4.0, 1.0)] {
         let guidance = Guidance::new(strength, Tau::step(tau)?)?;
         let latents = pipeline.generate(CAPTION, &inverted, guidance, &mut Silent)?;
         let back = pipeline.decode(&latents[0], &mut Silent)?;
-        let psnr = photo.psnr(&back[0])?;
-        println!("guidance {strength}, tau {tau}: {psnr:.1} dB");
+        measured.push((strength, tau, photo.psnr(&back[0])?));
     }
-    Ok(())
+    Ok(measured)
 }

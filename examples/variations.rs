@@ -23,6 +23,11 @@ fn main() -> anyhow::Result<()> {
         .next()
         .unwrap_or("in the middle a large red star on a tan background".into());
     let output = words.next().unwrap_or("variations.png".into());
+    draw(&caption, Path::new(&output))
+}
+
+/// Draws the caption from eight seeds.
+pub(crate) fn draw(caption: &str, output: &Path) -> anyhow::Result<()> {
     let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
 
     let side = model.unet_config().sample_size;
@@ -31,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let guidance = Guidance::new(model.generation_guidance(), Tau::CONSTANT)?;
 
     let pipeline = Pipeline::new(model, Residency::OneAtATime);
-    let latents = pipeline.generate(&caption, &noises, guidance, &mut Silent)?;
+    let latents = pipeline.generate(caption, &noises, guidance, &mut Silent)?;
     let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, &mut Silent)?;
-    Ok(sheet(&[pictures])?.write(Path::new(&output))?)
+    Ok(sheet(&[pictures])?.write(output)?)
 }

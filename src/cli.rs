@@ -24,12 +24,9 @@ use std::{env, ffi::OsString, process::ExitCode};
 use anyhow::{Result, bail};
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
-    error::ErrorKind,
+    error::{ContextKind, ContextValue, ErrorKind},
 };
-use icd::{
-    Error,
-    error::{abridged, reason_of},
-};
+use icd::{Error, error::reason_of};
 
 use commands::{
     batch as batches, completions, distill, edit, generate, inspect, invert, man, model as models,
@@ -39,7 +36,7 @@ use edit::{Call, Sweep};
 use exit::Exit;
 use serde_json::json;
 use settings::{Origin, Settings};
-use ui::console::{Console, log_error, log_line};
+use ui::console::{Console, log_error, log_failure};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.
@@ -141,14 +138,11 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(code);
     }
     let message = match usage {
-        Some(usage) => first_line(&usage.to_string()),
+        Some(usage) => first_paragraph(&usage.to_string()),
         None => in_flags(error),
     };
     match (usage, as_json) {
-        (_, true) => {
-            let message = abridged(&message, 1000);
-            log_line(&json!({ "error": { "message": message, "code": code } }).to_string());
-        }
+        (_, true) => log_failure(&message, code),
         // Harmless like every message: the settings of a picture are arguments, too.
         (Some(usage), false) => {
             let report = usage.render().to_string();
@@ -164,10 +158,13 @@ fn is_help(usage: &clap::Error) -> bool {
     usage.exit_code() == 0 || usage.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
-/// The first line of clap's report, without its label.
-fn first_line(report: &str) -> String {
-    let line = report.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).into()
+/// The first paragraph of clap's report on one line, without its label: what is wrong, and
+/// what is missing or possible.
+fn first_paragraph(report: &str) -> String {
+    let lines: Vec<_> = report.lines().map(str::trim).collect();
+    let first = lines.split(|line| line.is_empty()).next().unwrap_or(&[]);
+    let text = first.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).into()
 }
 
 /// What is to be done.
@@ -188,7 +185,8 @@ struct Parsed {
 /// The task of the command line.
 fn task() -> Result<Task> {
     let typed: Vec<_> = env::args_os().collect();
-    let matches = without_empty_variables(command()).try_get_matches_from(&typed)?;
+    let matches = without_empty_variables(command()).try_get_matches_from(&typed);
+    let matches = matches.map_err(|error| with_flag(error, &typed))?;
     let config = Config::of(&command(), &matches)?;
     let command = without_empty_variables(config.applied(command()));
     let parsed = parsed(&command, typed, &matches)?;
@@ -234,6 +232,24 @@ fn parsed(command: &Command, typed: Vec<OsString>, matches: &ArgMatches) -> Resu
         command: command.clone(),
         matches,
     })
+}
+
+/// The report of a word that no argument takes, with the flag that it is likely meant for.
+fn with_flag(mut error: clap::Error, typed: &[OsString]) -> clap::Error {
+    let verb = typed.get(1).and_then(|verb| verb.to_str());
+    let flag = match verb {
+        Some("edit" | "invert") => "--image",
+        Some("generate") => "--prompt",
+        _ => return error,
+    };
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && !word.starts_with('-')
+    {
+        let tip = format!("did you mean {flag} {word:?}?").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// The command with environment variables that are set to nothing counted as not set.

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 pub use attention_store::AttentionStore;
 pub use chain::Chain;
 pub use latent_mask::LatentMask;
-pub use local_blend::LocalBlend;
+pub use local_blend::{BlendWords, LocalBlend};
 pub use plan::{Amplify, Blend, ControlPlan, Controls, CrossControl, WalkInfo};
 pub use prompt_to_prompt::PromptToPrompt;
 pub use steps::{CrossReplaceSteps, StepRange};

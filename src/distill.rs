@@ -24,7 +24,7 @@ pub use accumulation::{GradientAccumulation, Gradients};
 pub use adamw::{AdamW, AdamWConfig};
 pub use config::{DistillConfig, Precision};
 pub use consistency::{ConsistencyStage, Student};
-pub use dataset::{Captioned, Dataset, captioned, uncaptioned};
+pub use dataset::{Captioned, Dataset, animated, captioned, uncaptioned, unpictured};
 pub use guidance::GuidanceStage;
 pub use lr_schedule::LrSchedule;
 pub use report::write_report;

@@ -118,9 +118,9 @@ pub enum Error {
     },
 
     /// Files that could not be downloaded from the hub.
-    #[error("hub {what}: {reason}")]
+    #[error("{}{what}: {reason}", if what.contains("://") { "" } else { "hub " })]
     Hub {
-        /// Repository and file.
+        /// Repository and file, or an address.
         what: String,
         /// The reason and, if possible, a remedy.
         reason: String,
@@ -140,7 +140,7 @@ pub enum Error {
     Numbers(String),
 
     /// A tensor operation failed: shapes, memory or the device.
-    #[error("tensor operation: {}", reason_of(.0))]
+    #[error("{}", reason_of(.0))]
     Tensor(candle_core::Error),
 }
 

@@ -32,7 +32,7 @@ impl Guidance {
     pub fn new(strength: f64, tau: Tau) -> Result<Self> {
         if !(strength as f32).is_finite() || strength < 0.0 {
             let reason = format!(
-                "{strength}: it must be 0 (none) or more; 19 is usual for SD1.5, 7 for SDXL"
+                "{strength:?}: it must be 0 (none) or more; 19 is usual for SD1.5, 7 for SDXL"
             );
             return Err(Error::of(Setting::Guidance, reason));
         }
@@ -89,9 +89,15 @@ impl Tau {
         };
         match (0.0..=1.0).contains(&full_until) && (full_until..=1.0).contains(&none_from) {
             true => Ok(tau),
-            false => Err(Error::setting(format!(
-                "tau {tau}: it must be from 0 to 1, the smaller end of a ramp first"
-            ))),
+            false => {
+                let ends = match full_until == none_from {
+                    true => format!("{full_until:?}"),
+                    false => format!("{full_until:?}..{none_from:?}"),
+                };
+                Err(Error::setting(format!(
+                    "tau {ends}: it must be from 0 to 1, the smaller end of a ramp first"
+                )))
+            }
         }
     }
 

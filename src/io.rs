@@ -18,6 +18,6 @@ pub use digest::Digests;
 pub use known::{KnownFile, Role};
 pub(crate) use pipe::{is_special, kept};
 pub use read::read_file;
-pub use source::Source;
+pub use source::{BuiltIn, Source};
 pub use tensors::{Metadata, Tensors, encoded_tensors, write_tensors};
 pub(crate) use tensors::{by_width, header};

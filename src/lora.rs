@@ -25,6 +25,7 @@ mod pattern;
 mod product;
 mod scale;
 mod settings;
+mod summary;
 mod timesteps;
 mod trainable;
 mod weighted;
@@ -44,6 +45,7 @@ pub(crate) use file::{AdapterFile, is_adapter};
 pub(crate) use layers::Layer;
 pub use naming::Naming;
 pub(crate) use scale::{CONFIG, config_beside};
+pub use summary::Summary;
 pub use timesteps::{Direction, forward_timesteps, reverse_timesteps, timesteps};
 pub use trainable::{LoraConfig, TARGET_MODULES, TrainableAdapter};
 pub use weighted::WeightedLora;
@@ -63,6 +65,9 @@ pub struct AdapterOptions {
     /// Alpha for files that state none; the scale is alpha / rank. With `None` it is 8 for
     /// files with PEFT's names or stated timesteps, else the rank.
     pub alpha: Option<f64>,
+    /// What the scale of each layer is multiplied by, as in PEFT's `set_scale`: with DoRA,
+    /// before the magnitudes are taken.
+    pub weight: f64,
     /// The dtype the factors are rounded to before merging. The reference
     /// rounds those of SD1.5 to f16 and leaves those of SDXL unrounded.
     pub rounding: DType,
@@ -88,7 +93,7 @@ impl Adapter {
         let networks = [(Network::Unet, base)];
         let placed = file.placed(&networks)?;
         Ok(Self {
-            changes: placed.deltas(Network::Unet, options.rounding)?,
+            changes: placed.deltas(Network::Unet, options.weight, options.rounding)?,
             notes: placed.notes()?,
         })
     }

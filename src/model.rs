@@ -118,6 +118,14 @@ impl Model {
         self.parts.family
     }
 
+    /// Whether the UNet has the widths of its family's, and not only the structure.
+    pub fn has_size_of_family(&self) -> bool {
+        let own = self.unet_config.levels.iter();
+        let usual = self.family().unet_config().levels;
+        own.map(|level| level.channels)
+            .eq(usual.iter().map(|level| level.channels))
+    }
+
     /// The default guidance of edits: from the model's `icd.toml`, else the family's.
     pub fn edit_guidance(&self) -> f64 {
         self.parts.guidance.unwrap_or(self.family().edit_guidance())
@@ -247,13 +255,13 @@ impl Model {
 
     /// The text encoders with their tokenizers, without style LoRAs.
     pub fn text(&self) -> Result<TextEncoders> {
-        TextEncoders::open(&self.parts, &self.placement, &[])
+        TextEncoders::open(self.tokenizers()?, &self.parts, (&self.placement, &[]))
     }
 
     /// The text encoders for edits and generations, with the style LoRAs merged in.
     pub fn text_with_loras(&self) -> Result<TextEncoders> {
         let loras = self.parts.loras()?;
-        TextEncoders::open(&self.parts, &self.placement, &loras)
+        TextEncoders::open(self.tokenizers()?, &self.parts, (&self.placement, &loras))
     }
 
     /// The type of the autoencoder's weights.
@@ -404,15 +412,15 @@ impl Model {
             Adapters::Reverse => (&parts.reverse, Vec::new()),
             Adapters::ReverseWithLoras => (&parts.reverse, parts.loras()?),
         };
-        let mut layers = vec![(lora_deltas(parts, &loras, Network::Unet)?, 1.0)];
+        let mut layers = vec![lora_deltas(parts, &loras, Network::Unet)?];
         if let Some(file) = adapter.adapter_file()? {
             let file = AdapterFile::open(&file, parts.adapter_alpha)?;
             let networks = [(Network::Unet, checkpoint)];
             let rounding = self.family().adapter_rounding();
-            let deltas = file.placed(&networks)?.deltas(Network::Unet, rounding)?;
-            layers.push((deltas, 1.0));
+            let placed = file.placed(&networks)?;
+            layers.push(placed.deltas(Network::Unet, 1.0, rounding)?);
         }
-        Ok(sum_of(&layers)?)
+        Ok(sum_of(layers)?)
     }
 }
 

@@ -5,8 +5,9 @@
 //! cargo run --release --example fuzz -- picture --seconds 600 --seed 1
 //! ```
 //!
-//! The same seed tries the same inputs. What panics is written to
-//! `fuzz-TARGET.bin` in the current folder.
+//! The same seed tries the same inputs. What panics is written to `fuzz-TARGET.bin` in the
+//! current folder, and what takes more than ten seconds to `fuzz-TARGET-slow.bin`;
+//! `--input` feeds such a file again.
 
 #![expect(clippy::print_stdout, reason = "it tells what it found")]
 
@@ -18,6 +19,7 @@ mod targets;
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -40,12 +42,24 @@ struct Options {
     /// The same seed tries the same inputs
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Feed this file alone
+    #[arg(long)]
+    input: Option<PathBuf>,
 }
+
+/// What takes longer is written to a file.
+const SLOW: Duration = Duration::from_secs(10);
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let mut dice = ChaCha8Rng::seed_from_u64(options.seed);
     let (seeds, mut feed) = options.target.open()?;
+    if let Some(input) = options.input {
+        let begin = Instant::now();
+        let was_taken = feed(&fs::read(input)?);
+        println!("taken: {was_taken}, in {} ms", begin.elapsed().as_millis());
+        return Ok(ExitCode::SUCCESS);
+    }
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let (mut tried, mut taken, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
     while Instant::now() < end {
@@ -57,7 +71,11 @@ fn main() -> Result<ExitCode> {
             println!("input {tried} of seed {} panics: {file}", options.seed);
             return Ok(ExitCode::FAILURE);
         };
-        slowest = slowest.max(begin.elapsed());
+        let took = begin.elapsed();
+        if took > slowest.max(SLOW) {
+            fs::write(format!("fuzz-{}-slow.bin", options.target.name()), &input)?;
+        }
+        slowest = slowest.max(took);
         taken += u64::from(was_taken);
         tried += 1;
     }

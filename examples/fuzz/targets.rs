@@ -282,6 +282,7 @@ fn adapters() -> Result<(Vec<Vec<u8>>, Feed)> {
     let (folder, file) = scratch("safetensors")?;
     let reading = AdapterOptions {
         alpha: Some(8.0),
+        weight: 1.0,
         rounding: DType::F16,
     };
     let feed = move |input: &[u8]| {
@@ -317,6 +318,7 @@ fn adapter_configs() -> Result<(Vec<Vec<u8>>, Feed)> {
     let folder = tempfile::tempdir()?;
     let reading = AdapterOptions {
         alpha: None,
+        weight: 1.0,
         rounding: DType::F32,
     };
     let feed = move |input: &[u8]| {

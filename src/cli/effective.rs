@@ -45,7 +45,11 @@ impl Settings {
             None => settings, // `auto` says it best
         };
         let settings = match blended(plan, source, target) {
-            Some(pairs) if plan.blend.contains(&Blend::Auto) => settings.chosen("blend", pairs),
+            Some(pairs) if plan.blend.contains(&Blend::Auto) => {
+                settings.chosen("blend", json!(pairs))
+            }
+            // The others are for other targets: this one lacks their words.
+            Some(pairs) if pairs.len() < plan.blend.len() => settings.with("blend", json!(pairs)),
             _ => settings,
         };
         settings.made_with(model)
@@ -86,7 +90,7 @@ fn amplified(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Val
 }
 
 /// The values of `--blend` that name the pairs of words, if naming them has the same effect.
-fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value> {
+fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Vec<String>> {
     let blended = plan.blended(source, target).ok()?;
     let pairs = blended.iter();
     let pairs: Vec<_> = pairs
@@ -98,5 +102,5 @@ fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Value
         ..plan.clone()
     };
     let is_same = named.blended(source, target).ok()? == blended;
-    (is_same && !pairs.is_empty()).then(|| json!(pairs))
+    (is_same && !pairs.is_empty()).then_some(pairs)
 }

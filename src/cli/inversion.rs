@@ -50,7 +50,7 @@ impl Inversion<'_> {
         let model = self.pipeline.model();
         let file = cache.file(model, &self.placed.picture, self.prompt, self.seed)?;
         if !console.dumps()
-            && let Some(found) = cache.get(&file)
+            && let Some(found) = cache.get(&file, model, &self.placed.picture)
         {
             console.note(&format!("inversion: {}", file.display()));
             // Another photo may look the same at this size.

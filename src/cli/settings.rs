@@ -236,9 +236,10 @@ impl Settings {
     /// The identity of the model that made the picture whose settings are repeated, if this
     /// model is another one.
     pub(crate) fn other_model(&self, model: &Model) -> Result<Option<&str>> {
-        let own = model.identity()?;
-        let made_with = self.origin.model.as_deref();
-        Ok(made_with.filter(|made_with| *made_with != own))
+        let Some(made_with) = self.origin.model.as_deref() else {
+            return Ok(None);
+        };
+        Ok((made_with != model.identity()?).then_some(made_with))
     }
 
     /// Reads the settings embedded in a picture.
@@ -263,7 +264,10 @@ impl Settings {
                     origin: Origin::default(),
                 })
             }
-            _ => bail!("{}: its settings are not a JSON object", file.display()),
+            _ => bail!(
+                "{}: its icd settings are damaged: they are no JSON object",
+                file.display()
+            ),
         }
     }
 
@@ -293,8 +297,12 @@ impl Settings {
         folder: &Path,
     ) -> Result<(Vec<OsString>, Origin)> {
         let verb = command.get_name();
-        if self.values.get("verb").and_then(Value::as_str) != Some(verb) {
-            bail!("its settings are not those of `icd {verb}`");
+        match self.values.get("verb").and_then(Value::as_str) {
+            Some(made_by) if made_by == verb => {}
+            Some(made_by @ ("edit" | "generate")) => {
+                bail!("it was made by `icd {made_by}`: repeat it by that command");
+            }
+            _ => bail!("its settings are not those of `icd {verb}`"),
         }
         let (mut arguments, defaults) = (Vec::new(), self.defaults());
         let mut origin = Origin {

@@ -18,55 +18,82 @@ const THRESHOLD: f64 = 0.3;
 
 /// Sums up the cross-attention maps of some words, except in steps with early prompts,
 /// and keeps the source's latent wherever none of the words attends.
+///
+/// Each target has words of its own, in the source as in itself: what several targets of one
+/// walk become is what each becomes alone.
 #[derive(Clone, Debug)]
 pub struct LocalBlend {
-    /// 1 for the chosen tokens of each row: (rows, 1, 1, tokens).
-    words: Tensor,
+    words: BlendWords,
     sites: WordSites,
     early: bool,
-    /// The words' maps, summed over tokens, heads, layers and steps so far:
-    /// (rows, 1, height, width).
+    /// The words' maps, summed over tokens, heads, layers and steps so far, of the source for
+    /// each target and then of the targets: (2 x targets, 1, height, width).
     maps: Option<Tensor>,
     /// The mask of the last step.
     mask: Option<Tensor>,
 }
 
-impl LocalBlend {
-    /// Creates a blend over `words` (rows, tokens; 1 for the chosen tokens; on the device
-    /// of the latents) for a network with attention at these levels (number of times the
-    /// side is halved).
-    pub fn new(words: &Tensor, attentive: &[usize]) -> Result<Self> {
+/// The tokens that a blend is over: (targets, tokens), 1 for those that are chosen, else 0, on
+/// the device of the latents.
+#[derive(Clone, Debug)]
+pub struct BlendWords {
+    /// Those of the source prompt, for each target.
+    pub source: Tensor,
+    /// Those of each target's prompt.
+    pub target: Tensor,
+}
+
+impl BlendWords {
+    /// Those of some of the targets.
+    fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        let own = |words: &Tensor| words.narrow(0, targets.start, targets.len());
         Ok(Self {
-            words: words.unsqueeze(1)?.unsqueeze(1)?, // (rows, 1, 1, tokens)
-            sites: WordSites::new(attentive),
-            early: false,
-            maps: None,
-            mask: None,
+            source: own(&self.source)?,
+            target: own(&self.target)?,
         })
     }
+}
 
-    /// The blend of the source and of some of the targets, which are counted from 0. The words
-    /// of the source are those of all targets.
-    pub(super) fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
-        let source = self.words.narrow(0, 0, 1)?;
-        let own = self.words.narrow(0, 1 + targets.start, targets.len())?;
-        Ok(Self {
-            words: Tensor::cat(&[source, own], 0)?,
-            sites: self.sites,
+impl LocalBlend {
+    /// Creates a blend over `words` for a network with attention at these levels (number of
+    /// times the side is halved).
+    pub fn new(words: BlendWords, attentive: &[usize]) -> Self {
+        Self::at(words, WordSites::new(attentive))
+    }
+
+    fn at(words: BlendWords, sites: WordSites) -> Self {
+        Self {
+            words,
+            sites,
             early: false,
             maps: None,
             mask: None,
-        })
+        }
+    }
+
+    /// The blend of the source and of some of the targets, which are counted from 0.
+    pub(super) fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
+        Ok(Self::at(self.words.of_targets(targets)?, self.sites))
     }
 
     /// The mask of the last step (rows, 1, h, w): 1 where a row's latent could change, 0
-    /// where it is the first row's. `None` if no maps were read before it.
+    /// where it is the source's, as all of the first row is. `None` if no maps were read
+    /// before it.
     pub fn mask(&self) -> Option<&Tensor> {
         self.mask.as_ref()
     }
 }
 
-/// 1 where a row's words or the source's attend, else 0: (rows, 1, height, width).
+/// The maps (rows or 1, heads, queries, tokens) of each row's words (rows, tokens), summed over
+/// heads and tokens: (rows, queries).
+fn of_words(maps: &Tensor, words: &Tensor) -> Result<Tensor> {
+    let words = words.to_dtype(maps.dtype())?;
+    let words = words.unsqueeze(1)?.unsqueeze(1)?; // (rows, 1, 1, tokens)
+    Ok(maps.broadcast_mul(&words)?.sum(D::Minus1)?.sum(1)?)
+}
+
+/// 1 where a target's words or those of the source for it attend, else 0, and 0 for the
+/// source: (1 + targets, 1, height, width).
 fn mask(maps: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     let maps = channels_last(&dilated(&dilated(maps, 2)?, 3)?)?; // (rows, coarse h, coarse w, 1)
     let maps = channels_first(&upsample_nearest(&maps, height, width)?)?; // (rows, 1, h, w)
@@ -74,7 +101,9 @@ fn mask(maps: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     // If no word attends anywhere the ratio is NaN, which does not exceed the threshold.
     let mask = maps.broadcast_div(&max)?.gt(THRESHOLD)?;
     let mask = mask.to_dtype(maps.dtype())?;
-    Ok(mask.broadcast_maximum(&mask.narrow(0, 0, 1)?)?)
+    let targets = mask.dim(0)? / 2;
+    let mask = (mask.narrow(0, 0, targets)?).maximum(&mask.narrow(0, targets, targets)?)?;
+    Ok(mask.pad_with_zeros(0, 1, 0)?)
 }
 
 impl AttentionControl for LocalBlend {
@@ -84,9 +113,10 @@ impl AttentionControl for LocalBlend {
 
     /// Adds maps (rows, heads, queries, tokens) to the sum and returns them unchanged.
     fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor> {
-        let words = self.words.to_dtype(maps.dtype())?;
-        let sum = maps.broadcast_mul(&words)?.sum(D::Minus1)?.sum(1)?; // (rows, queries)
-        let sum = sum.to_dtype(DType::F32)?;
+        let source = of_words(&maps.narrow(0, 0, 1)?, &self.words.source)?;
+        let own = maps.narrow(0, 1, maps.dim(0)? - 1)?;
+        let sums = [source, of_words(&own, &self.words.target)?];
+        let sum = Tensor::cat(&sums, 0)?.to_dtype(DType::F32)?;
         let sum = sum.reshape(((), 1, site.height, site.width))?;
         add_to(&mut self.maps, sum)?;
         Ok(maps)
@@ -98,8 +128,8 @@ impl WalkControl for LocalBlend {
         self.early = step.early;
     }
 
-    /// Replaces the latents with the first row's wherever neither the words of the first
-    /// row nor the row's own attend.
+    /// Replaces the latents with the first row's wherever neither the row's own words nor
+    /// those of the source for it attend.
     fn finish(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
         let Some(maps) = &self.maps else {
             return Ok(None);
@@ -156,10 +186,18 @@ mod tests {
         Tensor::from_vec(values, (rows.len(), 1, 16, 2), &Device::Cpu).unwrap()
     }
 
+    /// A blend over these source and target tokens of each target, of two.
+    fn blend(source: &[[f32; 2]], target: &[[f32; 2]]) -> LocalBlend {
+        let words = |rows: &[[f32; 2]]| {
+            Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap()
+        };
+        let (source, target) = (words(source), words(target));
+        LocalBlend::new(BlendWords { source, target }, &[0, 1, 2])
+    }
+
     fn blended(rows: &[Option<usize>], side: usize) -> Vec<Vec<f32>> {
-        let words = Tensor::new([0f32, 1.].repeat(rows.len()), &Device::Cpu).unwrap();
-        let words = words.reshape((rows.len(), 2)).unwrap();
-        let mut blend = LocalBlend::new(&words, &[0, 1, 2]).unwrap();
+        let words = vec![[0., 1.]; rows.len() - 1];
+        let mut blend = blend(&words, &words);
         blend.rewrite(&SITE, maps(rows)).unwrap();
         let x: Vec<f32> = (0..rows.len())
             .flat_map(|row| vec![row as f32; side * side])
@@ -188,20 +226,34 @@ mod tests {
 
     #[test]
     fn the_mask_of_the_last_step_is_known() {
-        let words = Tensor::new(&[[0f32, 1.], [0., 1.]], &Device::Cpu).unwrap();
-        let mut blend = LocalBlend::new(&words, &[2]).unwrap();
+        let mut blend = blend(&[[0., 1.]], &[[0., 1.]]);
         let x = Tensor::zeros((2, 4, 4, 4), DType::F32, &Device::Cpu).unwrap();
         assert!(blend.finish(&x).unwrap().is_none() && blend.mask().is_none());
         blend.rewrite(&SITE, maps(&[Some(0), Some(15)])).unwrap();
         blend.finish(&x).unwrap();
         let mask = blend.mask().unwrap().flatten_from(1).unwrap();
-        let corner = [
-            1f32, 1., 0., 0., 1., 1., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.,
-        ];
         let both = [
             1f32, 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
         ];
-        assert_eq!(mask.to_vec2::<f32>().unwrap(), [corner, both]);
+        assert_eq!(mask.to_vec2::<f32>().unwrap(), [[0.; 16], both]);
+    }
+
+    /// Of the source the first target has token 1, which attends at pixel 0, the second none;
+    /// of their own the first has none, the second token 1.
+    #[test]
+    fn a_target_goes_by_its_own_words_of_the_source() {
+        let mut blend = blend(&[[0., 1.], [0., 0.]], &[[0., 0.], [0., 1.]]);
+        let rows = [Some(0), Some(15), Some(15)];
+        blend.rewrite(&SITE, maps(&rows)).unwrap();
+        let x = Tensor::zeros((3, 4, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        blend.finish(&x).unwrap();
+        let mask = blend.mask().unwrap().flatten_from(1).unwrap();
+        let mask: Vec<Vec<f32>> = mask.to_vec2().unwrap();
+        let at = |pixels: [usize; 4]| {
+            let at = |pixel| f32::from(u8::from(pixels.contains(&pixel)));
+            (0..16).map(at).collect::<Vec<_>>()
+        };
+        assert_eq!(mask[1..], [at([0, 1, 4, 5]), at([10, 11, 14, 15])]);
     }
 
     #[test]
@@ -214,13 +266,12 @@ mod tests {
 
     #[test]
     fn the_level_nearest_to_a_quarter_is_used_and_never_the_mid_block() {
-        let words = Tensor::new(&[[0f32, 1.]], &Device::Cpu).unwrap();
-        let level = |levels: &[usize]| LocalBlend::new(&words, levels).unwrap().sites.level;
+        let level = |levels: &[usize]| WordSites::new(levels).level;
         assert_eq!(
             [level(&[0, 1, 2]), level(&[1, 3]), level(&[0]), level(&[3])],
             [2, 1, 0, 3]
         );
-        let blend = LocalBlend::new(&words, &[2]).unwrap();
+        let blend = blend(&[[0., 1.]], &[[0., 1.]]);
         let reads = |site: &Site| blend.intervention(site) == Intervention::Maps;
         assert!(reads(&SITE));
         assert!(!reads(&Site {

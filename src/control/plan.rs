@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
 use super::{
-    CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
+    BlendWords, CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
@@ -173,7 +173,8 @@ impl ControlPlan {
     }
 
     /// The pairs of words that local blend restricts the edit to a target to. With several
-    /// targets a named word may be missing in this one; it has no tokens then.
+    /// targets a named word may be missing in this one: the pair is for others then. If all
+    /// are, they have the tokens of the source alone.
     pub fn blended(
         &self,
         source: &Prompt,
@@ -190,6 +191,10 @@ impl ControlPlan {
                     blended.push((source.find_word(from)?, to));
                 }
             }
+        }
+        let is_there = |pair: &(WordTokens, WordTokens)| !pair.1.is_missing();
+        if blended.iter().any(is_there) {
+            blended.retain(is_there);
         }
         Ok(blended)
     }
@@ -289,20 +294,26 @@ impl ControlPlan {
         if self.blend.is_empty() {
             return Ok(None);
         }
-        let mut rows = vec![vec![0f32; source.context()]];
+        let (mut sources, mut own) = (Vec::new(), Vec::new());
         for target in targets {
-            let mut row = vec![0f32; target.context()];
-            for (from, to) in self.blended(source, target)? {
-                mark(&mut rows[0], &from.tokens);
-                mark(&mut row, &to.tokens);
+            let pairs = self.blended(source, target)?;
+            if pairs.is_empty() {
+                let reason = format!(
+                    "no words of {:?} and the source prompt differ one for one: name them, as \
+                     in bird:dog",
+                    target.text()
+                );
+                return Err(Error::of(Setting::Blend, reason));
             }
-            rows.push(row);
+            let (from, to): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+            sources.push(marked(source, &from));
+            own.push(marked(target, &to));
         }
-        if !rows[0].contains(&1.0) {
-            let reason = "no words of the prompts differ one for one: name them, as in bird:dog";
-            return Err(Error::of(Setting::Blend, reason));
-        }
-        LocalBlend::new(&Tensor::new(rows, &walk.device)?, &walk.attentive_levels).map(Some)
+        let words = BlendWords {
+            source: Tensor::new(sources, &walk.device)?,
+            target: Tensor::new(own, &walk.device)?,
+        };
+        Ok(Some(LocalBlend::new(words, &walk.attentive_levels)))
     }
 
     /// Returns an error if a word that was named for the targets is in none of them.
@@ -325,8 +336,11 @@ impl ControlPlan {
     }
 }
 
-fn mark(row: &mut [f32], tokens: &[usize]) {
-    for &token in tokens {
+/// 1 for the tokens of these words of a prompt, else 0.
+fn marked(prompt: &Prompt, words: &[WordTokens]) -> Vec<f32> {
+    let mut row = vec![0.0; prompt.context()];
+    for &token in words.iter().flat_map(|word| &word.tokens) {
         row[token] = 1.0;
     }
+    row
 }

@@ -33,10 +33,10 @@ impl StepRange {
         match (0.0..=1.0).contains(&end) && (0.0..=end).contains(&start) {
             true => Ok(Self { start, end }),
             false if start == 0.0 => Err(Error::setting(format!(
-                "{end}: a fraction of the steps is from 0 to 1"
+                "{end:?}: a fraction of the steps is from 0 to 1"
             ))),
             false => Err(Error::setting(format!(
-                "{start}..{end}: fractions of the steps are from 0 to 1, the smaller one first"
+                "{start:?}..{end:?}: fractions of the steps are from 0 to 1, the smaller one first"
             ))),
         }
     }

@@ -27,11 +27,11 @@ impl<'a> Conversion<'a> {
     ) -> Result<Self> {
         let (mut layers, mut remarks) = (Vec::new(), Vec::new());
         for lora in adapters {
-            let adapter = read(&lora.file, input, alpha)?;
-            layers.push((adapter.deltas().clone(), lora.weight));
+            let adapter = read(lora, input, alpha)?;
+            layers.push(adapter.deltas().clone());
             remarks.extend_from_slice(adapter.notes());
         }
-        let mut changes = sum_of(&layers)?;
+        let mut changes = sum_of(layers)?;
         let stored = Self::stored(input)?;
         let merged = |tensor: Lazy<'a>| {
             let module = tensor.name.strip_suffix(".weight");
@@ -52,11 +52,12 @@ impl<'a> Conversion<'a> {
 }
 
 /// The UNet's part of an adapter file.
-fn read(text: &str, input: &Input, alpha: Option<f64>) -> Result<Adapter> {
+fn read(lora: &WeightedLora, input: &Input, alpha: Option<f64>) -> Result<Adapter> {
     let (unet, cache) = (&input.checkpoint, &input.cache);
-    let source = Location::parse(text, Path::new(""), cache)?.file(&ADAPTER_FILES)?;
+    let source = Location::parse(&lora.file, Path::new(""), cache)?.file(&ADAPTER_FILES)?;
     let options = AdapterOptions {
         alpha,
+        weight: lora.weight,
         rounding: DType::F32,
     };
     Adapter::read(&source, unet, options)

@@ -3,7 +3,7 @@
 //! each picture.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Error, Result},
-    io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors},
+    io::{Checkpoint, Existing, Source, Tensors, read_file, safetensors_metadata, write_tensors},
     model::{
         Model,
         vae::{Posterior, Vae},
@@ -23,11 +23,14 @@ use crate::{
     picture::{
         Picture, Size,
         fit::{Fit, fitted},
+        is_animated,
     },
 };
 
 /// Extensions of pictures.
-const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// That of captions.
+const CAPTION: &str = "txt";
 /// The list of pictures and captions.
 const LIST: &str = "metadata.jsonl";
 /// The metadata key of a cache's origin.
@@ -97,13 +100,38 @@ pub fn uncaptioned(folder: &Path) -> Result<Vec<PathBuf>> {
     if folder.join(LIST).exists() {
         return Ok(Vec::new());
     }
-    let has_none = |file: &PathBuf| !file.with_extension("txt").exists();
+    let has_none = |file: &PathBuf| !file.with_extension(CAPTION).exists();
     Ok(pictures(folder)?.into_iter().filter(has_none).collect())
+}
+
+/// The captions of a folder that a training leaves out: those without a picture of a kind that
+/// is read, unless a list names the pictures.
+pub fn unpictured(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.join(LIST).exists() {
+        return Ok(Vec::new());
+    }
+    let pictures = pictures(folder)?.into_iter();
+    let captions: HashSet<_> = pictures.map(|file| file.with_extension(CAPTION)).collect();
+    let mut files = files(folder, &[CAPTION])?;
+    files.retain(|file| !captions.contains(file));
+    Ok(files)
+}
+
+/// The pictures of which only the first frame is used.
+pub fn animated(pictures: &[Captioned]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for Captioned { file, .. } in pictures {
+        let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
+        if is_animated(&bytes) {
+            found.push(file.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// The caption beside a picture, if there is one.
 fn caption_of(picture: &Path) -> Result<Option<String>> {
-    let file = picture.with_extension("txt");
+    let file = picture.with_extension(CAPTION);
     match Source::from(&file).text() {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -112,6 +140,11 @@ fn caption_of(picture: &Path) -> Result<Option<String>> {
 }
 
 fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
+    files(folder, &ENDINGS)
+}
+
+/// The files of a folder with one of these endings, sorted.
+fn files(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
     let io = |error| Error::io(folder, error);
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
@@ -120,7 +153,7 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     files.sort_unstable();
     files.retain(|file| {
         let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
-        ENDINGS.iter().any(|known| ending == *known)
+        endings.iter().any(|known| ending == *known)
     });
     Ok(files)
 }
@@ -218,7 +251,7 @@ fn origin(pictures: &[Captioned], model: &Model, side: usize) -> Result<String> 
     add(&side.to_le_bytes());
     for Captioned { file, .. } in pictures {
         add(name_of(file).as_bytes());
-        add(&fs::read(file).map_err(|error| Error::io(file, error))?);
+        add(&read_file(file).map_err(|error| Error::io(file, error))?);
     }
     let name = |picture: Option<&Captioned>| {
         picture.map_or(String::new(), |picture| name_of(&picture.file))

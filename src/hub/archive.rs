@@ -1,6 +1,7 @@
 //! Archives of weights (`.tar.gz`), unpacked safely into a folder.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
+use ureq::http::Uri;
 
 use super::{Hub, Progress, download::fetch_url};
 use crate::{
@@ -26,9 +28,10 @@ const SMALL: u64 = 64 << 20;
 
 /// Unpacks the files of an archive into a folder and returns their paths.
 ///
-/// Nothing gets its name before the whole archive was read and its check sum is right.
-/// Paths that lead out of the folder, hidden names, links, devices, existing files and
-/// archives that unpack to far more than their size are errors.
+/// All files get their names or none does, and only after the whole archive was read and its
+/// check sum is right. Paths that lead out of the folder, hidden names, links, devices, a
+/// name twice, existing files and archives that unpack to far more than their size are
+/// errors.
 pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
     check(archive)?;
     let mut folders = Vec::new();
@@ -43,14 +46,18 @@ pub fn unpack(archive: &Path, into: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn unpack_checked(archive: &Path, into: &Path, folders: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    let damaged = |error: io::Error| Error::io(archive, error);
-    let mut unfinished = Vec::new();
+    let damaged = |error: io::Error| damaged(archive, &error);
+    let (mut unfinished, mut names) = (Vec::new(), BTreeSet::new());
     let mut packed = open(archive)?;
     for entry in packed.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let Some(name) = checked(archive, &entry)? else {
             continue;
         };
+        if !names.insert(name.clone()) {
+            let reason = format!("it contains {} twice", name.display());
+            return Err(refused(archive, reason));
+        }
         let file = into.join(&name);
         make_folder(into, &name, folders)?;
         check_new(&file)?;
@@ -58,8 +65,23 @@ fn unpack_checked(archive: &Path, into: &Path, folders: &mut Vec<PathBuf>) -> Re
         io::copy(&mut entry, &mut content).map_err(|error| Error::io(&file, error))?;
         unfinished.push((file, content));
     }
-    let finish = |(file, content): (PathBuf, AtomicFile)| content.finish().map(|()| file);
-    unfinished.into_iter().map(finish).collect()
+    publish(unfinished)
+}
+
+/// Gives all files their names. If one cannot have it, as where names differ in case only
+/// and the file system takes them for the same, the others lose theirs.
+fn publish(unfinished: Vec<(PathBuf, AtomicFile)>) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for (file, content) in unfinished {
+        if let Err(error) = content.finish() {
+            files.iter().for_each(|file| {
+                let _ = fs::remove_file(file);
+            });
+            return Err(error);
+        }
+        files.push(file);
+    }
+    Ok(files)
 }
 
 type Packed = Archive<MultiGzDecoder<File>>;
@@ -71,7 +93,7 @@ fn open(archive: &Path) -> Result<Packed> {
 
 /// Reads the whole archive, to its check sum, without keeping anything of it.
 fn check(archive: &Path) -> Result<()> {
-    let damaged = |error: io::Error| Error::io(archive, error);
+    let damaged = |error: io::Error| damaged(archive, &error);
     let size = fs::metadata(archive).map_err(damaged)?.len();
     let most = size.saturating_mul(MAX_RATIO).max(SMALL);
     let mut packed = open(archive)?;
@@ -103,6 +125,15 @@ fn check(archive: &Path) -> Result<()> {
     }
 }
 
+/// The error of an archive that cannot be read, in our words: those of the system alone say
+/// more.
+fn damaged(archive: &Path, error: &io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(code) => Error::io(archive, io::Error::from_raw_os_error(code)),
+        None => refused(archive, "it is damaged, or no .tar.gz archive"),
+    }
+}
+
 fn refused(archive: &Path, reason: impl std::fmt::Display) -> Error {
     let reason = format!("{reason}; no file was unpacked");
     Error::io(archive, io::Error::new(io::ErrorKind::InvalidData, reason))
@@ -122,18 +153,36 @@ impl Hub {
             return Err(Error::hub(url, "HF_HUB_OFFLINE forbids downloads"));
         }
         check_new(&archive)?;
+        let is_new = !into.exists();
         fs::create_dir_all(into).map_err(|error| Error::io(into, error))?;
-        fetch_url(self, url, &archive, report)?;
+        let files = self.fetch_and_unpack(url, &archive, into, report);
+        if files.is_err() && is_new {
+            // Only if it is still empty: what was downloaded so far stays there.
+            let _ = fs::remove_dir(into);
+        }
+        files
+    }
+
+    fn fetch_and_unpack(
+        &self,
+        url: &str,
+        archive: &Path,
+        into: &Path,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<PathBuf>> {
+        fetch_url(self, url, archive, report)?;
         report(Progress::Checking);
-        let files = unpack(&archive, into);
-        let removed = fs::remove_file(&archive);
+        let files = unpack(archive, into);
+        let removed = fs::remove_file(archive);
         let files = files?; // the first error is reported
-        removed.map_err(|error| Error::io(&archive, error))?;
+        removed.map_err(|error| Error::io(archive, error))?;
         Ok(files)
     }
 }
 
+/// The name of the file at the address of an archive.
 fn archive_name(url: &str) -> Result<&str> {
+    check_address(url).map_err(|reason| Error::setting(format!("{url}: {reason}")))?;
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let name = path.rsplit('/').next().unwrap_or_default();
     let stem = name.strip_suffix(".tar.gz").or(name.strip_suffix(".tgz"));
@@ -142,6 +191,25 @@ fn archive_name(url: &str) -> Result<&str> {
         false => Err(Error::setting(format!(
             "{url}: only archives can be downloaded from a URL: it does not end in .tar.gz or .tgz"
         ))),
+    }
+}
+
+/// Checks that an address has a host, a port that exists, and no other characters than
+/// those of addresses.
+fn check_address(url: &str) -> Result<(), &'static str> {
+    let printed = |char: char| char.is_ascii_graphic();
+    let uri = url.parse::<Uri>().ok().filter(|_| url.chars().all(printed));
+    let uri = uri.ok_or(
+        "this is no address: it needs a host, and spaces and letters beyond ASCII as in %20",
+    )?;
+    let host = uri.authority().ok_or("it names no host")?;
+    let port = host.as_str().rsplit_once(':');
+    let digits = port
+        .map(|(_, port)| port)
+        .filter(|port| !port.contains(']'));
+    match digits.is_none_or(|digits| matches!(digits.parse::<u16>(), Ok(1..))) {
+        true => Ok(()),
+        false => Err("its port is not from 1 to 65535"),
     }
 }
 
@@ -155,9 +223,9 @@ fn check_new(file: &Path) -> Result<()> {
     Err(Error::io(file, taken))
 }
 
-/// The path of a file that may be written; `None` for folders.
+/// The path of a file that may be written, without its `.`; `None` for folders.
 fn checked(archive: &Path, entry: &Entry<impl Read>) -> Result<Option<PathBuf>> {
-    let name = entry.path().map_err(|error| Error::io(archive, error))?;
+    let name = entry.path().map_err(|error| damaged(archive, &error))?;
     let refused = |what: &str| {
         let reason = format!("it contains {}, {what}", name.display());
         Err(refused(archive, reason))
@@ -171,7 +239,14 @@ fn checked(archive: &Path, entry: &Entry<impl Read>) -> Result<Option<PathBuf>> 
             refused("a name with a control character")
         }
         _ if name.components().any(hidden) => refused("a hidden file or folder"),
-        EntryType::Regular | EntryType::Continuous => Ok(Some(name.into_owned())),
+        EntryType::Regular | EntryType::Continuous => {
+            let parts = name.components();
+            let path: PathBuf = parts.filter(|part| *part != Component::CurDir).collect();
+            match path.as_os_str().is_empty() {
+                true => Err(self::refused(archive, "it contains a file without a name")),
+                false => Ok(Some(path)),
+            }
+        }
         EntryType::Directory => Ok(None),
         _ => refused("which is neither a file nor a folder"),
     }
@@ -241,7 +316,7 @@ mod tests {
         let file = archive(folder.path(), "./a/w.pt", EntryType::Regular);
         let into = folder.path().join("out");
         let files = unpack(&file, &into).unwrap();
-        assert_eq!(files, [into.join("./a/w.pt")]);
+        assert_eq!(files, [into.join("a/w.pt")]);
         assert_eq!(fs::read(&files[0]).unwrap(), b"abc");
         let error = unpack(&file, &into).unwrap_err().to_string();
         assert!(error.contains("exists already"), "{error}");
@@ -274,15 +349,51 @@ mod tests {
     }
 
     #[test]
+    fn all_files_get_their_names_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.tar.gz");
+        let into = folder.path().join("out");
+        for (names, words) in [
+            (["b", "a", "./a"], "it contains a twice"),
+            (["b", "d/a", "d//a"], "it contains d/a twice"),
+            (["b", "a", "a/c"], "a"),
+            (["b", "a/c", "a"], "a"),
+            (["b", "a", "./."], "without a name"),
+        ] {
+            let encoder = GzEncoder::new(File::create(&file).unwrap(), Compression::fast());
+            let mut builder = Builder::new(encoder);
+            for name in names {
+                let mut header = Header::new_gnu();
+                header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+                header.set_size(3);
+                header.set_cksum();
+                builder.append(&header, &b"abc"[..]).unwrap();
+            }
+            builder.into_inner().unwrap().finish().unwrap();
+            let error = unpack(&file, &into).unwrap_err().to_string();
+            assert!(error.contains(words), "{names:?}: {error}");
+            assert!(!into.exists(), "{names:?}");
+        }
+    }
+
+    #[test]
     fn only_archives_are_fetched_from_an_address() {
         let name = |url| archive_name(url).ok();
         assert_eq!(name("https://x.y/a/w.tar.gz?z=1"), Some("w.tar.gz"));
         assert_eq!(name("https://x.y/w.tgz"), Some("w.tgz"));
+        assert_eq!(name("http://[::1]:80/w.tgz"), Some("w.tgz"));
+        assert_eq!(name("http://[::1]/w.tgz"), Some("w.tgz"));
         for url in [
             "https://x.y/",
             "https://x.y/w.pt",
             "https://x.y/.tar.gz",
             "https://x.y/w.tar.gz/",
+            "https:///w.tar.gz",
+            "https://x.y/a b.tar.gz",
+            "https://x.y/a\n.tar.gz",
+            "https://x.y/é.tar.gz",
+            "https://x.y:99999/w.tar.gz",
+            "https://x.y:0/w.tar.gz",
         ] {
             assert_eq!(name(url), None, "{url}");
         }

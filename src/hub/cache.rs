@@ -14,7 +14,7 @@ use hf_hub::{CacheRepo, Repo, RepoType};
 use super::{Digest, Repository, environment};
 use crate::{
     error::{Error, Result},
-    io::{AtomicFile, Existing},
+    io::{AtomicFile, Existing, read_file},
 };
 
 /// A local cache of repositories.
@@ -68,7 +68,12 @@ impl Cache {
     /// The commit of a branch or tag when it was last fetched.
     fn commit(&self, repository: &Repository) -> Option<String> {
         let refs = self.folder(repository).join("refs");
-        let commit = fs::read_to_string(refs.join(&repository.revision)).ok()?;
+        let file = refs.join(&repository.revision);
+        if !file.is_file() {
+            return None; // a pipe would be waited for
+        }
+        let commit = read_file(&file).ok()?;
+        let commit = String::from_utf8(commit).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| !commit.is_empty())
     }
 

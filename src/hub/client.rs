@@ -249,12 +249,25 @@ pub(super) fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
             Failure::Transient(error.to_string(), None)
         }
         ureq::Error::Io(_) | ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-            let reason = format!(
-                "{host} cannot be reached ({error}); without a network, put the files into a \
-                 folder in the diffusers layout and name it as the model"
-            );
+            let error = error.to_string();
+            let error = error.strip_prefix("io: ").unwrap_or(&error);
+            let reason = match host == what {
+                true => format!("its host cannot be reached ({error})"),
+                false => format!(
+                    "{host} cannot be reached ({error}); offline, name a folder in the \
+                     diffusers layout as the model"
+                ),
+            };
             Failure::Unreachable(Error::hub(what, reason))
         }
+        ureq::Error::ConnectProxyFailed(_) => {
+            let reason = format!(
+                "{host}: {error}; a proxy must tunnel (CONNECT) to this host and port: ask for \
+                 that, or list the host in NO_PROXY if it can be reached without one"
+            );
+            Failure::Permanent(Error::hub(what, reason))
+        }
+        _ if host == what => Failure::Permanent(Error::hub(what, error.to_string())),
         _ => Failure::Permanent(Error::hub(what, format!("{host}: {error}"))),
     }
 }

@@ -15,7 +15,10 @@ use super::{
     client::Failure,
     lock::{Lock, Taken},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    io::is_special,
+};
 
 /// The progress of a download.
 #[derive(Debug)]
@@ -93,7 +96,11 @@ impl Hub {
             checked += 1;
             check(wanted, &part, checked)
         };
-        retry(self.retry_policy, &wanted.to_string(), attempt, report)?;
+        let received = retry(self.retry_policy, &wanted.to_string(), attempt, report);
+        if received.is_err() {
+            remove_empty(&part);
+        }
+        received?;
         fs::rename(&part, content).map_err(|error| Error::io(content, error))
     }
 }
@@ -109,8 +116,19 @@ pub(super) fn fetch_url(
     let attempt = |report: &mut dyn FnMut(Progress)| {
         receive(&|offset| hub.open_url(url, offset), None, &part, report)
     };
-    retry(hub.retry_policy, url, attempt, report)?;
+    let received = retry(hub.retry_policy, url, attempt, report);
+    if received.is_err() {
+        remove_empty(&part);
+    }
+    received?;
     fs::rename(&part, file).map_err(|error| Error::io(file, error))
+}
+
+/// Removes an unfinished file that holds nothing to resume from.
+fn remove_empty(part: &Path) {
+    if fs::symlink_metadata(part).is_ok_and(|found| found.is_file() && found.len() == 0) {
+        let _ = fs::remove_file(part);
+    }
 }
 
 /// Requests a file's bytes from an offset on.
@@ -124,8 +142,7 @@ fn receive(
     report: &mut dyn FnMut(Progress),
 ) -> Result<(), Failure> {
     let fault = |error| Failure::Permanent(Error::io(part, error));
-    let out = File::options().create(true).append(true).open(part);
-    let mut out = out.map_err(fault)?;
+    let mut out = open_unfinished(part).map_err(fault)?;
     let mut here = out.metadata().map_err(fault)?.len();
     if size.is_some_and(|size| here > size) {
         out.set_len(0).map_err(fault)?;
@@ -151,6 +168,17 @@ fn receive(
             Err(Failure::Transient(reason, None))
         }
         _ => Ok(()),
+    }
+}
+
+/// Opens a file to append to. Nothing is written through a link to another file: a folder of
+/// downloads may be shared.
+fn open_unfinished(part: &Path) -> io::Result<File> {
+    match fs::symlink_metadata(part) {
+        Ok(found) if found.is_symlink() && !is_special(part) => Err(io::Error::other(
+            "this is a link where a download belongs: remove it",
+        )),
+        _ => File::options().create(true).append(true).open(part),
     }
 }
 
@@ -233,7 +261,7 @@ fn check(wanted: &PlannedFile, part: &Path, checked: u32) -> Result<(), Failure>
     let fault = |error| Failure::Permanent(Error::io(part, error));
     let content = File::open(part).map_err(fault)?;
     let length = content.metadata().map_err(fault)?.len();
-    if digest.matches(content, length).map_err(fault)? {
+    if length == *size && digest.matches(content, length).map_err(fault)? {
         return Ok(());
     }
     fs::remove_file(part).map_err(fault)?;
@@ -289,7 +317,10 @@ pub(super) fn retry<T>(
         let default = retry_policy.pause.saturating_mul(doubled);
         let too_long = asked.is_some_and(|asked| asked > retry_policy.longest);
         if failed >= retry_policy.attempts || too_long {
-            let reason = format!("{reason}; a later download resumes from here");
+            let reason = match furthest {
+                0 => reason,
+                _ => format!("{reason}; a later download resumes from here"),
+            };
             return Err(Error::hub(what, reason));
         }
         let pause = asked.unwrap_or(default).min(retry_policy.longest);
@@ -329,6 +360,23 @@ fn check_free(folder: &Path, free: u64, needed: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_download_is_not_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, part) = (folder.path().join("victim"), folder.path().join("part"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &part).unwrap();
+        let error = open_unfinished(&part).unwrap_err().to_string();
+        assert!(error.contains("a link"), "{error}");
+        assert!(open_unfinished(folder.path()).is_err());
+        let mut new = open_unfinished(&folder.path().join("new")).unwrap();
+        new.write_all(b"ab").unwrap();
+        remove_empty(&folder.path().join("new"));
+        assert_eq!(fs::read(folder.path().join("new")).unwrap(), b"ab");
+        assert_eq!(fs::read(victim).unwrap(), b"precious");
+    }
 
     #[test]
     fn a_full_disk_is_an_error_before_the_download() {

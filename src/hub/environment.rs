@@ -5,6 +5,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +23,7 @@ pub(super) fn text(name: &str) -> Option<String> {
 /// The path in a variable, unless it is empty, with `~` and `$NAME` expanded.
 pub(super) fn path(name: &str) -> Option<PathBuf> {
     let value = env::var_os(name).filter(|value| !value.is_empty())?;
-    Some(expanded(value, &|name| env::var_os(name), dirs::home_dir()))
+    Some(expanded(value, &|name| env::var_os(name), &home_of))
 }
 
 /// The first path in variables with several names, the current one first.
@@ -67,23 +68,38 @@ pub(super) fn is_offline() -> bool {
     value.is_some_and(|value| ["1", "true", "yes", "on"].contains(&&*value.to_lowercase()))
 }
 
-/// A path with a leading `~` replaced by the home folder, then `$NAME` and `${NAME}` by the
-/// variables, as Python's `expanduser` and `expandvars` do: what is not known stays.
+/// The home folder of a user, and that of the one who runs this under the empty name.
+fn home_of(user: &str) -> Option<PathBuf> {
+    if user.is_empty() {
+        return dirs::home_dir();
+    }
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let home = |line: &str| {
+        let line = line.strip_prefix(user)?.strip_prefix(':')?;
+        line.split(':').nth(4).map(PathBuf::from) // password, uid, gid, comment, home
+    };
+    users.lines().find_map(home)
+}
+
+/// A path with a leading `~` or `~user` replaced by the home folder, then `$NAME` and `${NAME}`
+/// by the variables, as Python's `expanduser` and `expandvars` do: what is not known stays.
 fn expanded(
     path: OsString,
     variable: &dyn Fn(&str) -> Option<OsString>,
-    home: Option<PathBuf>,
+    home: &dyn Fn(&str) -> Option<PathBuf>,
 ) -> PathBuf {
     // A path that is not UTF-8 is taken as it is.
     let Some(text) = path.to_str() else {
         return path.into();
     };
     let (mut whole, mut rest) = (OsString::new(), text);
-    if let (Some(home), Some(after)) = (home, text.strip_prefix('~'))
-        && (after.is_empty() || after.starts_with(std::path::is_separator))
-    {
-        whole.push(home);
-        rest = after;
+    if let Some(after) = text.strip_prefix('~') {
+        let end = after.find(std::path::is_separator);
+        let (user, after) = after.split_at(end.unwrap_or(after.len()));
+        if let Some(home) = home(user) {
+            whole.push(home);
+            rest = after;
+        }
     }
     while let Some(at) = rest.find('$') {
         let (before, from) = rest.split_at(at);
@@ -114,7 +130,12 @@ mod tests {
 
     fn expand(path: &str) -> PathBuf {
         let variable = |name: &str| (name == "A").then(|| "/a".into());
-        expanded(path.into(), &variable, Some("/home/me".into()))
+        let home = |user: &str| match user {
+            "" => Some("/home/me".into()),
+            "you" => Some("/home/you".into()),
+            _ => None,
+        };
+        expanded(path.into(), &variable, &home)
     }
 
     /// By Python's `os.path.expandvars(os.path.expanduser(..))`.
@@ -130,6 +151,8 @@ mod tests {
             ("$$A", "$/a"),
             ("${A", "${A"),
             ("~other/$A", "~other//a"),
+            ("~you/$A", "/home/you//a"),
+            ("~you", "/home/you"),
         ] {
             assert_eq!(expand(path), PathBuf::from(whole), "{path}");
         }
@@ -138,7 +161,7 @@ mod tests {
     #[test]
     fn without_a_home_the_tilde_stays() {
         assert_eq!(
-            expanded("~/x".into(), &|_| None, None),
+            expanded("~/x".into(), &|_| None, &|_| None),
             PathBuf::from("~/x")
         );
     }
@@ -148,9 +171,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         assert_eq!(token_in(&file).unwrap(), None);
-        std::fs::write(&file, "\u{feff}hf_x\r\n").unwrap();
+        fs::write(&file, "\u{feff}hf_x\r\n").unwrap();
         assert_eq!(token_in(&file).unwrap().as_deref(), Some("hf_x"));
-        std::fs::write(&file, b"hf_\xff").unwrap();
+        fs::write(&file, b"hf_\xff").unwrap();
         assert!(token_in(&file).is_err());
     }
 }

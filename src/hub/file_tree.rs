@@ -8,7 +8,7 @@ use std::{
 use super::{Cache, Location, Repository, repository::is_inside};
 use crate::{
     error::{Error, Result},
-    io::Source,
+    io::{BuiltIn, Source},
 };
 
 /// A folder of files: local, in a repository of the hub, or built into the program.
@@ -22,8 +22,8 @@ pub enum FileTree {
     BuiltIn(PathBuf, Vec<BuiltInFile>),
 }
 
-/// The path of a built-in file in its folder, and its bytes.
-pub type BuiltInFile = (&'static str, &'static [u8]);
+/// The path of a built-in file in its folder, and the file.
+pub type BuiltInFile = (&'static str, BuiltIn);
 
 impl FileTree {
     /// All of a repository in a cache.
@@ -51,7 +51,7 @@ impl FileTree {
             Self::BuiltIn(home, files) => {
                 let path = home.join(name);
                 match files.iter().find(|(file, _)| *file == name) {
-                    Some((_, bytes)) => Ok(Source::built_in(path, bytes)),
+                    Some(&(_, file)) => Ok(Source::built_in(path, file)),
                     None => Err(Error::config(&path, "it is not part of the built-in model")),
                 }
             }
@@ -114,9 +114,9 @@ impl FileTree {
 
     /// Returns a subfolder.
     pub fn within(&self, folder: &str) -> Self {
-        let below = |&(file, bytes): &BuiltInFile| {
-            let name = Path::new(file).strip_prefix(folder).ok()?.to_str()?;
-            Some((name, bytes))
+        let below = |&(name, file): &BuiltInFile| {
+            let name = Path::new(name).strip_prefix(folder).ok()?.to_str()?;
+            Some((name, file))
         };
         match self {
             Self::Folder(home) => Self::Folder(home.join(folder)),
@@ -159,7 +159,10 @@ mod tests {
 
     #[test]
     fn files_of_the_program_are_found_by_name() {
-        let home = FileTree::BuiltIn("toy".into(), vec![("unet/config.json", b"{}")]);
+        let home = FileTree::BuiltIn(
+            "toy".into(),
+            vec![("unet/config.json", (&b"{}"[..]).into())],
+        );
         let found = home.first("unet", &["none.json", "config.json"]).unwrap();
         assert_eq!(found.text().unwrap(), "{}");
         assert!(home.has("unet") && home.has("unet/config.json") && !home.has("un"));

@@ -75,7 +75,7 @@ impl Location {
         let bytes = kept(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let file: BuiltInFile = (String::leak(name.clone().into_owned()), bytes);
+        let file: BuiltInFile = (String::leak(name.clone().into_owned()), bytes.into());
         Ok(Self::File(
             FileTree::BuiltIn(folder.into(), vec![file]),
             name.into_owned(),

@@ -104,8 +104,8 @@ enum Tensors {
 impl Tensors {
     fn open(source: &Source) -> Result<Self> {
         let file = source.name();
-        if let Some(bytes) = source.in_program() {
-            let tensors = SliceSafetensors::new(bytes)
+        if let Some(built_in) = source.in_program() {
+            let tensors = SliceSafetensors::new(built_in.bytes)
                 .map_err(|error| Error::weights(file, reason_of(&error)))?;
             return Ok(Self::BuiltIn(tensors));
         }
@@ -243,8 +243,8 @@ impl Checkpoint {
 
 /// The `__metadata__` table of a safetensors file; empty for other files.
 pub fn safetensors_metadata(file: &Source) -> Result<HashMap<String, String>> {
-    if let Some(bytes) = file.in_program() {
-        return metadata_in(file, bytes);
+    if let Some(built_in) = file.in_program() {
+        return metadata_in(file, built_in.bytes);
     }
     let reader = File::open(file).map_err(|error| Error::io(file, error))?;
     metadata_in(file, reader)
@@ -376,7 +376,7 @@ mod tests {
         let file = folder.path().join("x.safetensors");
         let tensor = Tensor::new(&[[1f32, 2.0, 3.0]], &Device::Cpu).unwrap();
         save(&HashMap::from([("w", tensor)]), &file).unwrap();
-        let bytes = std::fs::read(&file).unwrap().leak();
+        let bytes: &[u8] = std::fs::read(&file).unwrap().leak();
         for source in [Source::from(&file), Source::built_in("x", bytes)] {
             let checkpoint = Checkpoint::open(&source).unwrap();
             assert_eq!(checkpoint.names(), ["w"]);
@@ -387,7 +387,7 @@ mod tests {
             assert!(checkpoint.load("v", &Device::Cpu).is_err());
             assert!(safetensors_metadata(&source).unwrap().is_empty());
         }
-        assert!(Checkpoint::open(Source::built_in("x", b"text")).is_err());
+        assert!(Checkpoint::open(Source::built_in("x", &b"text"[..])).is_err());
     }
 
     #[test]

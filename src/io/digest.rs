@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Existing, Source, write_file};
+use super::{BuiltIn, Existing, Source, read_file, write_file};
 use crate::error::{Error, Result};
 
 /// Bytes that are hashed at once.
@@ -58,8 +58,8 @@ impl Digests {
     /// A hash of the whole content of a file, in hexadecimal. That of a blob in the hub's
     /// cache is its name, which `icd model verify` compares with its content.
     pub fn of(&self, file: &Source) -> Result<String> {
-        if let Some(bytes) = file.in_program() {
-            return Ok(hex(bytes));
+        if let Some(BuiltIn { bytes, sha256 }) = file.in_program() {
+            return Ok(sha256.map_or_else(|| hex(bytes), str::to_owned));
         }
         let fault = |error| Error::io(file, error);
         let path = fs::canonicalize(file).map_err(fault)?;
@@ -108,7 +108,7 @@ impl Digests {
         let bytes = self
             .remembered
             .as_ref()
-            .and_then(|file| fs::read(file).ok());
+            .and_then(|file| read_file(file).ok());
         let known = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         known.unwrap_or_default()
     }

@@ -8,6 +8,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use safetensors::SafeTensors;
+
 use crate::error::{Error, Result};
 
 /// Most bytes of a safetensors header; what begins otherwise may have no end.
@@ -29,23 +31,31 @@ pub(crate) fn kept(path: &Path) -> Result<&'static [u8]> {
     if let Some(bytes) = kept.get(path) {
         return Ok(bytes);
     }
-    let bytes = read(path).map_err(|error| Error::io(path, error))?;
+    let bytes = File::open(path).and_then(read);
+    let bytes = bytes.map_err(|error| Error::io(path, error))?;
     let bytes: &'static [u8] = Vec::leak(bytes);
     kept.insert(path.into(), bytes);
     Ok(bytes)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut pipe = File::open(path)?;
+/// Reads a safetensors file: the header, then as much as that says and one byte more, which
+/// makes a file that goes on one that is refused.
+fn read(mut pipe: impl Read) -> io::Result<Vec<u8>> {
+    let foreign = || {
+        let reason = "what comes from a pipe or device must be a safetensors file; name another \
+                      file itself";
+        io::Error::other(reason)
+    };
     let mut bytes = Vec::new();
     (&mut pipe).take(8).read_to_end(&mut bytes)?;
     let length = bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    if !length.is_some_and(|length| (1..=MAX_HEADER).contains(&length)) {
-        let reason = "what comes from a pipe or device must be a safetensors file; name another \
-                      file itself";
-        return Err(io::Error::other(reason));
-    }
-    pipe.read_to_end(&mut bytes)?;
+    let length = length.filter(|length| (1..=MAX_HEADER).contains(length));
+    (&mut pipe)
+        .take(length.ok_or_else(foreign)?)
+        .read_to_end(&mut bytes)?;
+    let header = SafeTensors::read_metadata(&bytes).map_err(|_| foreign())?.1;
+    pipe.take(header.data_len() as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -63,5 +73,14 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_pipe_without_end_is_read_to_where_its_header_says() {
+        let header = br#"{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        let begin = [&length[..], header].concat();
+        let bytes = read(begin.chain(io::repeat(7))).unwrap();
+        assert_eq!(bytes.len(), begin.len() + 5);
     }
 }

@@ -13,16 +13,34 @@ use crate::error::{Error, Result};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     name: PathBuf,
-    built_in: Option<&'static [u8]>,
+    built_in: Option<BuiltIn>,
+}
+
+/// A file built into the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BuiltIn {
+    /// Its content.
+    pub bytes: &'static [u8],
+    /// SHA-256 of the content in hexadecimal, if it is known.
+    pub sha256: Option<&'static str>,
+}
+
+impl From<&'static [u8]> for BuiltIn {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self {
+            bytes,
+            sha256: None,
+        }
+    }
 }
 
 impl Source {
     /// Creates a file built into the program; `name` is used in messages, and its last
     /// component as the file name.
-    pub fn built_in(name: impl Into<PathBuf>, bytes: &'static [u8]) -> Self {
+    pub fn built_in(name: impl Into<PathBuf>, file: impl Into<BuiltIn>) -> Self {
         Self {
             name: name.into(),
-            built_in: Some(bytes),
+            built_in: Some(file.into()),
         }
     }
 
@@ -31,15 +49,15 @@ impl Source {
         &self.name
     }
 
-    /// The bytes of a file built into the program.
-    pub fn in_program(&self) -> Option<&'static [u8]> {
+    /// The file, if it is built into the program.
+    pub fn in_program(&self) -> Option<BuiltIn> {
         self.built_in
     }
 
     /// Reads the whole file.
     pub fn bytes(&self) -> Result<Cow<'static, [u8]>> {
         match self.built_in {
-            Some(bytes) => Ok(bytes.into()),
+            Some(file) => Ok(file.bytes.into()),
             None => read_file(&self.name)
                 .map(Cow::Owned)
                 .map_err(|error| Error::io(&self.name, error)),
@@ -106,7 +124,7 @@ mod tests {
         fs::write(&file, "{}").unwrap();
         for source in [
             Source::from(&file),
-            Source::built_in("shapes/a.json", b"{}"),
+            Source::built_in("shapes/a.json", &b"{}"[..]),
         ] {
             assert_eq!(source.text().unwrap(), "{}");
             assert!(source.name().ends_with("a.json"));
@@ -117,7 +135,9 @@ mod tests {
     fn what_cannot_be_read_is_named() {
         let missing = Source::from(Path::new("no/such/file")).bytes().unwrap_err();
         assert!(missing.to_string().contains("no/such/file"), "{missing}");
-        let binary = Source::built_in("x.txt", b"\xff\xfe").text().unwrap_err();
+        let binary = Source::built_in("x.txt", &b"\xff\xfe"[..])
+            .text()
+            .unwrap_err();
         assert!(binary.to_string().contains("x.txt"), "{binary}");
     }
 }

@@ -8,7 +8,6 @@ pub(super) mod winograd;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use super::{
     elementwise::total::sum_rows,
@@ -20,6 +19,7 @@ use super::{
         product,
     },
     op,
+    parts::each_part,
 };
 use patches::{ConvGeometry, Patches};
 
@@ -192,8 +192,7 @@ fn weight_gradient(x: &Tensor, gradient: &Tensor, geometry: ConvGeometry) -> Res
     op::with([x, gradient], |[x, gradient]| {
         let patches = Patches::new(x, dims, None, geometry);
         let gradient = Matrix::contiguous(gradient, outputs);
-        let taps = out.par_chunks_mut(inputs * outputs).enumerate();
-        taps.for_each(|(tap, out)| {
+        each_part(&mut out, inputs * outputs, &|tap, out| {
             let patches = &patches;
             let inputs = Tap { patches, tap };
             let samples = b * height * width;

@@ -1,9 +1,8 @@
 //! Epilogues: operations fused with a product.
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
-use super::{gemm::ROWS, op};
+use super::{gemm::ROWS, op, parts::each_part};
 
 /// Optional operations fused with a linear layer.
 #[derive(Clone, Copy, Default)]
@@ -97,9 +96,9 @@ impl Addends<'_> {
     /// Adds bias and residual to a finished output.
     pub(super) fn add_to(self, out: &mut [f32], columns: usize) {
         let rows = out.len() / columns;
-        out.par_chunks_mut(ROWS * columns)
-            .enumerate()
-            .for_each(|(i, part)| self.add_to_rows(part, columns, i * ROWS, rows));
+        each_part(out, ROWS * columns, &|i, part| {
+            self.add_to_rows(part, columns, i * ROWS, rows);
+        });
     }
 
     /// Adds them to the part of an output of `rows` rows that begins at row `first`.

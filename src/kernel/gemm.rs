@@ -11,9 +11,8 @@ pub(super) mod tasks;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::{epilogue::Addends, scratch::Scratch, simd::put};
+use super::{epilogue::Addends, parts::each, scratch::Scratch, simd::put};
 use packed::{PackedMatrix, WIDEST};
 use tasks::tasks;
 pub(super) use tasks::{Task, cut};
@@ -86,7 +85,7 @@ pub(super) fn product(a: &impl Lhs, b: &PackedMatrix, addends: Addends, out: &mu
     let Some(rows) = out.len().checked_div(columns) else {
         return;
     };
-    tasks(out, rows, b).into_par_iter().for_each(|mut task| {
+    each(tasks(out, rows, b), &|_, mut task: Task| {
         let (first, from) = (task.rows.start, b.panels()[task.panels.start].column);
         task.compute(a, b);
         for (i, out) in task.out.iter_mut().enumerate() {

@@ -113,7 +113,7 @@ impl<C: Curve> Norm<C> {
     fn apply(&self, x: &[f32], affines: &[Affine]) -> Vec<f32> {
         let mut y = vec![0f32; x.len()];
         let wide = self.form.wide();
-        self.form.share(&mut y, |picture, from, y| {
+        self.form.share(&mut y, &|picture, from, y| {
             let [center, scale, shift] = affines[picture].rows();
             let inputs = [Rows(&x[from..], wide), center, scale, shift];
             map(Normal(self.curve), inputs, wide, y);

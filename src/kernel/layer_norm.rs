@@ -70,7 +70,7 @@ fn parameters(x: &Tensor, gradient: &Tensor, eps: f32) -> Result<[Tensor; 2]> {
             let (x, dy) = (&x[range.clone()], &dy[range]);
             vectorised(Parameters { x, dy, c, eps })
         };
-        Ok(map_parts(x.len().div_ceil(part), x.len(), find))
+        Ok(map_parts(x.len().div_ceil(part), x.len(), &find))
     })?;
     let total = |which: usize| {
         let sum = |channel| sums.iter().map(|sums| sums[which][channel]).sum::<f64>();

@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use super::{
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
     gemm::{Matrix, Task, outer::outer, packed::PackedMatrix, product},
     op::{self, Gradients},
+    parts::each_part,
     scratch::Scratch,
 };
 
@@ -83,7 +83,7 @@ pub fn linear_geglu(
     let count = out.len() / d;
     op::with([x], |[x]| {
         Epilogue::bias(bias).with(&(count, both).into(), |addends| {
-            let block = |(i, out): (usize, &mut [f32])| {
+            each_part(&mut out, HALVES * d, &|i, out| {
                 let range = i * HALVES..i * HALVES + out.len() / d;
                 let mut halves = Scratch::new(range.len() * both);
                 let slots = halves.chunks_mut(both).collect();
@@ -91,9 +91,7 @@ pub fn linear_geglu(
                 Task::whole_rows(range.clone(), &weight.packed, slots).compute(&x, &weight.packed);
                 addends.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
-            };
-            let blocks = out.par_chunks_mut(HALVES * d).enumerate();
-            blocks.for_each(block);
+            });
         })
     })?;
     op::tensor(out, shape)

@@ -36,7 +36,7 @@ pub fn concat(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 fn join([a, b]: [&[f32]; 2], [c1, c2]: [usize; 2]) -> Vec<f32> {
     let c = (c1 + c2).max(1);
     let mut out = vec![0f32; a.len() + b.len()];
-    share(&mut out, whole_rows(c), |i, out| {
+    share(&mut out, whole_rows(c), &|i, out| {
         let first = i * (whole_rows(c) / c);
         for (row, out) in out.chunks_mut(c).enumerate() {
             let (left, right) = out.split_at_mut(c1);
@@ -53,7 +53,7 @@ fn columns(x: &Tensor, columns: Range<usize>, like: &Tensor) -> Result<Tensor> {
     let mut out = vec![0f32; like.elem_count()];
     op::with([x], |[x]| {
         let (width, part) = (columns.len().max(1), whole_rows(columns.len()));
-        share(&mut out, part, |i, out| {
+        share(&mut out, part, &|i, out| {
             let rows = x[i * (part / width) * c..].chunks(c);
             for (out, row) in out.chunks_mut(width).zip(rows) {
                 out.copy_from_slice(&row[columns.clone()]);
@@ -73,7 +73,7 @@ pub fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (ys, xs) = (nearest(h, height), nearest(w, width));
     let y = op::with([x], |[x]| {
         let mut out = vec![0f32; b * height * width * c];
-        share(&mut out, width * c, |row, out| {
+        share(&mut out, width * c, &|row, out| {
             let from = row / height * h + ys[row % height];
             let from = &x[from * w * c..][..w * c];
             for (out, x) in out.chunks_mut(c).zip(&xs) {
@@ -95,7 +95,7 @@ fn shrink(x: &Tensor, gradient: &Tensor) -> Result<Gradients<1>> {
     let (ys, xs) = (nearest(h, height), nearest(w, width));
     let mut out = vec![0f32; x.elem_count()];
     op::with([gradient], |[gradient]| {
-        share(&mut out, w * c, |row, out| {
+        share(&mut out, w * c, &|row, out| {
             let rows = repeated(&ys, row % h).map(|y| row / h * height + y);
             for row in rows {
                 let gradient = &gradient[row * width * c..][..width * c];

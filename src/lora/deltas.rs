@@ -8,7 +8,6 @@ use super::{
     factor::{Factor, Part},
     layers::{Form, Layer},
     product::{Magnitudes, Pair},
-    scale::Scale,
 };
 use crate::{
     error::{Error, Result},
@@ -59,7 +58,7 @@ impl Layer {
         &self,
         file: &Checkpoint,
         base: &Checkpoint,
-        scale: Scale,
+        scale: f64,
         rounding: DType,
     ) -> Result<LoraDelta> {
         let name = format!("{}.weight", self.module);
@@ -76,10 +75,10 @@ impl Layer {
         let delta = match factors.magnitudes(&target.shape) {
             Some((magnitudes, kind)) => {
                 let weight = target.weight()?;
-                let whole = pair.with_magnitudes(scale.value(), &weight, magnitudes, kind);
+                let whole = pair.with_magnitudes(scale, &weight, magnitudes, kind);
                 target.delta(&whole.map_err(|_| mismatch())?, 1.0)?
             }
-            None => target.delta(&pair, scale.value())?,
+            None => target.delta(&pair, scale)?,
         };
         match is_finite(&delta.down)? && is_finite(&delta.up)? {
             true => Ok(delta),

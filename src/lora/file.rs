@@ -7,7 +7,7 @@ use candle_core::DType;
 use super::{
     factor::Factor,
     foreign,
-    layers::{Found, Layer, Place},
+    layers::{Form, Found, Layer, Place},
     names::{Modules, Name, Owner},
     scale::{DefaultScale, Scale, Scales},
 };
@@ -177,11 +177,15 @@ impl AdapterFile {
     pub(crate) fn check_plain(&self, layers: &[Layer]) -> Result<()> {
         match layers.iter().find(|layer| !layer.is_plain()) {
             Some(layer) => {
-                let kind = match layer.has_magnitudes() {
-                    true => "DoRA".into(),
-                    false => format!("{:?}", layer.form),
+                let kind = match (layer.has_magnitudes(), layer.form) {
+                    (true, _) => "a DoRA",
+                    (false, Form::Lora) => "a convolution in CP form",
+                    (false, form) => form.name(),
                 };
-                let reason = format!("it is a {kind}: only plain LoRA has several namings");
+                let reason = format!(
+                    "it is {kind}, and only plain LoRA has several namings: apply the file as it \
+                     is, or merge it into a UNet"
+                );
                 Err(layer.fault(&self.checkpoint, &reason))
             }
             None => Ok(()),
@@ -266,14 +270,20 @@ impl Placed<'_> {
         Ok(self)
     }
 
-    /// The deltas for a network by module path, from factors rounded to `rounding`.
-    pub(crate) fn deltas(&self, network: Network, rounding: DType) -> Result<LoraDeltas> {
+    /// The deltas for a network by module path, the scale of each layer times `weight`, from
+    /// factors rounded to `rounding`.
+    pub(crate) fn deltas(
+        &self,
+        network: Network,
+        weight: f64,
+        rounding: DType,
+    ) -> Result<LoraDeltas> {
         let mut deltas = LoraDeltas::new();
         let Some((_, base)) = self.networks.iter().find(|(own, _)| *own == network) else {
             return Ok(deltas);
         };
         for layer in self.layers.iter().filter(|layer| layer.network == network) {
-            let scale = self.file.scale(layer)?;
+            let scale = self.file.scale(layer)?.value() * weight;
             let delta = layer.delta(&self.file.checkpoint, base, scale, rounding)?;
             deltas.insert(layer.module.clone(), delta);
         }

@@ -51,6 +51,7 @@ const KINDS: &[(Sign, &str)] = &[
         Contains(".base_layer."),
         "a whole model with its adapter unmerged (base_layer)",
     ),
+    (Contains("resblocks"), OPENCLIP),
     (
         Contains("motion_modules."),
         "a motion module of AnimateDiff",
@@ -76,6 +77,7 @@ const FULL: &str = "whole differences of weights (diff, diff_b)";
 const IA3: &str = "an (IA)^3 adapter";
 const GLORA: &str = "a GLoRA adapter";
 const BIASES: &str = "a LoRA with biases (lora_bias)";
+const OPENCLIP: &str = "a LoRA of a text encoder in OpenCLIP's own layout (resblocks, in_proj)";
 const EMBEDDING: &str = "a textual inversion embedding";
 const TRANSFORMER: &str = "an adapter of a diffusion transformer (Stable Diffusion 3, Flux, ..)";
 
@@ -96,6 +98,10 @@ mod tests {
             ("x.lora_embedding_A", "embeddings"),
             ("transformer.blocks.0.lora_A.weight", "transformer"),
             ("x.scale_weight", "fp8"),
+            (
+                "lora_te2_transformer_resblocks_0_attn_in_proj.lora_up.weight",
+                "OpenCLIP",
+            ),
         ] {
             let found = kind(name).unwrap_or_default();
             assert!(found.contains(part), "{name}: {found}");

@@ -42,6 +42,17 @@ pub(super) enum Form {
     LoKr,
 }
 
+impl Form {
+    /// The name that people know.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "LoRA",
+            Self::LoHa => "LoHa",
+            Self::LoKr => "LoKr",
+        }
+    }
+}
+
 /// The names of a layer's tensors, as they are found.
 #[derive(Default)]
 pub(super) struct Found {
@@ -96,7 +107,7 @@ impl Found {
 }
 
 /// The form that a factor belongs to; DoRA's magnitudes and alpha belong to any.
-fn form(factor: Factor) -> Option<Form> {
+pub(super) fn form(factor: Factor) -> Option<Form> {
     match factor {
         Factor::Down | Factor::Up | Factor::Mid => Some(Form::Lora),
         Factor::Hada(_) => Some(Form::LoHa),
@@ -106,7 +117,7 @@ fn form(factor: Factor) -> Option<Form> {
 }
 
 /// The factors whose first dimension is the rank, of all forms.
-const RANKS: [Factor; 4] = [
+pub(super) const RANKS: [Factor; 4] = [
     Factor::Down,
     Factor::Hada(Part::W1B),
     Factor::Lokr(Part::W2B),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -73,6 +73,11 @@ enum Pattern {
     Regex(Box<Regex>),
 }
 
+/// Bounds of a regular expression: patterns of layers need a small part of them, and others
+/// take seconds. Bytes when compiled, and steps backwards in a match.
+const MAX_COMPILED: usize = 1 << 20;
+const MAX_STEPS: usize = 100_000;
+
 impl Pattern {
     fn new(key: &str) -> Result<Self, String> {
         let is_plain = |char: char| char.is_ascii_alphanumeric() || "_.-".contains(char);
@@ -88,8 +93,11 @@ impl Pattern {
                 Self::Name(name)
             });
         }
-        let regex = Regex::new(&format!(r"\A(.*\.)?({key})$"));
-        let fault = |_| format!("pattern {key:?} is no regular expression");
+        let regex = RegexBuilder::new(&format!(r"\A(.*\.)?({key})$"))
+            .delegate_size_limit(MAX_COMPILED)
+            .backtrack_limit(MAX_STEPS)
+            .build();
+        let fault = |_| format!("pattern {key:?} is no regular expression, or too large a one");
         regex.map(Box::new).map(Self::Regex).map_err(fault)
     }
 
@@ -156,6 +164,16 @@ mod tests {
         assert_eq!(of(&["to_q"], "to_q"), Some(1.0));
         assert_eq!(of(&["x.to_q"], "to_q"), None);
         assert_eq!(of(&["to_k", "attn1.to_q", "to_q"], QUERY), Some(2.0));
+    }
+
+    #[test]
+    fn patterns_that_take_seconds_are_refused() {
+        for key in [r"(\w{1000}){1000}", r"\w{2000}", "("] {
+            let patterns = Patterns(vec![(key.into(), 1.0)]);
+            assert!(Matcher::new(&patterns).is_err(), "{key}");
+        }
+        let steps = Matcher::new(&Patterns(vec![("(?:(?=d).|.)*!".into(), 1.0)])).unwrap();
+        assert!(steps.of(&QUERY.repeat(9)).is_err());
     }
 
     #[test]

@@ -198,8 +198,8 @@ impl ModelFiles {
 
     fn folder(home: FileTree, cache: &Cache) -> Result<Self> {
         if !is_model_folder(&home) {
-            let reason = "it is neither a preset (sd15, sdxl, shapes) nor a model folder in the \
-                          diffusers layout";
+            let reason = "it is neither a preset (sd15, sdxl, shapes), a repository of the hub \
+                          (hub:owner/name), nor a model folder in the diffusers layout";
             return Err(Error::config(home.path(), reason));
         }
         let manifest = Manifest::read(&home)?;

@@ -81,31 +81,29 @@ fn meaning(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Names that tell what a file holds that is no model of this program: a part of a tensor's
-/// name, and the model.
-const OTHERS: [(&str, &str); 15] = [
-    (
-        "cond_stage_model.model.",
-        "Stable Diffusion 2 as a single file",
-    ),
-    (
-        "conditioner.embedders.0.model.",
-        "the refiner of Stable Diffusion XL, or Stable Diffusion 2",
-    ),
-    ("joint_blocks.", "Stable Diffusion 3"),
-    ("double_blocks.", "Flux"),
-    ("single_transformer_blocks.", "Flux"),
-    ("adaln_single.", "PixArt"),
-    ("clip_txt_mapper.", "Stable Cascade"),
-    ("clip_txt_pooled_mapper.", "Stable Cascade"),
-    ("control_model.", "a ControlNet"),
-    ("controlnet_cond_embedding.", "a ControlNet"),
-    ("controlnet_down_blocks.", "a ControlNet"),
-    ("temporal_transformer_blocks.", "a model of videos"),
-    ("motion_modules.", "a model of videos"),
-    ("ip_adapter.", "an IP-Adapter"),
-    ("context_refiner.", "Lumina"),
-];
+/// The model that a file holds, by the name of a tensor that no model of this program has.
+fn other_model(name: &str) -> Option<&'static str> {
+    if name.starts_with("cond_stage_model.model.") {
+        return Some("Stable Diffusion 2 as a single file");
+    }
+    if name.starts_with("conditioner.embedders.0.model.") {
+        return Some("the refiner of Stable Diffusion XL, or Stable Diffusion 2");
+    }
+    let (modules, _) = name.rsplit_once('.')?;
+    modules.split('.').find_map(|module| match module {
+        "joint_blocks" => Some("Stable Diffusion 3"),
+        "double_blocks" | "single_transformer_blocks" => Some("Flux"),
+        "adaln_single" => Some("PixArt"),
+        "clip_txt_mapper" | "clip_txt_pooled_mapper" => Some("Stable Cascade"),
+        "control_model" | "controlnet_cond_embedding" | "controlnet_down_blocks" => {
+            Some("a ControlNet")
+        }
+        "temporal_transformer_blocks" | "motion_modules" => Some("a model of videos"),
+        "ip_adapter" => Some("an IP-Adapter"),
+        "context_refiner" => Some("Lumina"),
+        _ => None,
+    })
+}
 
 /// Refuses files of models that this program does not have, and those that say so.
 pub(super) fn check_family(source: &Source, file: &Checkpoint) -> Result<()> {
@@ -113,7 +111,7 @@ pub(super) fn check_family(source: &Source, file: &Checkpoint) -> Result<()> {
         if let Some(meaning) = meaning(&name) {
             return Err(file.tensor_fault(&name, &format!("it says that {meaning}")));
         }
-        if let Some((_, model)) = OTHERS.iter().find(|(part, _)| name.contains(part)) {
+        if let Some(model) = other_model(&name) {
             return Err(file.tensor_fault(&name, &format!("it is of {model}, {UNSUPPORTED}")));
         }
     }

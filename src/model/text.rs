@@ -145,15 +145,14 @@ pub(super) fn lora_deltas(
         return Ok(LoraDeltas::new());
     }
     let networks = parts.open_for_loras()?;
-    let read = |lora: &WeightedLora<Source>| -> Result<_> {
+    let networks = bases(&networks);
+    let read = |lora: &WeightedLora<Source>| {
         let file = AdapterFile::open(&lora.file, parts.lora_alpha)?;
-        let deltas = file
-            .placed(&bases(&networks))?
-            .deltas(network, DType::F32)?;
-        Ok((deltas, lora.weight))
+        let placed = file.placed(&networks)?;
+        placed.deltas(network, lora.weight, DType::F32)
     };
     let layers: Vec<_> = loras.iter().map(read).collect::<Result<_>>()?;
-    Ok(sum_of(&layers)?)
+    Ok(sum_of(layers)?)
 }
 
 /// What a user should know of the style LoRAs.
@@ -195,9 +194,9 @@ pub struct TextEncoders {
 impl TextEncoders {
     /// Loads the text encoders of a model with these LoRAs merged in.
     pub(super) fn open(
+        tokenizers: Tokenizers,
         parts: &ModelFiles,
-        placement: &Placement,
-        loras: &[WeightedLora<Source>],
+        (placement, loras): (&Placement, &[WeightedLora<Source>]),
     ) -> Result<Self> {
         let (home, family) = (&parts.home, parts.family);
         let open = |(index, config)| -> Result<Clip> {
@@ -212,7 +211,7 @@ impl TextEncoders {
         };
         let encoders = configs(home, family)?.into_iter().enumerate().map(open);
         Ok(Self {
-            tokenizers: Tokenizers::open(home, family)?,
+            tokenizers,
             encoders: encoders.collect::<Result<_>>()?,
         })
     }

@@ -21,18 +21,14 @@ pub struct LoraDelta {
     pub scale: f64,
 }
 
-/// The weighted sum of several LoRAs of one network.
-pub fn sum_of(loras: &[(LoraDeltas, f64)]) -> Result<LoraDeltas> {
+/// The sum of several LoRAs of one network.
+pub fn sum_of(loras: impl IntoIterator<Item = LoraDeltas>) -> Result<LoraDeltas> {
     let mut sum = LoraDeltas::new();
-    for (deltas, weight) in loras {
-        for (module, delta) in deltas {
-            let mut delta = delta.clone();
-            delta.scale *= weight;
-            if let Some(other) = sum.remove(module) {
-                delta = other.and(&delta)?;
-            }
-            sum.insert(module.clone(), delta);
+    for (module, mut delta) in loras.into_iter().flatten() {
+        if let Some(other) = sum.remove(&module) {
+            delta = other.and(&delta)?;
         }
+        sum.insert(module, delta);
     }
     Ok(sum)
 }
@@ -152,20 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn loras_add_up_by_their_weights() {
+    fn loras_add_up() {
         let delta = |rank, phase, scale| LoraDelta {
             down: waves(&[rank, 5, 3, 3], phase),
             up: waves(&[7, rank, 1, 1], phase + 0.5),
             scale,
         };
-        let (one, two) = (delta(3, 0.1, 0.25), delta(2, 0.3, 2.0));
+        let (one, two) = (delta(3, 0.1, 0.25), delta(2, 0.3, -1.5));
         let layer = |delta: &LoraDelta| LoraDeltas::from([("x".to_owned(), delta.clone())]);
-        let stack = sum_of(&[(layer(&one), 1.0), (layer(&two), 0.5)]).unwrap();
+        let stack = sum_of([layer(&one), layer(&two)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
         let merged = stack["x"].merged_into(&Packed, &weight).unwrap().unwrap();
         let first = one.merged_into(&Packed, &weight).unwrap().unwrap();
-        let half = LoraDelta { scale: 1.0, ..two };
-        let expected = half.merged_into(&Packed, &first).unwrap().unwrap();
+        let expected = two.merged_into(&Packed, &first).unwrap().unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();
         assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
     }

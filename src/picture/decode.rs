@@ -9,13 +9,13 @@ use std::{
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::{Picture, Reason, Size, jpeg, kind, metadata::Metadata, png};
+use super::{CHANNELS, Picture, Reason, Size, jpeg, kind, metadata::Metadata, png};
 use crate::error::{Error, Result};
 
 /// Maximum side in pixels.
 pub(super) const MAX_SIDE: u32 = 16384;
 /// Maximum size of a decoded picture: `MAX_SIDE` squared, four bytes per pixel.
-const MAX_BYTES: u64 = 1 << 30;
+pub(super) const MAX_BYTES: usize = 1 << 30;
 
 impl Picture {
     /// Reads a PNG, JPEG, WebP, GIF or BMP file, whatever its extension, as
@@ -30,7 +30,8 @@ impl Picture {
     ///
     /// Grey, CMYK and 16-bit pixels become 8-bit RGB, transparent ones are composited
     /// over white, and the orientation in EXIF or XMP is applied. An ICC colour profile for
-    /// RGB is kept. Sides are at most 16384 pixels.
+    /// RGB is kept. Sides are at most 16384 pixels, and decoded pixels 1 GiB, which is known
+    /// before they are decoded.
     pub fn decode(bytes: &[u8], name: &Path) -> Result<Self> {
         let (image, metadata) = decoded(bytes, name)?;
         Self::flattened(image, metadata, name)
@@ -49,8 +50,8 @@ impl Picture {
 /// The bytes of an encoded picture, from a file or a stream, which need not have an end.
 pub fn bytes_of(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 <= MAX_BYTES {
+    reader.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() <= MAX_BYTES {
         true => Ok(bytes),
         false => Err(io::Error::other("a picture has at most 1 GiB")),
     }
@@ -68,8 +69,8 @@ pub(super) fn decoded(bytes: &[u8], name: &Path) -> Result<(DynamicImage, Metada
 
 fn pixels(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, Reason> {
     let checked = match format {
+        ImageFormat::Png => return png::pixels(bytes),
         ImageFormat::Jpeg => jpeg::pixels(bytes)?.into(),
-        ImageFormat::Png => png::pixels(bytes)?.into(),
         ImageFormat::WebP => webp_pixels(bytes),
         _ => Cow::Borrowed(bytes),
     };
@@ -92,7 +93,7 @@ fn within_limits(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage, Imag
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_BYTES);
+    limits.max_alloc = Some(MAX_BYTES as u64);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits.clone());
     let decoder = reader.into_decoder()?;
@@ -110,8 +111,13 @@ fn reason(error: &ImageError, format: ImageFormat) -> Reason {
             let remedy = "save it again as PNG or as a usual JPEG";
             format!("this kind of JPEG cannot be read ({told}): {remedy}").into()
         }
-        _ => format!("the file is damaged or cut off ({told})").into(),
+        _ => damaged(told),
     }
+}
+
+/// A picture that its decoder rejects, in its words.
+pub(super) fn damaged(told: &str) -> Reason {
+    format!("the file is damaged or cut off ({told})").into()
 }
 
 /// A picture beyond the limits.
@@ -119,17 +125,23 @@ pub(super) fn too_large() -> Reason {
     format!("the picture is too large: at most {MAX_SIDE} pixels per side and 1 GiB").into()
 }
 
-/// The bytes of `image` as 8-bit RGB, composited over white.
+/// The bytes of `image` as 8-bit RGB, composited over white in place: the largest pictures
+/// would not fit twice.
 fn over_white(image: DynamicImage) -> Vec<u8> {
     if !image.color().has_alpha() {
         return image.into_rgb8().into_raw();
     }
-    let rgba = image.into_rgba8();
-    let blended = rgba.pixels().flat_map(|pixel| {
-        let [colour @ .., alpha] = pixel.0;
-        colour.map(|value| blend(value, alpha))
-    });
-    blended.collect()
+    let mut values = image.into_rgba8().into_raw();
+    let count = values.len() / 4;
+    for at in 0..count {
+        let alpha = values[4 * at + 3];
+        for channel in 0..CHANNELS {
+            values[CHANNELS * at + channel] = blend(values[4 * at + channel], alpha);
+        }
+    }
+    values.truncate(CHANNELS * count);
+    values.shrink_to_fit();
+    values
 }
 
 /// A value composited over white, rounded.
@@ -245,6 +257,14 @@ mod tests {
         let mut damaged = bytes.clone();
         damaged[end - 1] ^= 1; // the last byte of the checksum of the pixels
         assert!(failure(&damaged).contains("checksum of a chunk IDAT"));
+        // That of the zlib stream, under a right one of its chunk: Pillow refuses it, too.
+        let mut damaged = bytes.clone();
+        damaged[end - 5] ^= 1;
+        let start = damaged.windows(4).position(|kind| kind == b"IDAT").unwrap();
+        let mut crc = flate2::Crc::new();
+        crc.update(&damaged[start..end - 4]);
+        damaged[end - 4..end].copy_from_slice(&crc.sum().to_be_bytes());
+        assert!(failure(&damaged).contains("checksum"));
         let mut odd = bytes.clone();
         let chunk = [0, 0, 0, 0, b'C', b'g', b'B', b'I', 0, 0, 0, 0];
         odd.splice(8..8, chunk);

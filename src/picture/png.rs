@@ -1,10 +1,15 @@
-//! The chunks of a PNG.
+//! The chunks of a PNG, and its pixels.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 
 use flate2::{Crc, read::ZlibDecoder};
+use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
+use png::{BitDepth, ColorType, DecodeOptions, Decoder, DecodingError, Limits, Transformations};
 
-use super::Reason;
+use super::{
+    Reason,
+    decode::{MAX_BYTES, MAX_SIDE, damaged, too_large},
+};
 
 /// The first bytes of a PNG.
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -53,9 +58,62 @@ pub(super) fn chunks<'a>(png: &'a [u8], kinds: &'a [&[u8; 4]]) -> impl Iterator<
     of_kind.filter(Chunk::is_intact)
 }
 
+/// The pixels of a PNG, whose checksums must be right: those of chunks, and that of the
+/// compressed pixels, which `image` would not compare.
+pub(super) fn pixels(png: &[u8]) -> Result<DynamicImage, Reason> {
+    let fault = |error| match error {
+        DecodingError::LimitsExceeded => too_large(),
+        error => damaged(&error.to_string()),
+    };
+    let mut options = DecodeOptions::default();
+    options.set_ignore_adler32(false);
+    let mut decoder = Decoder::new_with_options(Cursor::new(of_pixels(png)?), options);
+    decoder.set_limits(Limits { bytes: MAX_BYTES });
+    decoder.set_transformations(Transformations::EXPAND);
+    let mut reader = decoder.read_info().map_err(fault)?;
+    let sides = reader.info().size();
+    let bytes = reader.output_buffer_size();
+    let bytes = bytes.filter(|bytes| *bytes <= MAX_BYTES && sides.0.max(sides.1) <= MAX_SIDE);
+    let mut values = vec![0; bytes.ok_or_else(too_large)?];
+    reader.next_frame(&mut values).map_err(fault)?;
+    let image = image_of(values, sides, reader.output_color_type());
+    image.ok_or_else(|| damaged("its pixels do not fill it"))
+}
+
+/// An image of 8-bit values, or of 16-bit ones of which 8 bits are taken, rounded.
+fn image_of(
+    values: Vec<u8>,
+    (width, height): (u32, u32),
+    (colour, depth): (ColorType, BitDepth),
+) -> Option<DynamicImage> {
+    let values = match depth {
+        BitDepth::Sixteen => rounded(values),
+        _ => values,
+    };
+    Some(match colour {
+        ColorType::Grayscale => GrayImage::from_raw(width, height, values)?.into(),
+        ColorType::GrayscaleAlpha => GrayAlphaImage::from_raw(width, height, values)?.into(),
+        ColorType::Rgb => RgbImage::from_raw(width, height, values)?.into(),
+        ColorType::Rgba => RgbaImage::from_raw(width, height, values)?.into(),
+        ColorType::Indexed => return None, // they were expanded
+    })
+}
+
+/// Big-endian values of 16 bits as values of 8, in place: divided by 257.
+fn rounded(mut values: Vec<u8>) -> Vec<u8> {
+    let count = values.len() / 2;
+    for at in 0..count {
+        let value = u16::from_be_bytes([values[2 * at], values[2 * at + 1]]);
+        values[at] = ((u32::from(value) + 128) / 257) as u8;
+    }
+    values.truncate(count);
+    values.shrink_to_fit();
+    values
+}
+
 /// The part of a PNG that makes its pixels: the decoder gets no text, profile or animation,
 /// and an end, which may be missing where all pixels are there.
-pub(super) fn pixels(png: &[u8]) -> Result<Vec<u8>, Reason> {
+fn of_pixels(png: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut out = SIGNATURE.to_vec();
     for chunk in all_chunks(png) {
         let kind = chunk.kind.escape_ascii();

@@ -32,8 +32,10 @@ impl Tokenizer {
     /// `config` is as in [`from_bpe`](Self::from_bpe).
     pub fn from_json(file: &Source, config: Option<&Source>) -> Result<Self> {
         let special = Special::read(config)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(file.bytes()?)
-            .map_err(|reason| Error::config(file, format!("not a tokenizer: {reason}")))?;
+        // `from_bytes` is generic: all readers of the library would be compiled in this crate.
+        let inner: Result<tokenizers::Tokenizer, _> = file.text()?.parse();
+        let mut inner =
+            inner.map_err(|reason| Error::config(file, format!("not a tokenizer: {reason}")))?;
         inner.with_padding(None);
         inner
             .with_truncation(None)

@@ -59,6 +59,11 @@ impl WordTokens {
             tokens: Vec::new(),
         }
     }
+
+    /// Whether its prompt does not have it, or not within the context.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.tokens.is_empty()
+    }
 }
 
 impl Prompt {

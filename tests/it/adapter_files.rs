@@ -52,7 +52,15 @@ fn of_query(prefix: &str) -> [(String, Tensor); 2] {
 /// The scale of a file's layer, with this alpha for files that state none.
 fn scale(file: &Path, alpha: Option<f64>) -> f64 {
     let rounding = DType::F32;
-    let read = Adapter::read(file, &base(), AdapterOptions { alpha, rounding });
+    let read = Adapter::read(
+        file,
+        &base(),
+        AdapterOptions {
+            alpha,
+            weight: 1.0,
+            rounding,
+        },
+    );
     read.expect("an adapter").deltas()[QUERY].scale
 }
 
@@ -355,6 +363,7 @@ fn factors_may_be_flat_and_are_held_against_their_layer() {
         let (_folder, file) = written("x.safetensors", &[(&a, down), (&b, up)], &[]);
         let reading = AdapterOptions {
             alpha: None,
+            weight: 1.0,
             rounding: DType::F32,
         };
         let read = Adapter::read(&file, &base(), reading);

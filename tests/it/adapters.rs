@@ -10,6 +10,7 @@ use crate::support::{agree, data, icd};
 
 pub(crate) const READING: AdapterOptions = AdapterOptions {
     alpha: Some(8.0),
+    weight: 1.0,
     rounding: DType::F16,
 };
 

@@ -266,7 +266,7 @@ fn settings_are_left_out_where_nobody_wants_them() {
         .args("--prompt bird --size 64")
         .succeeds();
     let from = icd("edit").path("--from", &drawn.path("generated.png"));
-    from.fails(1, &["generated.png", "not those of `icd edit`"]);
+    from.fails(1, &["generated.png", "made by `icd generate`"]);
 }
 
 #[test]
@@ -282,8 +282,19 @@ fn inspecting_tells_what_files_are() {
         adapter.contains("timesteps: [19,259,519,779,999]"),
         "{adapter}"
     );
+    for (file, kind) in [
+        ("loha.safetensors", "adapter: LoHa"),
+        ("lokr.safetensors", "adapter: LoKr"),
+        ("dora_outputs.safetensors", "adapter: DoRA, LoRA"),
+        ("locon.safetensors", "adapter: LoRA"),
+    ] {
+        let adapter = told(&data("adapters/sd").join(file));
+        let is_told = adapter.contains("kind: adapter") && adapter.contains(kind);
+        assert!(is_told, "{file}: {adapter}");
+    }
     let model = told(&data("sd"));
-    assert!(model.contains("family: sd15"), "{model}");
+    let family = "family: sd15 in structure, of other sizes\n";
+    assert!(model.contains(family), "{model}");
     assert!(
         model.contains("forward timesteps: 19,259,519,779,999"),
         "{model}"

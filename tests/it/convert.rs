@@ -119,7 +119,16 @@ fn same_changes(file: &Path, original: &Path, unet: &Path) {
     let base = Checkpoint::open(unet).unwrap();
     let read = |file: &Path, alpha| {
         let rounding = DType::F32;
-        Adapter::read(file, &base, AdapterOptions { alpha, rounding }).unwrap()
+        Adapter::read(
+            file,
+            &base,
+            AdapterOptions {
+                alpha,
+                weight: 1.0,
+                rounding,
+            },
+        )
+        .unwrap()
     };
     let (found, expected) = (read(file, None), read(original, Some(8.0)));
     assert_eq!(found.deltas().len(), expected.deltas().len());

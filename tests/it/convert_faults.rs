@@ -121,6 +121,12 @@ fn wishes_that_do_not_fit() {
     let on = |input: &str| convert(&data(input), "out.safetensors");
     hold(vec![
         (
+            "a naming for what has one only",
+            on("adapters/sd/loha.safetensors").args("--naming kohya"),
+            1,
+            &["LoHa", "apply the file as it is", "mid_block"],
+        ),
+        (
             "a UNet's naming",
             on(UNET).args("--naming peft"),
             2,

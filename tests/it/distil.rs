@@ -133,6 +133,7 @@ fn unet(weights: &Weights) -> Unet {
 fn adapter(name: &str, base: &Checkpoint) -> (LoraDeltas, BTreeMap<String, Var>) {
     let reading = AdapterOptions {
         alpha: Some(8.0),
+        weight: 1.0,
         rounding: candle_core::DType::F32,
     };
     let file = data(&format!("sd/{name}.safetensors"));

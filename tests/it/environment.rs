@@ -71,7 +71,10 @@ fn what_a_proxy_refuses_is_not_asked_again() {
         let proxy = FakeProxy::answering(&hub, status);
         let run = fetch(&hub, &home()).env("HTTP_PROXY", proxy.address());
         let address = proxy.address().replace("http://", "");
-        run.fails(1, &["owner/name", &address, &status.to_string()]);
+        run.fails(
+            1,
+            &["owner/name", &address, &status.to_string(), "NO_PROXY"],
+        );
         assert_eq!(proxy.asked().len(), 1);
     }
 }

@@ -299,6 +299,46 @@ fn from(bytes: &[u8]) -> Run {
 }
 
 #[test]
+fn outputs_that_share_a_name() {
+    let photo = picture(Format::Png);
+    let tensors = "--dump ./a.safetensors";
+    hold(vec![
+        (
+            "latents and values of an inversion",
+            of(&photo).args("-o a.safetensors").args(tensors),
+            2,
+            &["a.safetensors", "two outputs"],
+        ),
+        (
+            "latents and values of a generation",
+            generate()
+                .args("--save-latents a.safetensors")
+                .args(tensors),
+            2,
+            &["a.safetensors", "two outputs"],
+        ),
+        (
+            "a picture and the maps",
+            edit().args("-o x.png --attention-maps x.png"),
+            2,
+            &["x.png", "a folder and a file"],
+        ),
+        (
+            "a picture and the cache",
+            edit().args("-o x.png --cache ./x.png"),
+            2,
+            &["x.png", "a folder and a file"],
+        ),
+        (
+            "latents and the cache",
+            of(&photo).args("-o a.safetensors --cache a.safetensors"),
+            2,
+            &["a.safetensors", "a folder and a file"],
+        ),
+    ]);
+}
+
+#[test]
 fn settings() {
     hold(vec![
         (
@@ -323,19 +363,19 @@ fn settings() {
             "no JSON",
             from(&noted("{")),
             1,
-            &["in.png", "not a JSON object"],
+            &["in.png", "no JSON object"],
         ),
         (
             "no object",
             from(&noted("[1]")),
             1,
-            &["in.png", "not a JSON object"],
+            &["in.png", "no JSON object"],
         ),
         (
             "another verb's",
             from(&noted("{\"verb\":\"generate\"}")),
             1,
-            &["in.png", "icd edit"],
+            &["in.png", "icd generate"],
         ),
         (
             "an unknown flag",

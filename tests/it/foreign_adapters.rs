@@ -110,6 +110,47 @@ fn converted_weights_are_those_that_they_merge() {
     }
 }
 
+/// PEFT's `set_scale`, which diffusers' `set_adapters` calls: of a DoRA inside the norm.
+#[test]
+fn a_weight_multiplies_the_scales_as_there() {
+    const WEIGHTED: [(&str, &str); 4] = [
+        ("peft_rslora", "0.5"),
+        ("peft_dora", "-0.75"),
+        ("peft_loha", "0.5"),
+        ("peft_lokr", "-1.5"),
+    ];
+    for family in ["sd", "sdxl"] {
+        let golden = Golden::of(family);
+        for (name, weight) in WEIGHTED {
+            let weighted = format!("{name}={weight}");
+            let (_folder, file) = merged(family, &weighted, "unet");
+            let done = convert(&data(family).join("unet"), "x.safetensors")
+                .args("--dtype f32")
+                .path("--adapter", &case(family, &weighted))
+                .succeeds();
+            for (tensor, expected) in tensors(&file) {
+                let found = &done.tensors("x.safetensors")[&tensor];
+                agree(
+                    &format!("{family} {weighted} {tensor}"),
+                    found,
+                    &expected,
+                    1e-5,
+                );
+            }
+            let of = |loras, unet, adapters| {
+                let model = open(family, |choice| (choice.loras, choice.unet) = (loras, unet));
+                evaluate(&golden, &model.unet(adapters).unwrap(), "square")
+            };
+            let mut style = style(case(family, name));
+            style[0].weight = weight.parse().expect("a number");
+            let found = of(style, None, Adapters::ReverseWithLoras);
+            let unet = Some(file.display().to_string());
+            let expected = of(Vec::new(), unet, Adapters::Reverse);
+            agree(&format!("{family} {weighted}"), &found, &expected, 1e-5);
+        }
+    }
+}
+
 #[test]
 fn styles_and_both_directions_are_the_merged_weights() {
     for family in ["sd", "sdxl"] {
@@ -148,6 +189,37 @@ fn styles_and_both_directions_are_the_merged_weights() {
                 &expected,
                 1e-5,
             );
+        }
+    }
+}
+
+/// The names change, the scales of each layer stay.
+#[test]
+fn renamed_adapters_merge_the_same() {
+    for name in [
+        "peft_rslora/adapter_model.safetensors",
+        "adapter/pytorch_lora_weights.safetensors",
+        "weights.safetensors",
+    ] {
+        let case = name.split('/').next().expect("a case");
+        let changed = expected("sd", case, "unet");
+        for naming in ["peft", "diffusers", "kohya"] {
+            let renamed = convert(&self::case("sd", name), "x.safetensors")
+                .args(&format!("--naming {naming}"))
+                .succeeds();
+            let done = convert(&data("sd/unet"), "y.safetensors")
+                .args("--dtype f32")
+                .path("--adapter", &renamed.path("x.safetensors"))
+                .succeeds();
+            let found = done.tensors("y.safetensors");
+            for (tensor, expected) in &changed {
+                agree(
+                    &format!("{name} {naming} {tensor}"),
+                    &found[tensor],
+                    expected,
+                    1e-5,
+                );
+            }
         }
     }
 }

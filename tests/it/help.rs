@@ -106,6 +106,8 @@ fn failures() -> Vec<Run> {
         icd("edti"),
         with("--imgae in.png"),
         with("--guidence 7"),
+        icd("edit").args("in.png -o out.png"),
+        icd("generate").args("owl"),
         with("--image"),
         with("--tau 1.5"),
         with("--tau 0.9..0.7"),

@@ -40,3 +40,31 @@ fn a_changed_file_of_the_model_asks_for_a_new_inversion() {
     }
     assert_eq!(evaluations(&model, &cache), 0);
 }
+
+/// The file with the shape of its latent replaced.
+fn reshaped(bytes: &[u8], shape: &[usize]) -> Vec<u8> {
+    let (length, rest) = bytes.split_first_chunk::<8>().expect("a length");
+    let (header, values) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header).expect("JSON");
+    header["latent"]["shape"] = serde_json::json!(shape);
+    let header = header.to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), values].concat()
+}
+
+#[test]
+fn an_entry_of_another_shape_is_not_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, cache) = (data("sd"), folder.path().join("cache"));
+    assert_eq!(evaluations(&model, &cache), 4);
+    let mut entries = fs::read_dir(&cache).expect("the cache");
+    let entry = entries.next().expect("an entry").expect("a file").path();
+    let whole = fs::read(&entry).expect("an entry");
+    let latents = icd::pipeline::Latents::read(&entry).expect("latents");
+    let side = latents.latent.dims()[3];
+    for shape in [[1, 4, side / 2, 2 * side], [1, 8, side / 2, side]] {
+        fs::write(&entry, reshaped(&whole, &shape)).expect("an entry");
+        assert_eq!(evaluations(&model, &cache), 4, "{shape:?}");
+        assert_eq!(evaluations(&model, &cache), 0, "{shape:?}");
+    }
+}

@@ -2,7 +2,18 @@
 
 #![cfg(unix)]
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
+
+// The examples of the library, as modules: built as programs they would each be linked anew.
+#[path = "../../examples/edit.rs"]
+#[expect(dead_code, reason = "its main")]
+mod edit;
+#[path = "../../examples/roundtrip.rs"]
+#[expect(dead_code, reason = "its main")]
+mod roundtrip;
+#[path = "../../examples/variations.rs"]
+#[expect(dead_code, reason = "its main")]
+mod variations;
 
 use crate::{
     hub::{FakeHub, sd15},
@@ -67,24 +78,8 @@ fn every_command_of_the_readme_does_what_it_says() {
 #[test]
 fn the_examples_of_the_library_do_what_they_say() {
     let folder = tempfile::tempdir().expect("a folder");
-    let programs = assert_cmd::cargo::cargo_bin("icd");
-    let programs = programs.parent().expect("a folder").join("examples");
-    let run = |name: &str, words: &[&Path]| {
-        let program = programs.join(name);
-        assert!(
-            program.exists(),
-            "cargo test without --test builds the examples"
-        );
-        let output = Command::new(program).args(words).output().expect("it runs");
-        assert!(
-            output.status.success(),
-            "{name}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
     let picture = folder.path().join("edited.png");
-    run("edit", &[&picture]);
+    edit::edit(&picture).expect("an edit");
     let [before, after] = [Path::new("examples/scene.png"), &picture].map(|file| {
         let picture = image::open(file).expect("a picture").into_rgb8();
         picture.get_pixel(17, 32).0 // in the star
@@ -95,22 +90,14 @@ fn the_examples_of_the_library_do_what_they_say() {
     );
 
     let sheet = folder.path().join("sheet.png");
-    run(
-        "variations",
-        &[
-            Path::new("in the middle a large red star on a tan background"),
-            &sheet,
-        ],
-    );
+    let caption = "in the middle a large red star on a tan background";
+    variations::draw(caption, &sheet).expect("a sheet");
     assert!(image::open(sheet).expect("a sheet").width() > 8 * 64);
 
-    let told = run("roundtrip", &[]);
-    let values = told
-        .lines()
-        .filter_map(|line| line.rsplit(' ').nth(1)?.parse::<f64>().ok());
-    let values: Vec<_> = values.collect();
+    let measured = roundtrip::measure().expect("figures");
+    let psnr: Vec<_> = measured.iter().map(|(_, _, psnr)| psnr).collect();
     assert!(
-        values.len() == 4 && values[0] > values[3] && values[2] > values[3],
-        "{told}"
+        psnr.len() == 4 && psnr[0] > psnr[3] && psnr[2] > psnr[3],
+        "{measured:?}"
     );
 }

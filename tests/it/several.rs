@@ -1,5 +1,7 @@
 //! Several pictures of one run are those of single runs, byte for byte.
 
+use icd::picture::Picture;
+
 use crate::support::{Run, data, device, icd};
 
 /// A run of the tiny model that writes `out.png`.
@@ -25,19 +27,30 @@ fn many_targets_are_edited_in_groups_as_all_at_once() {
     if device() != "cpu" {
         return; // products of more rows may round otherwise there
     }
+    let free = [
+        "a photo of a dog",
+        "a photo of a cat",
+        "a lego bird",
+        "dog",
+        "a hat",
+    ];
+    let one_for_one = [
+        "a photo of a dog",
+        "a photo of a cat",
+        "a drawing of a bird",
+        "a photo of the dog",
+        "the photo of a hat",
+    ];
     let edit = |flags: &str| {
         let run = run("edit")
             .path("--image", &data("square.png"))
             .with("--src-prompt", "a photo of a bird")
             .args("--attention-maps maps --comparison all.png --save-latents all.safetensors")
             .args(flags);
-        let targets = [
-            "a photo of a dog",
-            "a photo of a cat",
-            "a lego bird",
-            "dog",
-            "a hat",
-        ];
+        let targets = match flags.contains("--blend auto") {
+            true => one_for_one,
+            false => free,
+        };
         let run = targets
             .iter()
             .fold(run, |run, target| run.with("--tgt-prompt", target));
@@ -96,4 +109,60 @@ fn edits_of_one_inversion_are_made_as_each_alone() {
         let found = four.bytes(&format!("out-{}.png", index + 1));
         assert!(found == alone.bytes("out.png"), "{target}");
     }
+}
+
+#[test]
+fn every_target_is_blended_by_its_own_words_and_repeats_alone() {
+    if device() != "cpu" {
+        return; // products of more rows may round otherwise there
+    }
+    const DOG: &str = "a photo of a dog";
+    const DRAWING: &str = "a drawing of a bird";
+    let edit = |targets: &[(&str, &str)], blend: &str| {
+        let run = icd("edit")
+            .path("--model", &data("sd"))
+            .path("--image", &data("square.png"))
+            .with("--src-prompt", "a photo of a bird")
+            .args(&format!("--size 64 -o out.png {blend}"));
+        let run = targets
+            .iter()
+            .fold(run, |run, (target, _)| run.with("--tgt-prompt", target));
+        run.succeeds()
+    };
+    // The named pairs are each for one of the two.
+    let targets = [
+        (DOG, "--blend bird:dog"),
+        (DRAWING, "--blend photo:drawing"),
+    ];
+    let named = targets.map(|(_, pair)| pair).join(" ");
+    for blend in ["--blend auto", &named] {
+        let both = edit(&targets, blend);
+        for (index, (target, pair)) in targets.into_iter().enumerate() {
+            let found = both.path(&format!("out-{}.png", index + 1));
+            let pixels = |file: &std::path::Path| Picture::read(file).expect("a picture");
+            let alone = edit(&[(target, pair)], pair);
+            assert_eq!(
+                pixels(&found).pixels(),
+                pixels(&alone.path("out.png")).pixels(),
+                "{target}"
+            );
+            let again = icd("edit")
+                .path("--from", &found)
+                .args("-o out.png")
+                .succeeds();
+            assert_eq!(
+                pixels(&found).pixels(),
+                pixels(&again.path("out.png")).pixels(),
+                "{target}"
+            );
+        }
+    }
+    // What is refused alone is refused among others, before the work.
+    let run = run("edit")
+        .path("--image", &data("square.png"))
+        .args("--blend auto");
+    run.with("--src-prompt", "a photo of a bird")
+        .with("--tgt-prompt", DOG)
+        .with("--tgt-prompt", "a hat")
+        .fails(2, &["--blend", "a hat", "one for one"]);
 }

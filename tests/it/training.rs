@@ -367,6 +367,22 @@ fn captions_that_are_missing_or_unreadable_are_told() {
     let told = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
     assert!(told.contains("one.txt") && told.contains("UTF-8"), "{told}");
 
+    // Two frames of one pixel; and a caption of a kind that is not read.
+    let frame = b",\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0";
+    let head = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff";
+    let animation = [&head[..], frame, frame, b";"].concat();
+    let training = Training::new("consistency", "steps = 1");
+    fs::write(training.file("moving.gif"), animation).unwrap();
+    for caption in ["moving.txt", "phone.txt"] {
+        fs::write(training.file(caption), "a bird").unwrap();
+    }
+    fs::write(training.file("phone.heic"), "").unwrap();
+    let done = training.run("consistency", &[]).success();
+    let told = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+    for what in ["phone.txt", "moving.gif", "first frames"] {
+        assert!(told.contains(what), "{told}");
+    }
+
     let training = Training::new("consistency", "steps = 1");
     let list = "\u{feff}{\"file_name\": \"two.png\", \"text\": \"a bird\"}\n";
     fs::write(training.file("metadata.jsonl"), list).unwrap();

@@ -299,6 +299,14 @@ fn with_json_a_failure_is_one_object_on_the_last_line() {
         "none.png",
     );
     fails(icd("inspect").args("none --json"), 1, "none");
+    // All that clap says, beyond its first line.
+    fails(icd("edit").args("--json"), 2, "--src-prompt");
+    fails(edit().args("--json --fit none"), 2, "stretch");
+    // A name without end is cut, in valid JSON.
+    let name = "x".repeat(3000);
+    let long = edit().args("--json -o out.png").with("--mask", &name);
+    let told = long.fails(1, &["name too long"]).stderr;
+    assert!(told.lines().all(|line| line.len() < 600), "{told}");
     let told = icd("edit").args("--help --json").succeeds();
     assert!(told.stdout.contains("Usage") && told.stderr.is_empty());
 }
@@ -396,8 +404,8 @@ fn a_thousand_threads_are_a_few() {
     let line = done
         .stderr
         .lines()
-        .find(|line| line.starts_with("threads: "));
-    let told = line.and_then(|line| line["threads: ".len()..].split(',').next());
+        .find(|line| line.starts_with("--threads 1024: "));
+    let told = line.and_then(|line| line["--threads 1024: ".len()..].split(' ').next());
     let count: usize = told.and_then(|count| count.parse().ok()).expect("a number");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert_eq!(count, (4 * cores).min(1024));

@@ -36,6 +36,8 @@ LAYERS = (
     r"|attentions\.0\.transformer_blocks\.0\.(attn1\.to_q|attn2\.to_out\.0))"
 )
 LYCORIS = ["mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1"]
+# Cases of which the weights are those of a factor, too.
+WEIGHTED = {"peft_rslora": 0.5, "peft_dora": -0.75, "peft_loha": 0.5, "peft_lokr": -1.5}
 TEXT = r".*layers\.0\..*(q_proj|fc1)"
 PEFT = "base_model.model."
 PATTERNS = {
@@ -103,6 +105,15 @@ def by_peft(case, family, network, config, seed):
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
     again = PeftModel.from_pretrained(networks(family)[network], folder)
     return changed(family, network, again.merge_and_unload())
+
+
+def weighted(case, family, weight):
+    """A case of by_peft, its scales multiplied as `set_adapters` of diffusers does."""
+    model = PeftModel.from_pretrained(networks(family)["unet"], OUT / family / case)
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", weight)
+    return changed(family, "unet", model.merge_and_unload())
 
 
 def settle(file):
@@ -269,6 +280,8 @@ def main():
         cases["peft_lokr"] = by_peft("peft_lokr", family, "unet", low, 14)
         whole = LoKrConfig(**target | {"r": 16}, rank_pattern={"conv1": 4})
         cases["peft_lokr_whole"] = by_peft("peft_lokr_whole", family, "unet", whole, 15)
+        for case, weight in WEIGHTED.items():
+            cases[f"{case}={weight}"] = weighted(case, family, weight)
         expected = {f"{case}/{name}": value for case, found in cases.items() for name, value in found.items()}
         save_file(expected, OUT / family / "expected.safetensors")
         print(family, {case: len(found) for case, found in cases.items()})

@@ -10,6 +10,9 @@ use icd::Error;
 /// Most threads for each core.
 const PER_CORE: usize = 4;
 
+/// Bytes of a thread's stack, whatever `RUST_MIN_STACK` says.
+const STACK: usize = 2 << 20;
+
 /// Where the networks run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
@@ -39,6 +42,7 @@ impl DeviceArgs {
     pub(crate) fn open(&self, note: &dyn Fn(&str)) -> Result<Device> {
         let threads = self.threads(note);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.stack_size(STACK);
         pool.build_global()
             .with_context(|| format!("{threads} threads cannot be started: use fewer --threads"))?;
         device(&self.device, note)
@@ -50,7 +54,9 @@ impl DeviceArgs {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let (wanted, most) = (self.threads.map_or(cores, usize::from), cores * PER_CORE);
         if wanted > most {
-            note(&format!("threads: {most}, {PER_CORE} for each core"));
+            note(&format!(
+                "--threads {wanted}: {most} are used, {PER_CORE} per core"
+            ));
         }
         wanted.min(most)
     }
@@ -83,7 +89,10 @@ fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
 /// The display name of a device.
 pub(crate) fn name(device: &Device) -> String {
     match device.location() {
-        DeviceLocation::Cpu => format!("cpu, {} threads", rayon::current_num_threads()),
+        DeviceLocation::Cpu => match rayon::current_num_threads() {
+            1 => "cpu, 1 thread".to_owned(),
+            threads => format!("cpu, {threads} threads"),
+        },
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }

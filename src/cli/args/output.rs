@@ -120,6 +120,26 @@ pub(crate) fn check_distinct<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -
     Ok(())
 }
 
+/// Fails if a folder to write into has the name of a file to write.
+pub(crate) fn check_folders<'a>(
+    folders: impl IntoIterator<Item = &'a PathBuf>,
+    files: impl IntoIterator<Item = &'a PathBuf> + Clone,
+) -> Result<()> {
+    for folder in folders {
+        let path = resolved(folder);
+        let is_file = |file: &PathBuf| path == resolved(file);
+        let reason = || {
+            let folder = folder.display();
+            format!("{folder}: this is to be a folder and a file: name another one")
+        };
+        ensure!(
+            !files.clone().into_iter().any(is_file),
+            Error::setting(reason())
+        );
+    }
+    Ok(())
+}
+
 /// Fails if something beside the result would be written over an input, or over or into the
 /// model, which `--force` does not mean.
 pub(crate) fn check_inputs<'a>(

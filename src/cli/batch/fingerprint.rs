@@ -14,22 +14,22 @@ const AFTER_WALK: [&str; 4] = ["tgt_prompt", "keep_pixels", "model_size", "resto
 impl Settings {
     /// A hash of the settings, whatever version states them.
     pub(crate) fn hash(&self) -> String {
-        hash(&self.without(&[VERSION]))
+        hash(&self.facts_without(&[VERSION]))
     }
 
     /// What edits of one inversion must have in common to be walked together.
     pub(crate) fn of_walk(&self) -> String {
-        let facts = self.without(&[&STATED[..], &AFTER_WALK].concat());
+        let facts = self.facts_without(&[&STATED[..], &AFTER_WALK].concat());
         Value::Object(facts).to_string()
     }
 
     /// What a finished result states of itself. The seed of a random one may be any.
     pub(crate) fn fingerprint(&self, is_random: bool) -> Fingerprint {
         let seed: &[&str] = if is_random { &["seed"] } else { &[] };
-        Fingerprint(hash(&self.without(&[&[VERSION], seed].concat())))
+        Fingerprint(hash(&self.facts_without(&[&[VERSION], seed].concat())))
     }
 
-    fn without(&self, keys: &[&str]) -> Map<String, Value> {
+    fn facts_without(&self, keys: &[&str]) -> Map<String, Value> {
         let mut facts = self.clone().facts();
         facts.retain(|key, _| !keys.contains(&key.as_str()));
         facts

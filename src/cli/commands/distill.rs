@@ -11,7 +11,7 @@ use clap::{Args, Subcommand, builder::FalseyValueParser};
 use icd::{
     distill::{
         ConsistencyStage, DistillConfig, GuidanceStage, Progress, Run, Trainer, TrainingData,
-        uncaptioned, write_report,
+        animated, captioned, uncaptioned, unpictured, write_report,
     },
     io::Source,
     model::{Model, required_files},
@@ -133,7 +133,7 @@ impl RunArgs {
         let options = FetchOptions { yes, quiet: false };
         fetch_missing(&|| required_files(&choice), options)?;
         let model = Model::open(&choice, placement)?;
-        tell_left_out(&uncaptioned(&config.data)?);
+        tell_of_data(&config.data)?;
         let bar = bar(0, "encoding the pictures");
         let data = TrainingData::open(&model, &config, &mut |done, of| {
             bar.set_length(of as u64);
@@ -161,16 +161,28 @@ impl RunArgs {
     }
 }
 
-/// Tells which pictures have no caption.
-fn tell_left_out(pictures: &[PathBuf]) {
-    let Some(first) = pictures.first() else {
-        return;
+/// Warns of what a training does not use of its data.
+fn tell_of_data(folder: &Path) -> Result<()> {
+    let warn = |files: &[PathBuf], what: &str| {
+        if let Some(first) = files.first() {
+            let (count, first) = (files.len(), first.display());
+            log_line(&format!("warning: {count} {what}: {first}, .."));
+        }
     };
-    log_line(&format!(
-        "warning: {} of the pictures have no caption (a .txt beside them) and are left out: {}, ..",
-        pictures.len(),
-        first.display()
-    ));
+    warn(
+        &uncaptioned(folder)?,
+        "of the pictures have no caption (a .txt beside them) and are left out",
+    );
+    warn(
+        &unpictured(folder)?,
+        "of the captions have no picture that can be read beside them (PNG, JPEG, WebP, GIF or \
+         BMP) and are left out",
+    );
+    warn(
+        &animated(&captioned(folder)?)?,
+        "of the pictures are animated, and only their first frames are used",
+    );
+    Ok(())
 }
 
 /// Rejects placements with wrong or vanishing gradients.

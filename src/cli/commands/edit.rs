@@ -178,7 +178,9 @@ impl EditArgs {
             let sheets = sheets.map_or_else(Vec::new, |folder| sheets::files(folder, count));
             let beside = beside.into_iter().flatten().chain(&sheets);
             output::check_inputs(beside.clone(), inputs.into_iter().flatten(), &model)?;
-            output::check_distinct(outputs.iter().chain(beside))?;
+            let files = outputs.iter().chain(beside);
+            output::check_distinct(files.clone())?;
+            output::check_folders(result.attention_maps.iter().chain(&self.cache), files)?;
             if let Some(folder) = &result.attention_maps {
                 output::check_folder(folder)?;
                 write.check_new(&sheets)?;

@@ -185,6 +185,7 @@ impl GenerateArgs {
             return Ok(()); // writes nothing
         }
         self.save.write.check(&files)?;
+        output::check_distinct(&files)?;
         let tensors = beside.into_iter().flatten();
         let numbered = |i| tensors.clone().map(move |file| self.numbered(file, i));
         let tensors: Vec<_> = (0..count).flat_map(numbered).collect();

@@ -13,7 +13,7 @@ use icd::{
     error::abridged,
     hub::Location,
     io::{Checkpoint, KnownFile, Role, Source, safetensors_metadata},
-    lora::timesteps,
+    lora::{Summary, timesteps},
     model::{Model, ModelChoice, PRESETS},
     nn::Placement,
     picture::Picture,
@@ -48,9 +48,6 @@ Examples:
 
 /// The key of the settings alone: those of the same names as facts of a file are with these.
 pub(crate) const SETTINGS: &str = "settings";
-
-/// The down factor of a LoRA in all naming conventions; its row count is the rank.
-const DOWN: [&str; 3] = ["lora_A", "lora.down", "lora_down"];
 
 /// Facts by name.
 type Facts = Map<String, Value>;
@@ -127,11 +124,11 @@ fn weights(file: &Path) -> Result<Facts> {
     let names = checkpoint.names();
     let values =
         |name: &String| -> usize { checkpoint.shape(name).unwrap_or_default().iter().product() };
-    let is_adapter = names.iter().any(|name| name.contains("lora"));
+    let adapter = Summary::of(&checkpoint);
     let mut facts = object(json!({
-        "kind": match (is_adapter, &names[..]) {
-            (true, _) => "adapter",
-            (false, [only]) if only == "latent" => "inverted picture",
+        "kind": match (&adapter, &names[..]) {
+            (Some(_), _) => "adapter",
+            (None, [only]) if only == "latent" => "inverted picture",
             _ => "weights",
         },
         "tensors": names.len(),
@@ -140,20 +137,13 @@ fn weights(file: &Path) -> Result<Facts> {
     if let [only] = &names[..] {
         facts.insert("shape".into(), json!(checkpoint.shape(only)));
     }
-    if is_adapter {
+    if let Some(Summary { kinds, ranks }) = adapter {
+        facts.insert("adapter".into(), json!(kinds.join(", ")));
         let source = Source::from(file);
         if let Some(list) = timesteps(&source)? {
             let list: Vec<_> = list.as_slice().iter().map(|t| t.0).collect();
             facts.insert("timesteps".into(), json!(list));
         }
-        let ranks = names
-            .iter()
-            .filter(|name| DOWN.iter().any(|factor| name.contains(factor)));
-        let mut ranks: Vec<_> = ranks
-            .filter_map(|name| checkpoint.shape(name)?.first().copied())
-            .collect();
-        ranks.sort_unstable();
-        ranks.dedup();
         facts.insert("ranks".into(), json!(ranks));
     }
     let notes: BTreeMap<_, _> = safetensors_metadata(&Source::from(file))?
@@ -216,7 +206,10 @@ fn model(what: &Path) -> Result<Facts> {
     };
     Ok(object(json!({
         "kind": "model",
-        "family": model.family().to_string(),
+        "family": match model.has_size_of_family() {
+            true => model.family().to_string(),
+            false => format!("{} in structure, of other sizes", model.family()),
+        },
         "identity": model.identity()?,
         "side": model.side()?,
         "channels": config.levels.iter().map(|level| level.channels).collect::<Vec<_>>(),

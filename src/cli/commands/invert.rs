@@ -134,7 +134,9 @@ impl InvertArgs {
         let files = [Some(&file), self.reconstruct.as_ref(), self.dump.as_ref()];
         self.write.check(files.into_iter().flatten())?;
         let outputs = files.into_iter().flatten();
-        output::check_inputs(outputs, [&self.image], &self.model.inputs())?;
+        output::check_inputs(outputs.clone(), [&self.image], &self.model.inputs())?;
+        output::check_distinct(outputs.clone())?;
+        output::check_folders(&self.cache, outputs)?;
         Ok(file)
     }
 

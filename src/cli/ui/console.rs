@@ -21,24 +21,41 @@ use serde_json::{Value, json};
 
 use crate::cli::{ReportArgs, args::output};
 
-/// Most bytes of a message: it may quote what a stranger wrote.
+/// Most bytes of a message and of one of its lines: it may quote what a stranger wrote.
 const MAX_MESSAGE: usize = 4096;
+const MAX_LINE: usize = 400;
 /// Most warnings that are told.
 const MAX_WARNINGS: usize = 1000;
 /// Most bytes of a stranger's text in a line.
 const MAX_FOREIGN: usize = 1000;
 
-/// Writes a line to stderr.
-pub(crate) fn log_line(line: &str) {
+/// Writes a message to stderr.
+pub(crate) fn log_line(message: &str) {
     // A closed stderr is not an error.
-    let _ = writeln!(stderr(), "{}", harmless(&abridged(line, MAX_MESSAGE)));
+    let _ = writeln!(stderr(), "{}", harmless(&short(message)));
+}
+
+/// A message of which each line can be read, and none floods a terminal.
+pub(crate) fn short(message: &str) -> String {
+    let message = abridged(message, MAX_MESSAGE);
+    let lines: Vec<_> = message
+        .lines()
+        .map(|line| abridged(line, MAX_LINE))
+        .collect();
+    lines.join("\n")
+}
+
+/// Writes the JSON object of a failure to stderr, on one line.
+pub(crate) fn log_failure(message: &str, code: u8) {
+    let object = json!({ "error": { "message": short(message), "code": code } });
+    let _ = writeln!(stderr(), "{}", harmless(&object.to_string()));
 }
 
 /// Writes an error to stderr, with a label in the colour of clap's.
 pub(crate) fn log_error(message: &str) {
     let style = Styles::styled();
     let style = style.get_error();
-    let message = harmless(&abridged(message, MAX_MESSAGE));
+    let message = harmless(&short(message));
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {message}");
 }
 
@@ -386,6 +403,16 @@ fn spinner() -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_of_a_message_is_long() {
+        let message = format!("a {}: it is missing\nsee --help", "x".repeat(3000));
+        let told = short(&message);
+        assert!(told.lines().all(|line| line.len() < 450), "{told}");
+        assert!(told.starts_with("a xxx") && told.contains("it is missing\n"));
+        assert!(told.ends_with("see --help"));
+        assert_eq!(short("a bird\na dog"), "a bird\na dog");
+    }
 
     #[test]
     fn control_characters_reach_no_terminal() {

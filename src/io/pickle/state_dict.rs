@@ -108,6 +108,13 @@ fn named(
             None => Err("it holds a tensor whose name is no string".into()),
         };
     }
+    if let Some((function, _)) = values.call(value)
+        && ARRAYS
+            .iter()
+            .any(|end| function.starts_with("numpy") && function.ends_with(end))
+    {
+        return Err(fault("is a NumPy array, not a tensor: save tensors".into()));
+    }
     if values.holds_storage(value, harmless) {
         let what = values.call(value).map_or("a collection", |(name, _)| name);
         return Err(fault(format!(
@@ -130,6 +137,9 @@ fn number(values: &Values, name: &str, value: Id) -> Option<Described> {
         content: Content::Number(number),
     })
 }
+
+/// What rebuilds an array of NumPy.
+const ARRAYS: [&str; 2] = ["._reconstruct", "._frombuffer"];
 
 /// How often functions that rebuild a tensor may be nested: a parameter of a subclass.
 const MAX_NESTED: usize = 4;

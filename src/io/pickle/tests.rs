@@ -158,6 +158,7 @@ fn tensors_that_cannot_be_read_are_errors_that_name_them() {
         b"tR",
     ]
     .concat();
+    let array = b"cnumpy._core.multiarray\n_reconstruct\n)RK\x01b".to_vec();
     for (pickle, told) in [
         (module.clone(), "torch.nn.modules.linear.Linear"),
         (
@@ -169,6 +170,10 @@ fn tensors_that_cannot_be_read_are_errors_that_name_them() {
             "\"model\" is a collection",
         ),
         (dict(&[("s", sparse)]), "_rebuild_sparse_tensor"),
+        (
+            dict(&[("w", weight()), ("n", array)]),
+            "\"n\" is a NumPy array",
+        ),
         (weight(), "without a name"),
         (dict(&[("epoch", b"K\x01".to_vec())]), "no tensors"),
         (dict(&[("w", weight()), ("w", weight())]), "\"w\" twice"),

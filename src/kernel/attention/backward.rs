@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{
     Sizes,
@@ -19,6 +18,7 @@ use super::{
 use crate::kernel::{
     gemm::{Matrix, packed::PackedMatrix, sums},
     op::{self, Gradients},
+    parts::{each_part, map},
     simd::vectorised,
 };
 
@@ -61,16 +61,13 @@ fn gradients(values: [&[f32]; 4], wanted: [bool; 3], sizes: Sizes) -> [Vec<f32>;
     let place =
         |image, query, head| (image * heads + head) * groups.len() + group_of(query).unwrap_or(0);
     let mut dq = vec![0f32; b * n * heads * d];
-    let sums: Vec<_> = shares(&mut dq, d, (n, heads), b * heads * groups.len(), place)
-        .into_par_iter()
-        .enumerate()
-        .map(|(i, mut dq)| {
-            let at = (i / groups.len() / heads, i / groups.len() % heads);
-            let mut task = Task::new(values, wanted, sizes, at, groups[i % groups.len()]);
-            vectorised(Run(&mut task, &mut dq));
-            (task.keys, task.values)
-        })
-        .collect();
+    let shares = shares(&mut dq, d, (n, heads), b * heads * groups.len(), place);
+    let sums = map(shares, &|i, mut dq| {
+        let at = (i / groups.len() / heads, i / groups.len() % heads);
+        let mut task = Task::new(values, wanted, sizes, at, groups[i % groups.len()]);
+        vectorised(Run(&mut task, &mut dq));
+        (task.keys, task.values)
+    });
     let (keys, values): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
     [
         dq,
@@ -83,16 +80,14 @@ fn gradients(values: [&[f32]; 4], wanted: [bool; 3], sizes: Sizes) -> [Vec<f32>;
 fn add_up(sums: &[Option<Sum>], (b, m, heads, width): (usize, usize, usize, usize)) -> Vec<f32> {
     let mut out = vec![0f32; b * m * heads * width];
     let groups = sums.len() / (b * heads).max(1);
-    out.par_chunks_mut(m * heads * width)
-        .enumerate()
-        .for_each(|(image, out)| {
-            for head in 0..heads {
-                let first = (image * heads + head) * groups;
-                for sum in sums[first..first + groups].iter().flatten() {
-                    sum.add_to(&mut out[head * width..], heads * width);
-                }
+    each_part(&mut out, m * heads * width, &|image, out| {
+        for head in 0..heads {
+            let first = (image * heads + head) * groups;
+            for sum in sums[first..first + groups].iter().flatten() {
+                sum.add_to(&mut out[head * width..], heads * width);
             }
-        });
+        }
+    });
     out
 }
 

@@ -3,14 +3,13 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{
     Sizes, from,
     panel::{Online, Row, add_transposed, multiply, pack, unpack, zeros},
     shares,
 };
-use crate::kernel::simd::vectorised;
+use crate::kernel::{parts::each, simd::vectorised};
 
 /// Keys whose scores are computed at once: a panel of them fits into the L1 cache.
 const KEYS: usize = 128;
@@ -28,20 +27,18 @@ pub(super) fn attend(arguments: [&[f32]; 3], sizes: Sizes, together: bool) -> Ve
         |image, query: usize, head| (image / group * heads + head) * panels.len() + panel_of[query];
     let mut out = vec![0f32; b * n * heads * e];
     let count = b.div_ceil(group.max(1)) * heads * panels.len();
-    shares(&mut out, e, (n, heads), count, place)
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(i, mut out)| {
-            let (image, head) = (i / panels.len() / heads, i / panels.len() % heads);
-            vectorised(Task {
-                arguments,
-                sizes,
-                images: image * group..(image + 1) * group,
-                head,
-                queries: panels[i % panels.len()].clone(),
-                out: &mut out,
-            });
+    let shares = shares(&mut out, e, (n, heads), count, place);
+    each(shares, &|i, mut out| {
+        let (image, head) = (i / panels.len() / heads, i / panels.len() % heads);
+        vectorised(Task {
+            arguments,
+            sizes,
+            images: image * group..(image + 1) * group,
+            head,
+            queries: panels[i % panels.len()].clone(),
+            out: &mut out,
         });
+    });
     out
 }
 

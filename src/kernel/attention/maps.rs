@@ -1,12 +1,12 @@
 //! Complete attention maps, for controls that read or rewrite them.
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::{Sizes, shares};
 use crate::kernel::{
     gemm::{Matrix, Task, packed::PackedMatrix},
     op,
+    parts::{each, map},
     softmax::normalise,
 };
 
@@ -71,7 +71,7 @@ fn fill_maps(q: &[f32], keys: &[PackedMatrix], sizes: Sizes, out: &mut [f32]) {
                 .map(move |t| (head, t))
         })
         .collect();
-    tasks.into_par_iter().for_each(|(head, (i, maps))| {
+    each(tasks, &|_, (head, (i, maps))| {
         let (keys, first) = (&keys[head], i * block);
         let queries = sizes.head(q, n, d, (head / heads, head % heads));
         let rows: Vec<_> = maps.chunks_mut(m).collect();
@@ -87,19 +87,17 @@ fn read(maps: &[f32], values: &[PackedMatrix], sizes: Sizes, out: &mut [f32]) {
     } = sizes;
     let blocks = n.div_ceil(QUERIES);
     let place = |image, query, head| (image * heads + head) * blocks + query / QUERIES;
-    shares(out, e, (n, heads), b * heads * blocks, place)
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(i, out)| {
-            let (values, first) = (&values[i / blocks], i % blocks * QUERIES);
-            let maps = Matrix::contiguous(&maps[i / blocks * n * m..], m);
-            Task::whole_rows(first..first + out.len(), values, out).compute(&maps, values);
-        });
+    let shares = shares(out, e, (n, heads), b * heads * blocks, place);
+    each(shares, &|i, out| {
+        let (values, first) = (&values[i / blocks], i % blocks * QUERIES);
+        let maps = Matrix::contiguous(&maps[i / blocks * n * m..], m);
+        Task::whole_rows(first..first + out.len(), values, out).compute(&maps, values);
+    });
 }
 
 /// Packs a matrix for each head of each image.
 fn packed(sizes: Sizes, pack: impl Fn((usize, usize)) -> PackedMatrix + Sync) -> Vec<PackedMatrix> {
     let Sizes { b, heads, .. } = sizes;
-    let pack = |i| pack((i / heads, i % heads));
-    (0..b * heads).into_par_iter().map(pack).collect()
+    let all = (0..b * heads).map(|i| (i / heads, i % heads));
+    map(all.collect(), &|_, at| pack(at))
 }

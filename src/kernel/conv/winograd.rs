@@ -17,7 +17,6 @@ mod transform;
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::patches::Patches;
 use crate::kernel::{
@@ -26,6 +25,7 @@ use crate::kernel::{
         Block, cut,
         packed::{PackedMatrix, Panel},
     },
+    parts::{each, each_part},
     scratch::Scratch,
     simd::{lanes, put, vectorised},
 };
@@ -86,7 +86,7 @@ pub(in crate::kernel) fn convolve(
         inputs: weight.terms() / 9,
     };
     let rows = out.len() / outputs;
-    grid.strips(out, outputs).into_par_iter().for_each(|strip| {
+    each(grid.strips(out, outputs), &|_, strip| {
         let first = grid.pixel_line(strip.line) * width;
         grid.fill(strip.line, strip.lines, weight, strip.out);
         addends.add_to_rows(strip.out, outputs, first, rows);
@@ -156,21 +156,18 @@ impl Grid<'_> {
         for start in (0..lines * self.across).step_by(TILES) {
             let tiles = start..(start + TILES).min(lines * self.across);
             let pieces = self.pieces(first_line, tiles.clone());
-            weight
-                .panels()
-                .par_iter()
-                .zip(&mut parts)
-                .for_each(|(&panel, out)| {
-                    vectorised(Products {
-                        grid: self,
-                        weight,
-                        panel,
-                        pieces: &pieces,
-                        first_line,
-                        tiles: tiles.clone(),
-                        out,
-                    });
+            let parts = weight.panels().iter().zip(&mut parts);
+            each(parts.collect(), &|_, (&panel, out)| {
+                vectorised(Products {
+                    grid: self,
+                    weight,
+                    panel,
+                    pieces: &pieces,
+                    first_line,
+                    tiles: tiles.clone(),
+                    out,
                 });
+            });
         }
     }
 
@@ -179,20 +176,17 @@ impl Grid<'_> {
     fn pieces(&self, first_line: usize, tiles: Range<usize>) -> Scratch {
         let of_group = POINTS * (GROUP * self.inputs + GAP);
         let mut pieces = Scratch::new(tiles.len().div_ceil(GROUP) * of_group);
-        pieces
-            .par_chunks_mut(of_group)
-            .enumerate()
-            .for_each(|(group, out)| {
-                let first = tiles.start + group * GROUP;
-                for tile in first..(first + GROUP).min(tiles.end) {
-                    let (image, y, x) = self.place(first_line, tile);
-                    vectorised(Piece {
-                        pixels: &self.patches.piece(image, y, x),
-                        inputs: self.inputs,
-                        out: &mut out[(tile - first) * self.inputs..],
-                    });
-                }
-            });
+        each_part(&mut pieces, of_group, &|group, out| {
+            let first = tiles.start + group * GROUP;
+            for tile in first..(first + GROUP).min(tiles.end) {
+                let (image, y, x) = self.place(first_line, tile);
+                vectorised(Piece {
+                    pixels: &self.patches.piece(image, y, x),
+                    inputs: self.inputs,
+                    out: &mut out[(tile - first) * self.inputs..],
+                });
+            }
+        });
         pieces
     }
 }

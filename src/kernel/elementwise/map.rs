@@ -57,7 +57,7 @@ pub(in crate::kernel) fn map_rows<const N: usize, const M: usize>(
 ) -> Vec<f32> {
     let mut out = vec![0f32; values];
     let (row, part) = (M * width, whole_rows(M * width));
-    share(&mut out, part, |i, out| {
+    share(&mut out, part, &|i, out| {
         let inputs = inputs.map(|rows| Rows(rows.row(i * part / row), rows.1));
         map(formula, inputs, width, out);
     });

@@ -22,7 +22,7 @@ pub(in crate::kernel) fn sum_rows(x: &Tensor) -> Result<Tensor> {
             vectorised(Columns(&x[i * ROWS * c..end], c))
         };
         let mut sums = vec![0f64; c];
-        for part in map_parts(x.len().div_ceil(ROWS * c), x.len(), part) {
+        for part in map_parts(x.len().div_ceil(ROWS * c), x.len(), &part) {
             accumulate(&mut sums, &part);
         }
         op::tensor(sums.into_iter().map(|sum| sum as f32).collect(), c)

@@ -1,10 +1,12 @@
 //! Sums of outer products, for the gradient of a product's right side.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{Lhs, Matrix, packed::WIDEST};
-use crate::kernel::simd::{put, vectorised};
+use crate::kernel::{
+    parts::each_part,
+    simd::{put, vectorised},
+};
 
 /// Rows of the output per task.
 const ROWS: usize = 32;
@@ -33,19 +35,17 @@ pub(in crate::kernel) fn outer(
     columns: usize,
     out: &mut [f32],
 ) {
-    out.par_chunks_mut(ROWS * columns)
-        .enumerate()
-        .for_each(|(i, out)| {
-            let first = i * ROWS;
-            vectorised(Outer {
-                a,
-                b,
-                samples,
-                columns,
-                first,
-                out,
-            });
+    each_part(out, ROWS * columns, &|i, out| {
+        let first = i * ROWS;
+        vectorised(Outer {
+            a,
+            b,
+            samples,
+            columns,
+            first,
+            out,
         });
+    });
 }
 
 struct Outer<'a, A, B> {

@@ -2,9 +2,8 @@
 
 use candle_core::{CpuStorage, Result, Tensor, bail};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
-use crate::kernel::simd::lanes;
+use crate::kernel::{parts::each, simd::lanes};
 
 /// Vectors in the widest panel.
 pub(in crate::kernel) const WIDEST: usize = 3;
@@ -214,7 +213,7 @@ fn pack<T: Copy + Default + Send + Sync>(
         parts.push((panel, part));
         rest = tail;
     }
-    parts.into_par_iter().for_each(|(panel, part)| {
+    each(parts, &|_, (panel, part): (Panel, &mut [T])| {
         let width = panel.vectors * lanes;
         let used = width.min(columns - panel.column);
         // A few terms at a time, for the cache.

@@ -79,7 +79,7 @@ impl<C: Curve> Norm<C> {
         let lines = pictures.map(|(sums, moments)| line(form, moments, weight, sums));
         let lines: Vec<_> = lines.collect();
         let mut dx = vec![0f32; x.len()];
-        form.share(&mut dx, |picture, from, dx| {
+        form.share(&mut dx, &|picture, from, dx| {
             let [x, dy] = [x, dy].map(|v| Rows(&v[from..], wide));
             let [center, scale, shift] = affines[picture].rows();
             let [factor, constant] = lines[picture].each_ref().map(|row| Rows(row, 0));

@@ -62,10 +62,10 @@ impl Form {
 
     /// Distributes `out` (pictures, pixels, channels) to the threads; `work` is called with
     /// the picture and the index of the first value.
-    pub(super) fn share(self, out: &mut [f32], work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+    pub(super) fn share(self, out: &mut [f32], work: &(dyn Fn(usize, usize, &mut [f32]) + Sync)) {
         let (picture, part) = (self.pixels * self.channels, whole_rows(self.wide()));
-        share(out, picture, |i, out| {
-            share(out, part, |j, out| work(i, i * picture + j * part, out));
+        share(out, picture, &|i, out| {
+            share(out, part, &|j, out| work(i, i * picture + j * part, out));
         });
     }
 
@@ -86,7 +86,7 @@ impl Form {
             add(i / parts, range, [&mut a, &mut b]);
             Sums([a, b].map(|wide| fold(&wide, self.channels)))
         };
-        let found = map_parts(self.pictures * parts, self.pictures * picture, find);
+        let found = map_parts(self.pictures * parts, self.pictures * picture, &find);
         found.chunks(parts.max(1)).map(Sums::total).collect()
     }
 }

@@ -49,10 +49,17 @@ impl InversionCache {
         Ok(self.folder.join(format!("{name:032x}.latents.safetensors")))
     }
 
-    /// The contents of `file`; `None` if it cannot be read: the next [`put`](Self::put)
-    /// replaces it.
-    pub fn get(&self, file: &Path) -> Option<Latents> {
-        Latents::read(file).ok()
+    /// The contents of `file`; `None` if it is no file, cannot be read, or is no latent of the
+    /// picture in this model: the next [`put`](Self::put) replaces it.
+    pub fn get(&self, file: &Path, model: &Model, picture: &Picture) -> Option<Latents> {
+        if !file.is_file() {
+            return None; // a pipe would be waited for
+        }
+        let found = Latents::read(file).ok()?;
+        found.check_origin(file, model).ok()?;
+        let size = model.latent_size(picture.size()).ok()?;
+        let shape = [size.height, size.width];
+        (found.latent.dims()[2..] == shape).then_some(found)
     }
 
     /// Writes an inverted picture.

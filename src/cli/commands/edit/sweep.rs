@@ -13,7 +13,7 @@ use super::{EditArgs, sheet::Sheet};
 use crate::cli::{
     Console,
     args::{output::is_stdout, sweep::Place, values::Seed},
-    first_line,
+    first_paragraph,
     grid::Grid,
     settings::Settings,
     typed::Typed,
@@ -112,7 +112,7 @@ impl Cell {
             let Some(usage) = error.downcast_ref::<clap::Error>() else {
                 return error;
             };
-            let reason = first_line(&usage.to_string());
+            let reason = first_paragraph(&usage.to_string());
             Error::setting(format!("{}: {reason}", grid.told(place))).into()
         })?;
         Ok(Self {

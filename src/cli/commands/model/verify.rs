@@ -5,9 +5,10 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use icd::{
+    Error,
     hub::{Cache, Digest},
     model::{Model, ModelChoice, required_files},
     nn::Placement,
@@ -70,11 +71,10 @@ impl VerifyArgs {
             );
         }
         let model = Model::open(&choice, Placement::cpu_f32());
-        let remedy = || format!("`icd model fetch {}` downloads missing files", self.model);
-        let model = match required_files.is_empty() {
-            true => model?, // nothing to download
-            false => model.with_context(remedy)?,
-        };
+        let model = model.map_err(|error| match error {
+            Error::Hub { .. } => anyhow!("{error} (icd model fetch {})", self.model),
+            other => other.into(),
+        })?;
         for note in model.notes()? {
             log_line(&format!("note: {note}"));
         }

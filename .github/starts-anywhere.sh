@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Checks that a Linux binary of icd needs no shared libraries but the named ones, and if it
+# needs none, that it edits a picture where nothing else is installed:
+#
+#     .github/starts-anywhere.sh BINARY [LIBRARY..]
+set -euo pipefail
+[ $# -ge 1 ] || { echo "usage: $0 BINARY [LIBRARY..]" >&2; exit 2; }
+binary=$1
+shift
+needed=$(readelf --dynamic "$binary" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+for library in $needed; do
+    case " $* " in
+        *" $library "*) ;;
+        *) echo "$binary needs $library" >&2; exit 1 ;;
+    esac
+done
+[ -z "$needed" ] || exit 0
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+cp "$binary" "$root/icd"
+cp "$(dirname "$0")/../examples/scene.png" "$root"
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+"${as_root[@]}" env -i chroot "$root" /icd edit --model shapes --image scene.png \
+    --src-prompt "a blue star" --tgt-prompt "a red star" -o edited.png
+[ -s "$root/edited.png" ]
