@@ -83,6 +83,20 @@ enum Verb {
     /// Generate a picture from a prompt.
     Generate(Box<generate::GenerateArgs>),
     /// Run many edits, generations and inversions, each saved as it is made.
+    ///
+    /// A job is a line of JSON or a record of CSV with a header: its keys are the flags of its
+    /// verb with underscores, as the settings in a PNG; `verb` is edit unless it says generate
+    /// or invert, and `output` lies below the folder of results. A cell of CSV that holds a
+    /// JSON array is a list. In a folder each picture NAME.png is a job, with its caption
+    /// NAME.txt as source prompt and NAME.mask.png as mask.
+    ///
+    /// All jobs are checked before a network is loaded. Each result is written when it is made,
+    /// as its own command would write it; a finished one, known by the settings in it or by
+    /// DIR/ledger.jsonl, is skipped, so that the same command goes on after an interruption.
+    /// What fails stops nothing and is listed in DIR/failed.jsonl, to be mended and run in turn.
+    ///
+    /// Exit codes: 0 all done; 1 some jobs failed; 2 wrong usage or no manifest; 75 the machine
+    /// failed (disk full, out of memory, device lost): run it again.
     Batch(Box<batches::BatchArgs>),
     /// Train an iCD model: distil guidance into a UNet, then train its two LoRA adapters.
     Distill(distill::DistillArgs),

@@ -100,23 +100,21 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The entries of the records from a byte on. A quote that is never closed spoils its own
-    /// line: what follows is read from the next one.
+    /// The entries of the records from a byte on. A quote that is not closed, or closed within a
+    /// cell, spoils its own line: what follows is read from the next one.
     fn entries(&self, mut begin: usize) -> Vec<Entry> {
         let (mut entries, mut lines) = (Vec::new(), Lines::new(self.bytes));
         loop {
-            let mut again = None;
+            let mut next = None;
             for row in self.rows(begin) {
                 let line = lines.number(row.at.start);
                 let own = &self.bytes[row.at.clone()];
-                let end_of_line = own.iter().position(|byte| *byte == b'\n');
-                if let Some(end) = end_of_line.filter(|_| is_open(own))
-                    && row.at.end == self.bytes.len()
-                {
-                    let reason = "a quote is not closed: write \"\" for one inside a cell";
-                    let content = Err(fault(&own[..end], reason));
+                if !is_well_quoted(own, self.separator) {
+                    let end = own.iter().position(|byte| *byte == b'\n');
+                    let end = end.map_or(own.len(), |end| end + 1);
+                    let content = Err(fault(&own[..end], QUOTES));
                     entries.push(Entry { line, content });
-                    again = Some(row.at.start + end + 1);
+                    next = Some(row.at.start + end);
                     break;
                 }
                 if !is_blank(&row.cells) {
@@ -124,7 +122,7 @@ impl<'a> Table<'a> {
                     entries.push(Entry { line, content });
                 }
             }
-            match again {
+            match next {
                 Some(next) => begin = next,
                 None => return entries,
             }
@@ -166,9 +164,36 @@ fn fault(own: &[u8], reason: &str) -> Fault {
     Fault::of_text(abridged(text.trim_end(), MAX_KEPT), reason)
 }
 
-/// Whether a quote is still open at the end of a record: they come in pairs.
-fn is_open(own: &[u8]) -> bool {
-    own.iter().filter(|byte| **byte == b'"').count() % 2 == 1
+const QUOTES: &str = "a quoted cell ends at its quote: write \"\" for one inside";
+
+/// Whether each cell of a record that begins with a quote ends with its own.
+fn is_well_quoted(mut own: &[u8], separator: u8) -> bool {
+    let ends = |byte: &u8| [separator, b'\r', b'\n'].contains(byte);
+    loop {
+        if own.first() == Some(&b'"') {
+            match quoted(own) {
+                Some(length) if own.get(length).is_none_or(ends) => own = &own[length..],
+                _ => return false,
+            }
+        }
+        let end = own.iter().position(ends);
+        match end.filter(|end| own[*end] == separator) {
+            Some(end) => own = &own[end + 1..],
+            None => return true,
+        }
+    }
+}
+
+/// The length of a quoted cell, its quotes included, if it has an end.
+fn quoted(own: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        at += own.get(at..)?.iter().position(|byte| *byte == b'"')? + 1;
+        match own.get(at) {
+            Some(b'"') => at += 1,
+            _ => return Some(at),
+        }
+    }
 }
 
 fn is_blank(cells: &ByteRecord) -> bool {
@@ -262,13 +287,24 @@ mod tests {
         assert_eq!(told(2), "1 cells, but the header has 2");
         assert_eq!(told(3), "3 cells, but the header has 2");
         assert_eq!(told(4), "the cell \"image\" is not UTF-8");
-        assert!(told(5).starts_with("a quote is not closed"), "{}", told(5));
+        assert!(told(5).starts_with("a quoted cell ends"), "{}", told(5));
         assert_eq!(found[4], (6, Ok(json!({ "image": "e.png", "tau": "1" }))));
         assert_eq!(
             found[5],
             (7, Ok(json!({ "image": "5\" f.png", "tau": "1" })))
         );
         assert_eq!(found.len(), 6);
+    }
+
+    #[test]
+    fn an_open_quote_spoils_its_own_line() {
+        let found = of(b"image,tau\n\"a.png\"x,1\nb.png,\"1\nc.png,\"\"\"1\"\nd.png,1");
+        let faults: Vec<_> = found
+            .iter()
+            .map(|(line, job)| (*line, job.is_err()))
+            .collect();
+        assert_eq!(faults, [(2, true), (3, true), (4, false), (5, false)]);
+        assert_eq!(found[2].1, Ok(json!({ "image": "c.png", "tau": "\"1" })));
     }
 
     #[test]

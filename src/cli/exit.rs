@@ -54,10 +54,12 @@ pub(crate) fn is_of_machine(error: &anyhow::Error, results: &Path) -> bool {
     })
 }
 
-/// Names that a file system cannot give are the job's fault, all else is the disk's.
+/// Names that a file system cannot give or does not allow are the job's fault, all else is the
+/// disk's.
 fn is_disk(file: &Path, reason: &io::Error, results: &Path) -> bool {
     use io::ErrorKind::{
         AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, OutOfMemory,
+        PermissionDenied,
     };
     let of_name = [
         AlreadyExists,
@@ -65,6 +67,7 @@ fn is_disk(file: &Path, reason: &io::Error, results: &Path) -> bool {
         InvalidInput,
         IsADirectory,
         NotADirectory,
+        PermissionDenied, // a folder below that of the results
     ];
     let is_result = resolved(file).starts_with(results);
     reason.kind() == OutOfMemory || is_result && !of_name.contains(&reason.kind())

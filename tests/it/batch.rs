@@ -272,6 +272,10 @@ fn faults() -> Vec<(String, &'static str)> {
         (with(json!({ "amplify": ["horse=2"] })), "horse"),
         (with(json!({ "model": "nowhere" })), "nowhere"),
         (with(json!({ "input_sha256": "00" })), "input_sha256"),
+        (
+            with(json!({ "sweep": "tau=0.7,0.8" })),
+            "only icd edit makes sheets",
+        ),
         (with(json!({ "latents": "in.png" })), "cannot be used with"),
         (
             plain(json!({ "image": "in.png", "tgt_prompt": "x" })),
@@ -303,7 +307,7 @@ fn what_cannot_run_stops_nothing_and_runs_once_it_is_mended() {
     }
     manifest.push(edit("a photo of a dog", "good.png").to_string());
     let done = batch("jobs.jsonl", manifest.join("\n").as_bytes())
-        .fails(1, &["jobs.jsonl:1: not JSON", "29 of 30 jobs failed"]);
+        .fails(1, &["jobs.jsonl:1: not JSON", "30 of 31 jobs failed"]);
     assert_eq!(results(&done.path("out")), ["good.png"]);
     let list = done.path("out/failed.jsonl");
     let failed = failures(&list);
@@ -456,8 +460,17 @@ fn the_settings_of_a_result_are_a_job() {
     fs::write(done.path("again.jsonl"), told).unwrap();
     let (code, stdout, stderr) = again(&done, "batch again.jsonl --output-dir again");
     assert_eq!(code, 0, "{stderr}");
-    let again = done.bytes(stdout.trim());
-    assert!(again == done.bytes("out/a.png"));
+    let made = done.bytes(stdout.trim());
+    assert!(made == done.bytes("out/a.png"));
+
+    // Or only some of them are, as with --from.
+    let job = json!({ "from": "out/a.png", "seed": 5, "output": "b.png" });
+    fs::write(done.path("more.jsonl"), job.to_string()).unwrap();
+    let (code, _, stderr) = again(&done, "batch more.jsonl --output-dir out");
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = again(&done, "edit --from out/a.png --seed 5 --output b.png");
+    assert_eq!(code, 0, "{stderr}");
+    assert!(done.bytes("out/b.png") == done.bytes("b.png"));
 }
 
 #[test]

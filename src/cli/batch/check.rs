@@ -53,6 +53,9 @@ pub(super) fn checked(
         }
         Work::Invert(args) => of_inversion(args, task, pipeline, (reader, console))?,
     };
+    for (file, own) in task.files.iter().zip(&settings) {
+        task.check_settings(file, own)?;
+    }
     let one = |settings: &Settings| settings.fingerprint(task.is_random);
     let fingerprints: Vec<_> = settings.iter().map(one).collect();
     let mut todo = Vec::new();

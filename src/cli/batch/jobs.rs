@@ -123,3 +123,131 @@ pub(crate) fn walks(jobs: Vec<Ready>, most: usize) -> Vec<Vec<Ready>> {
     }
     walks
 }
+
+#[cfg(test)]
+mod tests {
+    use icd::batch::json_entry;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The lines of jobs with flags of `icd batch`.
+    fn lines(jobs: &[Value], flags: &[&str]) -> Vec<Line> {
+        let command = crate::cli::command();
+        let typed = [
+            "icd",
+            "batch",
+            "jobs",
+            "--output-dir",
+            "out",
+            "--model",
+            "shapes",
+        ];
+        let typed = typed.iter().chain(flags);
+        let given = command.clone().try_get_matches_from(typed).unwrap();
+        let (_, given) = given.subcommand().unwrap();
+        let mut parser = Parser::new(&command, given, (Path::new("out"), &[]));
+        let entries = jobs.iter().enumerate();
+        let entries =
+            entries.filter_map(|(index, job)| json_entry(index + 1, job.to_string().as_bytes()));
+        understood(entries.collect(), &mut parser)
+    }
+
+    fn edit(target: &str, more: &Value) -> Value {
+        let mut job = json!({ "image": "in.png", "src_prompt": "a bird", "tgt_prompt": target });
+        for (key, value) in more.as_object().unwrap() {
+            job[key] = value.clone();
+        }
+        job
+    }
+
+    #[test]
+    fn edits_that_differ_in_their_targets_alone_are_walked_together() {
+        let jobs = [
+            edit("a dog", &json!({})),
+            edit("a cat", &json!({ "no_metadata": true })),
+            edit("a dog", &json!({ "blend": "bird:dog" })),
+            edit("a dog", &json!({ "seed": 3 })),
+            edit("", &json!({ "tgt_prompt": ["a cow", "a fish"] })),
+            edit("a dog", &json!({ "tau": 0.7 })),
+            edit("a dog", &json!({ "image": "other.png" })),
+            json!({ "verb": "generate", "prompt": "an owl" }),
+        ];
+        let ready = of_shard(lines(&jobs, &[]), None).unwrap().into_iter();
+        let ready = ready.map(|line| Ready {
+            task: line.ok().unwrap(),
+            fingerprints: Vec::new(),
+            todo: vec![0],
+        });
+        let walks = walks(ready.collect(), 3).into_iter();
+        let lines = walks.map(|walk| walk.iter().map(|ready| ready.task.line).collect());
+        let lines: Vec<Vec<_>> = lines.collect();
+        assert_eq!(
+            lines,
+            [
+                vec![1, 2],
+                vec![3],
+                vec![5],
+                vec![6],
+                vec![4],
+                vec![7],
+                vec![8]
+            ]
+        );
+    }
+
+    #[test]
+    fn flags_of_the_batch_hold_for_jobs_that_do_not_say_otherwise() {
+        let jobs = [
+            edit("a dog", &json!({ "tau": 0.5 })),
+            edit("a cat", &json!({ "restore_size": true })),
+            json!({ "verb": "generate", "prompt": "an owl" }),
+        ];
+        let flags = ["--tau", "0.7", "--model-size", "--self-replace", "0.2"];
+        let kept = lines(&jobs, &flags).into_iter();
+        let kept: Vec<_> = kept.map(|line| line.ok().unwrap().kept).collect();
+        let of = |key: &str| {
+            kept.iter()
+                .map(|job| job.get(key).cloned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("tau"),
+            [Some(json!(0.5)), Some(json!(0.7)), Some(json!(0.7))]
+        );
+        assert_eq!(of("model_size"), [Some(json!(true)), None, None]);
+        assert_eq!(
+            of("self_replace"),
+            [Some(json!(0.2)), Some(json!(0.2)), None]
+        );
+        assert_eq!(of("model")[2], Some(json!("shapes")));
+    }
+
+    #[test]
+    fn names_tell_settings_apart() {
+        let jobs = [
+            edit("a dog", &json!({})),
+            edit("a dog", &json!({ "seed": 1 })),
+            edit("a dog", &json!({ "seed": 0, "version": "0.0.9" })),
+        ];
+        let lines = lines(&jobs, &[]);
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| line.as_ref().err().map(|refused| refused.line))
+            .collect();
+        assert_eq!(
+            told,
+            [Some(1), None, Some(3)],
+            "the first and the last are one job"
+        );
+        let name = lines[1].as_ref().ok().unwrap().files[0]
+            .display()
+            .to_string();
+        let digits = name
+            .strip_prefix("out/in.edited-")
+            .unwrap()
+            .strip_suffix(".png")
+            .unwrap();
+        assert!(digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    }
+}

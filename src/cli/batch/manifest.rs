@@ -61,6 +61,7 @@ impl<'a> Batch<'a> {
 
     /// The job, unless it fails or is finished.
     fn check(&mut self, task: Task, runner: &mut Runner) -> Result<Option<Ready>> {
+        runner.go_on_to(&task);
         runner.console.begin_job(self.label(&task));
         let outcome = match runner.check(&task)? {
             Ok(checked) => {

@@ -51,6 +51,9 @@ const BESIDE: [&str; 6] = [
     "reconstruct",
 ];
 
+/// Flags of sheets of several results, which are no results of a job.
+const OF_SHEETS: [&str; 2] = ["sweep", "pick"];
+
 /// The digits of a hash in the name of a result.
 const NAME_DIGITS: usize = 8;
 
@@ -147,6 +150,7 @@ impl Parser {
         let matches = typed(&arguments, command)?;
         let (arguments, of_png) = completed(arguments, command, &matches)?;
         let matches = typed(&arguments, command)?;
+        check_single(&matches)?;
         let settings = Settings::of(command, &matches, Origin::stated(job).or(of_png));
         let mut work = match command.get_name() {
             "generate" => Work::Generate(Box::new(GenerateArgs::from_arg_matches(&matches)?)),
@@ -243,6 +247,15 @@ fn arguments_of(job: &Job, command: &Command) -> Result<Vec<OsString>> {
         }
     }
     Ok(arguments)
+}
+
+/// Fails on a sheet of several results, which the settings of a file may ask for, too.
+fn check_single(matches: &ArgMatches) -> Result<()> {
+    let is_given = |id: &&str| matches.try_contains_id(id).unwrap_or(false);
+    if let Some(flag) = OF_SHEETS.iter().copied().find(|id| is_given(id)) {
+        bail!("{flag}: only icd edit makes sheets: write a job for each of the values");
+    }
+    Ok(())
 }
 
 /// Fails on keys that a job cannot have.

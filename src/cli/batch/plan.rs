@@ -51,6 +51,9 @@ pub(crate) fn print(
     let mut speed = None;
     runner.console.begin_jobs("checking", lines.len());
     for line in lines {
+        if let Ok(task) = &line {
+            runner.go_on_to(task);
+        }
         let (number, fault) = match line {
             Ok(task) => match runner.check(&task)? {
                 Ok(checked) => {

@@ -11,7 +11,7 @@ use super::{
     fingerprint::Fingerprint,
     parser::reason,
     reader::Reader,
-    results::Results,
+    results::{Found, Results},
     task::{Task, Work},
     walk::{Inversions, Run},
 };
@@ -34,7 +34,7 @@ pub(crate) struct Ready {
 }
 
 /// How a job ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Done(Effort),
     /// It was finished before.
@@ -167,40 +167,43 @@ impl Runner {
     pub(crate) fn run(&mut self, walk: &[Ready]) -> Result<Vec<Outcome>> {
         let began = Instant::now();
         let made = self.walked(walk);
-        let outcome = match self.settled(made)? {
-            Ok(()) => {
-                let effort = Effort {
-                    seconds: began.elapsed().as_secs_f64(),
-                    evaluations: self.console.evaluations(),
-                };
-                return Ok(walk.iter().map(|_| Outcome::Done(effort.clone())).collect());
+        let outcome = self.outcome(made, began)?;
+        match (walk, &outcome) {
+            // Another worker was faster.
+            ([ready], Outcome::Failed(_)) if self.left(ready).is_ok_and(|left| left.is_empty()) => {
+                Ok(vec![Outcome::Finished])
             }
-            Err(reason) => Outcome::Failed(reason),
-        };
-        match walk {
-            [_] => Ok(vec![outcome]),
             // Not all need be at fault.
-            walk => walk.iter().map(|ready| self.alone(ready)).collect(),
+            ([_, _, ..], Outcome::Failed(_)) => {
+                walk.iter().map(|ready| self.alone(ready)).collect()
+            }
+            _ => Ok(walk.iter().map(|_| outcome.clone()).collect()),
         }
     }
 
     /// Runs a job of a walk that failed: what the walk made of it is kept.
     fn alone(&mut self, ready: &Ready) -> Result<Outcome> {
-        let mut todo = Vec::new();
+        let (began, left) = (Instant::now(), self.left(ready));
+        let made = left.and_then(|left| match left.is_empty() {
+            true => Ok(()),
+            false => self.one(ready, &left),
+        });
+        self.outcome(made, began)
+    }
+
+    /// The results of a job that are still not finished.
+    fn left(&self, ready: &Ready) -> Result<Vec<usize>> {
+        let mut left = Vec::new();
         for &index in &ready.todo {
-            let found = self
-                .results
-                .found(&ready.task, index, &ready.fingerprints[index]);
-            match self.settled(found)? {
-                Ok(super::results::Found::Finished) => {}
-                Ok(_) => todo.push(index),
-                Err(reason) => return Ok(Outcome::Failed(reason)),
+            let wanted = &ready.fingerprints[index];
+            if self.results.found(&ready.task, index, wanted)? != Found::Finished {
+                left.push(index);
             }
         }
-        if todo.is_empty() {
-            return Ok(Outcome::Done(Effort::default()));
-        }
-        let (began, made) = (Instant::now(), self.one(ready, &todo));
+        Ok(left)
+    }
+
+    fn outcome(&self, made: Result<()>, began: Instant) -> Result<Outcome> {
         Ok(match self.settled(made)? {
             Ok(()) => Outcome::Done(Effort {
                 seconds: began.elapsed().as_secs_f64(),

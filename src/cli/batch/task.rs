@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use icd::batch::Job;
 
 use crate::cli::{
@@ -56,6 +57,15 @@ impl Task {
                 Some(format!("{:?} {}", self.shared(), self.settings.of_walk()))
             }
             _ => None,
+        }
+    }
+
+    /// Fails if the file of a result cannot hold its settings.
+    pub(crate) fn check_settings(&self, file: &Path, settings: &Settings) -> Result<()> {
+        match &self.work {
+            Work::Edit(args) => args.result.save.check_settings(file, settings),
+            Work::Generate(args) => args.save.check_settings(file, settings),
+            Work::Invert(_) => Ok(()),
         }
     }
 

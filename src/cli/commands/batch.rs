@@ -34,22 +34,7 @@ use crate::cli::{
     in_flags,
 };
 
-/// Runs many edits, generations and inversions with the model loaded once.
-///
-/// A job is a line of JSON or a record of CSV with a header: its keys are the flags of its
-/// verb with underscores, as the settings in a PNG, `verb` is edit unless it says generate or
-/// invert, and `output` lies below the folder of results. A cell of CSV that is a JSON array
-/// is a list. In a folder each picture NAME.png is a job, with its caption NAME.txt as source
-/// prompt and NAME.mask.png as mask. Flags given here hold for all jobs that do not say
-/// otherwise.
-///
-/// All jobs are checked before a network is loaded. Each result is written when it is made; a
-/// finished one, told by its settings or by the ledger in DIR, is skipped, so that the same
-/// command goes on after an interruption. What fails stops nothing and is listed in
-/// DIR/failed.jsonl, which can be mended and run in turn.
-///
-/// Exit codes: 0 all done, 1 some jobs failed, 2 wrong usage or no manifest, 75 the machine
-/// failed (disk full, out of memory, device lost): run it again.
+/// Runs many jobs with the model loaded once.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BatchArgs {
@@ -81,15 +66,16 @@ pub(crate) struct BatchArgs {
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
+    _of_jobs: OfJobs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
-    #[command(flatten)]
-    _of_jobs: OfJobs,
 }
 
 /// Settings of all jobs that do not say otherwise, as their own commands have them.
 #[derive(Args)]
+#[command(next_help_heading = "Of jobs that do not say otherwise")]
 struct OfJobs {
     /// What each picture should show; repeat it for several edits of one inversion.
     #[arg(long, allow_hyphen_values = true)]
