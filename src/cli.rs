@@ -85,7 +85,7 @@ enum Verb {
     /// Run many edits, generations and inversions, each saved as it is made.
     ///
     /// A job is a line of JSON or a record of CSV with a header: its keys are the flags of its
-    /// verb with underscores, as the settings in a PNG; `verb` is edit unless it says generate
+    /// verb with underscores, as the settings of a result; `verb` is edit unless it says generate
     /// or invert, and `output` lies below the folder of results. A cell of CSV that holds a
     /// JSON array is a list. In a folder each picture NAME.png is a job, with its caption
     /// NAME.txt as source prompt and NAME.mask.png as mask.

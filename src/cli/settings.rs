@@ -197,7 +197,7 @@ impl Settings {
     }
 
     /// The settings without some values.
-    pub(crate) fn without(mut self, keys: &[&str]) -> Self {
+    pub(crate) fn leaving_out(mut self, keys: &[&str]) -> Self {
         for key in keys {
             self.values.remove(*key);
             self.origin.defaults.remove(*key);

@@ -45,7 +45,7 @@ impl Contact {
         };
         let grid = Grid::of(self, cell, letters);
         let mut page = grid.page(down);
-        page.profile = cells[0].profile.clone();
+        page.profile.clone_from(&cells[0].profile);
         for (index, picture) in cells.iter().enumerate() {
             let (left, top) = grid.corner(index / across, index % across);
             page.put(&scaled(picture, cell), left, top);
@@ -210,6 +210,8 @@ impl Picture {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::picture::CHANNELS;
 
@@ -331,7 +333,7 @@ mod tests {
         let error = |cells: &[Picture]| contact.sheet(cells).unwrap_err().to_string();
         let [a, b] = [plain(Size::new(2, 2), 1), plain(Size::new(2, 3), 1)];
         assert!(error(&[]).contains("no pictures"));
-        assert!(error(&[a.clone()]).contains("1 pictures do not fill 1 rows of 2"));
+        assert!(error(slice::from_ref(&a)).contains("1 pictures do not fill 1 rows of 2"));
         assert!(error(&[a, b]).contains("2x2 and 2x3"));
     }
 }

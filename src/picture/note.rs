@@ -74,16 +74,18 @@ pub fn note(picture: &[u8]) -> Option<String> {
     Metadata::of(picture, format).into_note()
 }
 
-/// EXIF that holds a note alone: in ASCII, if it is, which every program shows.
+/// EXIF that holds a note alone.
 fn exif_with(note: &str) -> Vec<u8> {
-    let text = format!("{KEYWORD} {note}");
-    exif::with_user_comment(&match text.is_ascii() {
-        true => [ASCII, text.as_bytes()].concat(),
-        false => {
-            let units = text.encode_utf16().flat_map(u16::to_be_bytes);
-            UNICODE.iter().copied().chain(units).collect()
-        }
-    })
+    exif::with_user_comment(&comment(&format!("{KEYWORD} {note}")))
+}
+
+/// A user's comment: in ASCII, if it is, which every program shows.
+fn comment(text: &str) -> Vec<u8> {
+    if text.is_ascii() {
+        return [ASCII, text.as_bytes()].concat();
+    }
+    let units = text.encode_utf16().flat_map(u16::to_be_bytes);
+    UNICODE.iter().copied().chain(units).collect()
 }
 
 /// The note in EXIF. Comments of other programs are none.

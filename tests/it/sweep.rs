@@ -341,7 +341,7 @@ fn a_job_of_a_batch_is_no_sheet() {
     let done = icd("batch")
         .file("jobs.jsonl", jobs.as_bytes())
         .args("jobs.jsonl --output-dir out")
-        .fails(1, &["jobs.jsonl:1", "a job is one edit"]);
+        .fails(1, &["jobs.jsonl:1", "sweep", "a job for each"]);
     let alone = edit("--tau 1 -o b.png").succeeds();
     assert!(done.bytes("out/b.png") == alone.bytes("b.png"));
     assert!(!done.path("out/a.png").exists());

@@ -155,7 +155,7 @@ impl Parser {
         let mut work = match command.get_name() {
             "generate" => Work::Generate(Box::new(GenerateArgs::from_arg_matches(&matches)?)),
             "invert" => Work::Invert(Box::new(InvertArgs::from_arg_matches(&matches)?)),
-            _ => Work::Edit(Box::new(edit(&matches)?)),
+            _ => Work::Edit(Box::new(EditArgs::from_arg_matches(&matches)?)),
         };
         let hash = settings.hash();
         let output = output.unwrap_or_else(|| work.name(&hash[..NAME_DIGITS]));
@@ -173,14 +173,6 @@ impl Parser {
             files,
         })
     }
-}
-
-/// The edit of a job, which is no sheet of several.
-fn edit(matches: &ArgMatches) -> Result<EditArgs> {
-    let args = EditArgs::from_arg_matches(matches)?;
-    let reason = "sweep: a job is one edit, not a sheet of several: write a job for each value";
-    ensure!(!args.is_sweep(), reason);
-    Ok(args)
 }
 
 /// A job with `settings`, as `icd inspect --json` tells of a result, has these, and of its other

@@ -91,7 +91,7 @@ struct OfJobs {
     /// Keep inversions in this folder and reuse them.
     #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Leave the settings out of the PNGs.
+    /// Leave the settings out of the results.
     #[arg(long)]
     no_metadata: bool,
     /// As that of `icd edit`.

@@ -113,7 +113,7 @@ impl Sheet {
         (first, model): (&Prepared, &Model),
     ) -> Result<Settings> {
         let ids: Vec<_> = self.grid.axes().map(|axis| &*axis.id).collect();
-        let settings = settings.without(&ids).with("seed", first.seed);
+        let settings = settings.leaving_out(&ids).with("seed", first.seed);
         settings.made_with(model)
     }
 
