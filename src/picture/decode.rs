@@ -264,7 +264,7 @@ mod tests {
         let mut crc = flate2::Crc::new();
         crc.update(&damaged[start..end - 4]);
         damaged[end - 4..end].copy_from_slice(&crc.sum().to_be_bytes());
-        assert!(failure(&damaged).contains("checksum"));
+        assert!(failure(&damaged).contains("WrongChecksum"));
         let mut odd = bytes.clone();
         let chunk = [0, 0, 0, 0, b'C', b'g', b'B', b'I', 0, 0, 0, 0];
         odd.splice(8..8, chunk);
