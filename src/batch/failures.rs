@@ -39,13 +39,13 @@ impl Failures {
     pub fn begin(folder: &Path, part: Part, manifest: &Path) -> Result<Self> {
         let path = part.file(folder, FAILED);
         let is_manifest = resolved(&path) == resolved(manifest);
-        let file = match is_manifest {
-            true => None,
-            false => {
-                remove(&path)?;
-                let options = OpenOptions::new().append(true).create_new(true).open(&path);
-                Some(options.map_err(|error| Error::io(&path, error))?)
-            }
+        let file = if is_manifest {
+            None
+        } else {
+            remove(&path)?;
+            let mut options = OpenOptions::new();
+            let file = options.append(true).create_new(true).open(&path);
+            Some(file.map_err(|error| Error::io(&path, error))?)
         };
         Ok(Self {
             path,

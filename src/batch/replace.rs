@@ -36,21 +36,16 @@ impl Replacement {
             let found = replacements
                 .iter()
                 .find(|one| is_word(&done, rest, &one.from));
-            match found {
-                Some(one) => {
-                    done.push_str(&one.to);
-                    rest = &rest[one.from.len()..];
-                    count += 1;
-                    // What follows the words is not joined to the new ones.
-                    if let Some(next) = rest.chars().next() {
-                        done.push(next);
-                        rest = &rest[next.len_utf8()..];
-                    }
-                }
-                None => {
-                    done.push(next);
-                    rest = &rest[next.len_utf8()..];
-                }
+            if let Some(one) = found {
+                done.push_str(&one.to);
+                rest = &rest[one.from.len()..];
+                count += 1;
+            }
+            // What follows the words is not joined to the new ones.
+            let next = found.map_or(Some(next), |_| rest.chars().next());
+            if let Some(next) = next {
+                done.push(next);
+                rest = &rest[next.len_utf8()..];
             }
         }
         if count == 0 {
@@ -71,8 +66,10 @@ fn is_word(before: &str, rest: &str, words: &str) -> bool {
         return false;
     };
     let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    !(joins(before.chars().next_back()) && joins(words.chars().next()))
-        && !(joins(words.chars().next_back()) && joins(after.chars().next()))
+    let (first, last) = (words.chars().next(), words.chars().next_back());
+    let is_joined = joins(before.chars().next_back()) && joins(first)
+        || joins(last) && joins(after.chars().next());
+    !is_joined
 }
 
 #[cfg(test)]

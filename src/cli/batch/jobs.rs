@@ -90,13 +90,13 @@ fn inputs_of(task: &Task) -> Vec<PathBuf> {
 /// The lines of a shard, or all, in the order in which they run: those of one model together,
 /// and in these those of one inversion.
 pub(crate) fn of_shard(lines: Vec<Line>, shard: Option<Shard>) -> Result<Vec<Line>> {
-    let shared = lines.iter().map(|line| match line {
+    let keys = lines.iter().map(|one| match one {
         Ok(task) => task.shared(),
         Err(refused) => [String::new(), format!("line {}", refused.line)],
     });
-    let shared: Vec<_> = shared.collect();
+    let keys: Vec<_> = keys.collect();
     let whole = Shard::new(0, 1).context("a shard")?;
-    let own = shard.unwrap_or(whole).of(&shared);
+    let own = shard.unwrap_or(whole).of(&keys);
     let mut lines: Vec<_> = lines.into_iter().map(Some).collect();
     let lines = own.into_iter().filter_map(|index| lines[index].take());
     Ok(lines.collect())
@@ -110,16 +110,13 @@ pub(crate) fn walks(jobs: Vec<Ready>, most: usize) -> Vec<Vec<Ready>> {
         let (own, key) = (ready.task.files.len(), ready.task.walk());
         let key = key.filter(|_| own < most);
         let place = key.as_ref().and_then(|key| open.get(key).copied());
-        match place.filter(|(_, targets)| targets + own <= most) {
-            Some((walk, targets)) => {
-                walks[walk].push(ready);
-                open.extend(key.map(|key| (key, (walk, targets + own))));
-            }
-            None => {
-                open.extend(key.map(|key| (key, (walks.len(), own))));
-                walks.push(vec![ready]);
-            }
+        let place = place.filter(|(_, targets)| targets + own <= most);
+        let (walk, targets) = place.unwrap_or((walks.len(), 0));
+        if walk == walks.len() {
+            walks.push(Vec::new());
         }
+        walks[walk].push(ready);
+        open.extend(key.map(|key| (key, (walk, targets + own))));
     }
     walks
 }

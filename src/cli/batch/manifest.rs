@@ -131,12 +131,10 @@ impl<'a> Batch<'a> {
         console.note(&format!(
             "{total} jobs: {done} done, {finished} finished before, {failed} failed"
         ));
-        match failed {
-            0 => Ok(()),
-            _ => {
-                let told = format!("{failed} of {total} jobs failed: see {}", list.display());
-                Err(Exit::JobsFailed(Some(told)).into())
-            }
+        if failed == 0 {
+            return Ok(());
         }
+        let told = format!("{failed} of {total} jobs failed: see {}", list.display());
+        Err(Exit::JobsFailed(Some(told)).into())
     }
 }

@@ -86,7 +86,7 @@ impl Results {
         if fs::symlink_metadata(file).is_err() {
             return Ok(Found::Nothing);
         }
-        if file.is_file() && (self.states(task, file, wanted) || self.is_noted(file, wanted)?) {
+        if file.is_file() && (states(task, file, wanted) || self.is_noted(file, wanted)?) {
             return Ok(Found::Finished);
         }
         match self.taken {
@@ -96,11 +96,6 @@ impl Results {
                 file.display()
             ))),
         }
-    }
-
-    fn states(&self, task: &Task, file: &Path, wanted: &Fingerprint) -> bool {
-        let stated = || Some(Settings::read(file).ok()?.fingerprint(task.is_random));
-        !task.is_without_metadata() && stated().as_ref() == Some(wanted)
     }
 
     fn is_noted(&self, file: &Path, wanted: &Fingerprint) -> Result<bool> {
@@ -178,4 +173,10 @@ impl Results {
         let names = below.iter().map(|name| name.to_string_lossy());
         names.collect::<Vec<_>>().join("/")
     }
+}
+
+/// Whether a result states these settings.
+fn states(task: &Task, file: &Path, wanted: &Fingerprint) -> bool {
+    let stated = || Some(Settings::read(file).ok()?.fingerprint(task.is_random));
+    !task.is_without_metadata() && stated().as_ref() == Some(wanted)
 }
