@@ -105,11 +105,11 @@ slurm_starts() {
     local host port=$((20000 + RANDOM % 10000))
     host=$(hostname -s)
     mkdir -p slurm/state slurm/spool
-    mungekey --create --keyfile="$home/slurm/munge.key" &&
-        chmod 700 slurm &&
-        munged --foreground --force --key-file="$home/slurm/munge.key" --socket="$home/slurm/munge" \
-            --pid-file="$home/slurm/munged.pid" --log-file="$home/slurm/munged.log" \
-            --seed-file="$home/slurm/munged.seed" 2>slurm/munged.err &
+    chmod 700 slurm
+    mungekey --create --keyfile="$home/slurm/munge.key" || return 1
+    munged --foreground --force --key-file="$home/slurm/munge.key" --socket="$home/slurm/munge" \
+        --pid-file="$home/slurm/munged.pid" --log-file="$home/slurm/munged.log" \
+        --seed-file="$home/slurm/munged.seed" 2>slurm/munged.err &
     daemons+=($!)
     cat >slurm/slurm.conf <<EOF
 ClusterName=icd
