@@ -43,7 +43,7 @@ impl Grid {
             )),
         };
         axes.iter().try_for_each(|axis| check(axis, command))?;
-        for axis in axes.iter().filter(|axis| is_typed(&axis.id, typed)) {
+        if let Some(axis) = axes.iter().find(|axis| is_typed(&axis.id, typed)) {
             let flag = flag(&axis.id);
             let reason = format!("--sweep {axis}: {flag} is given, too: leave it out");
             bail!(Error::setting(reason));

@@ -54,7 +54,7 @@ fn results(folder: &Path) -> Vec<String> {
     });
     let mut names: Vec<_> = entries
         .into_iter()
-        .filter(|name| !name.ends_with(".jsonl"))
+        .filter(|name| Path::new(name).extension() != Some("jsonl".as_ref()))
         .collect();
     names.sort();
     names
