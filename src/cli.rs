@@ -34,7 +34,6 @@ use commands::{
 use config::{Config, is_set_to_nothing};
 use edit::{Call, Sweep};
 use exit::Exit;
-use serde_json::json;
 use settings::{Origin, Settings};
 use ui::console::{Console, log_error, log_failure};
 
