@@ -272,10 +272,7 @@ fn faults() -> Vec<(String, &'static str)> {
         (with(json!({ "amplify": ["horse=2"] })), "horse"),
         (with(json!({ "model": "nowhere" })), "nowhere"),
         (with(json!({ "input_sha256": "00" })), "input_sha256"),
-        (
-            with(json!({ "sweep": "tau=0.7,0.8" })),
-            "only icd edit makes sheets",
-        ),
+        (with(json!({ "sweep": "tau=0.7,0.8" })), "a job is one edit"),
         (with(json!({ "latents": "in.png" })), "cannot be used with"),
         (
             plain(json!({ "image": "in.png", "tgt_prompt": "x" })),

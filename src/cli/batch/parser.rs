@@ -245,7 +245,7 @@ fn arguments_of(job: &Job, command: &Command) -> Result<Vec<OsString>> {
 fn check_single(matches: &ArgMatches) -> Result<()> {
     let is_given = |id: &&str| matches.try_contains_id(id).unwrap_or(false);
     if let Some(flag) = OF_SHEETS.iter().copied().find(|id| is_given(id)) {
-        bail!("{flag}: only icd edit makes sheets: write a job for each of the values");
+        bail!("{flag}: a job is one edit, not a sheet of several: write a job for each value");
     }
     Ok(())
 }
