@@ -70,10 +70,13 @@ pub(super) fn pixels(png: &[u8]) -> Result<DynamicImage, Reason> {
     let mut decoder = Decoder::new_with_options(Cursor::new(of_pixels(png)?), options);
     decoder.set_limits(Limits { bytes: MAX_BYTES });
     decoder.set_transformations(Transformations::EXPAND);
+    let sides = decoder.read_header_info().map_err(fault)?.size();
+    if sides.0.max(sides.1) > MAX_SIDE {
+        return Err(too_large());
+    }
     let mut reader = decoder.read_info().map_err(fault)?;
-    let sides = reader.info().size();
     let bytes = reader.output_buffer_size();
-    let bytes = bytes.filter(|bytes| *bytes <= MAX_BYTES && sides.0.max(sides.1) <= MAX_SIDE);
+    let bytes = bytes.filter(|bytes| *bytes <= MAX_BYTES);
     let mut values = vec![0; bytes.ok_or_else(too_large)?];
     reader.next_frame(&mut values).map_err(fault)?;
     let image = image_of(values, sides, reader.output_color_type());
