@@ -12,9 +12,6 @@ use serde_json::Value;
 use super::job::{Entry, Fault, Job};
 use crate::error::abridged;
 
-/// Most bytes that are kept of a record which is no job.
-const MAX_KEPT: usize = 4096;
-
 /// Separators, the usual one first.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
@@ -112,7 +109,7 @@ impl<'a> Table<'a> {
                 if !is_well_quoted(own, self.separator) {
                     let end = own.iter().position(|byte| *byte == b'\n');
                     let end = end.map_or(own.len(), |end| end + 1);
-                    let content = Err(fault(&own[..end], QUOTES));
+                    let content = Err(Fault::of_line(&own[..end], QUOTES));
                     entries.push(Entry { line, content });
                     next = Some(row.at.start + end);
                     break;
@@ -134,7 +131,7 @@ impl<'a> Table<'a> {
         let extra = cells.iter().skip(wanted);
         if found < wanted || extra.into_iter().any(|cell| !cell.trim_ascii().is_empty()) {
             let reason = format!("{found} cells, but the header has {wanted}");
-            return Err(fault(own, &reason));
+            return Err(Fault::of_line(own, reason));
         }
         let mut job = Job::new();
         for (key, cell) in self.keys.iter().zip(cells) {
@@ -142,9 +139,12 @@ impl<'a> Table<'a> {
                 continue;
             }
             let cell = std::str::from_utf8(cell)
-                .map_err(|_| fault(own, &format!("the cell {key:?} is not UTF-8")))?;
+                .map_err(|_| Fault::of_line(own, format!("the cell {key:?} is not UTF-8")))?;
             if key.is_empty() {
-                return Err(fault(own, &format!("the header has no key for {cell:?}")));
+                return Err(Fault::of_line(
+                    own,
+                    format!("the header has no key for {cell:?}"),
+                ));
             }
             job.insert(key.clone(), value(cell));
         }
@@ -157,11 +157,6 @@ fn value(cell: &str) -> Value {
     let list = cell.trim_start().starts_with('[');
     let list = list.then(|| serde_json::from_str(cell).ok()).flatten();
     list.unwrap_or_else(|| cell.into())
-}
-
-fn fault(own: &[u8], reason: &str) -> Fault {
-    let text = String::from_utf8_lossy(own);
-    Fault::of_text(abridged(text.trim_end(), MAX_KEPT), reason)
 }
 
 const QUOTES: &str = "a quoted cell ends at its quote: write \"\" for one inside";

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::error::abridged;
+
 /// The settings of a job, by key.
 pub type Job = Map<String, Value>;
 
@@ -29,10 +31,15 @@ pub(super) const TEXT: &str = "text";
 pub(super) const ERROR: &str = "error";
 pub(super) const LINE: &str = "line";
 
+/// Most bytes that are kept of a line which is no job.
+const MAX_KEPT: usize = 4096;
+
 impl Fault {
-    /// A line that is no job.
-    pub(super) fn of_text(text: impl Into<String>, reason: impl Into<String>) -> Self {
-        let kept = [(TEXT.to_owned(), Value::String(text.into()))];
+    /// A line or record that is no job.
+    pub(super) fn of_line(line: &[u8], reason: impl Into<String>) -> Self {
+        let text = String::from_utf8_lossy(line);
+        let text = abridged(text.trim_end(), MAX_KEPT).into_owned();
+        let kept = [(TEXT.to_owned(), Value::String(text))];
         Self {
             kept: kept.into_iter().collect(),
             reason: reason.into(),

@@ -16,13 +16,10 @@ use super::{
     csv,
     job::{ERROR, Entry, Fault, Job, LINE, TEXT},
 };
-use crate::error::{Error, Result, abridged};
+use crate::error::{Error, Result};
 
 /// Most bytes of a line.
 pub const MAX_LINE: usize = 1 << 20;
-
-/// Most bytes that are kept of a line which is no job.
-const MAX_KEPT: usize = 4096;
 
 /// The byte order mark that some editors write.
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -71,10 +68,7 @@ pub fn json_entry(line: usize, bytes: &[u8]) -> Option<Entry> {
 }
 
 fn job(bytes: &[u8]) -> Result<Job, Fault> {
-    let fault = |reason: String| {
-        let text = String::from_utf8_lossy(bytes);
-        Fault::of_text(abridged(&text, MAX_KEPT), reason)
-    };
+    let fault = |reason: String| Fault::of_line(bytes, reason);
     if bytes.len() > MAX_LINE {
         return Err(fault(format!("a line of more than {MAX_LINE} bytes")));
     }
