@@ -26,6 +26,7 @@ mod hub;
 mod inversion_cache;
 mod keep_pixels;
 mod layers;
+mod metrics;
 mod model_folders;
 mod pictures;
 mod readme;

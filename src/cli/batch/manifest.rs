@@ -82,7 +82,7 @@ impl<'a> Batch<'a> {
         self.fail(line, kept, reason, runner)?;
         match self.told {
             Told::Objects => runner.console.print(&refused(line, reason).to_string()),
-            Told::Names => Ok(()),
+            Told::Names | Told::Nothing => Ok(()),
         }
     }
 

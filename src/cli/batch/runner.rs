@@ -116,6 +116,18 @@ impl Runner {
         })
     }
 
+    /// The device of all models.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Frees all models.
+    pub(crate) fn close(&mut self) {
+        self.opened.clear();
+        self.current = None;
+        self.forget_files();
+    }
+
     /// Frees all models but that of a job.
     pub(crate) fn close_others(&mut self, task: &Task) {
         let key = task.work.model_key();
