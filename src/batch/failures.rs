@@ -37,7 +37,7 @@ pub struct Failures {
 impl Failures {
     /// The list of a part, empty; `manifest` is what is run.
     pub fn begin(folder: &Path, part: Part, manifest: &Path) -> Result<Self> {
-        let path = part.file(folder, FAILED);
+        let path = Self::list(folder, part);
         let is_manifest = resolved(&path) == resolved(manifest);
         let file = if is_manifest {
             None
@@ -90,6 +90,11 @@ impl Failures {
                 Existing::Replace,
             ),
         }
+    }
+
+    /// The file of the list of a part.
+    pub fn list(folder: &Path, part: Part) -> PathBuf {
+        part.file(folder, FAILED)
     }
 
     /// The bytes of all lists of a folder.

@@ -106,6 +106,11 @@ impl NetworkFiles {
         }
     }
 
+    /// The file of the weights, which must exist (on the hub: in the cache).
+    pub fn weights(&self) -> Result<Source> {
+        self.place.file(self.network.names())
+    }
+
     /// The files on the hub that it requires.
     pub fn required(&self) -> Vec<RequiredFile> {
         let mut needs = vec![self.place.need(self.network.names(), false)];
@@ -126,7 +131,7 @@ impl NetworkFiles {
                 "{wanted} was given the files of {other}"
             )));
         }
-        Checkpoint::open(self.place.file(self.network.names())?)
+        Checkpoint::open(self.weights()?)
     }
 
     /// The tokenizer beside the weights.

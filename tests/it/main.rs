@@ -17,6 +17,7 @@ mod cuda_kernels;
 mod distil;
 mod dump;
 mod environment;
+mod eval;
 mod faults;
 mod foreign_adapters;
 mod full;

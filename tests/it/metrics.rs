@@ -42,6 +42,13 @@ impl Oracle {
     /// A folder with the drawn weights of a network.
     fn network(&self, network: Network) -> (TempDir, NetworkFiles) {
         let home = tempfile::tempdir().unwrap();
+        self.write(network, home.path());
+        let files = files(network, home.path());
+        (home, files)
+    }
+
+    /// Writes the drawn weights of a network into a folder.
+    fn write(&self, network: Network, home: &Path) {
         let key = match network {
             Network::Lpips => "lpips",
             Network::Clip => "clip",
@@ -53,10 +60,13 @@ impl Oracle {
             let shape: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
             (name.clone(), drawn(name, &shape))
         });
-        write(home.path(), network, &tensors.collect());
-        let files = files(network, home.path());
-        (home, files)
+        write(home, network, &tensors.collect());
     }
+}
+
+/// Writes the drawn weights of a small CLIP into a folder.
+pub(crate) fn write_clip(home: &Path) {
+    Oracle::read().write(Network::Clip, home);
 }
 
 fn write(home: &Path, network: Network, tensors: &HashMap<String, Tensor>) {

@@ -14,6 +14,7 @@ use icd::{
 
 use crate::cli::{
     Console,
+    args::model::digests,
     ui::download::{FetchOptions, fetch_missing},
 };
 
@@ -83,7 +84,7 @@ fn metric(name: &str) -> Result<Metric, Error> {
 /// Measures that are loaded.
 pub(crate) struct Loaded {
     pub(crate) suite: Suite,
-    /// Each network and where its weights are.
+    /// Each network, and where its weights are with their hash.
     pub(crate) networks: Vec<(String, String)>,
 }
 
@@ -155,10 +156,15 @@ impl MeasureArgs {
         let missing = || Ok(files.iter().flat_map(NetworkFiles::required).collect());
         console.suspended(|quiet| fetch_missing(&missing, FetchOptions { yes, quiet }))?;
         let placement = Placement::new(candle_core::DType::F32, device.clone());
-        let name = |files: &NetworkFiles| (files.network().to_string(), files.name());
+        let digests = digests();
+        let name = |files: &NetworkFiles| -> Result<_> {
+            let digest = digests.of(&files.weights()?)?;
+            let name = format!("{}, sha256 {digest}", files.name());
+            Ok((files.network().to_string(), name))
+        };
         Ok(Loaded {
             suite: Suite::open(self.protocol, metrics, &files, &placement)?,
-            networks: files.iter().map(name).collect(),
+            networks: files.iter().map(name).collect::<Result<_>>()?,
         })
     }
 }

@@ -27,8 +27,8 @@ pub(crate) struct EvalArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd eval editing shapes --out out
-  icd eval inversion shapes --out out --limit 20";
+  icd eval editing shapes --out out --limit 8
+  icd eval inversion shapes --out back --limit 8";
 
 #[derive(Subcommand)]
 enum Verb {

@@ -52,7 +52,8 @@ const EXAMPLES: &str = "\
 Examples:
   icd metrics in.png bird.edited.png
   icd metrics in.png bird.edited.png --mask mask.png --json
-  icd metrics in.png bird.edited.png --prompt \"a lego bird\" --metric psnr,clip --yes";
+  icd metrics in.png bird.edited.png --prompt \"a lego bird\" --metric psnr,clip \\
+      --weights clip=clip-vit-large-patch14";
 
 impl MetricsArgs {
     pub(crate) fn run(&self) -> Result<()> {

@@ -81,9 +81,10 @@ pub(crate) struct EditingArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd eval editing shapes --out out --limit 16
-  icd eval editing pie-bench --out out --protocol pie-2023 --shard 1/4 --limit 2
-  icd eval editing pie-bench --out compared --results other-method --limit 2";
+  icd eval editing pie-bench --out out --protocol pie-2023
+  icd eval editing pie-bench --out part --shard 1/4
+  icd eval editing pie-bench --out compared --results other-method
+  icd eval editing pictures --replace \"bird=lego bird\" --out edited";
 
 impl EditingArgs {
     pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {

@@ -81,8 +81,11 @@ impl Evaluation<'_> {
             let output = job.get("output").and_then(Value::as_str);
             self.out.out.join(output.unwrap_or_default())
         });
-        let results: Vec<_> = outputs.collect();
+        let mut results: Vec<_> = outputs.collect();
         let made = making.run(jobs, shard)?;
+        for index in &made.faults {
+            results[*index] = PathBuf::new();
+        }
         let mut runner = made.runner;
         let device = runner.device().clone();
         runner.close();

@@ -48,7 +48,9 @@ pub(crate) struct GenerationArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd eval generation prompts.txt --out out --limit 4 --yes";
+  icd eval generation prompts.txt --out out --weights clip=clip-vit-large-patch14
+  icd eval generation prompts.csv --out first --limit 1 \\
+      --weights clip=clip-vit-large-patch14";
 
 const NO_FID: &str = "not measured: FID, of which no copy of the network is the published one";
 

@@ -58,8 +58,8 @@ pub(crate) struct InversionArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd eval inversion shapes --out out --limit 16
-  icd eval inversion pictures --out out";
+  icd eval inversion pictures --out back
+  icd eval inversion shapes --out shapes-back --limit 8";
 
 impl InversionArgs {
     pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {

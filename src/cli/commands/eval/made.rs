@@ -1,6 +1,7 @@
 //! The results of an evaluation, made as the jobs of a batch.
 
 use std::{
+    collections::HashSet,
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use icd::{
     Error,
     batch::{Entry, Failures, Job, Ledger, Part, Shard},
 };
+use serde_json::Value;
 
 use super::OutArgs;
 use crate::cli::{
@@ -49,6 +51,9 @@ pub(super) struct Making<'a> {
 pub(super) struct Made {
     /// The indices of the jobs that were this part's.
     pub(super) own: Vec<usize>,
+    /// The indices of jobs that failed, of other parts, too: a file in the place of their
+    /// results is not theirs.
+    pub(super) faults: HashSet<usize>,
     /// The message that some failed, if so.
     pub(super) failed: Option<String>,
     pub(super) runner: Runner,
@@ -92,10 +97,29 @@ impl Making<'_> {
         };
         Ok(Made {
             own,
+            faults: faults(folder, shard)?,
             failed,
             runner,
         })
     }
+}
+
+/// The jobs in the list of failures, of a shard in those of all.
+fn faults(folder: &Path, shard: Option<Shard>) -> Result<HashSet<usize>> {
+    let lists = match shard {
+        Some(_) => Failures::all(folder)?,
+        None => fs::read(Failures::list(folder, part(shard)))
+            .into_iter()
+            .collect(),
+    };
+    let lines = lists
+        .iter()
+        .flat_map(|list| list.split(|byte| *byte == b'\n'));
+    let line = |text: &[u8]| {
+        let fault: Value = serde_json::from_slice(text).ok()?;
+        (fault["line"].as_u64()? as usize).checked_sub(1)
+    };
+    Ok(lines.filter_map(line).collect())
 }
 
 /// The part of a shard, or all.
