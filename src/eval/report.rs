@@ -13,6 +13,7 @@ use markup::{data_uri, escaped, filled};
 use plot::{Point, Scatter};
 
 const PAGE: &str = include_str!("report/page.html");
+const PUBLISHED: &str = include_str!("report/published.html");
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/script.js");
 
@@ -115,7 +116,10 @@ impl Report<'_> {
             "missing" => self.missing(),
             "kinds" => self.kinds(),
             "plots" => self.plots(),
-            "published" => self.published_table(),
+            "published_link" if self.published.is_empty() => String::new(),
+            "published_link" => "<a href=\"#published\">Published</a> ".into(),
+            "published" if self.published.is_empty() => String::new(),
+            "published" => filled(PUBLISHED, |_| self.published_table()),
             "sorts" => self.sorts(),
             "filters" => self.filters(),
             "count" => self.count(),
@@ -236,9 +240,6 @@ impl Report<'_> {
 
     /// The table of published figures, this method's first.
     fn published_table(&self) -> String {
-        if self.published.is_empty() {
-            return String::new();
-        }
         let measures = [
             Measure::Structure,
             Measure::Psnr,
