@@ -1,5 +1,7 @@
-//! Controls of an edit: prompt-to-prompt, local blend, a mask, and the attention store.
+//! Controls of an edit: prompt-to-prompt, local blend, a mask, the anchored source, and the
+//! attention store.
 
+mod anchor;
 mod attention_store;
 mod chain;
 mod latent_mask;
@@ -11,6 +13,7 @@ mod word_pair;
 
 use candle_core::Tensor;
 
+pub use anchor::{Anchor, SourceAnchor};
 pub use attention_store::AttentionStore;
 pub use chain::Chain;
 pub use latent_mask::LatentMask;

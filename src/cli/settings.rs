@@ -97,7 +97,7 @@ impl InputHash {
 
     /// Of the values of latents.
     pub(crate) fn of_latents(latents: &Latents) -> Result<Self> {
-        let values: Vec<f32> = latents.latent.flatten_all()?.to_vec1()?;
+        let values: Vec<f32> = latents.inverted.latent.flatten_all()?.to_vec1()?;
         let bytes: Vec<_> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok(Self::of(&bytes))
     }

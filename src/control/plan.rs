@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
 use super::{
-    BlendWords, CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
+    Anchor, BlendWords, CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
@@ -69,6 +69,8 @@ pub struct ControlPlan {
     pub amplify: Vec<Amplify>,
     /// The words of local blend; without any there is none.
     pub blend: Vec<Blend>,
+    /// Whether the source is anchored.
+    pub anchor: Anchor,
 }
 
 /// The controls for given prompts, in the order in which they are applied.
@@ -117,6 +119,7 @@ impl Default for ControlPlan {
             self_replace: StepRange::SELF_REPLACE,
             amplify: vec![Amplify::Auto],
             blend: Vec::new(),
+            anchor: Anchor::default(),
         }
     }
 }

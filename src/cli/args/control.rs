@@ -2,7 +2,7 @@
 
 use clap::Args;
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
+    control::{Amplify, Anchor, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
     guidance::{Guidance, Tau},
     model::Model,
     pipeline::{Edit, Outputs},
@@ -42,6 +42,16 @@ pub(crate) struct ControlArgs {
         allow_negative_numbers = true
     )]
     self_replace: StepRange,
+    /// Set the source back to the inversion's own latents after each step (direct inversion):
+    /// what the edit keeps is then the picture's own, not its reconstruction.
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "off",
+        hide_possible_values = true
+    )]
+    #[arg(num_args = 0..=1, default_missing_value = "on")]
+    anchor: Anchor,
     /// Multiply the attention to a target word; auto: each new word by 4; none: no word; repeat
     /// it for several [default: auto].
     #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
@@ -91,6 +101,7 @@ impl ControlArgs {
             self_replace: self.self_replace,
             amplify: self.amplify(),
             blend: self.blend.clone(),
+            anchor: self.anchor,
         }
     }
 
