@@ -97,6 +97,8 @@ fn edit(golden: &Golden, edit: &Value) -> Done {
         .with("--guidance", &edit["guidance"][0])
         .with("--tau", tau(&edit["guidance"]));
     let run = controlled(run, &edit["control"]);
+    let anchor = if edit["anchor"] == true { "on" } else { "off" };
+    let run = run.with("--anchor", anchor);
     match edit["early"].as_str() {
         Some(prompt) => run.with("--early-prompt", prompt).succeeds(),
         None => run.with("--early-prompt", "target").succeeds(),

@@ -136,6 +136,32 @@ SD_EDITS = [
         },
         "guidance": [11.0, 0.7, 0.7],
     },
+    {
+        "name": "edit_anchored_refine",
+        "prompts": [BIRD, WATERCOLOR],
+        "anchor": True,
+        "control": {
+            "replace": False,
+            "cross": 0.4,
+            "self": 0.6,
+            "blend": None,
+            "eq": {"words": ["snowy"], "values": [4.0]},
+        },
+        "guidance": [19.0, 0.8, 0.8],
+    },
+    {
+        "name": "edit_anchored_replace_blend",
+        "prompts": [BIRD, DOG],
+        "anchor": True,
+        "control": {
+            "replace": True,
+            "cross": 0.6,
+            "self": 0.5,
+            "blend": ["bird", "dog"],
+            "eq": {"words": ["dog"], "values": [4.0]},
+        },
+        "guidance": [19.0, 0.8, 0.8],
+    },
 ]
 SDXL_EDITS = [
     {
@@ -378,7 +404,8 @@ def add_edit(tensors, model, edit):
             model.reverse, model.tokenizers[0], edit["prompts"], count, edit["control"]
         )
     path, guidance = model.reverse_path, edit["guidance"]
-    steps = decode_walk(model.reverse, start, path, text, guidance, control, early)
+    anchors = trajectory(tensors, model.forward_path) if edit.get("anchor") else None
+    steps = decode_walk(model.reverse, start, path, text, guidance, control, early, anchors)
     name = edit["name"]
     for i, (jumped, mask, _) in enumerate(steps):
         if name == "edit_refine_amplify_blend" and model.family == "sd":
@@ -386,6 +413,12 @@ def add_edit(tensors, model, edit):
         if mask is not None:
             tensors[f"{name}.mask{i}"] = mask.to(torch.uint8)
     tensors[f"{name}.final"] = steps[-1][2]
+
+
+def trajectory(tensors, path):
+    """The latents of the inversion by their timesteps."""
+    latents = [tensors[f"inversion.step{i}"] for i in range(len(path) - 1)]
+    return {0: tensors["inversion.clean"], **dict(zip(path[1:], latents))}
 
 
 def add_resize(tensors, data):

@@ -117,12 +117,14 @@ def invert(unet, clean, noise, path, text):
     return latents
 
 
-def decode_walk(unet, x, path, text, guidance, control=None, early=None):
+def decode_walk(unet, x, path, text, guidance, control=None, early=None, anchors=None):
     """Walks down from `x`, (1, 4, h, w), in as many rows as `text` has.
 
     guidance: (w, tau1, tau2) of the last row; the rows before it are unguided. early: states of
-    the text to read instead while t > 1000 tau1. Returns a list with, for every step, the latents
-    after the jump, the mask of the blend (or None) and the latents after the blend.
+    the text to read instead while t > 1000 tau1. anchors: the inversion's latents by timestep, to
+    which the first row is set back. Returns a list with, for every step, the latents
+    after the jump (and the anchor), the mask of the blend (or None) and the latents after the
+    blend.
     """
     w, tau1, tau2 = guidance
     rows = text.states.shape[0]
@@ -134,6 +136,8 @@ def decode_walk(unet, x, path, text, guidance, control=None, early=None):
         if control is not None:
             control.begin_step(i, x.shape[-2:])
         jumped = jump(x, predict(unet, x, t, strengths, read), t, s)
+        if anchors is not None:
+            jumped = torch.cat([anchors[s], jumped[1:]])
         mask = None if control is None else control.mask()
         x = jumped if mask is None else jumped[:1] + mask * (jumped - jumped[:1])
         steps.append((jumped, mask, x))
