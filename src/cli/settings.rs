@@ -115,12 +115,13 @@ const MODEL: &[&str] = &[
 
 /// Settings that the program derives from others where they are left to it: with those
 /// changed they are derived anew.
-const DERIVED: [(&str, &[&[&str]]); 6] = [
+const DERIVED: [(&str, &[&[&str]]); 7] = [
     ("amplify", &[PROMPTS, &["control"]]),
     ("blend", &[PROMPTS]),
     ("control", &[PROMPTS, MODEL]),
     ("early_prompt", &[MODEL, &["control"]]),
     ("guidance", &[MODEL]),
+    ("masactrl_start", &[MODEL, &["control"]]),
     ("tau", &[MODEL]),
 ];
 

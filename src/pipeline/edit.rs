@@ -316,6 +316,7 @@ impl EditControls {
         let walk = WalkInfo {
             steps: model.reverse_timesteps()?.count(),
             attentive_levels: model.unet_config().attentive_levels(),
+            transformer_blocks: model.unet_config().transformer_blocks(),
             device: model.device().clone(),
         };
         let mask = edit.mask.as_ref().map(|mask| mask.to_device(&walk.device));
@@ -345,6 +346,9 @@ impl EditControls {
             controls.push(anchor);
         }
         if let Some(control) = &mut self.plan.prompt_to_prompt {
+            controls.push(control);
+        }
+        if let Some(control) = &mut self.plan.mutual_self_attention {
             controls.push(control);
         }
         if let Some(blend) = &mut self.plan.blend {

@@ -28,6 +28,12 @@ pub(crate) fn controlled(run: Run, control: &Value) -> Run {
     if control.is_null() {
         return run.args("--control none --amplify none");
     }
+    if let Some(start) = control["masactrl"].as_array() {
+        let start = format!("{}:{}", start[0], start[1]);
+        return run
+            .args("--control masactrl")
+            .with("--masactrl-start", start);
+    }
     let mut run = run.with(
         "--control",
         if control["replace"] == true {

@@ -38,6 +38,7 @@ from transformers.utils import logging
 import tiny
 from walk import (
     Control,
+    Masactrl,
     decode_walk,
     draw,
     encode_text,
@@ -162,6 +163,19 @@ SD_EDITS = [
         },
         "guidance": [19.0, 0.8, 0.8],
     },
+    {
+        "name": "edit_masactrl",
+        "prompts": [BIRD, DOG],
+        "control": {"masactrl": [1, 4]},
+        "guidance": [7.0, 0.8, 0.8],
+    },
+    {
+        "name": "edit_anchored_masactrl",
+        "prompts": [BIRD, WATERCOLOR],
+        "anchor": True,
+        "control": {"masactrl": [2, 1]},
+        "guidance": [7.0, 0.8, 0.8],
+    },
 ]
 SDXL_EDITS = [
     {
@@ -189,6 +203,13 @@ SDXL_EDITS = [
             "blend": ["branch", "branch"],
             "eq": {"words": ["lego"], "values": [3.0]},
         },
+        "guidance": [7.0, 0.7, 0.7],
+    },
+    {
+        "name": "edit_masactrl",
+        "prompts": [BIRD, LEGO],
+        "early": None,
+        "control": {"masactrl": [1, 3]},
         "guidance": [7.0, 0.7, 0.7],
     },
 ]
@@ -398,7 +419,9 @@ def add_edit(tensors, model, edit):
         text, early = model.text(edit["prompts"][1]), model.text(edit["early"]).states
     else:
         text = model.text(*edit["prompts"])
-    if edit["control"] is not None:
+    if edit["control"] is not None and "masactrl" in edit["control"]:
+        control = Masactrl(model.reverse, edit["control"]["masactrl"])
+    elif edit["control"] is not None:
         count = len(model.reverse_path) - 1
         control = Control(
             model.reverse, model.tokenizers[0], edit["prompts"], count, edit["control"]

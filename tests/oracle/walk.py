@@ -272,6 +272,10 @@ class Control:
     def begin_step(self, i, latent_size):
         self.step, self.size = i, latent_size
 
+    def context(self, name, keys, values):
+        """The keys and values of one layer, as they are."""
+        return keys, values
+
     def rewrite(self, name, maps):
         """The maps (row, head, query, key) of one layer, rewritten."""
         source, target = maps
@@ -300,6 +304,34 @@ class Control:
         attended = F.interpolate(attended, size=self.size)
         self.share = attended / attended.amax((2, 3), keepdim=True)
         return (self.share > MASK_THRESHOLD).any(0, keepdim=True).float()
+
+
+class Masactrl:
+    """Mutual self-attention: from a step and a layer on all rows read the source's features."""
+
+    def __init__(self, unet, start):
+        self.first_step, first_layer = start
+        sides = ["down_blocks", "mid_block", "up_blocks"]
+        modules = [pair for pair in unet.named_modules() if pair[0].endswith((".attn1", ".attn2"))]
+        modules.sort(key=lambda pair: sides.index(pair[0].split(".")[0]))  # by evaluation
+        own = [name for name, _ in modules if name.endswith(".attn1")]
+        self.layers = own[first_layer:]
+        for name, module in modules:
+            module.set_processor(Processor(self, name))
+
+    def begin_step(self, i, latent_size):
+        self.step = i
+
+    def context(self, name, keys, values):
+        if self.step < self.first_step or name not in self.layers:
+            return keys, values
+        return keys[:1].expand_as(keys), values[:1].expand_as(values)
+
+    def rewrite(self, name, maps):
+        return maps
+
+    def mask(self):
+        return None
 
 
 def selection(tokenizer, prompts, blend):
@@ -338,6 +370,7 @@ class Processor:
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         split = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
         q, k, v = split(attn.to_q(hidden_states)), split(attn.to_k(keys)), split(attn.to_v(keys))
+        k, v = self.control.context(self.name, k, v)
         maps = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
         out = self.control.rewrite(self.name, maps) @ v
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
