@@ -71,14 +71,19 @@ impl Latents {
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
+        Self::decode(&bytes, file)
+    }
+
+    /// The latents of a file's bytes; `file` is for messages.
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self> {
         let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| fault(&error))?;
         let view = tensors
             .tensor("latent")
             .map_err(|_| fault(&"it holds no tensor `latent`"))?;
         let dtype = DType::try_from(view.dtype()).map_err(|error| fault(&error))?;
         let latent = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(&error))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| fault(&error))?;
         let mut notes = header.metadata().clone().unwrap_or_default();
         let latent = latent.to_dtype(DType::F32)?;
         if latent.rank() != 4 || latent.dim(0)? != 1 {
