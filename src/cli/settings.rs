@@ -13,7 +13,6 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::{
     control::StepRange,
     guidance::Tau,
-    io::read_file,
     model::Model,
     picture::{Size, note},
     pipeline::Latents,
@@ -23,7 +22,10 @@ use sha2::{Digest, Sha256};
 
 use super::args::output;
 
-use super::args::{sweep::Axis, values::Seed};
+use super::{
+    args::{sweep::Axis, values::Seed},
+    storage,
+};
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -245,8 +247,12 @@ impl Settings {
 
     /// Reads the settings embedded in a picture.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let bytes = read_file(file).with_context(|| file.display().to_string())?;
-        let note = note::note(&bytes).with_context(|| {
+        Self::of_picture(&storage::read(file)?, file)
+    }
+
+    /// The settings embedded in the bytes of a picture; `file` is for messages.
+    pub(crate) fn of_picture(bytes: &[u8], file: &Path) -> Result<Self> {
+        let note = note::note(bytes).with_context(|| {
             format!(
                 "{}: no icd settings found: it was not written by icd, was written with \
                  --no-metadata, or was saved again by another program",
@@ -472,7 +478,7 @@ fn found(name: &str, folder: &Path, hash: Option<&str>) -> PathBuf {
     let is_file = |file: &PathBuf| file.is_file() && !output::is_stdout(&named);
     let files: Vec<_> = places.into_iter().flatten().filter(is_file).collect();
     let is_same = |file: &&PathBuf| {
-        read_file(file).is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
+        storage::read(file).is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
     };
     let same = files.iter().find(|file| hash.is_some() && is_same(file));
     same.or(files.first()).cloned().unwrap_or(named)

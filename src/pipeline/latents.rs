@@ -78,10 +78,15 @@ impl Latents {
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
+        Self::decode(&bytes, file)
+    }
+
+    /// The latents of a file's bytes; `file` is for messages.
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self> {
         let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| fault(&error))?;
         let inverted = inverted(&tensors).map_err(|reason| fault(&reason))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(&error))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| fault(&error))?;
         let mut notes = header.metadata().clone().unwrap_or_default();
         // Older files do not state it: there was one method.
         let method = match notes.remove(METHOD) {

@@ -69,7 +69,7 @@ pub(super) struct Run<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) inversions: &'a mut Inversions,
     pub(super) reader: &'a mut Reader,
-    pub(super) results: &'a mut Results,
+    pub(super) results: &'a Results,
     pub(super) console: &'a mut Console,
 }
 
