@@ -31,7 +31,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<(f64, f64, f64)>> {
     let photo = Picture::read("examples/scene.png".as_ref())?;
     let picture = photo.to_tensor(model.device())?;
     let pipeline = Pipeline::new(model, Residency::All);
-    let inverted = [pipeline.invert(&picture, CAPTION, 0, &mut Silent)?];
+    let inverted = [pipeline.invert(&picture, CAPTION, 0, &mut Silent)?.latent];
     let mut measured = Vec::new();
     for (strength, tau) in [(0.0, 1.0), (4.0, 0.4), (4.0, 0.7), (4.0, 1.0)] {
         let guidance = Guidance::new(strength, Tau::step(tau)?)?;

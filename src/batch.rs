@@ -13,6 +13,7 @@ mod ledger;
 mod manifest;
 mod replace;
 mod shard;
+mod storage;
 
 pub use engine::{AutoShard, Variables};
 pub use failures::Failures;
@@ -22,5 +23,6 @@ pub(crate) use ledger::{append, end_line, files};
 pub use manifest::{MAX_LINE, entries, json_entry, read_line};
 pub use replace::Replacement;
 pub use shard::Shard;
+pub use storage::{Disk, Kind, Stat, Storage};
 
 pub use folder::jobs_of_folder;

@@ -15,6 +15,7 @@ mod keep;
 mod picture;
 mod settings;
 mod short_help;
+mod storage;
 mod threads;
 mod typed;
 mod ui;

@@ -1,9 +1,12 @@
-//! Controls of an edit: prompt-to-prompt, local blend, a mask, and the attention store.
+//! Controls of an edit: prompt-to-prompt, mutual self-attention, local blend, a mask, the
+//! anchored source, and the attention store.
 
+mod anchor;
 mod attention_store;
 mod chain;
 mod latent_mask;
 mod local_blend;
+mod mutual_self_attention;
 mod plan;
 mod prompt_to_prompt;
 mod steps;
@@ -11,10 +14,12 @@ mod word_pair;
 
 use candle_core::Tensor;
 
+pub use anchor::{Anchor, SourceAnchor};
 pub use attention_store::AttentionStore;
 pub use chain::Chain;
 pub use latent_mask::LatentMask;
 pub use local_blend::{BlendWords, LocalBlend};
+pub use mutual_self_attention::{MasactrlStart, MutualSelfAttention};
 pub use plan::{Amplify, Blend, ControlPlan, Controls, CrossControl, WalkInfo};
 pub use prompt_to_prompt::PromptToPrompt;
 pub use steps::{CrossReplaceSteps, StepRange};

@@ -33,6 +33,8 @@ pub enum Setting {
     ForwardTimesteps,
     /// The guidance strength.
     Guidance,
+    /// The step and the layer where MasaCtrl begins.
+    MasactrlStart,
     /// The naming scheme of an adapter's tensors.
     Naming,
     /// The timesteps of edits and generations.
@@ -51,6 +53,7 @@ impl fmt::Display for Setting {
             Self::Blend => "blend",
             Self::ForwardTimesteps => "forward timesteps",
             Self::Guidance => "guidance",
+            Self::MasactrlStart => "masactrl start",
             Self::Naming => "naming",
             Self::ReverseTimesteps => "reverse timesteps",
             Self::Size => "size",

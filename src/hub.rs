@@ -24,7 +24,7 @@ mod retry_after;
 
 pub use archive::unpack;
 pub use cache::Cache;
-pub use client::{Hub, RetryPolicy};
+pub use client::{Hub, RetryPolicy, root_certificates};
 pub use digest::Digest;
 pub use download::Progress;
 pub use file_tree::{BuiltInFile, FileTree};

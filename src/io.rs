@@ -21,3 +21,4 @@ pub use read::read_file;
 pub use source::{BuiltIn, Source};
 pub use tensors::{Metadata, Tensors, encoded_tensors, write_tensors};
 pub(crate) use tensors::{by_width, header};
+pub(crate) use text::decoded as decoded_text;

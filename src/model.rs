@@ -22,7 +22,10 @@ pub mod vae;
 mod verify;
 mod weight_files;
 
-use std::sync::OnceLock;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{DType, Device};
 
@@ -70,6 +73,11 @@ pub struct Model {
 struct Known {
     described: OnceLock<String>,
     tokenizers: OnceLock<Tokenizers>,
+    forward: OnceLock<Timesteps>,
+    reverse: OnceLock<Timesteps>,
+    vae: OnceLock<VaeConfig>,
+    /// The tokens of the words of the training.
+    seen: OnceLock<Arc<BTreeSet<u32>>>,
 }
 
 /// The adapters of a UNet.
@@ -189,7 +197,8 @@ impl Model {
     }
 
     fn vae_config(&self) -> Result<VaeConfig> {
-        config::vae_config(&self.parts.home.file("vae/config.json")?)
+        let read = || config::vae_config(&self.parts.home.file("vae/config.json")?);
+        once(&self.known.vae, read)
     }
 
     /// The device of the networks.
@@ -285,16 +294,22 @@ impl Model {
 
     /// The timesteps of an inversion, in ascending order.
     pub fn forward_timesteps(&self) -> Result<Timesteps> {
-        let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
-        let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
-        timesteps.ok_or_else(unknown)?.ascending()
+        let read = || {
+            let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
+            let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
+            timesteps.ok_or_else(unknown)?.ascending()
+        };
+        once(&self.known.forward, read)
     }
 
     /// The timesteps of an edit or a generation, in descending order.
     pub fn reverse_timesteps(&self) -> Result<Timesteps> {
-        let timesteps = self.parts.reverse.timesteps(lora::reverse_timesteps)?;
-        let unknown = || unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
-        timesteps.ok_or_else(unknown)?.descending()
+        let read = || {
+            let timesteps = self.parts.reverse.timesteps(lora::reverse_timesteps)?;
+            let unknown = || unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
+            timesteps.ok_or_else(unknown)?.descending()
+        };
+        once(&self.known.reverse, read)
     }
 
     /// The UNet with these adapters merged in.

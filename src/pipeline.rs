@@ -29,7 +29,10 @@ pub use networks::Residency;
 use networks::Networks;
 
 use crate::{
-    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, Predictor, Scoped, Walk},
+    diffusion::{
+        BatchConditioning, EmbeddedGuidance, Event, Inverted, Observer, Predictor, Recorder,
+        Scoped, Walk,
+    },
     error::Result,
     guidance::Guidance,
     model::{
@@ -103,14 +106,14 @@ impl Pipeline {
     }
 
     /// Encodes a picture (1, 3, h, w) in [-1, 1] and inverts it under its prompt without
-    /// guidance: the inverted latent (1, 4, h / 8, w / 8).
+    /// guidance: the inverted latent (1, 4, h / 8, w / 8) and those before it.
     pub fn invert(
         &self,
         picture: &Tensor,
         prompt: &str,
         seed: u64,
         observer: &mut dyn Observer,
-    ) -> Result<Tensor> {
+    ) -> Result<Inverted> {
         let timesteps = self.model().forward_timesteps()?;
         let prepare = |observer: &mut dyn Observer| {
             let start = self.noised(picture, &timesteps, seed, observer)?;
@@ -119,7 +122,7 @@ impl Pipeline {
         };
         let load = || self.networks.forward_unet();
         let waiting = "loading the forward network";
-        let ((start, text), unet) = while_loading(prepare, load, waiting, observer)?;
+        let (((clean, start), text), unet) = while_loading(prepare, load, waiting, observer)?;
         observer.observe(Event::Begins("inverting"));
         let rows = BatchConditioning::one(text.states, Guidance::NONE);
         let mut scoped = Scoped {
@@ -128,19 +131,20 @@ impl Pipeline {
         };
         let predictor = EmbeddedGuidance::new(&unet, &rows)?;
         let walk = self.walk(&predictor, &timesteps);
-        let inverted = walk.run(start, &mut NoControl, &mut scoped)?;
-        observer.observe(Event::Value("inverted_latent", &inverted));
-        Ok(inverted)
+        let mut recorder = Recorder::new(clean, start.clone(), &timesteps);
+        let latent = walk.run(start, &mut recorder, &mut scoped)?;
+        observer.observe(Event::Value("inverted_latent", &latent));
+        Ok(recorder.inverted(latent))
     }
 
-    /// The latent of a picture, noised to the first of the timesteps.
+    /// The latent of a picture, and the same noised to the first of the timesteps.
     fn noised(
         &self,
         picture: &Tensor,
         timesteps: &Timesteps,
         seed: u64,
         observer: &mut dyn Observer,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Tensor)> {
         let mut noise = Noise::new(seed);
         let latent = self.encode(picture, &mut noise, observer)?;
         let start_noise = noise.normal(latent.shape(), self.model().device())?;
@@ -148,7 +152,7 @@ impl Pipeline {
         let start = schedule.add_noise(&latent, &start_noise, timesteps.start())?;
         observer.observe(Event::Value("start_noise", &start_noise));
         observer.observe(Event::Value("start_latent", &start));
-        Ok(start)
+        Ok((latent, start))
     }
 
     /// Denoises each noise (1, 4, h, w) to the latent of a new picture, one after

@@ -45,13 +45,24 @@ manifest() {
 
 results() { find "$1" -name '*.png' 2>/dev/null | wc -l; }
 
-# half_way OUT: waits until a third of the results is there.
+# half_way OUT: waits until a fifth of the results is there.
 half_way() {
-    for _ in $(seq 1200); do
-        [ "$(results "$1")" -lt $((count / 3)) ] || return 0
-        sleep 0.1
+    for _ in $(seq 6000); do
+        [ "$(results "$1")" -lt $((count / 5 + 1)) ] || return 0
+        sleep 0.02
     done
     return 1
+}
+
+# strike ENGINE PROCESS OUT: kills a process half-way. Where none is left to kill, only the results
+# are judged.
+strike() {
+    if [ -n "$2" ] && kill -9 "$2" 2>/dev/null; then
+        echo "$1: process $2 is killed at $(results "$3") results"
+    else
+        echo "$1: no worker is left to kill at $(results "$3") results: JOBS=$count are too few"
+        return 1
+    fi
 }
 
 # workers OUT: the processes of icd that write into a folder, and their parents.
@@ -87,8 +98,7 @@ slurm() {
         jobs.jsonl slurm-out --model shapes)
     half_way slurm-out || fail "slurm: nothing is done"
     victim=$(workers slurm-out | head -n 1 | cut -d ' ' -f 1)
-    echo "slurm: job $job, killing process $victim at $(results slurm-out) results"
-    kill -9 "$victim"
+    strike "slurm: job $job" "$victim" slurm-out || victim=
     for _ in $(seq 600); do
         [ -n "$(squeue --noheader --job "$job" 2>/dev/null)" ] || break
         # A queued-again task waits two minutes for its node to recover; this one is well.
@@ -96,7 +106,8 @@ slurm() {
             xargs -r -I '{}' scontrol update JobId='{}' StartTime=now 2>/dev/null
         sleep 0.5
     done
-    grep -h 'queued again' slurm/*.out || fail "slurm: the killed task was not queued again"
+    [ -z "$victim" ] || grep -h 'queued again' slurm/*.out ||
+        fail "slurm: the killed task was not queued again"
     whole slurm slurm-out
 }
 
@@ -155,11 +166,9 @@ with_ray() {
     local run=$! victim parent
     half_way ray-out || fail "ray: nothing is done"
     read -r victim parent < <(workers ray-out | head -n 1)
-    echo "ray: killing an actor, process $parent, at $(results ray-out) results"
-    kill -9 "$parent"
-    sleep 5
+    strike "ray: an actor" "$parent" ray-out && sleep 5
     read -r victim parent < <(workers ray-out | head -n 1)
-    [ -z "$victim" ] || { echo "ray: killing process $victim at $(results ray-out)"; kill -9 "$victim"; }
+    strike "ray: its icd" "$victim" ray-out
     wait "$run" || { fail "ray: it ends with $?"; tail -n 20 ray.log; }
     tail -n 1 ray.log
     whole ray ray-out
@@ -198,9 +207,11 @@ with_parallel() {
     local run=$! victim
     half_way parallel-out || fail "parallel: nothing is done"
     victim=$(workers parallel-out | head -n 1 | cut -d ' ' -f 1)
-    echo "parallel: killing process $victim at $(results parallel-out) results"
-    kill -9 "$victim"
-    wait "$run" && fail "parallel: it did not notice"
+    if strike parallel "$victim" parallel-out; then
+        wait "$run" && fail "parallel: it did not notice"
+    else
+        wait "$run"
+    fi
     "${again[@]}" >parallel.log 2>&1 || fail "parallel: $(tail -n 1 parallel.log)"
     whole parallel parallel-out
 }

@@ -122,6 +122,7 @@ impl Bench {
         let info = WalkInfo {
             steps: timesteps.count(),
             attentive_levels: self.model.unet_config().attentive_levels(),
+            transformer_blocks: self.model.unet_config().transformer_blocks(),
             device: self.model.device().clone(),
         };
         let mut controls = plan.controls(&text.prompts, &info)?;

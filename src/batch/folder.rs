@@ -1,17 +1,20 @@
 //! A folder as a manifest: its pictures, with captions and masks beside them.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
-    fs,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use super::job::{Entry, Fault, Job};
+use super::{
+    Storage,
+    job::{Entry, Fault, Job},
+};
 use crate::{
     error::{Error, Result},
-    io::Source,
+    io::decoded_text,
 };
 
 /// Endings of pictures, in any case.
@@ -25,27 +28,21 @@ const RESULT: &str = "edited-";
 /// A job for each picture of a folder, in the order of their names: `image`, its caption
 /// `NAME.txt` as `src_prompt`, and `NAME.mask.png` as `mask` if there is one. A folder without
 /// pictures is an error.
-pub fn jobs_of_folder(folder: &Path) -> Result<Vec<Entry>> {
-    let fault = |error| Error::io(folder, error);
-    let mut pictures = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fault)? {
-        let file = entry.map_err(fault)?.path();
-        if is_picture(&file) {
-            pictures.push(file);
-        }
-    }
-    if pictures.is_empty() {
+pub fn jobs_of_folder(storage: &dyn Storage, folder: &Path) -> Result<Vec<Entry>> {
+    let files: BTreeSet<_> = storage.files(folder)?.into_iter().collect();
+    let pictures = files.iter().filter(|file| is_picture(file));
+    let jobs = pictures.map(|picture| job(picture, &files, storage));
+    let jobs: Vec<_> = jobs.collect();
+    if jobs.is_empty() {
         let reason = format!("there are no pictures in it ({})", PICTURES.join(", "));
         return Err(Error::config(folder, reason));
     }
-    pictures.sort();
-    let entries = pictures.iter().enumerate();
-    Ok(entries
-        .map(|(index, picture)| Entry {
-            line: index + 1,
-            content: job(picture),
-        })
-        .collect())
+    let entries = jobs.into_iter().enumerate();
+    let entries = entries.map(|(index, content)| Entry {
+        line: index + 1,
+        content,
+    });
+    Ok(entries.collect())
 }
 
 fn is_picture(file: &Path) -> bool {
@@ -57,15 +54,15 @@ fn is_picture(file: &Path) -> bool {
         && !is_hidden
         && tag != MASK
         && !tag.starts_with(RESULT)
-        && file.is_file()
 }
 
-fn job(picture: &Path) -> Result<Job, Fault> {
-    let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
-    let mut job = Job::from_iter([("image".to_owned(), text(picture))]);
+/// The job of a picture among the files of its folder.
+fn job(picture: &Path, files: &BTreeSet<PathBuf>, storage: &dyn Storage) -> Result<Job, Fault> {
+    let name = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+    let mut job = Job::from_iter([("image".to_owned(), name(picture))]);
     let mask = beside(picture, ".mask.png");
-    if mask.is_file() {
-        job.insert("mask".into(), text(&mask));
+    if files.contains(&mask) {
+        job.insert("mask".into(), name(&mask));
     }
     let caption = beside(picture, ".txt");
     let fault = |reason: String| Fault {
@@ -75,13 +72,16 @@ fn job(picture: &Path) -> Result<Job, Fault> {
     if picture.to_str().is_none() {
         return Err(fault("its name is not UTF-8: rename it".into()));
     }
-    if !caption.is_file() {
+    if !files.contains(&caption) {
         let name = caption.display();
         return Err(fault(format!(
             "{name}: a caption of the picture is missing"
         )));
     }
-    let words = Source::from(&caption).text();
+    let words = storage.read(&caption).and_then(|bytes| {
+        let text = decoded_text(bytes);
+        text.map_err(|reason| Error::config(&caption, reason))
+    });
     let words = words.map_err(|error| fault(error.to_string()))?;
     job.insert("src_prompt".into(), words.trim().into());
     Ok(job)
@@ -96,9 +96,12 @@ fn beside(picture: &Path, ending: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
+    use crate::batch::Disk;
 
     #[test]
     fn captions_and_masks_belong_to_the_picture_of_their_name() {
@@ -117,7 +120,7 @@ mod tests {
         }
         fs::write(at("a.txt"), "\u{feff}a bird\r\n").unwrap();
         fs::write(at("b.txt"), b"caf\xe9").unwrap();
-        let found = jobs_of_folder(home.path()).unwrap();
+        let found = jobs_of_folder(&Disk, home.path()).unwrap();
         let path = |name: &str| at(name).to_string_lossy().into_owned();
         let job =
             json!({ "image": path("a.png"), "mask": path("a.mask.png"), "src_prompt": "a bird" });
@@ -132,7 +135,7 @@ mod tests {
     #[test]
     fn a_folder_without_pictures_is_an_error() {
         let home = tempfile::tempdir().unwrap();
-        assert!(jobs_of_folder(home.path()).is_err());
-        assert!(jobs_of_folder(&home.path().join("nowhere")).is_err());
+        assert!(jobs_of_folder(&Disk, home.path()).is_err());
+        assert!(jobs_of_folder(&Disk, &home.path().join("nowhere")).is_err());
     }
 }

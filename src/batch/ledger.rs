@@ -4,21 +4,23 @@
 //! A line is written before its file gets its name: a file whose content has the hash of a
 //! line is finished, however the process ended that wrote it. Each part of a batch has a
 //! ledger of its own, so that no two processes write one file; all are read.
+//!
+//! Objects cannot be appended to, and need no ledger: each carries its record.
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Shard;
+use super::{Kind, Shard, Storage, failures::FAILED};
 use crate::{
     error::{Error, Result},
-    io::hold_writing,
+    io::{Existing, hold_writing},
 };
 
 /// The stem of ledgers, and their ending.
@@ -50,21 +52,16 @@ impl Part {
 }
 
 /// The files of a folder that parts with this stem wrote, in the order of their names.
-pub(crate) fn files(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
-    let fault = |error| Error::io(folder, error);
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(fault)? {
-        let entry = entry.map_err(fault)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+pub(crate) fn files(storage: &dyn Storage, folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    let is_part = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         let part = name
             .strip_prefix(stem)
             .and_then(|rest| rest.strip_suffix(ENDING));
-        if part.is_some_and(|part| part.is_empty() || part.starts_with('-')) {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
+        part.is_some_and(|part| part.is_empty() || part.starts_with('-'))
+    };
+    let files = storage.files(folder)?.into_iter();
+    Ok(files.filter(is_part).collect())
 }
 
 /// What is known of a file that was made.
@@ -98,14 +95,13 @@ pub struct Records(HashMap<String, Vec<Record>>);
 impl Records {
     /// Reads all ledgers of a folder. Lines that are no records, as the last one of a process
     /// that was killed, are passed over.
-    pub fn read(folder: &Path) -> Result<Self> {
+    pub fn read(storage: &dyn Storage, folder: &Path) -> Result<Self> {
         let mut records = Self::default();
-        if !folder.exists() {
+        if storage.kind() == Kind::Objects {
             return Ok(records);
         }
-        for file in files(folder, LEDGER)? {
-            let bytes = fs::read(&file).map_err(|error| Error::io(&file, error))?;
-            for line in bytes.split(|byte| *byte == b'\n') {
+        for file in files(storage, folder, LEDGER)? {
+            for line in storage.read(&file)?.split(|byte| *byte == b'\n') {
                 if let Ok(record) = serde_json::from_slice(line) {
                     records.add(record);
                 }
@@ -146,9 +142,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger of a part, which is created if need be. Another process that works on
-    /// the same part is an error.
-    pub fn open(folder: &Path, part: Part) -> Result<Self> {
+    /// Opens the ledger of a part, which is created if need be; `None` where results are
+    /// objects. Another process that works on the same part is an error.
+    pub fn open(storage: &dyn Storage, folder: &Path, part: Part) -> Result<Option<Self>> {
+        match storage.kind() {
+            Kind::Files => Self::of_part(folder, part).map(Some),
+            Kind::Objects => Ok(None),
+        }
+    }
+
+    fn of_part(folder: &Path, part: Part) -> Result<Self> {
         let path = part.file(folder, LEDGER);
         let fault = |error| Error::io(&path, error);
         let mut options = OpenOptions::new();
@@ -168,13 +171,24 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The first ledger of a worker that no other process has open.
-    pub fn of_worker(folder: &Path) -> Result<(Self, Part)> {
+    /// The first ledger of a worker that no other process has open; where results are objects,
+    /// the first worker of whom there is no list of failures.
+    pub fn of_worker(storage: &dyn Storage, folder: &Path) -> Result<(Option<Self>, Part)> {
         let mut last = None;
         for number in 1..=MAX_WORKERS {
-            match Self::open(folder, Part::Worker(number)) {
+            let part = Part::Worker(number);
+            let own = match storage.kind() {
+                Kind::Files => Self::of_part(folder, part).map(Some),
+                Kind::Objects => {
+                    let list = part.file(folder, FAILED);
+                    let taken = storage.write(&list, b"", None, Existing::Keep);
+                    taken.map(|()| None)
+                }
+            };
+            match own {
                 Err(error @ Error::Setting { .. }) => last = Some(error),
-                other => return other.map(|ledger| (ledger, Part::Worker(number))),
+                Err(Error::Io { reason, .. }) if reason.kind() == ErrorKind::AlreadyExists => {}
+                own => return own.map(|ledger| (ledger, part)),
             }
         }
         Err(last.unwrap_or_else(|| Error::setting("too many workers")))
@@ -213,7 +227,10 @@ pub(crate) fn append(file: &mut File, line: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::batch::Disk;
 
     fn record(output: &str, settings: &str) -> Record {
         Record {
@@ -230,7 +247,9 @@ mod tests {
     fn all_ledgers_are_read_and_torn_lines_passed_over() {
         let home = tempfile::tempdir().unwrap();
         let shard: Shard = "2/3".parse().unwrap();
-        let mut whole = Ledger::open(home.path(), Part::Whole).unwrap();
+        let mut whole = Ledger::open(&Disk, home.path(), Part::Whole)
+            .unwrap()
+            .unwrap();
         whole.add(&record("a.png", "1")).unwrap();
         drop(whole);
         // Killed within a line.
@@ -238,15 +257,19 @@ mod tests {
         let mut text = fs::read(&file).unwrap();
         text.extend_from_slice(b"{\"output\":\"b.png\",\"jo");
         fs::write(&file, text).unwrap();
-        let mut whole = Ledger::open(home.path(), Part::Whole).unwrap();
+        let mut whole = Ledger::open(&Disk, home.path(), Part::Whole)
+            .unwrap()
+            .unwrap();
         whole.add(&record("c/d.png", "2")).unwrap();
-        let mut own = Ledger::open(home.path(), Part::Shard(shard)).unwrap();
+        let mut own = Ledger::open(&Disk, home.path(), Part::Shard(shard))
+            .unwrap()
+            .unwrap();
         own.add(&record("a.png", "3")).unwrap();
         own.add(&record("a.png", "3")).unwrap();
         assert!(home.path().join("ledger-2-of-3.jsonl").exists());
         fs::write(home.path().join("ledgers.jsonl"), "{}").unwrap();
 
-        let records = Records::read(home.path()).unwrap();
+        let records = Records::read(&Disk, home.path()).unwrap();
         let settings = |output: &str| {
             let known = records.of(output).iter().map(|one| one.settings.clone());
             let mut known: Vec<_> = known.collect();
@@ -258,7 +281,9 @@ mod tests {
         assert!(settings("b.png").is_empty());
         assert_eq!(records.mean(), Some((2.0, 1.0)));
         assert_eq!(
-            Records::read(&home.path().join("none")).unwrap().mean(),
+            Records::read(&Disk, &home.path().join("none"))
+                .unwrap()
+                .mean(),
             None
         );
     }
@@ -266,17 +291,22 @@ mod tests {
     #[test]
     fn a_part_is_worked_on_once_at_a_time() {
         let home = tempfile::tempdir().unwrap();
-        let first = Ledger::open(home.path(), Part::Whole).unwrap();
-        let second = Ledger::open(home.path(), Part::Whole).unwrap_err();
+        let first = Ledger::open(&Disk, home.path(), Part::Whole)
+            .unwrap()
+            .unwrap();
+        let second = Ledger::open(&Disk, home.path(), Part::Whole).unwrap_err();
         assert!(second.to_string().contains("--shard"), "{second}");
-        let (one, first_part) = Ledger::of_worker(home.path()).unwrap();
-        let (_two, second_part) = Ledger::of_worker(home.path()).unwrap();
+        let (one, first_part) = Ledger::of_worker(&Disk, home.path()).unwrap();
+        let (_two, second_part) = Ledger::of_worker(&Disk, home.path()).unwrap();
         assert_eq!(
             (first_part, second_part),
             (Part::Worker(1), Part::Worker(2))
         );
         drop((first, one));
-        assert!(Ledger::open(home.path(), Part::Whole).is_ok());
-        assert_eq!(Ledger::of_worker(home.path()).unwrap().1, Part::Worker(1));
+        assert!(Ledger::open(&Disk, home.path(), Part::Whole).is_ok());
+        assert_eq!(
+            Ledger::of_worker(&Disk, home.path()).unwrap().1,
+            Part::Worker(1)
+        );
     }
 }

@@ -15,3 +15,4 @@ pub(crate) mod status;
 pub(crate) mod task;
 mod walk;
 pub(crate) mod worker;
+mod workers;

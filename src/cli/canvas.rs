@@ -93,7 +93,7 @@ impl<'a> Frame<'a> {
         match self {
             Self::Photo(_, latent) => Ok(*latent),
             Self::Latents(latents, _) => {
-                let (_, _, height, width) = latents.latent.dims4()?;
+                let (_, _, height, width) = latents.inverted.latent.dims4()?;
                 Ok(Size::new(width, height))
             }
         }

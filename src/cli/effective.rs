@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::{Blend, ControlPlan, CrossReplaceSteps},
+    control::{Blend, ControlPlan, CrossControl, CrossReplaceSteps},
     guidance::Guidance,
     model::Model,
     pipeline::Edit,
@@ -40,6 +40,14 @@ impl Settings {
             .with("self_replace", number(&plan.self_replace.to_string()))
             .chosen("control", json!(mode))
             .chosen("early_prompt", early);
+        let settings = match plan.mode {
+            CrossControl::Masactrl => {
+                let blocks = model.unet_config().transformer_blocks();
+                let start = plan.masactrl_start(blocks).to_string();
+                settings.chosen("masactrl_start", start)
+            }
+            _ => settings,
+        };
         let settings = match amplified(plan, source, target) {
             Some(words) => settings.chosen("amplify", words),
             None => settings, // `auto` says it best

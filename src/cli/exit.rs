@@ -42,8 +42,8 @@ impl fmt::Display for Exit {
 
 impl std::error::Error for Exit {}
 
-/// Whether the machine is at fault rather than the job: memory or the accelerator, or the disk
-/// of the results.
+/// Whether the machine is at fault rather than the job: memory, the accelerator or the network,
+/// or the disk of the results.
 pub(crate) fn is_of_machine(error: &anyhow::Error, results: &Path) -> bool {
     let results = resolved(results);
     error.chain().any(|cause| match cause.downcast_ref() {
@@ -54,12 +54,20 @@ pub(crate) fn is_of_machine(error: &anyhow::Error, results: &Path) -> bool {
     })
 }
 
+/// Whether the network failed, wherever the file lies.
+pub(crate) fn is_of_network(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().map(<dyn std::error::Error>::downcast_ref);
+    causes.any(|cause| {
+        matches!(cause, Some(Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::NetworkDown)
+    })
+}
+
 /// Names that a file system cannot give or does not allow are the job's fault, all else is the
 /// disk's.
 fn is_disk(file: &Path, reason: &io::Error, results: &Path) -> bool {
     use io::ErrorKind::{
-        AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, OutOfMemory,
-        PermissionDenied,
+        AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NetworkDown, NotADirectory,
+        OutOfMemory, PermissionDenied,
     };
     let of_name = [
         AlreadyExists,
@@ -70,7 +78,8 @@ fn is_disk(file: &Path, reason: &io::Error, results: &Path) -> bool {
         PermissionDenied, // a folder below that of the results
     ];
     let is_result = resolved(file).starts_with(results);
-    reason.kind() == OutOfMemory || is_result && !of_name.contains(&reason.kind())
+    [NetworkDown, OutOfMemory].contains(&reason.kind())
+        || is_result && !of_name.contains(&reason.kind())
 }
 
 /// Whether an accelerator failed: it is out of memory, or lost.
@@ -104,6 +113,7 @@ mod tests {
         }
         assert!(!is(&io_error(&inside, io::ErrorKind::AlreadyExists)));
         assert!(is(&io_error(outside, io::ErrorKind::OutOfMemory)));
+        assert!(is(&io_error(outside, io::ErrorKind::NetworkDown)));
         let lost = candle_core::Error::Metal(candle_core::MetalError::from("lost".to_owned()));
         assert!(is(&Error::from(lost.context("a layer")).into()));
         assert!(!is(&Error::setting("x").into()));

@@ -3,8 +3,10 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
-use candle_core::Tensor;
-use icd::pipeline::{InversionCache, Latents, Method, Pipeline};
+use icd::{
+    diffusion::Inverted,
+    pipeline::{InversionCache, Latents, Method, Pipeline},
+};
 
 use super::{Console, canvas::Placed};
 
@@ -25,11 +27,11 @@ impl Inversion<'_> {
         self.latents(self.pipeline.invert(&picture, prompt, seed, console)?)
     }
 
-    /// The inverted latent with all that its file states.
-    pub(crate) fn latents(&self, latent: Tensor) -> Result<Latents> {
+    /// The inverted picture with all that its file states.
+    pub(crate) fn latents(&self, inverted: Inverted) -> Result<Latents> {
         Ok(Latents {
             method: Method::Icd,
-            latent,
+            inverted,
             prompt: self.prompt.into(),
             model: self.pipeline.model().identity()?,
             notes: self.notes()?,

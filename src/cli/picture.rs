@@ -1,6 +1,6 @@
 //! Reading and writing a command's pictures.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use icd::{
@@ -13,6 +13,7 @@ use super::{
     Console,
     args::output,
     settings::{InputHash, Settings},
+    storage,
     ui::console::print_bytes,
 };
 
@@ -22,8 +23,7 @@ fn opened(file: &Path) -> Result<(Vec<u8>, &Path)> {
         let bytes = bytes_of(std::io::stdin()).context("reading the picture from stdin")?;
         return Ok((bytes, Path::new("stdin")));
     }
-    let bytes = File::open(file).and_then(bytes_of);
-    Ok((bytes.map_err(|source| Error::io(file, source))?, file))
+    Ok((storage::read(file)?, file))
 }
 
 /// Reads a picture from a file, or from stdin if the file is `-`. Warns if it is animated.

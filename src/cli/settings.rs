@@ -13,7 +13,6 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::{
     control::StepRange,
     guidance::Tau,
-    io::read_file,
     model::Model,
     picture::{Size, note},
     pipeline::Latents,
@@ -23,7 +22,10 @@ use sha2::{Digest, Sha256};
 
 use super::args::output;
 
-use super::args::{sweep::Axis, values::Seed};
+use super::{
+    args::{sweep::Axis, values::Seed},
+    storage,
+};
 
 /// Flags that affect only where and how the picture is computed or written.
 const ASIDE: &[&str] = &[
@@ -97,7 +99,7 @@ impl InputHash {
 
     /// Of the values of latents.
     pub(crate) fn of_latents(latents: &Latents) -> Result<Self> {
-        let values: Vec<f32> = latents.latent.flatten_all()?.to_vec1()?;
+        let values: Vec<f32> = latents.inverted.latent.flatten_all()?.to_vec1()?;
         let bytes: Vec<_> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok(Self::of(&bytes))
     }
@@ -115,12 +117,13 @@ const MODEL: &[&str] = &[
 
 /// Settings that the program derives from others where they are left to it: with those
 /// changed they are derived anew.
-const DERIVED: [(&str, &[&[&str]]); 6] = [
+const DERIVED: [(&str, &[&[&str]]); 7] = [
     ("amplify", &[PROMPTS, &["control"]]),
     ("blend", &[PROMPTS]),
     ("control", &[PROMPTS, MODEL]),
     ("early_prompt", &[MODEL, &["control"]]),
     ("guidance", &[MODEL]),
+    ("masactrl_start", &[MODEL, &["control"]]),
     ("tau", &[MODEL]),
 ];
 
@@ -244,8 +247,12 @@ impl Settings {
 
     /// Reads the settings embedded in a picture.
     pub(crate) fn read(file: &Path) -> Result<Self> {
-        let bytes = read_file(file).with_context(|| file.display().to_string())?;
-        let note = note::note(&bytes).with_context(|| {
+        Self::of_picture(&storage::read(file)?, file)
+    }
+
+    /// The settings embedded in the bytes of a picture; `file` is for messages.
+    pub(crate) fn of_picture(bytes: &[u8], file: &Path) -> Result<Self> {
+        let note = note::note(bytes).with_context(|| {
             format!(
                 "{}: no icd settings found: it was not written by icd, was written with \
                  --no-metadata, or was saved again by another program",
@@ -471,7 +478,7 @@ fn found(name: &str, folder: &Path, hash: Option<&str>) -> PathBuf {
     let is_file = |file: &PathBuf| file.is_file() && !output::is_stdout(&named);
     let files: Vec<_> = places.into_iter().flatten().filter(is_file).collect();
     let is_same = |file: &&PathBuf| {
-        read_file(file).is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
+        storage::read(file).is_ok_and(|bytes| Some(InputHash::of(&bytes).0.as_str()) == hash)
     };
     let same = files.iter().find(|file| hash.is_some() && is_same(file));
     same.or(files.first()).cloned().unwrap_or(named)

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Controls that are applied in order. If any replaces the maps of an attention layer
-/// with the first row's, only this happens; otherwise all controls that ask for the maps
+/// with the first row's, or its keys and values, only this happens; otherwise all controls that ask for the maps
 /// rewrite them in turn. Each changes the latents as left by the one before. Controls
 /// that only observe belong at the end.
 pub struct Chain<'a>(pub Vec<&'a mut dyn WalkControl>);
@@ -20,7 +20,12 @@ impl AttentionControl for Chain<'_> {
             let mut controls = self.0.iter();
             controls.any(|control| control.intervention(site) == wanted)
         };
-        [Intervention::FirstRowsMaps, Intervention::Maps]
+        let by_rank = [
+            Intervention::FirstRowsMaps,
+            Intervention::FirstRowsKeysValues,
+            Intervention::Maps,
+        ];
+        by_rank
             .into_iter()
             .find(|&wanted| asks_for(wanted))
             .unwrap_or(Intervention::None)

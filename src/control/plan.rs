@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
 use super::{
-    BlendWords, CrossReplaceSteps, LocalBlend, PromptToPrompt, StepRange, WordPair,
+    Anchor, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MutualSelfAttention,
+    PromptToPrompt, StepRange, WordPair,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// How the target's cross-attention follows the source's.
+/// How the target's attention follows the source's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CrossControl {
     /// Replace if both prompts have the same number of words, else refine.
@@ -26,12 +27,24 @@ pub enum CrossControl {
         help = "Replace if both prompts have the same number of words, else refine; none on SDXL"
     )]
     Auto,
-    /// Attention maps of words one for one.
+    /// Cross-attention maps of words one for one.
     Replace,
-    /// Attention maps of the words that both prompts have.
+    /// Cross-attention maps of the words that both prompts have.
     Refine,
+    /// Self-attention reads the source's keys and values (MasaCtrl): for other poses.
+    Masactrl,
     /// Neither cross- nor self-attention follows the source.
     None,
+}
+
+impl CrossControl {
+    /// Whether attention maps follow the source's.
+    fn follows_maps(self) -> bool {
+        match self {
+            Self::Auto | Self::Replace | Self::Refine => true,
+            Self::Masactrl | Self::None => false,
+        }
+    }
 }
 
 /// Target words whose attention is multiplied by a factor.
@@ -59,8 +72,10 @@ pub enum Blend {
 /// The settings that keep an edit close to its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlPlan {
-    /// How cross-attention follows the source.
+    /// How attention follows the source.
     pub mode: CrossControl,
+    /// Where MasaCtrl begins; by default [`MasactrlStart::of_layers`] says.
+    pub masactrl_start: Option<MasactrlStart>,
     /// The steps in which it does.
     pub cross: CrossReplaceSteps,
     /// The steps in which self-attention maps are the source's.
@@ -69,6 +84,8 @@ pub struct ControlPlan {
     pub amplify: Vec<Amplify>,
     /// The words of local blend; without any there is none.
     pub blend: Vec<Blend>,
+    /// Whether the source is anchored.
+    pub anchor: Anchor,
 }
 
 /// The controls for given prompts, in the order in which they are applied.
@@ -76,6 +93,8 @@ pub struct ControlPlan {
 pub struct Controls {
     /// Edits attention maps.
     pub prompt_to_prompt: Option<PromptToPrompt>,
+    /// Lets targets see the source's features.
+    pub mutual_self_attention: Option<MutualSelfAttention>,
     /// Keeps the latent where the chosen words do not attend.
     pub blend: Option<LocalBlend>,
 }
@@ -87,6 +106,7 @@ impl Controls {
         let blend = self.blend.as_ref();
         Ok(Self {
             prompt_to_prompt: edit.map(|control| control.of_targets(targets)),
+            mutual_self_attention: self.mutual_self_attention,
             blend: blend.map(|blend| blend.of_targets(targets)).transpose()?,
         })
     }
@@ -99,6 +119,8 @@ pub struct WalkInfo {
     pub steps: usize,
     /// The levels of the UNet with attention (number of times the side is halved).
     pub attentive_levels: Vec<usize>,
+    /// Number of its transformer blocks.
+    pub transformer_blocks: usize,
     /// The device of the network, for the tensors of the control.
     pub device: Device,
 }
@@ -110,6 +132,7 @@ impl Default for ControlPlan {
     fn default() -> Self {
         Self {
             mode: CrossControl::Auto,
+            masactrl_start: None,
             cross: CrossReplaceSteps {
                 default: StepRange::CROSS,
                 words: Vec::new(),
@@ -117,6 +140,7 @@ impl Default for ControlPlan {
             self_replace: StepRange::SELF_REPLACE,
             amplify: vec![Amplify::Auto],
             blend: Vec::new(),
+            anchor: Anchor::default(),
         }
     }
 }
@@ -129,10 +153,11 @@ impl ControlPlan {
             .ok_or_else(|| Error::setting("an edit needs a source prompt"))?;
         self.check_words(source, targets)?;
         let is_named = |amplify: &Amplify| matches!(amplify, Amplify::Word(..));
-        let acts = self.mode != CrossControl::None || self.amplify.iter().any(is_named);
+        let acts = self.mode.follows_maps() || self.amplify.iter().any(is_named);
         let prompt_to_prompt = acts.then(|| self.prompt_to_prompt(source, targets, walk));
         Ok(Controls {
             prompt_to_prompt: prompt_to_prompt.transpose()?,
+            mutual_self_attention: self.mutual_self_attention(walk)?,
             blend: self.local_blend(source, targets, walk)?,
         })
     }
@@ -146,9 +171,9 @@ impl ControlPlan {
         let targets = targets
             .iter()
             .map(|target| self.target(source, target, walk));
-        let self_steps = match self.mode {
-            CrossControl::None => 0..0,
-            _ => self.self_replace.of(walk.steps),
+        let self_steps = match self.mode.follows_maps() {
+            true => self.self_replace.of(walk.steps),
+            false => 0..0,
         };
         Ok(PromptToPrompt::new(
             targets.collect::<Result<_>>()?,
@@ -156,10 +181,25 @@ impl ControlPlan {
         ))
     }
 
+    fn mutual_self_attention(&self, walk: &WalkInfo) -> Result<Option<MutualSelfAttention>> {
+        if self.mode != CrossControl::Masactrl {
+            return Ok(None);
+        }
+        let start = self.masactrl_start(walk.transformer_blocks);
+        start.check(walk.steps, walk.transformer_blocks)?;
+        Ok(Some(MutualSelfAttention::new(start)))
+    }
+
+    /// Where MasaCtrl begins in a network of so many transformer blocks.
+    pub fn masactrl_start(&self, transformer_blocks: usize) -> MasactrlStart {
+        let usual = MasactrlStart::of_layers(transformer_blocks);
+        self.masactrl_start.unwrap_or(usual)
+    }
+
     /// The amplified words of a target, with their factors.
     pub fn amplified(&self, source: &Prompt, target: &Prompt) -> Vec<(WordTokens, f64)> {
         let amplified = self.amplify.iter().map(|amplify| match amplify {
-            Amplify::Auto if self.mode == CrossControl::None => Vec::new(),
+            Amplify::Auto if !self.mode.follows_maps() => Vec::new(),
             Amplify::Auto => {
                 let words = words::new_words(source, target).into_iter();
                 words.map(|word| (word, AUTO_FACTOR)).collect()
@@ -220,7 +260,7 @@ impl ControlPlan {
             let from = match mode {
                 CrossControl::Replace => source.words().get(place),
                 CrossControl::Refine => aligned(word.tokens.start),
-                CrossControl::Auto | CrossControl::None => None,
+                CrossControl::Auto | CrossControl::Masactrl | CrossControl::None => None,
             };
             (word.text.clone(), from.map(|from| from.text.clone()))
         };
@@ -237,7 +277,7 @@ impl ControlPlan {
 
     fn cross_edit(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<CrossEdit> {
         Ok(match self.mode_for(source, target) {
-            CrossControl::None | CrossControl::Auto => CrossEdit::Own,
+            CrossControl::Auto | CrossControl::Masactrl | CrossControl::None => CrossEdit::Own,
             CrossControl::Refine => {
                 let Refine { map, keep } = Refine::new(source, target);
                 let map: Vec<u32> = map.into_iter().map(|from| from as u32).collect();

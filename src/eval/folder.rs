@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Area, Sample};
 use crate::{
-    batch::{Replacement, jobs_of_folder},
+    batch::{Disk, Replacement, jobs_of_folder},
     error::{Error, Result},
     io::Source,
 };
@@ -64,7 +64,7 @@ fn samples(folder: &Path, target: Target) -> Result<Vec<Sample>> {
             truth: None,
         })
     };
-    let samples = jobs_of_folder(folder)?.into_iter().map(sample);
+    let samples = jobs_of_folder(&Disk, folder)?.into_iter().map(sample);
     distinct(folder, samples.collect::<Result<_>>()?)
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    batch::{Part, append, end_line, files},
+    batch::{Disk, Part, append, end_line, files},
     error::{Error, Result},
     metrics::Measure,
 };
@@ -118,7 +118,7 @@ impl Scores {
     /// a process that was killed, are passed over.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut scores = Self::default();
-        for file in files(folder, SCORES)? {
+        for file in files(&Disk, folder, SCORES)? {
             let bytes = fs::read(&file).map_err(|error| Error::io(&file, error))?;
             for line in bytes.split(|byte| *byte == b'\n') {
                 let line = serde_json::from_slice(line).ok();

@@ -98,7 +98,11 @@ impl Hub {
             // Redirects are followed and proxies chosen here, by the address of each step.
             .max_redirects(0)
             .proxy(None)
-            .tls_config(TlsConfig::builder().root_certs(roots()?).build());
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(root_certificates()?)
+                    .build(),
+            );
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').into(),
             token,
@@ -306,8 +310,8 @@ const UNSAFE: &AsciiSet = &CONTROLS
 /// Characters that are percent-encoded in one component of a path.
 const COMPONENT: &AsciiSet = &UNSAFE.add(b'/');
 
-/// The trusted certificates: those of `SSL_CERT_FILE`, else Mozilla's list.
-fn roots() -> Result<RootCerts> {
+/// The certificates that are trusted: those of `SSL_CERT_FILE`, else Mozilla's list.
+pub fn root_certificates() -> Result<RootCerts> {
     let Some(file) = environment::path("SSL_CERT_FILE") else {
         return Ok(RootCerts::WebPki);
     };

@@ -171,12 +171,15 @@ fn receive(
     }
 }
 
-/// Opens a file to append to. Nothing is written through a link to another file: a folder of
-/// downloads may be shared.
+/// Opens a file to append to. Nothing is written through a link to another file, or into a
+/// pipe that nobody may read: a folder of downloads may be shared.
 fn open_unfinished(part: &Path) -> io::Result<File> {
     match fs::symlink_metadata(part) {
         Ok(found) if found.is_symlink() && !is_special(part) => Err(io::Error::other(
             "this is a link where a download belongs: remove it",
+        )),
+        Ok(found) if !found.is_symlink() && !found.is_file() => Err(io::Error::other(
+            "this is no file where a download belongs: remove it",
         )),
         _ => File::options().create(true).append(true).open(part),
     }

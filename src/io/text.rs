@@ -3,7 +3,7 @@
 /// The text in the bytes of a file, in UTF-8: without the byte order mark that some editors
 /// write, and with lines that end in `\n`, whether they ended in `\r\n` or `\r`. The error
 /// tells at which byte the file is no such text.
-pub(super) fn decoded(bytes: Vec<u8>) -> Result<String, String> {
+pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, String> {
     if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes[..] {
         return Err(UTF16.into());
     }

@@ -79,6 +79,11 @@ impl Reading {
                 self.ops
                     .attention([q, k, v], self.heads, AttentionMode::FirstRowsMaps)?
             }
+            Intervention::FirstRowsKeysValues => {
+                let (k, v) = (first_rows(k)?, first_rows(v)?);
+                self.ops
+                    .attention([q, &k, &v], self.heads, AttentionMode::Full)?
+            }
             Intervention::Maps => {
                 let maps = self.ops.attention_maps(q, k, self.heads)?; // (b, heads, n, m)
                 self.ops.read_maps(&control.rewrite(site, maps)?, v)?
@@ -86,6 +91,12 @@ impl Reading {
         };
         Ok(self.out.forward_onto(&y, Some(residual))?)
     }
+}
+
+/// The first row in place of each row of x (b, n, c).
+fn first_rows(x: &Tensor) -> Result<Tensor> {
+    let first = x.narrow(0, 0, 1)?;
+    Ok(first.broadcast_as(x.shape())?.contiguous()?)
 }
 
 /// The projections to queries, keys and values of width `channels`, of a context of width

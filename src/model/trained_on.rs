@@ -1,10 +1,10 @@
 //! What a model states of its training data, so that other input can be warned about.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::Deserialize;
 
-use super::{Model, Tokenizers};
+use super::{Model, Tokenizers, once};
 use crate::{
     error::Result,
     prompt::{Prompt, Word},
@@ -36,10 +36,12 @@ impl Model {
             return Ok(Vec::new());
         }
         let tokenizers = self.tokenizers()?;
-        let seen: Vec<_> = (stated.iter())
-            .map(|word| content(&tokenizers, word))
-            .collect::<Result<_>>()?;
-        let seen: BTreeSet<u32> = seen.concat().into_iter().collect();
+        let seen = once(&self.known.seen, || {
+            let words = stated.iter().map(|word| content(&tokenizers, word));
+            let words: Vec<_> = words.collect::<Result<_>>()?;
+            let tokens: BTreeSet<_> = words.concat().into_iter().collect();
+            Ok(Arc::new(tokens))
+        })?;
         let mut unseen = Vec::new();
         for word in prompt.words().iter().filter(|word| is_read(word)) {
             let word = word.text.trim_matches(|char: char| !char.is_alphanumeric());

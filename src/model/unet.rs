@@ -108,6 +108,13 @@ impl UnetConfig {
             .collect()
     }
 
+    /// Number of transformer blocks, each with a layer of self- and one of cross-attention.
+    pub fn transformer_blocks(&self) -> usize {
+        let levels = self.levels.iter();
+        let up = levels.map(|level| (level.blocks + 1) * level.transformer_layers_up);
+        self.down_sites() + self.mid_transformer_layers + up.sum::<usize>()
+    }
+
     /// Number of transformer blocks in the down blocks; the indices of those in the middle
     /// and up blocks follow.
     fn down_sites(&self) -> usize {

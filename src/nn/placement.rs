@@ -77,6 +77,15 @@ impl Placement {
     }
 }
 
+/// The number of NVIDIA's GPUs; none without the feature `cuda`.
+pub fn cuda_count() -> Result<usize> {
+    #[cfg(feature = "cuda")]
+    let count = cuda::count();
+    #[cfg(not(feature = "cuda"))]
+    let count = Ok(0);
+    count
+}
+
 /// Opens a GPU of NVIDIA's with one stream for all threads.
 pub fn open_cuda(ordinal: usize) -> Result<Device> {
     #[cfg(feature = "cuda")]

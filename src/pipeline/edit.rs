@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     control::{
-        AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, WalkInfo, join_rows,
+        Anchor, AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, SourceAnchor,
+        WalkInfo, join_rows,
     },
-    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Observer, WalkControl},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Inverted, Observer, WalkControl},
     error::{Error, Result},
     guidance::Guidance,
     model::{Conditioning, EncodedPrompts, Model, unet::Unet},
@@ -84,11 +85,11 @@ impl Edited {
 }
 
 impl Pipeline {
-    /// Denoises an inverted latent (1, 4, h, w) under the source prompt, unguided, and
+    /// Denoises an inverted picture under the source prompt, unguided, and
     /// under the target prompts: side by side, in groups if they are many.
     pub fn edit(
         &self,
-        inverted: &Tensor,
+        inverted: &Inverted,
         edit: &Edit,
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
@@ -103,12 +104,12 @@ impl Pipeline {
         self.walked(inverted, (edit, encoded), &unet, observer)
     }
 
-    /// Makes several edits of one inverted latent, one after another with the same networks:
+    /// Makes several edits of one inverted picture, one after another with the same networks:
     /// each is what [`edit`](Self::edit) makes of it alone. Prompts that several have are
     /// encoded once.
     pub fn edits(
         &self,
-        inverted: &Tensor,
+        inverted: &Inverted,
         edits: &[Edit],
         observer: &mut dyn Observer,
     ) -> Result<Vec<Edited>> {
@@ -146,13 +147,17 @@ impl Pipeline {
     /// Walks all rows of an edit.
     fn walked(
         &self,
-        inverted: &Tensor,
+        inverted: &Inverted,
         (edit, encoded): (&Edit, Encoded),
         unet: &Unet,
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
         let Encoded { text, mut controls } = encoded;
         let sources = usize::from(edit.walks_source(&mut controls));
+        if sources == 1 && edit.control.anchor == Anchor::On {
+            let timesteps = self.model().reverse_timesteps()?;
+            controls.anchor = SourceAnchor::new(&inverted.trajectory, &timesteps);
+        }
         let mut gathered = Gathered::new(observer, sources);
         let group = |targets: Range<usize>| {
             let group = Group {
@@ -173,13 +178,13 @@ impl Pipeline {
     /// Walks the source, if it is needed, and some of the targets.
     fn edit_group(
         &self,
-        inverted: &Tensor,
+        inverted: &Inverted,
         mut group: Group,
         unet: &Unet,
         observer: &mut dyn Observer,
     ) -> Result<Walked> {
         let rows = group.conditioning()?;
-        let x = inverted.repeat((rows.count(), 1, 1, 1))?;
+        let x = inverted.latent.repeat((rows.count(), 1, 1, 1))?;
         let timesteps = self.model().reverse_timesteps()?;
         let predictor = EmbeddedGuidance::new(unet, &rows)?;
         let walk = self.walk(&predictor, &timesteps);
@@ -300,6 +305,7 @@ fn joined(groups: Vec<Walked>, sources: usize, prompts: Vec<Prompt>) -> Result<E
 
 /// The controls of an edit's walk.
 struct EditControls {
+    anchor: Option<SourceAnchor>,
     plan: Controls,
     mask: Option<LatentMask>,
     store: Option<AttentionStore>,
@@ -310,10 +316,12 @@ impl EditControls {
         let walk = WalkInfo {
             steps: model.reverse_timesteps()?.count(),
             attentive_levels: model.unet_config().attentive_levels(),
+            transformer_blocks: model.unet_config().transformer_blocks(),
             device: model.device().clone(),
         };
         let mask = edit.mask.as_ref().map(|mask| mask.to_device(&walk.device));
         Ok(Self {
+            anchor: None, // the inversion is not known here
             plan: edit.control.controls(prompts, &walk)?,
             mask: mask.transpose()?.map(LatentMask::new),
             store: (edit.outputs.attention).then(|| AttentionStore::new(&walk.attentive_levels)),
@@ -323,16 +331,24 @@ impl EditControls {
     /// The controls of the source and of some of the targets, which are counted from 0.
     fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
         Ok(Self {
+            anchor: self.anchor.clone(),
             plan: self.plan.of_targets(targets)?,
             mask: self.mask.clone(),
             store: self.store.clone(),
         })
     }
 
-    /// In order; the store comes last and sees the maps as they are used.
+    /// In order: what blends in the source comes after its anchor; the store comes last and
+    /// sees the maps as they are used.
     fn chain(&mut self) -> Chain<'_> {
         let mut controls: Vec<&mut dyn WalkControl> = Vec::new();
+        if let Some(anchor) = &mut self.anchor {
+            controls.push(anchor);
+        }
         if let Some(control) = &mut self.plan.prompt_to_prompt {
+            controls.push(control);
+        }
+        if let Some(control) = &mut self.plan.mutual_self_attention {
             controls.push(control);
         }
         if let Some(blend) = &mut self.plan.blend {

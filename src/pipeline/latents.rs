@@ -1,4 +1,5 @@
-//! Files of inverted pictures (safetensors: tensor `latent`, and metadata).
+//! Files of inverted pictures (safetensors: tensor `latent`, those before it as
+//! `trajectory.TIMESTEP`, and metadata).
 
 mod cache;
 
@@ -7,9 +8,10 @@ use std::{path::Path, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::TensorView};
 
 use crate::{
+    diffusion::{Inverted, Trajectory},
     error::{Error, Result},
     io::{Existing, Metadata, encoded_tensors, read_file, write_file},
     model::Model,
@@ -17,9 +19,14 @@ use crate::{
         Picture, Size,
         fit::{Canvas, Fit},
     },
+    schedule::{TIMESTEPS, Timestep},
 };
 
 pub use cache::InversionCache;
+
+/// The name of the inverted latent, and the prefix of those before it.
+const LATENT: &str = "latent";
+const TRAJECTORY: &str = "trajectory.";
 
 /// Metadata keys: the inversion method.
 const METHOD: &str = "method";
@@ -57,8 +64,8 @@ impl Method {
 pub struct Latents {
     /// How it was inverted.
     pub method: Method,
-    /// The latent (1, 4, h, w).
-    pub latent: Tensor,
+    /// The latents.
+    pub inverted: Inverted,
     /// What the picture shows.
     pub prompt: String,
     /// The model that inverted it; see [`Model::identity`].
@@ -71,26 +78,16 @@ impl Latents {
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self> {
         let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
+        Self::decode(&bytes, file)
+    }
+
+    /// The latents of a file's bytes; `file` is for messages.
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self> {
         let fault = |reason: &dyn ToString| Error::weights(file, reason.to_string());
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| fault(&error))?;
-        let view = tensors
-            .tensor("latent")
-            .map_err(|_| fault(&"it holds no tensor `latent`"))?;
-        let dtype = DType::try_from(view.dtype()).map_err(|error| fault(&error))?;
-        let latent = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fault(&error))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| fault(&error))?;
+        let inverted = inverted(&tensors).map_err(|reason| fault(&reason))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| fault(&error))?;
         let mut notes = header.metadata().clone().unwrap_or_default();
-        let latent = latent.to_dtype(DType::F32)?;
-        if latent.rank() != 4 || latent.dim(0)? != 1 {
-            return Err(fault(&format!(
-                "its latent has shape {:?}, not (1, 4, h, w)",
-                latent.dims()
-            )));
-        }
-        let sum = latent.abs()?.sum_all()?.to_scalar::<f32>()?;
-        if !sum.is_finite() {
-            return Err(fault(&"its latent has values that are not numbers"));
-        }
         // Older files do not state it: there was one method.
         let method = match notes.remove(METHOD) {
             Some(name) => Method::named(&name)
@@ -100,7 +97,7 @@ impl Latents {
         let mut take = |key| notes.remove(key).unwrap_or_default();
         Ok(Self {
             method,
-            latent,
+            inverted,
             prompt: take("prompt"),
             model: take("model"),
             notes,
@@ -117,7 +114,10 @@ impl Latents {
             );
             return Err(Error::weights(file, reason));
         }
-        let (found, wanted) = (self.latent.dim(1)?, model.unet_config().in_channels);
+        let (found, wanted) = (
+            self.inverted.latent.dim(1)?,
+            model.unet_config().in_channels,
+        );
         if found != wanted {
             let reason = format!("its latent has {found} channels, the model requires {wanted}");
             return Err(Error::weights(file, reason));
@@ -156,7 +156,7 @@ impl Latents {
             .collect()
     }
 
-    /// Writes the latent in f32 with its metadata, atomically.
+    /// Writes the latents in f32 with its metadata, atomically.
     pub fn write(&self, file: &Path, existing: Existing) -> Result<()> {
         write_file(file, &self.encoded()?, existing)
     }
@@ -167,8 +167,71 @@ impl Latents {
         notes.insert(METHOD.into(), self.method.name().into());
         notes.insert("prompt".into(), self.prompt.clone());
         notes.insert("model".into(), self.model.clone());
-        encoded_tensors(&vec![("latent".into(), self.latent.clone())], &notes)
+        let Inverted { latent, trajectory } = &self.inverted;
+        let passed = trajectory.0.iter();
+        let passed = passed.map(|(at, latent)| (format!("{TRAJECTORY}{at}"), latent.clone()));
+        let latents = [(LATENT.to_owned(), latent.clone())].into_iter();
+        encoded_tensors(&latents.chain(passed).collect(), &notes)
     }
+}
+
+/// The latents of a file.
+fn inverted(tensors: &SafeTensors) -> Result<Inverted, String> {
+    let missing = || format!("it holds no tensor `{LATENT}`");
+    let latent = tensors.tensor(LATENT).map_err(|_| missing())?;
+    let latent = checked(LATENT, &latent)?;
+    let mut passed = Vec::new();
+    for (name, view) in tensors.iter() {
+        let Some(at) = name.strip_prefix(TRAJECTORY) else {
+            continue;
+        };
+        let at = timestep(at).ok_or_else(|| format!("its tensor {name:?} has no timestep"))?;
+        let before = checked(name, &view)?;
+        if before.dims() != latent.dims() {
+            return Err(format!(
+                "its tensor {name:?} has shape {:?}, `{LATENT}` {:?}",
+                before.dims(),
+                latent.dims()
+            ));
+        }
+        passed.push((at, before));
+    }
+    passed.sort_by_key(|(at, _)| *at);
+    Ok(Inverted {
+        latent,
+        trajectory: Trajectory(passed),
+    })
+}
+
+/// A timestep as it is written.
+fn timestep(text: &str) -> Option<Timestep> {
+    let at: u16 = text.parse().ok()?;
+    let is_known = usize::from(at) < TIMESTEPS && at.to_string() == text;
+    is_known.then_some(Timestep(at))
+}
+
+/// A latent (1, c, h, w) of a file, in f32.
+fn checked(name: &str, view: &TensorView) -> Result<Tensor, String> {
+    let tensor = || -> candle_core::Result<_> {
+        let dtype = DType::try_from(view.dtype())?;
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        let tensor = tensor.to_dtype(DType::F32)?;
+        let sum = tensor.abs()?.sum_all()?.to_scalar::<f32>()?;
+        Ok((tensor, sum))
+    };
+    let (tensor, sum) = tensor().map_err(|error| error.to_string())?;
+    if tensor.rank() != 4 || view.shape()[0] != 1 {
+        return Err(format!(
+            "its tensor {name:?} has shape {:?}, not (1, 4, h, w)",
+            tensor.dims()
+        ));
+    }
+    if !sum.is_finite() {
+        return Err(format!(
+            "its tensor {name:?} has values that are not numbers"
+        ));
+    }
+    Ok(tensor)
 }
 
 #[cfg(test)]
@@ -182,14 +245,17 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.safetensors");
-        let latent = Tensor::arange(0f32, 24., &Device::Cpu)
-            .unwrap()
-            .reshape((1, 4, 2, 3))
-            .unwrap();
+        let latent = Tensor::arange(0f32, 24., &Device::Cpu).unwrap();
+        let latent = latent.reshape((1, 4, 2, 3)).unwrap();
+        let passed = |at, factor: f64| (Timestep(at), (&latent * factor).unwrap());
+        let trajectory = Trajectory(vec![passed(0, 2.), passed(259, 3.)]);
         let notes = HashMap::from([("seed".to_string(), "7".to_string())]);
         let written = Latents {
             method: Method::Icd,
-            latent,
+            inverted: Inverted {
+                latent: latent.clone(),
+                trajectory,
+            },
             prompt: "a \"bird\" 🐦".into(),
             model: "sd15 0".into(),
             notes,
@@ -200,8 +266,11 @@ mod tests {
             (&read.prompt, &read.model, &read.notes),
             (&written.prompt, &written.model, &written.notes)
         );
-        let values = |l: &Latents| l.latent.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(values(&read), values(&written));
+        let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&read.inverted.latent), values(&latent));
+        let passed = read.inverted.trajectory.0.iter();
+        let passed: Vec<_> = passed.map(|(at, x)| (at.0, values(x)[1])).collect();
+        assert_eq!(passed, [(0, 2.), (259, 3.)]);
     }
 
     #[test]

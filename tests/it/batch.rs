@@ -744,3 +744,33 @@ mod processes {
         assert!(!files.is_empty());
     }
 }
+
+#[test]
+fn all_gpus_are_for_batches_alone() {
+    let jobs = lines(&[edit("a photo of a dog", "dog.png")]);
+    if !cfg!(feature = "cuda") {
+        let run = batch("jobs.jsonl", &jobs).args("--device cuda:all");
+        run.fails(
+            2,
+            &["--device cuda:all cannot be used", "built without cuda"],
+        );
+    }
+    let alone = given(icd("edit").args("--image in.png --device cuda:all"));
+    let alone = alone.with("--src-prompt", "a bird");
+    alone
+        .with("--tgt-prompt", "a dog")
+        .fails(2, &["is for icd batch"]);
+}
+
+#[cfg(not(feature = "cloud"))]
+#[test]
+fn urls_need_a_program_that_was_built_for_them() {
+    let image = json!({ "image": "s3://bucket/in.png" });
+    let jobs = lines(&[edit_with("a photo of a dog", "dog.png", &image)]);
+    batch("jobs.jsonl", &jobs).fails(1, &["--features cloud"]);
+    let manifest = icd("batch").args("s3://bucket/jobs.jsonl --output-dir out");
+    given(manifest).fails(2, &["s3://bucket/jobs.jsonl", "--features cloud"]);
+    let folder = icd("batch").args("jobs.jsonl --output-dir gs://bucket/out");
+    let folder = given(folder).file("jobs.jsonl", &jobs);
+    folder.fails(2, &["gs://bucket/out", "--features cloud"]);
+}

@@ -31,7 +31,9 @@ fn an_inversion_and_its_reconstruction_share_no_name() {
         let picture = picture.to_tensor(pipeline.model().device()).unwrap();
         let mut names = Names::default();
         let inverted = pipeline.invert(&picture, "bird", 0, &mut names).unwrap();
-        pipeline.reconstruct(&inverted, "bird", &mut names).unwrap();
+        pipeline
+            .reconstruct(&inverted.latent, "bird", &mut names)
+            .unwrap();
         let unique: BTreeSet<_> = names.0.iter().collect();
         assert_eq!(unique.len(), names.0.len(), "{family}: {:?}", names.0);
         assert!(unique.len() > 10, "{family}: {:?}", names.0);

@@ -387,16 +387,33 @@ fn a_packed_list_of_files_is_read() {
     bench.fetch("unet/w.safetensors").unwrap();
 }
 
+/// The name of the unfinished download of `unet/w.safetensors`.
+fn unfinished(bench: &Bench) -> PathBuf {
+    let (_, plan) = bench.plan("unet/w.safetensors").unwrap();
+    let blobs = bench.folder.path().join("models--owner--name/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    blobs.join(format!("{}.incomplete", plan.files[0].file.digest))
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_in_the_place_of_a_download_is_told() {
+    let bench = Bench::new(hub_of(&weights(5000)));
+    let part = unfinished(&bench);
+    let made = std::process::Command::new("mkfifo").arg(&part).status();
+    assert!(made.unwrap().success());
+    bench.fails(
+        "unet/w.safetensors",
+        &[".incomplete", "no file", "remove it"],
+    );
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_told_and_leaves_no_file() {
     let content = weights(5000);
     let bench = Bench::new(hub_of(&content));
-    let (_, plan) = bench.plan("unet/w.safetensors").unwrap();
-    let blobs = bench.folder.path().join("models--owner--name/blobs");
-    fs::create_dir_all(&blobs).unwrap();
-    let part = blobs.join(format!("{}.incomplete", plan.files[0].file.digest));
-    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    std::os::unix::fs::symlink("/dev/full", unfinished(&bench)).unwrap();
     bench.fails("unet/w.safetensors", &[".incomplete", "No space left"]);
     assert!(
         bench

@@ -61,7 +61,7 @@ fn an_entry_of_another_shape_is_not_used() {
     let entry = entries.next().expect("an entry").expect("a file").path();
     let whole = fs::read(&entry).expect("an entry");
     let latents = icd::pipeline::Latents::read(&entry).expect("latents");
-    let side = latents.latent.dims()[3];
+    let side = latents.inverted.latent.dims()[3];
     for shape in [[1, 4, side / 2, 2 * side], [1, 8, side / 2, side]] {
         fs::write(&entry, reshaped(&whole, &shape)).expect("an entry");
         assert_eq!(evaluations(&model, &cache), 4, "{shape:?}");

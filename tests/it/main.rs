@@ -8,6 +8,7 @@
 
 mod adapter_files;
 mod adapters;
+mod anchor;
 mod batch;
 mod cases;
 mod cli;

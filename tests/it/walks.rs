@@ -28,6 +28,12 @@ pub(crate) fn controlled(run: Run, control: &Value) -> Run {
     if control.is_null() {
         return run.args("--control none --amplify none");
     }
+    if let Some(start) = control["masactrl"].as_array() {
+        let start = format!("{}:{}", start[0], start[1]);
+        return run
+            .args("--control masactrl")
+            .with("--masactrl-start", start);
+    }
     let mut run = run.with(
         "--control",
         if control["replace"] == true {
@@ -97,6 +103,8 @@ fn edit(golden: &Golden, edit: &Value) -> Done {
         .with("--guidance", &edit["guidance"][0])
         .with("--tau", tau(&edit["guidance"]));
     let run = controlled(run, &edit["control"]);
+    let anchor = if edit["anchor"] == true { "on" } else { "off" };
+    let run = run.with("--anchor", anchor);
     match edit["early"].as_str() {
         Some(prompt) => run.with("--early-prompt", prompt).succeeds(),
         None => run.with("--early-prompt", "target").succeeds(),

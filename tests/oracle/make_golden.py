@@ -38,6 +38,7 @@ from transformers.utils import logging
 import tiny
 from walk import (
     Control,
+    Masactrl,
     decode_walk,
     draw,
     encode_text,
@@ -136,6 +137,45 @@ SD_EDITS = [
         },
         "guidance": [11.0, 0.7, 0.7],
     },
+    {
+        "name": "edit_anchored_refine",
+        "prompts": [BIRD, WATERCOLOR],
+        "anchor": True,
+        "control": {
+            "replace": False,
+            "cross": 0.4,
+            "self": 0.6,
+            "blend": None,
+            "eq": {"words": ["snowy"], "values": [4.0]},
+        },
+        "guidance": [19.0, 0.8, 0.8],
+    },
+    {
+        "name": "edit_anchored_replace_blend",
+        "prompts": [BIRD, DOG],
+        "anchor": True,
+        "control": {
+            "replace": True,
+            "cross": 0.6,
+            "self": 0.5,
+            "blend": ["bird", "dog"],
+            "eq": {"words": ["dog"], "values": [4.0]},
+        },
+        "guidance": [19.0, 0.8, 0.8],
+    },
+    {
+        "name": "edit_masactrl",
+        "prompts": [BIRD, DOG],
+        "control": {"masactrl": [1, 4]},
+        "guidance": [7.0, 0.8, 0.8],
+    },
+    {
+        "name": "edit_anchored_masactrl",
+        "prompts": [BIRD, WATERCOLOR],
+        "anchor": True,
+        "control": {"masactrl": [2, 1]},
+        "guidance": [7.0, 0.8, 0.8],
+    },
 ]
 SDXL_EDITS = [
     {
@@ -163,6 +203,13 @@ SDXL_EDITS = [
             "blend": ["branch", "branch"],
             "eq": {"words": ["lego"], "values": [3.0]},
         },
+        "guidance": [7.0, 0.7, 0.7],
+    },
+    {
+        "name": "edit_masactrl",
+        "prompts": [BIRD, LEGO],
+        "early": None,
+        "control": {"masactrl": [1, 3]},
         "guidance": [7.0, 0.7, 0.7],
     },
 ]
@@ -372,13 +419,16 @@ def add_edit(tensors, model, edit):
         text, early = model.text(edit["prompts"][1]), model.text(edit["early"]).states
     else:
         text = model.text(*edit["prompts"])
-    if edit["control"] is not None:
+    if edit["control"] is not None and "masactrl" in edit["control"]:
+        control = Masactrl(model.reverse, edit["control"]["masactrl"])
+    elif edit["control"] is not None:
         count = len(model.reverse_path) - 1
         control = Control(
             model.reverse, model.tokenizers[0], edit["prompts"], count, edit["control"]
         )
     path, guidance = model.reverse_path, edit["guidance"]
-    steps = decode_walk(model.reverse, start, path, text, guidance, control, early)
+    anchors = trajectory(tensors, model.forward_path) if edit.get("anchor") else None
+    steps = decode_walk(model.reverse, start, path, text, guidance, control, early, anchors)
     name = edit["name"]
     for i, (jumped, mask, _) in enumerate(steps):
         if name == "edit_refine_amplify_blend" and model.family == "sd":
@@ -386,6 +436,12 @@ def add_edit(tensors, model, edit):
         if mask is not None:
             tensors[f"{name}.mask{i}"] = mask.to(torch.uint8)
     tensors[f"{name}.final"] = steps[-1][2]
+
+
+def trajectory(tensors, path):
+    """The latents of the inversion by their timesteps."""
+    latents = [tensors[f"inversion.step{i}"] for i in range(len(path) - 1)]
+    return {0: tensors["inversion.clean"], **dict(zip(path[1:], latents))}
 
 
 def add_resize(tensors, data):

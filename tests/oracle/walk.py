@@ -117,12 +117,14 @@ def invert(unet, clean, noise, path, text):
     return latents
 
 
-def decode_walk(unet, x, path, text, guidance, control=None, early=None):
+def decode_walk(unet, x, path, text, guidance, control=None, early=None, anchors=None):
     """Walks down from `x`, (1, 4, h, w), in as many rows as `text` has.
 
     guidance: (w, tau1, tau2) of the last row; the rows before it are unguided. early: states of
-    the text to read instead while t > 1000 tau1. Returns a list with, for every step, the latents
-    after the jump, the mask of the blend (or None) and the latents after the blend.
+    the text to read instead while t > 1000 tau1. anchors: the inversion's latents by timestep, to
+    which the first row is set back. Returns a list with, for every step, the latents
+    after the jump (and the anchor), the mask of the blend (or None) and the latents after the
+    blend.
     """
     w, tau1, tau2 = guidance
     rows = text.states.shape[0]
@@ -134,6 +136,8 @@ def decode_walk(unet, x, path, text, guidance, control=None, early=None):
         if control is not None:
             control.begin_step(i, x.shape[-2:])
         jumped = jump(x, predict(unet, x, t, strengths, read), t, s)
+        if anchors is not None:
+            jumped = torch.cat([anchors[s], jumped[1:]])
         mask = None if control is None else control.mask()
         x = jumped if mask is None else jumped[:1] + mask * (jumped - jumped[:1])
         steps.append((jumped, mask, x))
@@ -268,6 +272,10 @@ class Control:
     def begin_step(self, i, latent_size):
         self.step, self.size = i, latent_size
 
+    def context(self, name, keys, values):
+        """The keys and values of one layer, as they are."""
+        return keys, values
+
     def rewrite(self, name, maps):
         """The maps (row, head, query, key) of one layer, rewritten."""
         source, target = maps
@@ -296,6 +304,34 @@ class Control:
         attended = F.interpolate(attended, size=self.size)
         self.share = attended / attended.amax((2, 3), keepdim=True)
         return (self.share > MASK_THRESHOLD).any(0, keepdim=True).float()
+
+
+class Masactrl:
+    """Mutual self-attention: from a step and a layer on all rows read the source's features."""
+
+    def __init__(self, unet, start):
+        self.first_step, first_layer = start
+        sides = ["down_blocks", "mid_block", "up_blocks"]
+        modules = [pair for pair in unet.named_modules() if pair[0].endswith((".attn1", ".attn2"))]
+        modules.sort(key=lambda pair: sides.index(pair[0].split(".")[0]))  # by evaluation
+        own = [name for name, _ in modules if name.endswith(".attn1")]
+        self.layers = own[first_layer:]
+        for name, module in modules:
+            module.set_processor(Processor(self, name))
+
+    def begin_step(self, i, latent_size):
+        self.step = i
+
+    def context(self, name, keys, values):
+        if self.step < self.first_step or name not in self.layers:
+            return keys, values
+        return keys[:1].expand_as(keys), values[:1].expand_as(values)
+
+    def rewrite(self, name, maps):
+        return maps
+
+    def mask(self):
+        return None
 
 
 def selection(tokenizer, prompts, blend):
@@ -334,6 +370,7 @@ class Processor:
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         split = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
         q, k, v = split(attn.to_q(hidden_states)), split(attn.to_k(keys)), split(attn.to_v(keys))
+        k, v = self.control.context(self.name, k, v)
         maps = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
         out = self.control.rewrite(self.name, maps) @ v
         return attn.to_out[0](out.transpose(1, 2).flatten(2))

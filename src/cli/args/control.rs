@@ -2,7 +2,10 @@
 
 use clap::Args;
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange},
+    control::{
+        Amplify, Anchor, Blend, ControlPlan, CrossControl, CrossReplaceSteps, MasactrlStart,
+        StepRange,
+    },
     guidance::{Guidance, Tau},
     model::Model,
     pipeline::{Edit, Outputs},
@@ -26,9 +29,13 @@ pub(crate) struct ControlArgs {
     /// depending on the reverse adapter's timesteps, or as the model's icd.toml says].
     #[arg(long, allow_negative_numbers = true)]
     tau: Option<Tau>,
-    /// How cross-attention follows the source (prompt-to-prompt).
+    /// How attention follows the source (prompt-to-prompt, or MasaCtrl).
     #[arg(long, default_value = "auto")]
     control: CrossControl,
+    /// The step and the self-attention layer, counted from 0, where MasaCtrl begins; later ones
+    /// change more [default: 1:10 for SD1.5, 1:44 for SDXL].
+    #[arg(long, value_name = "STEP:LAYER")]
+    masactrl_start: Option<MasactrlStart>,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
     /// or word=FROM..TO for one word [default: 0.3].
     #[arg(long, value_name = "FRACTION", value_parser = cross_replace, allow_hyphen_values = true)]
@@ -42,6 +49,16 @@ pub(crate) struct ControlArgs {
         allow_negative_numbers = true
     )]
     self_replace: StepRange,
+    /// Set the source back to the inversion's own latents after each step (direct inversion):
+    /// what the edit keeps is then the picture's own, not its reconstruction.
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "off",
+        hide_possible_values = true
+    )]
+    #[arg(num_args = 0..=1, default_missing_value = "on")]
+    anchor: Anchor,
     /// Multiply the attention to a target word; auto: each new word by 4; none: no word; repeat
     /// it for several [default: auto].
     #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
@@ -87,10 +104,12 @@ impl ControlArgs {
         };
         ControlPlan {
             mode,
+            masactrl_start: self.masactrl_start,
             cross: self.cross(),
             self_replace: self.self_replace,
             amplify: self.amplify(),
             blend: self.blend.clone(),
+            anchor: self.anchor,
         }
     }
 

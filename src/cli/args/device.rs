@@ -10,13 +10,16 @@ use icd::Error;
 /// Most threads for each core.
 const PER_CORE: usize = 4;
 
+/// The name of all NVIDIA's GPUs.
+const ALL_CUDA: &str = "cuda:all";
+
 /// Bytes of a thread's stack, whatever `RUST_MIN_STACK` says.
 const STACK: usize = 2 << 20;
 
 /// Where the networks run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu, cuda[:N] or metal[:N].
+    /// auto, cpu, cuda[:N] or metal[:N]; for `icd batch` also cuda:all, a worker on each GPU.
     #[arg(
         long,
         env = "ICD_DEVICE",
@@ -40,12 +43,27 @@ impl DeviceArgs {
     /// Starts the CPU threads and opens the device; `note` receives the reason if a
     /// device that this program was built for is not usable.
     pub(crate) fn open(&self, note: &dyn Fn(&str)) -> Result<Device> {
+        let reason = "--device cuda:all is for icd batch: name one GPU, as in cuda:0";
+        ensure!(self.device != ALL_CUDA, Error::setting(reason));
+        self.start_threads(note)?;
+        device(&self.device, note)
+    }
+
+    /// Starts the CPU threads and opens all devices that the flag names, one or more.
+    pub(crate) fn open_all(&self, note: &dyn Fn(&str)) -> Result<Vec<Device>> {
+        if self.device != ALL_CUDA {
+            return Ok(vec![self.open(note)?]);
+        }
+        self.start_threads(note)?;
+        all_cuda().with_context(|| unusable(ALL_CUDA))
+    }
+
+    fn start_threads(&self, note: &dyn Fn(&str)) -> Result<()> {
         let threads = self.threads(note);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         let pool = pool.stack_size(STACK);
         pool.build_global()
-            .with_context(|| format!("{threads} threads cannot be started: use fewer --threads"))?;
-        device(&self.device, note)
+            .with_context(|| format!("{threads} threads cannot be started: use fewer --threads"))
     }
 
     /// The number of CPU threads. Many more than cores would wait for each other: 1024 on 2
@@ -66,7 +84,7 @@ impl DeviceArgs {
 fn checked_name(name: &str) -> Result<String, Error> {
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
     let is_numbered = ["cuda", "metal"].contains(&kind) && index.parse::<usize>().is_ok();
-    match is_numbered || ["auto", "cpu"].contains(&name) {
+    match is_numbered || ["auto", "cpu", ALL_CUDA].contains(&name) {
         true => Ok(name.to_owned()),
         false => Err(Error::setting(
             "write auto, cpu, cuda, cuda:1, metal or metal:1",
@@ -82,8 +100,19 @@ fn device(name: &str, note: &dyn Fn(&str)) -> Result<Device> {
         _ => {}
     }
     let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
-    accelerator(kind, index.parse().unwrap_or(0))
-        .with_context(|| format!("--device {name} cannot be used; --device cpu always can"))
+    accelerator(kind, index.parse().unwrap_or(0)).with_context(|| unusable(name))
+}
+
+fn unusable(name: &str) -> String {
+    format!("--device {name} cannot be used; --device cpu always can")
+}
+
+/// All GPUs of NVIDIA's, at least one.
+fn all_cuda() -> Result<Vec<Device>> {
+    check_built("cuda")?;
+    let count = icd::nn::cuda_count()?;
+    ensure!(count > 0, Error::setting("no GPU of NVIDIA's is found"));
+    (0..count).map(|index| accelerator("cuda", index)).collect()
 }
 
 /// The display name of a device.
@@ -119,10 +148,16 @@ const BUILT: &[&str] = &[
     "metal",
 ];
 
-fn accelerator(name: &str, index: usize) -> Result<Device> {
+/// Fails for a kind of accelerator that this program was not built for.
+fn check_built(name: &str) -> Result<()> {
     let absent =
         || format!("this icd was built without {name}: cargo install --path . --features {name}");
     ensure!(BUILT.contains(&name), Error::setting(absent()));
+    Ok(())
+}
+
+fn accelerator(name: &str, index: usize) -> Result<Device> {
+    check_built(name)?;
     Ok(match name {
         "metal" => Device::new_metal(index)?,
         // One stream for all threads: `new_cuda` gives each its own, unsynchronised.

@@ -130,6 +130,11 @@ impl ModelArgs {
         self.device.open(&|line| console.note(line))
     }
 
+    /// Starts the CPU threads and opens the devices, once in a process.
+    pub(crate) fn open_devices(&self, console: &Console) -> Result<Vec<Device>> {
+        self.device.open_all(&|line| console.note(line))
+    }
+
     /// Opens the model on a device, downloads missing files, and reports both.
     pub(crate) fn open_on(&self, device: Device, console: &Console) -> Result<Pipeline> {
         let placement = Placement::new(self.dtype_on(&device), device);

@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use icd::{
-    Error,
     batch::{Entry, Fault, Shard, entries, jobs_of_folder},
-    io::{read_file, resolved},
+    io::resolved,
 };
 
 use super::{parser::Parser, runner::Ready, task::Task};
+use crate::cli::storage;
 
 /// A line that is no job, or whose job cannot be run.
 pub(crate) struct Refused {
@@ -26,11 +26,11 @@ pub(crate) type Line = Result<Task, Refused>;
 
 /// Reads a manifest: a file of JSON lines or CSV, or a folder of pictures.
 pub(crate) fn read(manifest: &Path) -> Result<Vec<Entry>> {
-    if manifest.is_dir() {
-        return Ok(jobs_of_folder(manifest)?);
-    }
-    let bytes = read_file(manifest).map_err(|error| Error::io(manifest, error));
-    Ok(entries(manifest, &bytes?)?)
+    let storage = storage::of(manifest)?;
+    Ok(match storage.is_folder(manifest)? {
+        true => jobs_of_folder(storage, manifest)?,
+        false => entries(manifest, &storage.read(manifest)?)?,
+    })
 }
 
 /// Understands the entries. Two jobs with one result are both at fault, and so is a job whose

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use icd::picture::Size;
+use icd::{
+    picture::Size,
+    pipeline::{Pipeline, Workload},
+};
 use indicatif::HumanBytes;
 use serde_json::json;
 
@@ -35,6 +38,8 @@ struct Plan {
     rows: usize,
     flops: f64,
     bytes: f64,
+    /// The last work and its operations: most jobs of a batch are alike.
+    counted: Option<(String, f64)>,
 }
 
 /// Prints the plan of the jobs of these lines; an end with code 1 if some are at fault.
@@ -57,7 +62,7 @@ pub(crate) fn print(
         let (number, fault) = match line {
             Ok(task) => match runner.check(&task)? {
                 Ok(checked) => {
-                    plan.add(&checked, runner.pipeline(&task)?)?;
+                    plan.add(&checked, (&task.work.model_key(), runner.pipeline(&task)?))?;
                     if speed.is_none() && !checked.todo.is_empty() {
                         let placement = runner.pipeline(&task)?.model().placement().clone();
                         speed = Some(speed::flops_per_second(&placement)?);
@@ -85,7 +90,7 @@ pub(crate) fn print(
 }
 
 impl Plan {
-    fn add(&mut self, checked: &Checked, pipeline: &icd::pipeline::Pipeline) -> Result<()> {
+    fn add(&mut self, checked: &Checked, model: (&str, &Pipeline)) -> Result<()> {
         if checked.todo.is_empty() {
             self.finished += 1;
             return Ok(());
@@ -93,7 +98,7 @@ impl Plan {
         self.results += checked.todo.len();
         self.evaluations += checked.load.evaluations.len();
         self.rows += checked.load.evaluations.iter().sum::<usize>();
-        self.flops += pipeline.cost(&checked.load)?.flops;
+        self.flops += self.flops_of(&checked.load, model)?;
         let latent = 4.0 * checked.load.latent.pixels() as f64 * BYTES_PER_VALUE;
         let bytes = checked
             .size
@@ -102,10 +107,20 @@ impl Plan {
         Ok(())
     }
 
+    fn flops_of(&mut self, load: &Workload, (key, pipeline): (&str, &Pipeline)) -> Result<f64> {
+        let key = format!("{key} {load:?}");
+        if let Some((_, flops)) = self.counted.as_ref().filter(|(last, _)| *last == key) {
+            return Ok(*flops);
+        }
+        let flops = pipeline.cost(load)?.flops;
+        self.counted = Some((key, flops));
+        Ok(flops)
+    }
+
     /// From the rate of earlier results in the folder, else from the speed of the machine,
     /// measured in a moment.
     fn seconds(&self, runner: &Runner, speed: Option<f64>) -> Option<(f64, &'static str)> {
-        match (runner.results.records().mean(), speed) {
+        match (runner.results.mean(), speed) {
             (Some((seconds, _)), _) => {
                 let all = seconds * self.results as f64;
                 Some((all, "at the rate of the results in the folder"))

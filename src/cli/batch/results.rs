@@ -3,19 +3,19 @@
 //! All that is written into the folder goes through [`Results::publish`].
 
 use std::{
-    fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Result, bail};
 use icd::{
     Error,
-    batch::{Ledger, Record, Records},
-    io::{Existing, read_file, write_file},
+    batch::{Kind, Ledger, Record, Records, Stat, Storage},
+    io::Existing,
 };
 
 use super::{fingerprint::Fingerprint, parser::check_inside, task::Task};
-use crate::cli::settings::Settings;
+use crate::cli::{settings::Settings, storage};
 
 /// What becomes of a result whose name is taken by another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,19 @@ pub(crate) enum Taken {
     Replaced,
 }
 
-/// The folder of results.
+/// The folder of results. Clones are of the same folder and have one ledger.
+#[derive(Clone)]
 pub(crate) struct Results {
+    storage: &'static dyn Storage,
     folder: PathBuf,
     taken: Taken,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What is known of the results.
+struct Known {
     records: Records,
-    /// Where new ones are noted; none if nothing is to be written.
+    /// Where new ones are noted; none if nothing is to be written, or each carries its record.
     ledger: Option<Ledger>,
 }
 
@@ -54,43 +61,65 @@ pub(crate) struct Made<'a> {
 impl Results {
     /// The results in a folder, which need not exist.
     pub(crate) fn read(folder: &Path, taken: Taken) -> Result<Self> {
+        let storage = storage::of(folder)?;
         Ok(Self {
+            storage,
             folder: folder.into(),
             taken,
-            records: Records::read(folder)?,
-            ledger: None,
+            known: Arc::new(Mutex::new(Known {
+                records: Records::read(storage, folder)?,
+                ledger: None,
+            })),
         })
     }
 
     /// These, and a ledger for new ones.
-    pub(crate) fn with_ledger(self, ledger: Ledger) -> Self {
-        Self {
-            ledger: Some(ledger),
-            ..self
-        }
+    pub(crate) fn with_ledger(self, ledger: Option<Ledger>) -> Self {
+        self.known().ledger = ledger;
+        self
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic while it is held leaves it valid.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn storage(&self) -> &'static dyn Storage {
+        self.storage
     }
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    pub(crate) fn records(&self) -> &Records {
-        &self.records
+    /// The mean seconds and bytes of earlier results; `None` without any.
+    pub(crate) fn mean(&self) -> Option<(f64, f64)> {
+        self.known().records.mean()
     }
 
-    /// What is at the place of a result: finished, if it states these settings or if a ledger
-    /// states them of its content. An error if its name is taken and that is to fail.
+    /// What ledgers tell of the file of a result.
+    fn records(&self, file: &Path) -> Vec<Record> {
+        self.known().records.of(&self.name(file)).to_vec()
+    }
+
+    /// What is at the place of a result: finished, if it states these settings or if its record
+    /// or a ledger states them of its content. An error if its name is taken and that is to fail.
     pub(crate) fn found(&self, task: &Task, index: usize, wanted: &Fingerprint) -> Result<Found> {
         let file = &task.files[index];
         check_inside(file, &self.folder)?;
-        if fs::symlink_metadata(file).is_err() {
+        let Some(stat) = self.storage.stat(file)? else {
             return Ok(Found::Nothing);
-        }
-        if file.is_file() && (states(task, file, wanted) || self.is_noted(file, wanted)?) {
+        };
+        if let Stat::File { record, .. } = &stat
+            && match record {
+                Some(record) => record.settings == wanted.as_str(),
+                None => self.states(task, file, wanted)? || self.is_noted(file, wanted)?,
+            }
+        {
             return Ok(Found::Finished);
         }
         match self.taken {
-            Taken::Replaced if !file.is_dir() => Ok(Found::Other),
+            Taken::Replaced if stat != Stat::Folder => Ok(Found::Other),
             _ => bail!(Error::setting(format!(
                 "{}: this file exists and is not a result of these settings; --force replaces it",
                 file.display()
@@ -98,71 +127,85 @@ impl Results {
         }
     }
 
-    fn is_noted(&self, file: &Path, wanted: &Fingerprint) -> Result<bool> {
-        let known = self.records.of(&self.name(file)).iter();
-        let mut known = known
-            .filter(|one| one.settings == wanted.as_str())
-            .peekable();
-        if known.peek().is_none() {
+    /// Whether a result states these settings.
+    fn states(&self, task: &Task, file: &Path, wanted: &Fingerprint) -> Result<bool> {
+        if task.is_without_metadata() {
             return Ok(false);
         }
-        let content = read_file(file).map_err(|error| Error::io(file, error))?;
-        let digest = Record::digest(&content);
-        Ok(known.any(|one| one.sha256 == digest))
+        let stated = Settings::of_picture(&self.storage.read(file)?, file);
+        Ok(stated.is_ok_and(|stated| stated.fingerprint(task.is_random) == *wanted))
     }
 
-    /// Whether a ledger tells that the result of a job as it was given is there. Neither the
+    fn is_noted(&self, file: &Path, wanted: &Fingerprint) -> Result<bool> {
+        let mut known = self.records(file);
+        known.retain(|one| one.settings == wanted.as_str());
+        if known.is_empty() {
+            return Ok(false);
+        }
+        let digest = Record::digest(&self.storage.read(file)?);
+        Ok(known.iter().any(|one| one.sha256 == digest))
+    }
+
+    /// Whether a record tells that the result of a job as it was given is there. Neither the
     /// model nor the input is looked at.
-    pub(crate) fn is_listed(&self, task: &Task, file: &Path) -> bool {
-        let size = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-        let known = self.records.of(&self.name(file)).iter();
+    pub(crate) fn is_listed(&self, task: &Task, file: &Path) -> Result<bool> {
+        let Some(Stat::File { bytes, record }) = self.storage.stat(file)? else {
+            return Ok(false);
+        };
+        let known = self.records(file).into_iter().chain(record);
         let mut known = known.filter(|one| one.job == task.hash);
-        size.is_some_and(|found| known.any(|one| one.bytes == found.len()))
+        Ok(known.any(|one| one.bytes == bytes))
     }
 
     /// Notes a result that was found finished, unless a ledger has it.
-    pub(crate) fn note(&mut self, task: &Task, index: usize, wanted: &Fingerprint) -> Result<()> {
+    pub(crate) fn note(&self, task: &Task, index: usize, wanted: &Fingerprint) -> Result<()> {
         let file = &task.files[index];
-        if self.is_listed(task, file) {
+        if self.storage.kind() == Kind::Objects || self.is_listed(task, file)? {
             return Ok(());
         }
-        let bytes = read_file(file).map_err(|error| Error::io(file, error))?;
-        self.enter(&Made {
+        let bytes = self.storage.read(file)?;
+        self.enter(self.record(&Made {
             task,
             index,
             fingerprint: wanted,
             bytes: &bytes,
             seconds: 0.0,
-        })
+        }))
     }
 
     /// Gives a result its name, whole or not at all, after the ledger knows it.
-    pub(crate) fn publish(&mut self, made: &Made) -> Result<()> {
+    pub(crate) fn publish(&self, made: &Made) -> Result<()> {
         let file = &made.task.files[made.index];
-        if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
+        if let Some(parent) = file.parent().filter(|_| self.storage.kind() == Kind::Files) {
+            self.storage.create_folder(parent)?;
         }
         check_inside(file, &self.folder)?;
-        self.enter(made)?;
+        let record = self.record(made);
+        self.enter(record.clone())?;
         let existing = match self.taken {
             Taken::Fails => Existing::Keep,
             Taken::Replaced => Existing::Replace,
         };
-        Ok(write_file(file, made.bytes, existing)?)
+        let record = Some(&record);
+        Ok(self.storage.write(file, made.bytes, record, existing)?)
     }
 
-    fn enter(&mut self, made: &Made) -> Result<()> {
-        let record = Record {
+    fn record(&self, made: &Made) -> Record {
+        Record {
             output: self.name(&made.task.files[made.index]),
             job: made.task.hash.clone(),
             settings: made.fingerprint.as_str().into(),
             sha256: Record::digest(made.bytes),
             bytes: made.bytes.len() as u64,
             seconds: made.seconds,
-        };
-        if let Some(ledger) = &mut self.ledger {
+        }
+    }
+
+    fn enter(&self, record: Record) -> Result<()> {
+        let known = &mut *self.known();
+        if let Some(ledger) = &mut known.ledger {
             ledger.add(&record)?;
-            self.records.add(record);
+            known.records.add(record);
         }
         Ok(())
     }
@@ -173,10 +216,4 @@ impl Results {
         let names = below.iter().map(|name| name.to_string_lossy());
         names.collect::<Vec<_>>().join("/")
     }
-}
-
-/// Whether a result states these settings.
-fn states(task: &Task, file: &Path, wanted: &Fingerprint) -> bool {
-    let stated = || Some(Settings::read(file).ok()?.fingerprint(task.is_random));
-    !task.is_without_metadata() && stated().as_ref() == Some(wanted)
 }

@@ -19,6 +19,7 @@ use crate::cli::{
     Console,
     commands::edit::EditArgs,
     exit::{Exit, is_of_machine},
+    ui::console::SharedConsole,
 };
 
 /// The most rows of an evaluation, the source's included, unless the user says otherwise.
@@ -55,6 +56,21 @@ struct Opened {
     inversions: Inversions,
 }
 
+/// What the workers on a batch are made of, each on its own thread.
+#[derive(Clone)]
+pub(crate) struct Seed {
+    max_rows: Option<NonZeroUsize>,
+    results: Results,
+    console: SharedConsole,
+}
+
+impl Seed {
+    /// A worker on a device.
+    pub(crate) fn runner(self, device: Device) -> Runner {
+        Runner::new(device, self.max_rows, self.results, self.console.console())
+    }
+}
+
 /// Checks jobs and runs them.
 pub(crate) struct Runner {
     device: Device,
@@ -82,6 +98,15 @@ impl Runner {
             reader: Reader::default(),
             results,
             console,
+        }
+    }
+
+    /// What workers on the same results are made of.
+    pub(crate) fn seed(&self) -> Seed {
+        Seed {
+            max_rows: self.max_rows,
+            results: self.results.clone(),
+            console: self.console.shared(),
         }
     }
 
@@ -257,7 +282,7 @@ impl Runner {
             pipeline: &opened.pipeline,
             inversions: &mut opened.inversions,
             reader: &mut self.reader,
-            results: &mut self.results,
+            results: &self.results,
             console: &mut self.console,
         })
     }

@@ -25,7 +25,7 @@ pub(crate) fn print(
     let (mut done, mut failed, mut missing) = (0, 0, Vec::new());
     for line in lines {
         match line {
-            Ok(task) if is_done(task, results) => done += 1,
+            Ok(task) if is_done(task, results)? => done += 1,
             Ok(task) if task.files.iter().any(|file| listed.contains(file)) => failed += 1,
             Ok(task) => missing.push(task),
             Err(_) => failed += 1,
@@ -61,14 +61,19 @@ fn lines_count(done: usize, failed: usize, missing: usize) -> usize {
     done + failed + missing
 }
 
-fn is_done(task: &Task, results: &Results) -> bool {
-    task.files.iter().all(|file| results.is_listed(task, file))
+fn is_done(task: &Task, results: &Results) -> Result<bool> {
+    for file in &task.files {
+        if !results.is_listed(task, file)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The results of the jobs in all lists of failures of a folder.
 fn failed(results: &Results, parser: &mut Parser) -> Result<HashSet<PathBuf>> {
     let mut files = HashSet::new();
-    for list in Failures::all(results.folder())? {
+    for list in Failures::all(results.storage(), results.folder())? {
         let name = results.folder().join("failed.jsonl");
         for entry in entries(&name, &list)? {
             files.extend(files_of(entry, parser));

@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
-use icd::pipeline::{Edit, Edited, Pipeline};
+use icd::{
+    diffusion::Inverted,
+    pipeline::{Edit, Edited, Pipeline},
+};
 
 use super::{
     check::{of_input, of_inverted},
@@ -36,22 +38,22 @@ const KEPT: usize = 16;
 
 /// The latest inversions of a model, by what they depend on.
 #[derive(Default)]
-pub(super) struct Inversions(Vec<(String, Tensor)>);
+pub(super) struct Inversions(Vec<(String, Inverted)>);
 
 impl Inversions {
     /// The inversion of this key, else a new one, which is kept.
-    fn of(&mut self, key: &str, new: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    fn of(&mut self, key: &str, new: impl FnOnce() -> Result<Inverted>) -> Result<Inverted> {
         let found = self.0.iter().position(|(kept, _)| kept == key);
         let entry = match found {
             Some(at) => self.0.remove(at),
             None => (key.to_owned(), new()?),
         };
-        let latent = entry.1.clone();
+        let inverted = entry.1.clone();
         self.0.push(entry);
         if self.0.len() > KEPT {
             self.0.remove(0);
         }
-        Ok(latent)
+        Ok(inverted)
     }
 }
 
@@ -67,7 +69,7 @@ pub(super) struct Run<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) inversions: &'a mut Inversions,
     pub(super) reader: &'a mut Reader,
-    pub(super) results: &'a mut Results,
+    pub(super) results: &'a Results,
     pub(super) console: &'a mut Console,
 }
 
@@ -102,10 +104,10 @@ impl Run<'_> {
         let placed = args.placed(photo, self.pipeline.model(), self.console)?;
         let inversion: Inversion = args.inversion(self.pipeline, &placed, self.console);
         let cache = args.cache.as_ref();
-        let latent = self.inversions.of(&task.shared()[1], || {
-            Ok(inversion.cached(cache, self.console)?.latent)
+        let inverted = self.inversions.of(&task.shared()[1], || {
+            Ok(inversion.cached(cache, self.console)?.inverted)
         })?;
-        let bytes = inversion.latents(latent)?.encoded()?;
+        let bytes = inversion.latents(inverted)?.encoded()?;
         self.publish(task, 0, (&settings, &bytes), began)
     }
 

@@ -1,16 +1,16 @@
 //! `icd batch`.
 
 use std::{
-    fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use clap::{ArgMatches, Args, Command};
 use icd::{
     Error,
-    batch::{Failures, Ledger, Part, Replacement},
+    batch::{Failures, Ledger, Part, Replacement, Stat},
 };
 
 use crate::cli::{
@@ -29,8 +29,8 @@ use crate::cli::{
         runner::Runner,
         status, worker,
     },
-    exit::Exit,
-    in_flags,
+    exit::{Exit, is_of_network},
+    in_flags, storage,
 };
 
 /// Runs many jobs with the model loaded once.
@@ -119,6 +119,13 @@ Examples:
 impl BatchArgs {
     /// Runs the jobs; `command` is that of the program, and `given` what was given to this one.
     pub(crate) fn run(&self, command: &Command, given: &ArgMatches) -> Result<()> {
+        match self.ran(command, given) {
+            Err(error) if is_of_network(&error) => Err(error.context(Exit::Machine)),
+            ran => ran,
+        }
+    }
+
+    fn ran(&self, command: &Command, given: &ArgMatches) -> Result<()> {
         let folder = &self.output_dir;
         let own = command.find_subcommand("batch").unwrap_or(command);
         let mut parser = Parser::new(command, (own, given), (folder, &self.replace));
@@ -131,7 +138,7 @@ impl BatchArgs {
         if is_worker {
             return self.serve(&mut parser);
         }
-        let entries = jobs::read(&self.jobs).map_err(|error| usage(&error))?;
+        let entries = jobs::read(&self.jobs).map_err(|error| self.unread(error))?;
         let lines = jobs::understood(entries, &mut parser);
         let results = self.results()?;
         if self.status {
@@ -145,11 +152,20 @@ impl BatchArgs {
         }
     }
 
+    /// A manifest that cannot be read is wrong usage, unless the network is at fault.
+    fn unread(&self, error: anyhow::Error) -> anyhow::Error {
+        match is_of_network(&error) {
+            true => error,
+            false => Error::setting(in_flags(&error)).into(),
+        }
+    }
+
     fn results(&self) -> Result<Results> {
         let folder = &self.output_dir;
         let reason = || format!("{}: this is not a folder", folder.display());
+        let found = storage::of(folder)?.stat(folder)?;
         ensure!(
-            !folder.exists() || folder.is_dir(),
+            matches!(found, None | Some(Stat::Folder)),
             Error::setting(reason())
         );
         let taken = match self.force {
@@ -159,27 +175,29 @@ impl BatchArgs {
         Results::read(folder, taken)
     }
 
-    /// Creates the folder of results.
-    fn create_folder(&self) -> Result<()> {
-        let folder = &self.output_dir;
-        let created = fs::create_dir_all(folder);
-        Ok(created.map_err(|error| Error::io(folder, error))?)
-    }
-
-    fn runner(&self, results: Results) -> Result<Runner> {
+    /// A worker on the first device, and the other devices.
+    fn runner(&self, results: Results) -> Result<(Runner, Vec<Device>)> {
         let console = Console::of_jobs(self.report);
-        let device = self.model.open_device(&console)?;
-        console.note(&format!("device: {}", device::name(&device)));
-        Ok(Runner::new(device, self.max_rows, results, console))
+        storage::tell_with(console.notes());
+        let mut devices = self.model.open_devices(&console)?;
+        let names: Vec<_> = devices.iter().map(device::name).collect();
+        console.note(&format!("device: {}", names.join(", ")));
+        let first = devices.remove(0);
+        let runner = Runner::new(first, self.max_rows, results, console);
+        Ok((runner, devices))
     }
 
     /// Serves jobs from stdin.
     fn serve(&self, parser: &mut Parser) -> Result<()> {
-        self.create_folder()?;
-        let (ledger, part) = Ledger::of_worker(&self.output_dir)?;
+        let (storage, folder) = (storage::of(&self.output_dir)?, &self.output_dir);
+        storage.create_folder(folder)?;
+        let (ledger, part) = Ledger::of_worker(storage, folder)?;
         let results = self.results()?.with_ledger(ledger);
-        let mut runner = self.runner(results)?;
-        let mut failures = Failures::begin(&self.output_dir, part, Path::new(""))?;
+        let (mut runner, others) = self.runner(results)?;
+        let reason = "--device cuda:all needs a manifest: start a worker for each GPU, as with \
+                      --device cuda:0";
+        ensure!(others.is_empty(), Error::setting(reason));
+        let mut failures = Failures::begin(storage, folder, part, Path::new(""))?;
         runner.console.clear();
         let served = worker::serve(&mut runner, parser, &mut failures);
         let told = failures.path().display().to_string();
@@ -195,26 +213,22 @@ impl BatchArgs {
 
     /// Runs the jobs of a manifest.
     fn work(&self, lines: Vec<Line>, results: Results, part: Part) -> Result<()> {
-        self.create_folder()?;
-        let ledger = Ledger::open(&self.output_dir, part)?;
-        let mut runner = self.runner(results.with_ledger(ledger))?;
-        let failures = Failures::begin(&self.output_dir, part, &self.jobs);
+        let (storage, folder) = (storage::of(&self.output_dir)?, &self.output_dir);
+        storage.create_folder(folder)?;
+        let ledger = Ledger::open(storage, folder, part)?;
+        let (mut runner, others) = self.runner(results.with_ledger(ledger))?;
+        let failures = Failures::begin(storage, folder, part, &self.jobs);
         let told = match self.report.json {
             true => Told::Objects,
             false => Told::Names,
         };
         let failures = failures.context(Exit::Machine)?;
-        Batch::new(&self.jobs, failures, told).run(lines, &mut runner)
+        Batch::new(&self.jobs, failures, told).run(lines, &mut runner, &others)
     }
 
     /// Tells what the jobs would take.
     fn plan(&self, lines: Vec<Line>, results: Results) -> Result<()> {
-        let mut runner = self.runner(results)?;
+        let (mut runner, _) = self.runner(results)?;
         plan::print(&self.jobs, lines, &mut runner, self.report)
     }
-}
-
-/// A manifest that cannot be read is wrong usage.
-fn usage(error: &anyhow::Error) -> Error {
-    Error::setting(in_flags(error))
 }

@@ -37,6 +37,7 @@ use crate::cli::{
     canvas::Input,
     picture,
     settings::{InputHash, Settings},
+    storage,
     ui::sheets,
 };
 
@@ -210,7 +211,7 @@ impl EditArgs {
                 Ok((Input::Photo(photo), hash))
             }
             (None, Some(dump)) => {
-                let latents = Latents::read(dump)?;
+                let latents = Latents::decode(&storage::read(dump)?, dump)?;
                 let hash = InputHash::of_latents(&latents)?;
                 Ok((Input::Latents(dump.clone(), latents), hash))
             }

@@ -149,7 +149,8 @@ impl InvertArgs {
         console: &mut Console,
     ) -> Result<Likeness> {
         let pipeline = inversion.pipeline;
-        let inverted = latents.latent.to_device(pipeline.model().device())?;
+        let inverted = &latents.inverted.latent;
+        let inverted = inverted.to_device(pipeline.model().device())?;
         let latent = pipeline.reconstruct(&inverted, &self.prompt, console)?;
         let result = pipeline.decode(&latent, console)?.swap_remove(0);
         let result = result.with_profile_of(inversion.placed.photo);

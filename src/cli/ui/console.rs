@@ -4,7 +4,9 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     io::{ErrorKind, Write, stderr, stdout},
+    ops::Deref,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -113,7 +115,7 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
 /// Progress bar, evaluation count and dump of one run.
 pub(crate) struct Console {
     report: ReportArgs,
-    bar: ProgressBar,
+    bar: Arc<Bar>,
     began: Instant,
     /// Values common to all pictures of the run.
     common: Record,
@@ -124,6 +126,36 @@ pub(crate) struct Console {
     once: RefCell<BTreeSet<String>>,
     /// The jobs of a batch, whose progress is shown instead of that of steps.
     jobs: Option<Jobs>,
+}
+
+/// What consoles on several threads have in common.
+#[derive(Clone)]
+pub(crate) struct SharedConsole(ReportArgs, Arc<Bar>);
+
+impl SharedConsole {
+    /// A console of jobs with the same bar.
+    pub(crate) fn console(self) -> Console {
+        let mut console = Console::with_bar(self.0, false, self.1);
+        console.jobs = Some(Jobs::default());
+        console
+    }
+}
+
+/// A progress bar that is removed with the last console that has it, on errors too.
+struct Bar(ProgressBar);
+
+impl Deref for Bar {
+    type Target = ProgressBar;
+
+    fn deref(&self) -> &ProgressBar {
+        &self.0
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.finish_and_clear();
+    }
 }
 
 /// The progress of a batch.
@@ -146,12 +178,17 @@ struct Record {
 impl Console {
     /// A console that keeps every value if a dump is requested.
     pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
+        let bar = match report.quiet {
+            true => ProgressBar::hidden(),
+            false => spinner(),
+        };
+        Self::with_bar(report, dumps, Arc::new(Bar(bar)))
+    }
+
+    fn with_bar(report: ReportArgs, dumps: bool, bar: Arc<Bar>) -> Self {
         Self {
             report,
-            bar: match report.quiet {
-                true => ProgressBar::hidden(),
-                false => spinner(),
-            },
+            bar,
             began: Instant::now(),
             common: Record::default(),
             pictures: Vec::new(),
@@ -166,6 +203,11 @@ impl Console {
         let mut console = Self::new(report, false);
         console.jobs = Some(Jobs::default());
         console
+    }
+
+    /// What the consoles of other workers on the same batch are made of.
+    pub(crate) fn shared(&self) -> SharedConsole {
+        SharedConsole(self.report, self.bar.clone())
     }
 
     /// Shows the progress of so many jobs.
@@ -226,6 +268,16 @@ impl Console {
     pub(crate) fn note(&self, line: &str) {
         if self.job().is_empty() || self.report.verbose {
             self.told(line);
+        }
+    }
+
+    /// Prints messages to stderr, unless quiet, for whoever has no console.
+    pub(crate) fn notes(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let (quiet, bar) = (self.report.quiet, self.bar.0.clone());
+        move |line| {
+            if !quiet {
+                bar.suspend(|| log_line(line));
+            }
         }
     }
 
@@ -367,13 +419,6 @@ impl Observer for Console {
 
     fn wants_values(&self) -> bool {
         self.dumps
-    }
-}
-
-impl Drop for Console {
-    /// Removes the progress line, on errors too.
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 

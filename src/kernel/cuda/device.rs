@@ -4,7 +4,10 @@
 
 use candle_core::{
     CudaDevice, Device, Result,
-    cuda_backend::{WrapErr, cudarc::driver::sys},
+    cuda_backend::{
+        WrapErr,
+        cudarc::driver::{CudaContext, sys},
+    },
 };
 
 use super::gpu::Gpu;
@@ -12,6 +15,12 @@ use super::gpu::Gpu;
 /// Whether the kernels run on a device.
 pub fn is_supported(device: &Device) -> bool {
     matches!(Gpu::of(device), Ok(Some(_)))
+}
+
+/// The number of GPUs.
+pub fn count() -> Result<usize> {
+    let count = CudaContext::device_count().w()?;
+    Ok(usize::try_from(count).unwrap_or_default())
 }
 
 /// Opens a GPU for fast use: all threads launch on one stream, and freed memory is kept for

@@ -64,6 +64,8 @@ pub enum Intervention {
     /// Every row applies the first row's maps to its own values: computed from the
     /// first row's queries and keys without materialised maps.
     FirstRowsMaps,
+    /// The queries of every row read the keys and values of the first row.
+    FirstRowsKeysValues,
     /// The maps are computed and passed to `rewrite`.
     Maps,
 }

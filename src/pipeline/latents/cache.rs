@@ -49,8 +49,8 @@ impl InversionCache {
         Ok(self.folder.join(format!("{name:032x}.latents.safetensors")))
     }
 
-    /// The contents of `file`; `None` if it is no file, cannot be read, or is no latent of the
-    /// picture in this model: the next [`put`](Self::put) replaces it.
+    /// The contents of `file`; `None` if it is no file, cannot be read, is no latent of the
+    /// picture in this model, or does not tell how it got there: the next [`put`](Self::put) replaces it.
     pub fn get(&self, file: &Path, model: &Model, picture: &Picture) -> Option<Latents> {
         if !file.is_file() {
             return None; // a pipe would be waited for
@@ -59,7 +59,9 @@ impl InversionCache {
         found.check_origin(file, model).ok()?;
         let size = model.latent_size(picture.size()).ok()?;
         let shape = [size.height, size.width];
-        (found.latent.dims()[2..] == shape).then_some(found)
+        let inverted = &found.inverted;
+        let is_whole = inverted.latent.dims()[2..] == shape && !inverted.trajectory.is_empty();
+        is_whole.then_some(found)
     }
 
     /// Writes an inverted picture.

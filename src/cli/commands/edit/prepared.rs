@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candle_core::Tensor;
 use icd::{
     Error,
+    control::Anchor,
+    diffusion::Inverted,
     model::Model,
     picture::{Picture, Size},
     pipeline::{Edit, Outputs, Pipeline, Workload},
@@ -158,14 +159,14 @@ impl Prepared<'_> {
         })
     }
 
-    /// The inverted latent of the input on the model's device; a picture's may be in `cache`.
+    /// The input, inverted, on the model's device; a picture's inversion may be in `cache`.
     pub(crate) fn inverted(
         &self,
         pipeline: &Pipeline,
         cache: Option<&PathBuf>,
         console: &mut Console,
-    ) -> Result<Tensor> {
-        let latent = match &self.frame {
+    ) -> Result<Inverted> {
+        let inverted = match &self.frame {
             Frame::Photo(placed, _) => {
                 let inversion = Inversion {
                     pipeline,
@@ -173,11 +174,11 @@ impl Prepared<'_> {
                     prompt: &self.request.source,
                     seed: self.seed,
                 };
-                inversion.cached(cache, console)?.latent
+                inversion.cached(cache, console)?.inverted
             }
-            Frame::Latents(latents, _) => latents.latent.clone(),
+            Frame::Latents(latents, _) => latents.inverted.clone(),
         };
-        Ok(latent.to_device(pipeline.model().device())?)
+        Ok(inverted.to_device(pipeline.model().device())?)
     }
 
     /// How results are finished. Notes why no pixels are kept where some might be expected.
@@ -199,6 +200,19 @@ impl Prepared<'_> {
     }
 }
 
+/// Notes that latents of unknown trajectory cannot be anchored.
+fn note_unanchored(frame: &Frame, edit: &Edit, console: &Console) {
+    if let Frame::Latents(latents, _) = frame
+        && edit.control.anchor == Anchor::On
+        && latents.inverted.trajectory.is_empty()
+    {
+        console.note_once(
+            "the latents do not state the steps of the inversion, so the source is not anchored: \
+             invert the picture again",
+        );
+    }
+}
+
 /// Warns about settings that are hardly meant.
 fn warn(
     model: &Model,
@@ -209,6 +223,7 @@ fn warn(
     warn_of_guidance(edit.guidance, console);
     warn_of_factors(&edit.control, console);
     warn_of_size(model, frame.worked(model)?, console)?;
+    note_unanchored(frame, edit, console);
     warn_of_other_model(model, settings, console)?;
     match frame.placed() {
         Some(_) => warn_of_gap(model, console),
