@@ -89,7 +89,7 @@ fn text_config(w: &Weights) -> Result<ClipConfig> {
         max_position_embeddings: positions[0],
         hidden_size: tokens[1],
         intermediate_size: layers.at("0.mlp.fc1").sides("weight", 2)?[0],
-        num_hidden_layers: count(&layers),
+        num_hidden_layers: layers.count(),
         num_attention_heads: tokens[1] / HEAD,
         projection_dim: Some(w.at("text_projection").sides("weight", 2)?[0]),
         ..ClipConfig::vit_l()
@@ -113,15 +113,11 @@ fn vision_config(w: &Weights) -> Result<ClipVisionConfig> {
         embed_dim: patches[0],
         activation: Activation::QuickGelu,
         intermediate_size: layers.at("0.mlp.fc1").sides("weight", 2)?[0],
-        num_hidden_layers: count(&layers),
+        num_hidden_layers: layers.count(),
         num_attention_heads: patches[0] / HEAD,
         projection_dim: w.at("visual_projection").sides("weight", 2)?[0],
         num_channels: 3,
         image_size: side * patches[2],
         patch_size: patches[2],
     })
-}
-
-fn count(layers: &Weights) -> usize {
-    (0..).take_while(|i| layers.at(i).exists()).count()
 }

@@ -56,7 +56,6 @@ impl VisionTransformer {
             return Err(checkpoint.tensor_fault("embeddings.position_embeddings", &reason));
         }
         let layers = w.at("encoder.layer");
-        let count = (0..).take_while(|i| layers.at(i).exists()).count();
         Ok(Self {
             patches: Linear::new(w.ops(), weight.reshape((width, ()))?, Some(bias))?,
             side,
@@ -64,7 +63,7 @@ impl VisionTransformer {
             positions: table.narrow(1, 1, rows - 1)?.flatten_all()?.to_vec1()?,
             grid,
             rule,
-            blocks: (0..count)
+            blocks: (0..layers.count())
                 .map(|i| Block::new(&layers.at(i), width))
                 .collect::<Result<_>>()?,
             norm: w.at("layernorm").layer_norm(width, EPS)?,
@@ -114,12 +113,11 @@ impl VisionTransformer {
     }
 
     fn positions_of(&self, patches: [usize; 2]) -> Result<Tensor> {
-        let table = match patches == [self.grid; 2] {
-            true => self.positions.clone(),
-            false => {
-                let shape = (self.grid, self.width);
-                positions::resized(&self.positions, shape, patches, self.rule)
-            }
+        let table = if patches == [self.grid; 2] {
+            self.positions.clone()
+        } else {
+            let shape = (self.grid, self.width);
+            positions::resized(&self.positions, shape, patches, self.rule)
         };
         let shape = (1, patches[0] * patches[1], self.width);
         Ok(Tensor::from_vec(table, shape, &Device::Cpu)?.to_device(&self.device)?)

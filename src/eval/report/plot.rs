@@ -147,7 +147,11 @@ impl Labels {
         let is_free = |y: &f64| !point.is_own || !self.0.iter().any(|one| covers(*y, one));
         let moved = |i: usize| {
             let lines = i.div_ceil(2) as f64 * LINE;
-            if i % 2 == 0 { y + lines } else { y - lines }
+            if i.is_multiple_of(2) {
+                y + lines
+            } else {
+                y - lines
+            }
         };
         let y = (0..MOVES).map(moved).find(is_free).unwrap_or(y);
         if point.is_own {
