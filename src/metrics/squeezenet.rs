@@ -29,9 +29,8 @@ pub(super) struct SqueezeNet {
 impl SqueezeNet {
     pub(super) fn new(w: &Weights) -> Result<Self> {
         let w = w.at("features");
-        let channels = |w: &Weights| Ok::<_, crate::Error>(outputs(w)?);
         let first = w.at(0);
-        let mut inputs = channels(&first)?;
+        let mut inputs = outputs(&first)?;
         let conv = first.conv(3, inputs, WINDOW, Stride::TwoPadRightBottom)?;
         let mut fires = Vec::new();
         for place in FIRES {

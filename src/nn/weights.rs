@@ -122,6 +122,12 @@ impl<'a> Weights<'a> {
             || matches!(self.source, Source::File(file) if below(file))
     }
 
+    /// The number of children that are called 0, 1, .. without a gap.
+    pub fn count(&self) -> usize {
+        let missing = (0..usize::MAX).find(|i| !self.at(i).exists());
+        missing.unwrap_or(0)
+    }
+
     /// The shape of the tensor `name` here, if there is one.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.at(name).here()

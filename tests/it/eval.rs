@@ -19,7 +19,7 @@ const SIDE: usize = 512;
 /// `drawn` of the oracle.
 fn drawn(seed: i64, width: usize, height: usize) -> Vec<u8> {
     let value = |x: i64, y: i64, c: i64| {
-        let sum = x * (3 + c + seed % 5) / 7 + y * (2 + c) / 5 + (x * y >> 9) * (1 + seed % 3);
+        let sum = x * (3 + c + seed % 5) / 7 + y * (2 + c) / 5 + ((x * y) >> 9) * (1 + seed % 3);
         ((sum + 40 * seed) % 256) as u8
     };
     let places = (0..width * height).map(|i| ((i % width) as i64, (i / width) as i64));
