@@ -19,6 +19,7 @@ pub use engine::{AutoShard, Variables};
 pub use failures::Failures;
 pub use job::{Entry, Fault, Job};
 pub use ledger::{Ledger, Part, Record, Records};
+pub(crate) use ledger::{append, end_line, files};
 pub use manifest::{MAX_LINE, entries, json_entry, read_line};
 pub use replace::Replacement;
 pub use shard::Shard;

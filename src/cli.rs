@@ -30,7 +30,8 @@ use clap::{
 use icd::{Error, error::reason_of};
 
 use commands::{
-    batch as batches, completions, distill, edit, generate, inspect, invert, man, model as models,
+    batch as batches, completions, distill, edit, eval, generate, inspect, invert, man, metrics,
+    model as models,
 };
 use config::{Config, is_set_to_nothing};
 use edit::{Call, Sweep};
@@ -65,7 +66,12 @@ pub(crate) fn command() -> Command {
     // The networks of a batch are used again and again.
     let kept = |arg: Arg| arg.default_value("all");
     let command = Cli::command();
-    short_help::with(command.mut_subcommand("batch", |batch| batch.mut_arg("residency", kept)))
+    let command = command.mut_subcommand("batch", |batch| batch.mut_arg("residency", kept));
+    let of_many = |eval: Command| {
+        let kept_by = |verb: Command| verb.mut_arg("residency", kept);
+        eval.mut_subcommands(kept_by)
+    };
+    short_help::with(command.mut_subcommand("eval", of_many))
 }
 
 const EXAMPLES: &str = "\
@@ -98,6 +104,10 @@ enum Verb {
     /// Exit codes: 0 all done; 1 some jobs failed; 2 wrong usage or no manifest; 75 the machine
     /// failed (disk full, out of memory, device lost): run it again.
     Batch(Box<batches::BatchArgs>),
+    /// Compare two pictures: PSNR, SSIM, LPIPS, CLIP score and other measures.
+    Metrics(Box<metrics::MetricsArgs>),
+    /// Measure a model over many pictures, with tables and a report.
+    Eval(Box<eval::EvalArgs>),
     /// Train an iCD model: distil guidance into a UNet, then train its two LoRA adapters.
     Distill(distill::DistillArgs),
     /// Describe a picture, a weights file or a model folder.
@@ -293,6 +303,8 @@ impl Parsed {
             Verb::Invert(args) => args.run(),
             Verb::Generate(args) => args.run(self.settings),
             Verb::Batch(args) => args.run(&self.command, own.unwrap_or(&self.matches)),
+            Verb::Metrics(args) => args.run(),
+            Verb::Eval(args) => args.run(&self.command, own.unwrap_or(&self.matches)),
             Verb::Distill(args) => args.run(),
             Verb::Inspect(args) => args.run(),
             Verb::Model(args) => args.run(),

@@ -23,12 +23,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `cli` (in the binary) | arguments, one `run` per command, progress, printing |
+//! | [`eval`] | data sets of edits, their tables and the report, the bundled world |
 //! | [`batch`] | many jobs: manifests, shards, the ledger of results, the list of failures |
 //! | [`convert`] | weights files rewritten: dtype, names, merged adapters |
 //! | [`distill`] | guidance and consistency distillation: losses, AdamW, checkpoints |
 //! | [`pipeline`] | a model's loaded networks: invert, edit, generate, reconstruct, decode |
 //! | [`control`] | prompt-to-prompt, local blend, masks, the attention store |
 //! | [`diffusion`] | the walk, the noise prediction under guidance, events |
+//! | [`metrics`] | measures of edits: PSNR, SSIM, LPIPS, CLIP score, structure distance, DINOv2 |
 //! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `shapes` |
 //! | [`lora`] | adapter files: their tensor names, alpha and weights |
 //! | [`nn`] | layers, [`Weights`](nn::Weights), and [`Ops`](nn::ops::Ops), which a backend implements |
@@ -84,6 +86,8 @@
 )]
 
 // From the highest layer to the lowest.
+pub mod eval;
+
 pub mod batch;
 
 pub mod convert;
@@ -94,6 +98,8 @@ pub mod pipeline;
 pub mod control;
 
 pub mod diffusion;
+
+pub mod metrics;
 
 pub mod model;
 

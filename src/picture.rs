@@ -20,6 +20,7 @@ mod png;
 mod resize;
 pub mod sheet;
 mod tensor;
+mod through_jpeg;
 pub mod window;
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 pub use animation::is_animated;
 pub use decode::bytes_of;
 pub use encode::Format;
+pub use likeness::Border;
 use resize::resize;
 
 /// Bytes per pixel: red, green, blue.

@@ -8,9 +8,6 @@
 //! `DIR/metadata.jsonl` has a line for each picture (`file_name`, `text`), as
 //! `icd distill` reads it; `DIR/pairs/metadata.jsonl` one for each edit.
 
-#[allow(dead_code, unused_imports, reason = "a world for several programs")]
-mod world;
-
 use std::{
     fs::{self, File},
     io::Write,
@@ -19,10 +16,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use icd::picture::Picture;
+use icd::{
+    eval::world::{Pair, SIDE, Scene, Wording, dice},
+    picture::Picture,
+};
 use serde_json::json;
-
-use world::{Pair, SIDE, Scene, Wording, dice};
 
 /// Writes captioned pictures of a toy world, and edits with their true results.
 #[derive(Parser)]

@@ -11,10 +11,6 @@
 
 #![expect(clippy::print_stdout, reason = "it tells what it measured")]
 
-#[path = "../scenes/world/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "a world for several programs")]
-mod world;
-
 mod autoencoder;
 mod base;
 mod bundle;
@@ -31,6 +27,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use icd::{
     distill::{GradientAccumulation, Run, Trainer},
+    eval::world,
     nn::Placement,
 };
 use indicatif::{ProgressBar, ProgressStyle};

@@ -10,24 +10,9 @@ use rayon::prelude::*;
 
 use super::{
     bench::{Bench, Way, noise_seed},
-    judge::{fitted, nearest},
     page::{Page, Row},
-    world::{Attribute, Change, Pair, psnr},
+    world::{Change, Pair, Verdict},
 };
-
-/// The seed of the pairs, which no training has.
-pub(crate) const SEED: u64 = 0xED17;
-
-/// How an edit turned out.
-struct Outcome {
-    change: Change,
-    right: bool,
-    /// Where the thing that was changed is still where it was; none where no
-    /// thing was.
-    place: Option<bool>,
-    /// Over the pixels that should not change.
-    kept: Option<f64>,
-}
 
 /// A way to edit.
 struct Manner<'a> {
@@ -39,7 +24,7 @@ struct Manner<'a> {
 
 /// Pair `index` of the table.
 pub(crate) fn pair(index: u64) -> Pair {
-    Pair::numbered(SEED, index)
+    Pair::numbered(Pair::SEED, index)
 }
 
 pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> {
@@ -78,7 +63,7 @@ pub(super) fn strength(bench: &Bench, pairs: u64, guidance: Guidance) -> Result<
         guidance,
     };
     let outcomes = outcomes(bench, &manner, pairs)?;
-    Ok(share(outcomes.iter().map(|outcome| outcome.right)))
+    Ok(share(outcomes.iter().map(|outcome| outcome.is_right)))
 }
 
 fn manners(bench: &Bench) -> Result<[Manner<'_>; 4]> {
@@ -112,11 +97,11 @@ fn uncontrolled() -> ControlPlan {
     }
 }
 
-fn outcomes(bench: &Bench, manner: &Manner, pairs: u64) -> Result<Vec<Outcome>> {
+fn outcomes(bench: &Bench, manner: &Manner, pairs: u64) -> Result<Vec<Verdict>> {
     let one = |index| {
         let pair = pair(index);
         let picture = edited(bench, manner, &pair, index)?;
-        Ok(outcome(&pair, &picture))
+        Ok(Verdict::of(&pair, &picture))
     };
     (0..pairs).into_par_iter().map(one).collect()
 }
@@ -129,48 +114,22 @@ fn edited(bench: &Bench, manner: &Manner, pair: &Pair, index: u64) -> Result<Pic
     bench.edit(manner.way, &noise, [&source, &target], how)
 }
 
-fn outcome(pair: &Pair, picture: &Picture) -> Outcome {
-    let before = pair.source.render();
-    let truth = match pair.change {
-        Change::Add => fitted(picture, &pair.target, pair.thing..pair.thing + 1),
-        _ => pair.target.clone(),
-    };
-    let changes = Pair::mask(&before, &truth.render());
-    let is = |attribute: Attribute| {
-        let candidates = attribute.candidates(&truth, pair.thing);
-        candidates[nearest(picture, &candidates)] == truth
-    };
-    let right = match pair.change {
-        Change::Of(attribute) => is(attribute),
-        Change::Remove => nearest(picture, &[pair.source.clone(), truth.clone()]) == 1,
-        Change::Add => {
-            let present = nearest(picture, &[pair.source.clone(), truth.clone()]) == 1;
-            present && is(Attribute::Colour) && is(Attribute::Shape)
-        }
-    };
-    let of_a_thing =
-        matches!(pair.change, Change::Of(attribute) if Attribute::OF_THINGS.contains(&attribute));
-    Outcome {
-        change: pair.change,
-        right,
-        place: of_a_thing.then(|| is(Attribute::Place)),
-        kept: psnr(&before, picture, |pixel| !changes[pixel]),
-    }
-}
-
 /// The names and cells of a column.
-fn column(outcomes: &[Outcome]) -> Vec<(&'static str, String)> {
+fn column(outcomes: &[Verdict]) -> Vec<(&'static str, String)> {
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     let of = |change: Change| {
         let own = outcomes.iter().filter(|outcome| outcome.change == change);
         (
             change.name(),
-            percent(share(own.map(|outcome| outcome.right))),
+            percent(share(own.map(|outcome| outcome.is_right))),
         )
     };
-    let all = share(outcomes.iter().map(|outcome| outcome.right));
-    let places = share(outcomes.iter().filter_map(|outcome| outcome.place));
-    let kept: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.kept).collect();
+    let all = share(outcomes.iter().map(|outcome| outcome.is_right));
+    let places = share(outcomes.iter().filter_map(|outcome| outcome.place_kept));
+    let kept: Vec<_> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.unchanged)
+        .collect();
     let kept = kept.iter().sum::<f64>() / kept.len() as f64;
     let whole = [
         ("all", percent(all)),
@@ -186,20 +145,4 @@ pub(crate) fn share(values: impl Iterator<Item = bool>) -> f64 {
         (count + 1, right + usize::from(value))
     });
     right as f64 / f64::from(count.max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn true_pictures_are_judged_right_and_sources_wrong() {
-        for index in 0..80 {
-            let pair = pair(index);
-            let truth = outcome(&pair, &pair.target.render());
-            assert!(truth.right && truth.place != Some(false), "pair {index}");
-            assert!(truth.kept.is_none_or(|psnr| psnr > 60.0), "pair {index}");
-            assert!(!outcome(&pair, &pair.source.render()).right, "pair {index}");
-        }
-    }
 }

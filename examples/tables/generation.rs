@@ -12,9 +12,8 @@ use rayon::prelude::*;
 use super::{
     bench::{Bench, Way, noise_seed},
     edits::share,
-    judge::{fitted, nearest},
     page::{Page, Row},
-    world::{Attribute, Scene, Wording, dice},
+    world::{Attribute, Scene, Wording, dice, fitted, nearest},
 };
 
 /// The seed of the scenes that are told, which no training has.

@@ -7,17 +7,12 @@
 //!
 //! Every figure is the mean over the scenes of the seeds that the page names.
 
-#[path = "../scenes/world/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "a world for several programs")]
-mod world;
-
 mod ablations;
 mod bench;
 mod edits;
 mod figure;
 mod generation;
 mod inversion;
-mod judge;
 mod page;
 mod settings;
 mod strip;
@@ -26,6 +21,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
+use icd::eval::world;
 
 use bench::Bench;
 use page::Page;

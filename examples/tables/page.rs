@@ -4,7 +4,10 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{edits, generation, world::HELD_OUT};
+use super::{
+    generation,
+    world::{HELD_OUT, Pair},
+};
 
 /// A page that grows from top to bottom.
 pub(crate) struct Page(String);
@@ -24,7 +27,7 @@ impl Page {
             "# Evaluation of `{model}`\n\nHeld-out scenes: {scenes} of seed {:#x} for inversion, \
              {pairs} pairs of seed {:#x} for edits, {pairs} captions of seed {:#x} for generation.\n",
             HELD_OUT,
-            edits::SEED,
+            Pair::SEED,
             generation::SEED
         ))
     }

@@ -54,7 +54,7 @@ impl Failures {
         part: Part,
         manifest: &Path,
     ) -> Result<Self> {
-        let path = part.file(folder, FAILED);
+        let path = Self::list(folder, part);
         let live = if resolved(&path) == resolved(manifest) {
             Live::Kept
         } else if storage.kind() == Kind::Objects {
@@ -115,6 +115,11 @@ impl Failures {
         let text = lines.collect::<String>();
         self.storage
             .write(&self.path, text.as_bytes(), None, Existing::Replace)
+    }
+
+    /// The file of the list of a part.
+    pub fn list(folder: &Path, part: Part) -> PathBuf {
+        part.file(folder, FAILED)
     }
 
     /// The bytes of all lists of a folder.

@@ -52,7 +52,7 @@ impl Part {
 }
 
 /// The files of a folder that parts with this stem wrote, in the order of their names.
-pub(super) fn files(storage: &dyn Storage, folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(storage: &dyn Storage, folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     let is_part = |file: &PathBuf| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let part = name
@@ -167,7 +167,7 @@ impl Ledger {
             file: file.try_clone().map_err(fault)?,
             path: path.clone(),
         };
-        ledger.end_line().map_err(fault)?;
+        end_line(&ledger.file).map_err(fault)?;
         Ok(ledger)
     }
 
@@ -194,21 +194,6 @@ impl Ledger {
         Err(last.unwrap_or_else(|| Error::setting("too many workers")))
     }
 
-    /// Ends the line that a killed process left unfinished.
-    fn end_line(&self) -> io::Result<()> {
-        let mut file = &self.file;
-        if file.seek(SeekFrom::End(0))? == 0 {
-            return Ok(());
-        }
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        match last {
-            [b'\n'] => Ok(()),
-            _ => file.write_all(b"\n"),
-        }
-    }
-
     /// Adds a record, before its file gets its name.
     pub fn add(&mut self, record: &Record) -> Result<()> {
         let fault = |error| Error::io(&self.path, error);
@@ -220,8 +205,22 @@ impl Ledger {
 /// Most workers on one folder.
 const MAX_WORKERS: usize = 10_000;
 
+/// Ends the line that a killed process left unfinished.
+pub(crate) fn end_line(mut file: &File) -> io::Result<()> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    match last {
+        [b'\n'] => Ok(()),
+        _ => file.write_all(b"\n"),
+    }
+}
+
 /// Appends a line at once.
-pub(super) fn append(file: &mut File, line: &str) -> io::Result<()> {
+pub(crate) fn append(file: &mut File, line: &str) -> io::Result<()> {
     let _writing = hold_writing();
     file.write_all(format!("{line}\n").as_bytes())
 }

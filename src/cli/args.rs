@@ -2,9 +2,11 @@
 
 pub(crate) mod control;
 pub(crate) mod device;
+pub(crate) mod measure;
 pub(crate) mod model;
 pub(crate) mod output;
 pub(crate) mod result;
+pub(crate) mod shard;
 pub(crate) mod size;
 pub(crate) mod sweep;
 pub(crate) mod values;

@@ -127,6 +127,16 @@ impl<'a> Weights<'a> {
         self.at(name).here()
     }
 
+    /// The shape of the tensor `name`, which must be there and have so many sides.
+    pub fn sides(&self, name: &str, rank: usize) -> Result<Vec<usize>> {
+        let place = self.at(name);
+        match place.here() {
+            Some(shape) if shape.len() == rank => Ok(shape),
+            Some(shape) => Err(place.fault(&format!("expected {rank} sides, found {shape:?}"))),
+            None => Err(place.fault("it is missing")),
+        }
+    }
+
     /// The shape of the tensor here, if there is one.
     fn here(&self) -> Option<Vec<usize>> {
         match self.source {

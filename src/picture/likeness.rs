@@ -1,4 +1,4 @@
-//! Similarity of pictures: PSNR and SSIM.
+//! Similarity of pictures: mean squared error, PSNR and SSIM.
 
 use super::{CHANNELS, Picture};
 use crate::error::{Error, Result};
@@ -10,15 +10,32 @@ const REACH: usize = 5;
 const C1: f64 = (0.01 * 255.0) * (0.01 * 255.0);
 const C2: f64 = (0.03 * 255.0) * (0.03 * 255.0);
 
+/// Where the window of SSIM reaches beyond the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Border {
+    /// Only positions where the window fits count, as in the definition, in scikit-image, and in
+    /// torchmetrics before 1.4.2.
+    Cut,
+    /// All positions count; the picture is mirrored at its edges, which are not repeated, as in
+    /// torchmetrics since 1.4.2.
+    Mirrored,
+}
+
 impl Picture {
+    /// The mean squared error to a picture of the same size, over all channels, of values from
+    /// 0 to 1.
+    pub fn mse(&self, other: &Self) -> Result<f64> {
+        self.check_size(other)?;
+        let pairs = self.pixels().iter().zip(other.pixels());
+        let squares = pairs.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2));
+        let mean = squares.sum::<u64>() as f64 / self.pixels().len() as f64;
+        Ok(mean / (255.0 * 255.0))
+    }
+
     /// The peak signal-to-noise ratio to a picture of the same size in decibels,
     /// over all channels; infinite if the two are equal.
     pub fn psnr(&self, other: &Self) -> Result<f64> {
-        self.check_size(other)?;
-        let pairs = self.pixels().iter().zip(other.pixels());
-        let squares = pairs.map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2));
-        let mean = squares.sum::<f64>() / self.pixels().len() as f64;
-        Ok(10.0 * (255.0 * 255.0 / mean).log10())
+        Ok(-10.0 * self.mse(other)?.log10())
     }
 
     /// The structural similarity to a picture of the same size (Wang et al.,
@@ -27,20 +44,31 @@ impl Picture {
     ///
     /// Both sides must have at least 11 pixels.
     pub fn ssim(&self, other: &Self) -> Result<f64> {
+        self.ssim_with(other, Border::Cut)
+    }
+
+    /// The structural similarity with another rule for the border.
+    pub fn ssim_with(&self, other: &Self, border: Border) -> Result<f64> {
         self.check_size(other)?;
         let (width, height) = (self.size().width, self.size().height);
         if width.min(height) < 2 * REACH + 1 {
             let reason = format!("a {} picture is too small for SSIM", self.size());
             return Err(Error::setting(reason));
         }
-        let channels = (0..CHANNELS).map(|channel| {
-            let plane = |picture: &Self| -> Vec<f64> {
-                let values = picture.pixels().iter().skip(channel).step_by(CHANNELS);
-                values.map(|&value| f64::from(value)).collect()
-            };
-            similarity(&plane(self), &plane(other), width)
+        let channels = (0..CHANNELS).map(|channel| match border {
+            Border::Cut => similarity(&self.plane(channel), &other.plane(channel), width),
+            Border::Mirrored => {
+                let plane = |picture: &Self| mirrored(&picture.plane(channel), width);
+                similarity(&plane(self), &plane(other), width + 2 * REACH)
+            }
         });
         Ok(channels.sum::<f64>() / CHANNELS as f64)
+    }
+
+    /// The values of a channel, row by row.
+    fn plane(&self, channel: usize) -> Vec<f64> {
+        let values = self.pixels().iter().skip(channel).step_by(CHANNELS);
+        values.map(|&value| f64::from(value)).collect()
     }
 
     fn check_size(&self, other: &Self) -> Result<()> {
@@ -52,6 +80,18 @@ impl Picture {
             ))),
         }
     }
+}
+
+/// The plane with [`REACH`] mirrored values around it; its sides are longer than that.
+fn mirrored(plane: &[f64], width: usize) -> Vec<f64> {
+    let height = plane.len() / width;
+    let places = |side: usize| {
+        let last = side as isize - 1;
+        let reach = REACH as isize;
+        (-reach..=last + reach).map(move |i| (last - (last - i.abs()).abs()) as usize)
+    };
+    let row = |y: usize| places(width).map(move |x| plane[y * width + x]);
+    places(height).flat_map(row).collect()
 }
 
 /// SSIM of two planes of rows of `width` values.

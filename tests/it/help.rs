@@ -10,11 +10,16 @@ use crate::{
     support::{Run, data, icd},
 };
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 20] = [
     "edit",
     "invert",
     "generate",
     "batch",
+    "metrics",
+    "eval",
+    "eval editing",
+    "eval inversion",
+    "eval generation",
     "distill",
     "distill guidance",
     "distill consistency",
@@ -72,9 +77,34 @@ fn stage() -> tempfile::TempDir {
     fs::write(at("pictures/a.txt"), "a bird").expect("a caption");
     let job = r#"{"image": "in.png", "src_prompt": "a bird", "tgt_prompt": "a dog"}"#;
     fs::write(at("jobs.jsonl"), job).expect("jobs");
+    evaluated(&at);
     let jobs = "image,src_prompt,tgt_prompt\nin.png,a bird,a cat\n";
     fs::write(at("jobs.csv"), jobs).expect("jobs");
     folder
+}
+
+/// What evaluations are of, and the weights of a measure.
+#[cfg(unix)]
+fn evaluated(at: &dyn Fn(&str) -> std::path::PathBuf) {
+    let picture = icd::picture::Picture::read(&data("square.png")).expect("a picture");
+    let large = picture.resized(icd::eval::pie_bench::SIZE);
+    for folder in [
+        "pie-bench/annotation_images",
+        "other-method",
+        "clip-vit-large-patch14",
+    ] {
+        fs::create_dir_all(at(folder)).expect("a folder");
+    }
+    for folder in ["pie-bench/annotation_images", "other-method"] {
+        large.write(&at(folder).join("a.jpg")).expect("a picture");
+    }
+    let entry = r#"{"000000000000": {"image_path": "a.jpg", "original_prompt": "a bird",
+        "editing_prompt": "a [lego] bird", "editing_type_id": "1", "blended_word": "",
+        "mask": [600, 90000]}}"#;
+    fs::write(at("pie-bench/mapping_file.json"), entry).expect("a list");
+    fs::write(at("prompts.txt"), "a bird\n").expect("prompts");
+    fs::write(at("prompts.csv"), "id,caption\n0,a bird\n").expect("prompts");
+    crate::metrics::write_clip(&at("clip-vit-large-patch14"));
 }
 
 #[cfg(unix)]

@@ -3,13 +3,15 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// From the highest to the lowest.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 21] = [
+    "eval",
     "batch",
     "convert",
     "distill",
     "pipeline",
     "control",
     "diffusion",
+    "metrics",
     "model",
     "lora",
     "nn",

@@ -154,6 +154,11 @@ impl ModelArgs {
         Ok(Pipeline::new(model, self.residency))
     }
 
+    /// Whether missing weights are downloaded without asking.
+    pub(crate) fn yes(&self) -> bool {
+        self.yes
+    }
+
     /// The files and folders on the disk that the model is read from.
     pub(crate) fn inputs(&self) -> Vec<PathBuf> {
         let one = [

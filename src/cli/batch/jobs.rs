@@ -142,8 +142,9 @@ mod tests {
         ];
         let typed = typed.iter().chain(flags);
         let given = command.clone().try_get_matches_from(typed).unwrap();
-        let (_, given) = given.subcommand().unwrap();
-        let mut parser = Parser::new(&command, given, (Path::new("out"), &[]));
+        let (name, given) = given.subcommand().unwrap();
+        let own = command.find_subcommand(name).unwrap();
+        let mut parser = Parser::new(&command, (own, given), (Path::new("out"), &[]));
         let entries = jobs.iter().enumerate();
         let entries =
             entries.filter_map(|(index, job)| json_entry(index + 1, job.to_string().as_bytes()));

@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
         self.fail(line, kept, reason, &mut runner.console)?;
         match self.told {
             Told::Objects => runner.console.print(&refused(line, reason).to_string()),
-            Told::Names => Ok(()),
+            Told::Names | Told::Nothing => Ok(()),
         }
     }
 
@@ -243,7 +243,8 @@ mod tests {
         let typed = typed.iter().chain(&["--model", "tests/data/sd"]);
         let given = command.clone().try_get_matches_from(typed).unwrap();
         let given = given.subcommand().unwrap().1;
-        let mut parser = Parser::new(&command, given, (home.path(), &[]));
+        let own = command.find_subcommand("batch").unwrap();
+        let mut parser = Parser::new(&command, (own, given), (home.path(), &[]));
         let text: Vec<_> = jobs.iter().map(ToString::to_string).collect();
         let manifest = Path::new("jobs.jsonl");
         let lines = entries(manifest, text.join("\n").as_bytes()).unwrap();
@@ -276,13 +277,12 @@ mod tests {
 
     #[test]
     fn two_workers_make_what_one_makes() {
-        let jobs: Vec<_> = (0..6)
-            .map(|n| {
-                json!({ "image": "tests/data/square.png", "src_prompt": "a photo of a bird",
-                    "tgt_prompt": ["a photo of a dog", "a photo of a cat"][n % 2],
-                    "seed": n / 2, "output": format!("{n}.png") })
-            })
-            .collect();
+        let targets = ["a photo of a dog", "a photo of a cat"];
+        let job = |n: usize| {
+            json!({ "image": "tests/data/square.png", "src_prompt": "a photo of a bird",
+                "tgt_prompt": targets[n % 2], "seed": n / 2, "output": format!("{n}.png") })
+        };
+        let jobs: Vec<_> = (0..6).map(job).collect();
         let (alone, noted) = made(&jobs, &[]);
         assert_eq!((alone.len(), noted), (6, 6));
         assert_eq!(made(&jobs, &[Device::Cpu]), (alone, noted));

@@ -71,14 +71,14 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Of `icd batch`, of which `given` are the arguments; `command` is that of the program.
+    /// Of the command `own`, as `icd batch`, of which `given` are the arguments; `command` is
+    /// that of the program.
     pub(crate) fn new(
         command: &Command,
-        given: &ArgMatches,
+        (own, given): (&Command, &ArgMatches),
         (folder, replacements): (&Path, &[Replacement]),
     ) -> Self {
         let of = |verb| command.find_subcommand(verb).cloned();
-        let own = of("batch").unwrap_or_default();
         let is_given = |arg: &&Arg| {
             let id = arg.get_id().as_str();
             let is_known = given.try_contains_id(id).unwrap_or(false);

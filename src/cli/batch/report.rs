@@ -15,6 +15,8 @@ pub(crate) enum Told {
     Names,
     /// An object for each job.
     Objects,
+    /// Nothing: they are a part of something else.
+    Nothing,
 }
 
 /// Tells on stdout how a job ended.
@@ -25,7 +27,7 @@ pub(crate) fn tell(told: Told, task: &Task, outcome: &Outcome, console: &Console
             let mut files = task.files.iter();
             files.try_for_each(|file| console.print(&file.display().to_string()))
         }
-        (Told::Names, _) => Ok(()),
+        (Told::Names | Told::Nothing, _) => Ok(()),
     }
 }
 

@@ -141,6 +141,13 @@ impl Runner {
         })
     }
 
+    /// Frees all models.
+    pub(crate) fn close(&mut self) {
+        self.opened.clear();
+        self.current = None;
+        self.forget_files();
+    }
+
     /// Frees all models but that of a job.
     pub(crate) fn close_others(&mut self, task: &Task) {
         let key = task.work.model_key();
@@ -275,6 +282,7 @@ impl Runner {
         })
     }
 
+    /// The device of all models.
     pub(crate) fn device(&self) -> &Device {
         &self.device
     }

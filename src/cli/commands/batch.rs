@@ -3,7 +3,6 @@
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -11,14 +10,14 @@ use candle_core::Device;
 use clap::{ArgMatches, Args, Command};
 use icd::{
     Error,
-    batch::{AutoShard, Failures, Ledger, Part, Replacement, Shard, Stat},
+    batch::{Failures, Ledger, Part, Replacement, Stat},
 };
 
 use crate::cli::{
     Console, ReportArgs,
     args::{
-        control::ControlArgs, device, model::ModelArgs, output, result::KeepPixels, size::SizeArgs,
-        values::Seed,
+        control::ControlArgs, device, model::ModelArgs, output, result::KeepPixels,
+        shard::ShardChoice, size::SizeArgs, values::Seed,
     },
     batch::{
         jobs::{self, Line},
@@ -117,34 +116,6 @@ Examples:
   icd batch jobs.csv --output-dir out --shard 1/4 --dry-run
   echo '{\"verb\": \"generate\", \"prompt\": \"an owl\"}' | icd batch - --output-dir out";
 
-/// The shard of `--shard`.
-#[derive(Clone, Copy, Debug)]
-enum ShardChoice {
-    Given(Shard),
-    Auto(AutoShard),
-}
-
-impl FromStr for ShardChoice {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text.starts_with("auto") {
-            true => text.parse().map(Self::Auto),
-            false => text.parse().map(Self::Given),
-        }
-    }
-}
-
-impl ShardChoice {
-    fn shard(self) -> Result<Shard> {
-        let variable = |name: &str| std::env::var(name).ok();
-        match self {
-            Self::Given(shard) => Ok(shard),
-            Self::Auto(auto) => Ok(auto.found(&variable)?),
-        }
-    }
-}
-
 impl BatchArgs {
     /// Runs the jobs; `command` is that of the program, and `given` what was given to this one.
     pub(crate) fn run(&self, command: &Command, given: &ArgMatches) -> Result<()> {
@@ -156,7 +127,8 @@ impl BatchArgs {
 
     fn ran(&self, command: &Command, given: &ArgMatches) -> Result<()> {
         let folder = &self.output_dir;
-        let mut parser = Parser::new(command, given, (folder, &self.replace));
+        let own = command.find_subcommand("batch").unwrap_or(command);
+        let mut parser = Parser::new(command, (own, given), (folder, &self.replace));
         let is_worker = output::is_stdout(&self.jobs);
         let reason =
             "jobs from stdin are not counted beforehand: no --shard, --dry-run or --status";

@@ -1,35 +1,40 @@
 //! A toy world of captioned pictures: one or two things before a background,
 //! described by few words and drawn exactly, so that the true picture of every
-//! edit is known.
+//! edit is known. The bundled model `shapes` knows it.
 
 mod caption;
 mod change;
 mod error;
+mod judge;
 mod render;
+mod verdict;
 
 use std::f32::consts::TAU;
 
 use rand::{Rng, seq::IndexedRandom};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-pub(crate) use caption::Wording;
-pub(crate) use change::{Attribute, Change, Pair};
-pub(crate) use error::{psnr, squared_error};
-pub(crate) use render::SIDE;
+pub use caption::Wording;
+pub use change::{Attribute, Change, Pair};
+pub use error::{psnr, squared_error};
+pub use judge::{fitted, nearest};
+pub use render::SIDE;
+pub use verdict::Verdict;
 
 /// A choice among a few words, each with a meaning that can be drawn.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $value:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum $name { $($(#[$about])* $value),+ }
+        #[allow(missing_docs, reason = "each value has its word")]
+        pub enum $name { $($(#[$about])* $value),+ }
 
         impl $name {
             /// Every choice.
-            pub(crate) const ALL: &[Self] = &[$(Self::$value),+];
+            pub const ALL: &[Self] = &[$(Self::$value),+];
 
             /// The word for it.
-            pub(crate) fn word(self) -> &'static str {
+            pub fn word(self) -> &'static str {
                 match self { $(Self::$value => $word),+ }
             }
 
@@ -70,7 +75,7 @@ words! {
 
 impl Place {
     /// The place where a second thing does not touch one that is here.
-    pub(crate) fn opposite(self) -> Option<Self> {
+    pub fn opposite(self) -> Option<Self> {
         match self {
             Self::Left => Some(Self::Right),
             Self::Right => Some(Self::Left),
@@ -82,13 +87,13 @@ impl Place {
 }
 
 /// Scenes that no training sees have this seed.
-pub(crate) const HELD_OUT: u64 = 0x5EED_0FF5;
+pub const HELD_OUT: u64 = 0x5EED_0FF5;
 
 /// Random choices that are the same on every machine.
-pub(crate) type Dice = ChaCha8Rng;
+pub type Dice = ChaCha8Rng;
 
 /// The dice of scene `index` in the stream of `seed`.
-pub(crate) fn dice(seed: u64, index: u64) -> Dice {
+pub fn dice(seed: u64, index: u64) -> Dice {
     let mut dice = Dice::seed_from_u64(seed);
     dice.set_stream(index);
     dice
@@ -97,12 +102,17 @@ pub(crate) fn dice(seed: u64, index: u64) -> Dice {
 /// A thing in a picture. What captions do not tell is drawn by lot and kept
 /// by every edit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Thing {
-    pub(crate) shape: Shape,
-    pub(crate) colour: Colour,
-    pub(crate) texture: Texture,
-    pub(crate) size: Size,
-    pub(crate) place: Place,
+pub struct Thing {
+    /// Its outline.
+    pub shape: Shape,
+    /// Its colour.
+    pub colour: Colour,
+    /// What it bears in a second shade.
+    pub texture: Texture,
+    /// How big it is.
+    pub size: Size,
+    /// Where it is.
+    pub place: Place,
     untold: Untold,
 }
 
@@ -121,23 +131,26 @@ struct Untold {
 
 /// What lies behind the things.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Background {
-    pub(crate) colour: Ground,
-    pub(crate) texture: Texture,
+pub struct Background {
+    /// Its colour.
+    pub colour: Ground,
+    /// What it bears in a second shade.
+    pub texture: Texture,
     tint: [f32; 3],
 }
 
 /// A picture before it is drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Scene {
-    pub(crate) background: Background,
+pub struct Scene {
+    /// What lies behind the things.
+    pub background: Background,
     /// One thing, or two in opposite places.
-    pub(crate) things: Vec<Thing>,
+    pub things: Vec<Thing>,
 }
 
 impl Scene {
     /// The scene as usual in all that no caption tells.
-    pub(crate) fn usual(&self) -> Self {
+    pub fn usual(&self) -> Self {
         Self {
             background: self.background.usual(),
             things: self.things.iter().map(|thing| thing.usual()).collect(),
@@ -145,7 +158,7 @@ impl Scene {
     }
 
     /// The scene with the places of its things exchanged.
-    pub(crate) fn exchanged(&self) -> Self {
+    pub fn exchanged(&self) -> Self {
         let places = self.things.iter().rev().map(|thing| thing.place);
         let things = self.things.iter().zip(places);
         Self {
@@ -155,7 +168,7 @@ impl Scene {
     }
 
     /// A scene drawn by lot.
-    pub(crate) fn any(dice: &mut Dice) -> Self {
+    pub fn any(dice: &mut Dice) -> Self {
         let first = Thing::any(dice);
         let second = first.place.opposite().filter(|_| dice.random_bool(0.55));
         let second = second.map(|place| Thing::any(dice).at(place));
@@ -179,7 +192,7 @@ impl Thing {
     }
 
     /// The thing moved by pixels and scaled.
-    pub(crate) fn fitted(self, offset: (f32, f32), scale: f32) -> Self {
+    pub fn fitted(self, offset: (f32, f32), scale: f32) -> Self {
         let untold = Untold {
             offset,
             scale,

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use icd::picture::Picture;
-
-use super::world::{Pair, Scene, Thing, squared_error};
+use super::{Pair, Scene, Thing, squared_error};
+use crate::picture::Picture;
 
 /// Where a thing may lie beside its place's centre, in pixels.
 const OFFSETS: [f32; 5] = [-1.5, -0.75, 0.0, 0.75, 1.5];
@@ -14,7 +13,7 @@ const SCALES: [f32; 3] = [0.94, 1.0, 1.06];
 
 /// The index of the candidate that the picture shows. Only pixels count on
 /// which candidates differ.
-pub(crate) fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
+pub fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
     let drawn: Vec<_> = candidates.iter().map(Scene::render).collect();
     let mut area = vec![false; picture.size().pixels()];
     for other in &drawn[1..] {
@@ -32,7 +31,7 @@ pub(crate) fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
 
 /// The scene with some of its things where and as large as the picture has
 /// them, within what captions leave open.
-pub(crate) fn fitted(picture: &Picture, scene: &Scene, things: Range<usize>) -> Scene {
+pub fn fitted(picture: &Picture, scene: &Scene, things: Range<usize>) -> Scene {
     let mut scene = scene.clone();
     for thing in things {
         let at = |fitted: Thing| {

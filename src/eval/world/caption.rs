@@ -6,7 +6,7 @@ use super::{Background, Dice, Place, Scene, Shape, Size, Texture, Thing};
 
 /// Which of the words for the same thing a caption takes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wording {
+pub struct Wording {
     opening: usize,
     background_first: bool,
     synonyms: bool,
@@ -22,7 +22,7 @@ impl Wording {
     /// The plainest: no opening, the background last. A text encoder reads from
     /// left to right: where the place comes first, each word of a thing is read
     /// in the light of it.
-    pub(crate) const PLAIN: Self = Self {
+    pub const PLAIN: Self = Self {
         opening: 0,
         background_first: false,
         synonyms: false,
@@ -30,7 +30,7 @@ impl Wording {
     };
 
     /// A wording drawn by lot.
-    pub(crate) fn any(dice: &mut Dice) -> Self {
+    pub fn any(dice: &mut Dice) -> Self {
         Self {
             opening: dice.random_range(0..OPENINGS.len()),
             background_first: dice.random_bool(0.25),
@@ -40,7 +40,7 @@ impl Wording {
     }
 
     /// The caption of a scene.
-    pub(crate) fn caption(self, scene: &Scene) -> String {
+    pub fn caption(self, scene: &Scene) -> String {
         let things: Vec<_> = scene.things.iter().map(|thing| self.thing(thing)).collect();
         let things = format!("{}{}", self.opening(), things.join(" and "));
         let background = background(scene.background);

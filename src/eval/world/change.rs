@@ -1,28 +1,35 @@
 //! Edits: two scenes that differ in one thing, with captions that differ in
 //! the words for it.
 
-use icd::picture::Picture;
 use rand::{Rng, seq::IndexedRandom};
 
 use super::{
     Background, Colour, Dice, Ground, Place, Scene, Shape, Size, Texture, Thing, Wording, dice,
 };
+use crate::picture::Picture;
 
 /// Something that captions tell of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attribute {
+pub enum Attribute {
+    /// The colour of a thing.
     Colour,
+    /// The outline of a thing.
     Shape,
+    /// How big a thing is.
     Size,
+    /// What a thing bears in a second shade.
     Texture,
+    /// Where a thing is.
     Place,
+    /// The colour of the background.
     Background,
+    /// What the background bears in a second shade.
     Pattern,
 }
 
 impl Attribute {
     /// What is told of a thing.
-    pub(crate) const OF_THINGS: [Self; 5] = [
+    pub const OF_THINGS: [Self; 5] = [
         Self::Colour,
         Self::Shape,
         Self::Size,
@@ -30,10 +37,10 @@ impl Attribute {
         Self::Place,
     ];
     /// What is told of the background.
-    pub(crate) const BEHIND: [Self; 2] = [Self::Background, Self::Pattern];
+    pub const BEHIND: [Self; 2] = [Self::Background, Self::Pattern];
 
     /// Its name in tables and files.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Colour => "colour",
             Self::Shape => "shape",
@@ -47,7 +54,7 @@ impl Attribute {
 
     /// The scene with every value that the attribute could have, of the thing
     /// of this index where things have it.
-    pub(crate) fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
+    pub fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
         let with = |set: &dyn Fn(&mut Thing)| {
             let mut scene = scene.clone();
             set(&mut scene.things[thing]);
@@ -79,7 +86,7 @@ fn each<T: Copy>(values: &[T], scene: impl Fn(T) -> Scene) -> Vec<Scene> {
 
 /// What an edit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// The value of an attribute.
     Of(Attribute),
     /// A second thing comes.
@@ -89,7 +96,8 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    pub(crate) const ALL: [Self; 8] = [
+    /// All kinds of edits.
+    pub const ALL: [Self; 8] = [
         Self::Of(Attribute::Colour),
         Self::Of(Attribute::Shape),
         Self::Of(Attribute::Background),
@@ -101,7 +109,7 @@ impl Change {
     ];
 
     /// Its name in tables and files.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Of(attribute) => attribute.name(),
             Self::Add => "add",
@@ -112,18 +120,25 @@ impl Change {
 
 /// An edit whose true result is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
-    pub(crate) change: Change,
-    pub(crate) source: Scene,
-    pub(crate) target: Scene,
+pub struct Pair {
+    /// What it changes.
+    pub change: Change,
+    /// The scene before.
+    pub source: Scene,
+    /// The scene after.
+    pub target: Scene,
     /// The index of the thing that is changed, comes or goes.
-    pub(crate) thing: usize,
-    pub(crate) wording: Wording,
+    pub thing: usize,
+    /// How both captions are worded.
+    pub wording: Wording,
 }
 
 impl Pair {
+    /// The seed of the pairs that edits are measured on; no training has it.
+    pub const SEED: u64 = 0xED17;
+
     /// Edit `index` of a seed; the kinds of change take turns.
-    pub(crate) fn numbered(seed: u64, index: u64) -> Self {
+    pub fn numbered(seed: u64, index: u64) -> Self {
         let change = Change::ALL[index as usize % Change::ALL.len()];
         Self::any(change, &mut dice(seed, index))
     }
@@ -152,13 +167,13 @@ impl Pair {
     }
 
     /// What is there, and what should be there.
-    pub(crate) fn captions(&self) -> (String, String) {
+    pub fn captions(&self) -> (String, String) {
         let caption = |scene| self.wording.caption(scene);
         (caption(&self.source), caption(&self.target))
     }
 
     /// The pixels that differ between the true pictures, row by row.
-    pub(crate) fn mask(before: &Picture, after: &Picture) -> Vec<bool> {
+    pub fn mask(before: &Picture, after: &Picture) -> Vec<bool> {
         let (before, after) = (before.pixels().chunks(3), after.pixels().chunks(3));
         before.zip(after).map(|(a, b)| a != b).collect()
     }

@@ -2,12 +2,11 @@
 
 use std::f32::consts::{PI, TAU};
 
-use icd::picture::{Picture, Size as Sides};
-
 use super::{Background, Colour, Ground, Place, Scene, Shape, Size, Texture, Thing};
+use crate::picture::{Picture, Size as Sides};
 
 /// Pixels along each side of a picture.
-pub(crate) const SIDE: usize = 64;
+pub const SIDE: usize = 64;
 /// Samples along each side of a pixel.
 const SAMPLES: usize = 4;
 
@@ -18,7 +17,7 @@ type Rgb = [f32; 3];
 
 impl Scene {
     /// The picture of this scene.
-    pub(crate) fn render(&self) -> Picture {
+    pub fn render(&self) -> Picture {
         let pixel = |i: usize| mean(samples(i % SIDE, i / SIDE).map(|at| self.sample(at)));
         let bytes = (0..SIDE * SIDE).flat_map(pixel).map(byte).collect();
         Picture::new(Sides::new(SIDE, SIDE), bytes).expect("three bytes for each pixel")

@@ -1,0 +1,112 @@
+//! `icd eval inversion`.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use anyhow::Result;
+use clap::{ArgMatches, Args, Command};
+use icd::{
+    batch::Job,
+    eval::{Data, Sample, toy},
+    metrics::Metric,
+};
+use serde_json::json;
+
+use super::{
+    OutArgs,
+    evaluation::{self, Evaluation, add_model, job_of},
+    made::{self, Making},
+};
+use crate::cli::{
+    ReportArgs,
+    args::{model::ModelArgs, size::SizeArgs, values::Seed},
+};
+
+/// Inverts pictures, reconstructs them unguided, and compares.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct InversionArgs {
+    /// PIE-Bench, a CSV, a folder of pictures with captions, or shapes.
+    #[arg(value_name = "DATA")]
+    data: PathBuf,
+    #[command(flatten)]
+    out: OutArgs,
+    /// The folder of the pictures [default: annotation_images beside the mapping file, or the
+    /// folder of the CSV].
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Seed of the noise, the same for each picture; shapes has its own.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
+    /// Keep inversions in this folder and reuse them.
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Most rows of one network evaluation [default: 8].
+    #[arg(long, value_name = "N")]
+    max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  icd eval inversion pictures --out back
+  icd eval inversion shapes --out shapes-back --limit 8";
+
+impl InversionArgs {
+    pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {
+        made::create(&self.out.out)?;
+        let data = Data::of(&self.data)?;
+        let sources = self.out.out.join("sources");
+        let mut samples = data.reconstructions(&self.data, self.images.as_deref(), &sources)?;
+        samples.truncate(self.out.limit.unwrap_or(usize::MAX));
+        if data == Data::Toy {
+            toy::write(&samples)?;
+        }
+        let jobs = samples.iter().map(|sample| job(sample, data, given.1));
+        let making = Making {
+            data: &self.data,
+            out: &self.out,
+            model: &self.model,
+            max_rows: self.max_rows,
+            report: self.report,
+            command,
+            given,
+        };
+        let mut metrics = self.out.measure.metrics();
+        // Prompts are not followed, but the picture.
+        metrics.retain(|metric| *metric != Metric::Clip);
+        let evaluation = Evaluation {
+            data: (data, &self.data),
+            samples: &samples,
+            out: &self.out,
+            metrics,
+            left_out: self.out.measure.left_out(),
+            settings: evaluation::settings(given),
+            report: self.report,
+        };
+        evaluation.run(&making, jobs.collect())
+    }
+}
+
+/// An edit that changes nothing: unguided, under the prompt of the inversion, without control.
+fn job(sample: &Sample, data: Data, given: &ArgMatches) -> Job {
+    let mut job = job_of(sample);
+    let plain = [
+        ("guidance", json!(0)),
+        ("control", json!("none")),
+        ("amplify", json!(["none"])),
+        ("keep_pixels", json!("off")),
+    ];
+    job.extend(plain.map(|(key, value)| (key.to_owned(), value)));
+    add_model(&mut job, data, given);
+    job
+}

@@ -1,0 +1,92 @@
+//! Edits of scenes of the bundled world, whose true results are known.
+
+use std::{fs, path::Path};
+
+use super::{
+    Area, Sample,
+    world::{HELD_OUT, Pair, Scene, Wording, dice},
+};
+use crate::{
+    error::{Error, Result},
+    metrics::Mask,
+};
+
+/// The name of this data.
+pub const NAME: &str = "shapes";
+/// The number of pairs, as in the tables of the bundled model.
+pub const COUNT: u64 = 300;
+/// The number of scenes that are reconstructed there.
+pub const SCENES: u64 = 200;
+
+/// The seed of the noise that scene `index` starts from.
+pub fn noise_seed(index: u64) -> u64 {
+    0xD1CE + index
+}
+
+/// The first `count` pairs; their pictures are those that [`write()`] writes into a folder.
+pub fn samples(count: u64, folder: &Path) -> Vec<Sample> {
+    (0..count).map(|index| sample(index, folder)).collect()
+}
+
+fn sample(index: u64, folder: &Path) -> Sample {
+    let pair = Pair::numbered(Pair::SEED, index);
+    let (source_prompt, target_prompt) = pair.captions();
+    let (before, after) = (pair.source.render(), pair.target.render());
+    let mask = Mask::new(before.size(), Pair::mask(&before, &after));
+    let name = format!("{index:04}.png");
+    Sample {
+        key: format!("{index:04}"),
+        kind: pair.change.name().into(),
+        image: folder.join(&name),
+        result: name.into(),
+        source_prompt,
+        target_prompt,
+        words: None,
+        area: Area::Mask(mask.expect("a value for each pixel")),
+        seed: Some(noise_seed(index)),
+        truth: Some(Box::new(pair)),
+    }
+}
+
+/// Scenes to be reconstructed, the first `count` of those that no training has.
+pub fn scenes(count: u64, folder: &Path) -> Vec<Sample> {
+    let scene = |index: u64| {
+        let caption = Wording::PLAIN.caption(&held_out(index));
+        let name = format!("scene-{index:04}.png");
+        Sample {
+            key: format!("{index:04}"),
+            kind: "reconstruction".into(),
+            image: folder.join(&name),
+            result: name.into(),
+            source_prompt: caption.clone(),
+            target_prompt: caption,
+            words: None,
+            area: Area::Untold,
+            seed: Some(noise_seed(index)),
+            truth: None,
+        }
+    };
+    (0..count).map(scene).collect()
+}
+
+fn held_out(index: u64) -> Scene {
+    Scene::any(&mut dice(HELD_OUT, index))
+}
+
+/// Writes the pictures of these samples, which are the first ones, where they are missing.
+pub fn write(samples: &[Sample]) -> Result<()> {
+    for (index, sample) in samples.iter().enumerate() {
+        if sample.image.exists() {
+            continue;
+        }
+        let scene = match &sample.truth {
+            Some(pair) => pair.source.clone(),
+            None => held_out(index as u64),
+        };
+        if let Some(folder) = sample.image.parent() {
+            fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        }
+        scene.render().write(&sample.image)?;
+    }
+    Ok(())
+}
