@@ -86,7 +86,8 @@ impl Making<'_> {
         let device = self.model.open_device(&console)?;
         console.note(&format!("device: {}", device::name(&device)));
         let mut runner = Runner::new(device, self.max_rows, results, console);
-        let failures = Failures::begin(&Disk, folder, part, Path::new("")).context(Exit::Machine)?;
+        let failures =
+            Failures::begin(&Disk, folder, part, Path::new("")).context(Exit::Machine)?;
         let ran = Batch::new(self.data, failures, Told::Nothing).run(lines, &mut runner, &[]);
         let failed = match ran {
             Ok(()) => None,
