@@ -23,6 +23,7 @@
 
 mod adamw;
 mod attention;
+mod bf16;
 mod conv;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
@@ -43,7 +44,14 @@ mod simd;
 mod softmax;
 
 pub use adamw::{AdamWStep, adamw, follow};
-pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
+pub use attention::{
+    attend, attend_causally, attend_through_first, attention_maps, attention_maps_in, read_maps,
+    read_maps_in,
+    rounded::{Sees, attend as attend_rounded},
+};
+pub use bf16::{Arithmetic, Unit};
+#[cfg(test)]
+pub(crate) use bf16::tests::units as bf16_units;
 pub use conv::patches::ConvGeometry;
 pub(crate) use conv::patches::nearest;
 pub use conv::{PackedConv, conv2d, conv2d_tracked};

@@ -207,7 +207,6 @@ impl Run {
         let own = [
             "ICD_MODEL",
             "ICD_YES",
-            "ICD_DTYPE",
             "ICD_CACHE",
             "ICD_THREADS",
         ];
@@ -216,6 +215,8 @@ impl Run {
         }
         command
             .env("ICD_DEVICE", device())
+            // Expected values are exact, whatever this processor multiplies fastest.
+            .env("ICD_DTYPE", "f32")
             .env("ICD_CONFIG", "none")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
