@@ -15,6 +15,7 @@ use icd::{
     batch::entries,
     control::{StepRange, WordPair},
     distill::DistillConfig,
+    eval::Data,
     guidance::Tau,
     hub::{Repository, unpack},
     io::{Checkpoint, Source, safetensors_metadata},
@@ -64,6 +65,8 @@ pub(crate) enum Target {
     Settings,
     /// Manifests of jobs: JSON lines and CSV
     Manifest,
+    /// Data of evaluations: PIE-Bench's list and CSV
+    Evaluation,
 }
 
 /// Takes an input, and says whether it was taken for good.
@@ -98,6 +101,7 @@ impl Target {
             Self::Model => models::open(),
             Self::Settings => settings::open(),
             Self::Manifest => Ok(manifests()),
+            Self::Evaluation => evaluations(),
         }
     }
 }
@@ -440,6 +444,26 @@ fn manifests() -> (Vec<Vec<u8>>, Feed) {
         seeds.map(|seed| seed.as_bytes().to_vec()).into(),
         Box::new(feed),
     )
+}
+
+fn evaluations() -> Result<(Vec<Vec<u8>>, Feed)> {
+    let seeds = [
+        "{\"000000000001\": {\"image_path\": \"a/b.jpg\", \"original_prompt\": \"a [red] cat\", \
+         \"editing_prompt\": \"a dog\", \"editing_type_id\": \"1\", \"blended_word\": \"cat dog\", \
+         \"mask\": [0, 9, 262000, 99999]}, \"2\": {}}",
+        ",file_name,old_caption,edited_caption,blended_words\n0,a.jpg,\"a, cat\",a dog,\"('a', 'b')\"\n",
+    ];
+    let home = tempfile::tempdir()?;
+    let feed = move |input: &[u8]| {
+        let read = |name: &str, data: Data| {
+            let file = home.path().join(name);
+            fs::write(&file, input).expect("a file of the run");
+            data.samples(&file, None, &[], home.path()).is_ok()
+        };
+        read("list.json", Data::PieBench) | read("list.csv", Data::List)
+    };
+    let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+    Ok((seeds.into(), Box::new(feed)))
 }
 
 fn recipes() -> Result<(Vec<Vec<u8>>, Feed)> {

@@ -80,13 +80,17 @@ fn text_config(w: &Weights) -> Result<ClipConfig> {
         .at("embeddings.position_embedding")
         .sides("weight", 2)?;
     let layers = text.at("encoder.layers");
+    if !tokens[1].is_multiple_of(HEAD) {
+        let reason = format!("width {} is not that of a CLIP", tokens[1]);
+        return Err(text.at("embeddings").fault(&reason));
+    }
     Ok(ClipConfig {
         vocab_size: tokens[0],
         max_position_embeddings: positions[0],
         hidden_size: tokens[1],
         intermediate_size: layers.at("0.mlp.fc1").sides("weight", 2)?[0],
         num_hidden_layers: count(&layers),
-        num_attention_heads: (tokens[1] / HEAD).max(1),
+        num_attention_heads: tokens[1] / HEAD,
         projection_dim: Some(w.at("text_projection").sides("weight", 2)?[0]),
         ..ClipConfig::vit_l()
     })
@@ -99,15 +103,21 @@ fn vision_config(w: &Weights) -> Result<ClipVisionConfig> {
     let patches = embeddings.at("patch_embedding").sides("weight", 4)?;
     let positions = embeddings.at("position_embedding").sides("weight", 2)?;
     let layers = vision.at("encoder.layers");
+    let side = positions[0].saturating_sub(1).isqrt();
+    if side * side + 1 != positions[0] || !patches[0].is_multiple_of(HEAD) {
+        let (rows, width) = (positions[0], patches[0]);
+        let reason = format!("{rows} positions and width {width} are not those of a CLIP");
+        return Err(embeddings.fault(&reason));
+    }
     Ok(ClipVisionConfig {
         embed_dim: patches[0],
         activation: Activation::QuickGelu,
         intermediate_size: layers.at("0.mlp.fc1").sides("weight", 2)?[0],
         num_hidden_layers: count(&layers),
-        num_attention_heads: (patches[0] / HEAD).max(1),
+        num_attention_heads: patches[0] / HEAD,
         projection_dim: w.at("visual_projection").sides("weight", 2)?[0],
         num_channels: 3,
-        image_size: positions[0].saturating_sub(1).isqrt() * patches[2],
+        image_size: side * patches[2],
         patch_size: patches[2],
     })
 }

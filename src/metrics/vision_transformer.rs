@@ -51,7 +51,7 @@ impl VisionTransformer {
         let table = embeddings.tensor("position_embeddings", (1, rows, width))?;
         let class = embeddings.tensor("cls_token", (1, 1, width))?;
         let grid = (rows.saturating_sub(1)).isqrt();
-        if grid * grid + 1 != rows || width % HEAD != 0 {
+        if grid * grid + 1 != rows || !width.is_multiple_of(HEAD) {
             let reason = format!("{rows} positions of width {width} are not those of a DINO");
             return Err(checkpoint.tensor_fault("embeddings.position_embeddings", &reason));
         }

@@ -127,11 +127,11 @@ impl<'a> Weights<'a> {
         self.at(name).here()
     }
 
-    /// The shape of the tensor `name`, which must be there and have so many sides.
+    /// The shape of the tensor `name`, which must be there and have so many sides, none of them 0.
     pub fn sides(&self, name: &str, rank: usize) -> Result<Vec<usize>> {
         let place = self.at(name);
         match place.here() {
-            Some(shape) if shape.len() == rank => Ok(shape),
+            Some(shape) if shape.len() == rank && !shape.contains(&0) => Ok(shape),
             Some(shape) => Err(place.fault(&format!("expected {rank} sides, found {shape:?}"))),
             None => Err(place.fault("it is missing")),
         }
@@ -277,7 +277,8 @@ impl<'a> Weights<'a> {
         }
     }
 
-    fn fault(&self, reason: &str) -> crate::Error {
+    /// An error that names the file and this position.
+    pub fn fault(&self, reason: &str) -> crate::Error {
         match self.source {
             Source::File(file) => file.tensor_fault(&self.path, reason),
             Source::RandomInit(_) => {

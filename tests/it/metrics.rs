@@ -197,3 +197,48 @@ fn the_similarity_of_dinov2_is_that_of_transformers() {
     let dinov2 = Dinov2::open(&files, &plain()).unwrap();
     oracle.check("/dinov2/0", dinov2.similarity(&a, &b).unwrap());
 }
+
+#[test]
+fn weights_of_another_network_are_refused_by_name() {
+    let oracle = Oracle::read();
+    let (home, _) = oracle.network(Network::Dino);
+    let other = |network| files(network, home.path());
+    let told = |error: icd::Error| error.to_string();
+    let clip = told(
+        ClipScore::open(&other(Network::Clip), &plain())
+            .err()
+            .unwrap(),
+    );
+    assert!(
+        clip.contains("text_model") && clip.contains("missing"),
+        "{clip}"
+    );
+    let lpips = Lpips::open(&other(Network::Lpips), &plain()).err().unwrap();
+    assert!(told(lpips).contains("squeezenet1_1"));
+    let file = home.path().join("model.safetensors").display().to_string();
+    let file = NetworkFiles::named(Network::Lpips, &file, &Cache::new("none")).unwrap();
+    let lpips = told(Lpips::open(&file, &plain()).err().unwrap());
+    assert!(lpips.contains("features.0.weight"), "{lpips}");
+    let mixed = told(Dinov2::open(&file, &plain()).err().unwrap());
+    assert!(
+        mixed.contains("DINOv2 was given the files of SqueezeNet"),
+        "{mixed}"
+    );
+    for shape in [&[1, 786, 128], &[1, 0, 128], &[1, 785, 0]] {
+        let tensors = [
+            ("cls_token", drawn("cls_token", &[1, 1, 128])),
+            (
+                "pos_embed",
+                Tensor::zeros(&shape[..], candle_core::DType::F32, &Device::Cpu).unwrap(),
+            ),
+            ("patch_embed.proj.weight", drawn("p", &[128, 3, 8, 8])),
+            ("patch_embed.proj.bias", drawn("p.bias", &[128])),
+            ("blocks.0.norm1.weight", drawn("n.weight", &[128])),
+        ];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
+        write(home.path(), Network::Dino, &tensors.into());
+        let dino = StructureDistance::open(&other(Network::Dino), &plain(), Antialias::On);
+        let dino = told(dino.err().unwrap());
+        assert!(dino.contains("position_embeddings"), "{dino}");
+    }
+}

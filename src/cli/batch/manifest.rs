@@ -242,8 +242,8 @@ mod tests {
         ];
         let typed = typed.iter().chain(&["--model", "tests/data/sd"]);
         let given = command.clone().try_get_matches_from(typed).unwrap();
-        let given = given.subcommand().unwrap().1;
-        let own = command.find_subcommand("batch").unwrap();
+        let (name, given) = given.subcommand().unwrap();
+        let own = command.find_subcommand(name).unwrap();
         let mut parser = Parser::new(&command, (own, given), (home.path(), &[]));
         let text: Vec<_> = jobs.iter().map(ToString::to_string).collect();
         let manifest = Path::new("jobs.jsonl");

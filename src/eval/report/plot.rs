@@ -69,9 +69,13 @@ impl Scatter {
         );
         self.draw_grid(&x, &y, &mut svg);
         // One's own points lie on top.
+        let mut labels = Labels::default();
         for is_own in [false, true] {
             let own = self.points.iter().filter(|point| point.is_own == is_own);
-            own.for_each(|point| draw(point, (x.place(point.at.0), y.place(point.at.1)), &mut svg));
+            for point in own {
+                let at = (x.place(point.at.0), y.place(point.at.1));
+                draw(point, at, &labels.beside(point, at), &mut svg);
+            }
         }
         svg + "</svg></div></figure>"
     }
@@ -112,18 +116,57 @@ impl Scatter {
     }
 }
 
-fn draw(point: &Point, (x, y): (f64, f64), svg: &mut String) {
+/// Where a name stands: its anchor, and the place of it.
+struct Label {
+    anchor: &'static str,
+    at: (f64, f64),
+}
+
+/// Pixels of a letter, and between lines.
+const LETTER: f64 = 7.0;
+const LINE: f64 = 14.0;
+/// Lines that a name is moved by at most.
+const MOVES: usize = 12;
+
+/// The boxes of one's own names, none of which covers another: left, right, and middle.
+#[derive(Default)]
+struct Labels(Vec<(f64, f64, f64)>);
+
+impl Labels {
+    /// Beside a point, to its left near the right edge, and as high or low as there is room.
+    /// Names of others are shown one at a time and stay where they are.
+    fn beside(&mut self, point: &Point, (x, y): (f64, f64)) -> Label {
+        let width = LETTER * point.name.chars().count() as f64;
+        let (anchor, at, left) = match x > WIDTH * 0.75 {
+            true => ("end", x - 10.0, x - 10.0 - width),
+            false => ("start", x + 10.0, x + 10.0),
+        };
+        let covers = |y: f64, (from, to, middle): &(f64, f64, f64)| {
+            *from < left + width && left < *to && (middle - y).abs() < LINE
+        };
+        let is_free = |y: &f64| !point.is_own || !self.0.iter().any(|one| covers(*y, one));
+        let moved = |i: usize| {
+            let lines = i.div_ceil(2) as f64 * LINE;
+            if i % 2 == 0 { y + lines } else { y - lines }
+        };
+        let y = (0..MOVES).map(moved).find(is_free).unwrap_or(y);
+        if point.is_own {
+            self.0.push((left, left + width, y));
+        }
+        Label {
+            anchor,
+            at: (at, y + 4.0),
+        }
+    }
+}
+
+fn draw(point: &Point, (x, y): (f64, f64), label: &Label, svg: &mut String) {
     let (kind, radius) = match point.is_own {
         true => ("own", 7.0),
         false => ("other", 4.5),
     };
     let (name, detail) = (escaped(&point.name), escaped(&point.detail));
-    // Names near the right edge are to the left of their points.
-    let (anchor, beside) = match x > WIDTH * 0.75 {
-        true => ("end", x - 10.0),
-        false => ("start", x + 10.0),
-    };
-    let above = y + 4.0;
+    let (anchor, (beside, above)) = (label.anchor, label.at);
     let _ = write!(
         svg, // a string takes all that is written
         "<g class=\"{kind}\" tabindex=\"0\" role=\"img\" aria-label=\"{detail}\"><title>{detail}</title>\
@@ -189,6 +232,16 @@ fn round_step(step: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_covers_another() {
+        let mut labels = Labels::default();
+        let heights = [300.0, 310.0, 320.0, 400.0].map(|x| {
+            let label = labels.beside(&Point::own("colour", (0.0, 0.0)), (x, 100.0));
+            label.at.1
+        });
+        assert_eq!(heights, [104.0, 90.0, 118.0, 104.0]);
+    }
 
     #[test]
     fn axes_have_round_ends_around_all_values() {

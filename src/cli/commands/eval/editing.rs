@@ -33,8 +33,6 @@ pub(crate) struct EditingArgs {
     /// PIE-Bench, a CSV, a folder, or shapes.
     #[arg(value_name = "DATA")]
     data: PathBuf,
-    #[command(flatten)]
-    out: OutArgs,
     /// The folder of the pictures [default: annotation_images beside the mapping file, or the
     /// folder of the CSV].
     #[arg(long, value_name = "DIR")]
@@ -69,6 +67,8 @@ pub(crate) struct EditingArgs {
     /// Most rows (sources and targets) of one network evaluation [default: 8].
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    out: OutArgs,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]

@@ -29,8 +29,6 @@ pub(crate) struct GenerationArgs {
     /// Prompts: a text file of one on each line, or a CSV with a column caption or prompt.
     #[arg(value_name = "PROMPTS")]
     prompts: PathBuf,
-    #[command(flatten)]
-    out: OutArgs,
     /// Seed of the first picture's noise; each has the next.
     #[arg(long, value_name = "N", default_value_t = 0)]
     first_seed: u64,
@@ -40,6 +38,8 @@ pub(crate) struct GenerationArgs {
     /// The size of the pictures: N for a square, or WxH [default: the model's].
     #[arg(long, value_name = "N|WxH", value_parser = size)]
     size: Option<icd::picture::Size>,
+    #[command(flatten)]
+    out: OutArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]

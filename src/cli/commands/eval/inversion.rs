@@ -28,8 +28,6 @@ pub(crate) struct InversionArgs {
     /// PIE-Bench, a CSV, a folder of pictures with captions, or shapes.
     #[arg(value_name = "DATA")]
     data: PathBuf,
-    #[command(flatten)]
-    out: OutArgs,
     /// The folder of the pictures [default: annotation_images beside the mapping file, or the
     /// folder of the CSV].
     #[arg(long, value_name = "DIR")]
@@ -48,6 +46,8 @@ pub(crate) struct InversionArgs {
     /// Most rows of one network evaluation [default: 8].
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    out: OutArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]

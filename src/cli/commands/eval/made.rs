@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{ArgMatches, Command};
 use icd::{
     Error,
@@ -28,6 +28,7 @@ use crate::cli::{
         runner::Runner,
     },
     exit::Exit,
+    storage,
 };
 
 /// The folder of results below that of tables.
@@ -76,19 +77,22 @@ impl Making<'_> {
         };
         let own = lines.iter().map(|line| number(line) - 1).collect();
         let part = part(shard);
-        let ledger = Ledger::open(&Disk, folder, part)?;
+        let storage = storage::of(folder)?;
+        let ledger = Ledger::open(storage, folder, part)?;
         let taken = match self.out.force {
             true => Taken::Replaced,
             false => Taken::Fails,
         };
         let results = Results::read(folder, taken)?.with_ledger(ledger);
         let console = Console::of_jobs(self.report);
-        let device = self.model.open_device(&console)?;
-        console.note(&format!("device: {}", device::name(&device)));
-        let mut runner = Runner::new(device, self.max_rows, results, console);
-        let failures =
-            Failures::begin(&Disk, folder, part, Path::new("")).context(Exit::Machine)?;
-        let ran = Batch::new(self.data, failures, Told::Nothing).run(lines, &mut runner, &[]);
+        let mut devices = self.model.open_devices(&console)?;
+        let names: Vec<_> = devices.iter().map(device::name).collect();
+        console.note(&format!("device: {}", names.join(", ")));
+        let mut runner = Runner::new(devices.remove(0), self.max_rows, results, console);
+        let failures = Failures::begin(storage, folder, part, Path::new(""));
+        let failures = failures.context(Exit::Machine)?;
+        let batch = Batch::new(self.data, failures, Told::Nothing);
+        let ran = batch.run(lines, &mut runner, &devices);
         let failed = match ran {
             Ok(()) => None,
             Err(error) => match error.downcast::<Exit>()? {
@@ -108,7 +112,7 @@ impl Making<'_> {
 /// The jobs in the list of failures, of a shard in those of all.
 fn faults(folder: &Path, shard: Option<Shard>) -> Result<HashSet<usize>> {
     let lists = match shard {
-        Some(_) => Failures::all(&Disk, folder)?,
+        Some(_) => Failures::all(storage::of(folder)?, folder)?,
         None => fs::read(Failures::list(folder, part(shard)))
             .into_iter()
             .collect(),
@@ -128,8 +132,11 @@ pub(super) fn part(shard: Option<Shard>) -> Part {
     shard.map_or(Part::Whole, Part::Shard)
 }
 
-/// Creates the folder of results.
+/// Creates the folder of results, which is one of this machine: tables are read again and
+/// written anew.
 pub(super) fn create(folder: &Path) -> Result<()> {
+    let reason = || format!("{}: name a folder of this machine", folder.display());
+    ensure!(!storage::is_url(folder), Error::setting(reason()));
     Ok(fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?)
 }
 
