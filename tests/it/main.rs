@@ -9,6 +9,7 @@
 mod adapter_files;
 mod adapters;
 mod batch;
+mod bf16;
 mod cases;
 mod cli;
 mod convert;
