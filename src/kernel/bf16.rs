@@ -73,6 +73,33 @@ impl Arithmetic {
     }
 }
 
+/// Floating point operations per second of a unit's loop on all threads, for operands that
+/// stay in the L1 cache: no product can be faster.
+pub fn peak_flops(unit: Unit) -> f64 {
+    const STEPS: usize = 8;
+    const LOOPS: usize = 4000;
+    let lines = vec![Line([0x3F80_3F80; 16]); STEPS * 2 * ROWS];
+    let steps = Steps::at((0..STEPS).map(|step| step * 2 * ROWS));
+    let once = |_| {
+        let start = Instant::now();
+        rayon::broadcast(|_| {
+            let (session, mut sums) = (Session::new(unit), Sums::default());
+            let operands = Operands {
+                a: &lines,
+                rows: (0, Some(ROWS)),
+                steps: &steps,
+                b: &lines,
+            };
+            (0..LOOPS).for_each(|_| session.multiply(operands, Start::Zero, &mut sums));
+            std::hint::black_box(&sums);
+        });
+        start.elapsed().as_secs_f64()
+    };
+    let best = (0..TRIALS).map(once).fold(f64::INFINITY, f64::min);
+    let products = rayon::current_num_threads() * LOOPS * STEPS * 2 * ROWS * COLUMNS * TERMS;
+    2.0 * products as f64 / best
+}
+
 /// The unit in use, found once in a process.
 static UNIT: LazyLock<Option<Unit>> = LazyLock::new(|| match bf16_limit() {
     Bf16Limit::None => Unit::tiles().or_else(faster_dots),

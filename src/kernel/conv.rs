@@ -11,6 +11,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use half::bf16;
 
 use super::{
+    Activation,
     bf16::{Arithmetic, Pairs, RightSide, TERMS, Terms, convolve},
     elementwise::total::sum_rows,
     epilogue::{Addends, ConvEpilogue},
@@ -20,7 +21,9 @@ use super::{
         packed::PackedMatrix,
         product,
     },
+    group_norm::{affines, group_norm},
     op,
+    pages::zeros,
     parts::each_part,
 };
 use patches::{ConvGeometry, Patches};
@@ -116,7 +119,7 @@ impl PackedConv {
     fn convolve(&self, patches: &Patches, addends: Addends, out: &mut [f32]) {
         match &self.packed {
             RightSide::F32(packed) => self.convolve_exactly(patches, packed, addends, out),
-            RightSide::Bf16(unit, pairs) => convolve(*unit, patches, pairs, addends, out),
+            RightSide::Bf16(unit, pairs) => convolve(*unit, (patches, &[]), pairs, addends, out),
         }
     }
 
@@ -168,6 +171,28 @@ pub fn conv2d(
     })
 }
 
+/// [`conv2d`] of the SiLU of a group norm of x, whose weight and bias (inputs) are `affine`.
+/// Not differentiable.
+pub fn norm_silu_conv2d(
+    x: &Tensor,
+    (affine, groups, eps): ([&Tensor; 2], usize, f64),
+    weight: &PackedConv,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
+) -> Result<Tensor> {
+    op::untracked("a fused convolution", &[x, affine[0], affine[1]])?;
+    let RightSide::Bf16(unit, pairs) = &weight.packed else {
+        let x = group_norm(x, affine, groups, eps, Activation::Silu)?;
+        let (out, shape) = forward(&x, weight, geometry, epilogue)?;
+        return op::tensor(out, shape);
+    };
+    let norms = affines(x, affine, groups, eps)?;
+    let (out, shape) = computed(x, weight, geometry, epilogue, |patches, addends, out| {
+        convolve(*unit, (patches, &norms), pairs, addends, out);
+    })?;
+    op::tensor(out, shape)
+}
+
 /// Convolves x (b, h, w, inputs) with `weight` (outputs, inputs, k, k) and adds
 /// `bias` (outputs): (b, height, width, outputs). All f32, contiguous and on a
 /// CPU; differentiable in all arguments.
@@ -198,6 +223,19 @@ fn forward(
     geometry: ConvGeometry,
     epilogue: ConvEpilogue,
 ) -> Result<(Vec<f32>, Shape)> {
+    computed(x, weight, geometry, epilogue, |patches, addends, out| {
+        weight.convolve(patches, addends, out);
+    })
+}
+
+/// The output that `compute` makes of the patches, and its shape.
+fn computed(
+    x: &Tensor,
+    weight: &PackedConv,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
+    compute: impl FnOnce(&Patches, Addends, &mut [f32]),
+) -> Result<(Vec<f32>, Shape)> {
     let dims @ (b, .., inputs) = x.dims4()?;
     if (weight.inputs, weight.side) != (inputs, geometry.side) {
         bail!(
@@ -210,10 +248,8 @@ fn forward(
         let patches = Patches::new(x, dims, epilogue.upsample, geometry);
         let (height, width) = patches.size();
         let shape = Shape::from((b, height, width, weight.outputs()));
-        let mut out = vec![0f32; shape.elem_count()];
-        epilogue.with(&shape, |addends| {
-            weight.convolve(&patches, addends, &mut out);
-        })?;
+        let mut out = zeros(shape.elem_count());
+        epilogue.with(&shape, |addends| compute(&patches, addends, &mut out))?;
         Ok((out, shape))
     })
 }

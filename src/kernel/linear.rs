@@ -11,6 +11,7 @@ use super::{
     epilogue::{Addends, Epilogue},
     gemm::{Matrix, Task, outer::outer, packed::PackedMatrix, product},
     op::{self, Gradients},
+    pages::zeros,
     parts::each_part,
     scratch::Scratch,
 };
@@ -109,7 +110,7 @@ pub fn linear_geglu(
     if x.track_op() || !both.is_multiple_of(2) {
         bail!("linear_geglu requires an untracked input and an even width");
     }
-    let mut out = vec![0f32; shape.iter().product()];
+    let mut out = zeros(shape.iter().product());
     let count = out.len() / d;
     op::with([x], |[x]| {
         let x = Matrix::contiguous(x, inputs);
@@ -148,7 +149,7 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if k != terms || onto.elem_count() != m * n {
         bail!("add_product: {a:?} times {b:?} onto {onto:?}");
     }
-    let (mut out, shape) = (vec![0f32; m * n], onto.shape());
+    let (mut out, shape) = (zeros(m * n), onto.shape());
     op::with([onto, a, b], |[onto, a, b]| {
         let packed = Matrix::contiguous(b, n).packed(k);
         let addends = Addends {
@@ -207,7 +208,7 @@ fn forward(
     epilogue: Epilogue,
 ) -> Result<(Vec<f32>, Shape)> {
     let shape = Shape::from(mapped(x, inputs, weight.columns())?);
-    let mut out = vec![0f32; shape.elem_count()];
+    let mut out = zeros(shape.elem_count());
     op::with([x], |[x]| {
         let x = Matrix::contiguous(x, inputs);
         epilogue.with(&shape, |addends| weight.product(x, addends, &mut out))

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    LoraDelta,
+    GroupNorm, LoraDelta,
     lora::LoraBranch,
     ops::{ConvWeight, Ops},
 };
@@ -105,6 +105,23 @@ impl Conv2d {
             ..epilogue
         };
         self.base(x, epilogue)
+    }
+
+    /// Convolves the SiLU of a group norm of (b, h, w, inputs), with an epilogue in addition
+    /// to the layer's bias.
+    pub fn forward_normed(
+        &self,
+        norm: &GroupNorm,
+        x: &Tensor,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        if self.lora.is_some() {
+            return self.forward_with(&norm.forward_silu(x)?, epilogue);
+        }
+        let bias = Some(&self.bias);
+        let epilogue = ConvEpilogue { bias, ..epilogue };
+        self.ops
+            .norm_silu_conv2d(x, norm, &self.weight, self.geometry, epilogue)
     }
 
     /// The convolution without its LoRA branch.

@@ -158,7 +158,10 @@ mod tests {
         let layer = |delta: &LoraDelta| LoraDeltas::from([("x".to_owned(), delta.clone())]);
         let stack = sum_of([layer(&one), layer(&two)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = stack["x"].merged_into(&Packed::F32, &weight).unwrap().unwrap();
+        let merged = stack["x"]
+            .merged_into(&Packed::F32, &weight)
+            .unwrap()
+            .unwrap();
         let first = one.merged_into(&Packed::F32, &weight).unwrap().unwrap();
         let expected = two.merged_into(&Packed::F32, &first).unwrap().unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();

@@ -138,6 +138,19 @@ pub trait Ops: Debug + Send + Sync {
         composed::conv2d(x, weight, geometry, epilogue)
     }
 
+    /// [`conv2d`](Self::conv2d) of the SiLU of a group norm of x.
+    fn norm_silu_conv2d(
+        &self,
+        x: &Tensor,
+        norm: &GroupNorm,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        let x = self.group_norm(x, norm, Activation::Silu)?;
+        self.conv2d(&x, weight, geometry, epilogue)
+    }
+
     /// Normalises groups of channels of x (b, .., c), statistics in f32 or better.
     fn group_norm(&self, x: &Tensor, norm: &GroupNorm, activation: Activation) -> Result<Tensor> {
         self.activate(&composed::group_norm(x, norm)?, activation)

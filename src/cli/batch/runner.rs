@@ -282,6 +282,11 @@ impl Runner {
         })
     }
 
+    /// The device of all models.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The most targets that are walked together. On a CPU the rows of an evaluation do not
     /// change each other's bytes; elsewhere each job is walked alone, as by its own command.
     pub(crate) fn most_targets(&self) -> usize {

@@ -25,7 +25,10 @@ pub(crate) fn flops_per_second(placement: &Placement) -> Result<f64> {
     let matrix = Tensor::ones((SIDE, SIDE), dtype, device)?;
     let (layer, reached) = match placement.arithmetic() {
         Arithmetic::F32 => (None, REACHED),
-        Arithmetic::Bf16(_) => (Some(Linear::new(placement.ops(), matrix.clone(), None)?), OF_BF16),
+        Arithmetic::Bf16(_) => (
+            Some(Linear::new(placement.ops(), matrix.clone(), None)?),
+            OF_BF16,
+        ),
     };
     let multiply = || -> Result<()> {
         match &layer {

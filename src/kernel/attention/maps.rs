@@ -7,6 +7,7 @@ use crate::kernel::{
     bf16::{Arithmetic, RightSide},
     gemm::Matrix,
     op,
+    pages::zeros,
     parts::{each, map},
     softmax::normalise,
 };
@@ -34,7 +35,7 @@ pub fn attention_maps_in(
     let sizes = Sizes::of([q, k, k], heads)?;
     op::untracked("an attention map", &[q, k])?;
     let Sizes { b, n, m, .. } = sizes;
-    let mut out = vec![0f32; b * heads * n * m];
+    let mut out = zeros(b * heads * n * m);
     op::with([q, k], |[q, k]| {
         let keys = packed(sizes, |at| {
             RightSide::transposed(arithmetic, sizes.head(k, m, sizes.d, at), m)
@@ -67,9 +68,11 @@ pub fn read_maps_in(arithmetic: Arithmetic, maps: &Tensor, v: &Tensor) -> Result
         e,
         causal: false,
     };
-    let mut out = vec![0f32; b * n * wide];
+    let mut out = zeros(b * n * wide);
     op::with([maps, v], |[maps, v]| {
-        let values = packed(sizes, |at| RightSide::of(arithmetic, sizes.head(v, m, e, at), m));
+        let values = packed(sizes, |at| {
+            RightSide::of(arithmetic, sizes.head(v, m, e, at), m)
+        });
         read(maps, &values, sizes, &mut out);
         op::tensor(out, sizes.output())
     })

@@ -18,6 +18,7 @@ use crate::kernel::{
     },
     gemm::Matrix,
     op,
+    pages::zeros,
     parts::{each, map},
     simd::{exp2, vectorised},
 };
@@ -31,12 +32,23 @@ pub fn attend(unit: Unit, [q, k, v]: [&Tensor; 3], heads: usize, sees: Sees) -> 
     op::untracked("attention in bf16", &[q, k, v])?;
     let causal = sees == Sees::Earlier;
     if causal && sizes.n != sizes.m {
-        bail!("causal attention of {} queries to {} keys", sizes.n, sizes.m);
+        bail!(
+            "causal attention of {} queries to {} keys",
+            sizes.n,
+            sizes.m
+        );
     }
     let sizes = Sizes { causal, ..sizes };
-    let group = if sees == Sees::ThroughFirst { sizes.b } else { 1 };
+    let group = if sees == Sees::ThroughFirst {
+        sizes.b
+    } else {
+        1
+    };
     op::with([q, k, v], |arguments| {
-        op::tensor(forward(unit, arguments, sizes, group.max(1)), sizes.output())
+        op::tensor(
+            forward(unit, arguments, sizes, group.max(1)),
+            sizes.output(),
+        )
     })
 }
 
@@ -54,19 +66,36 @@ pub enum Sees {
 /// The output (b, n, heads * e): each `group` of images is read through its first's maps.
 fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Vec<f32> {
     let Sizes {
-        b, heads, n, m, d, e, ..
+        b,
+        heads,
+        n,
+        m,
+        d,
+        e,
+        ..
     } = sizes;
-    let keys = rounded(sizes, (0..b).step_by(group), |at| lines_of(sizes.head(k, m, d, at), m));
+    let keys = rounded(sizes, (0..b).step_by(group), |at| {
+        lines_of(sizes.head(k, m, d, at), m)
+    });
     let values = rounded(sizes, 0..b, |at| transposed(sizes.head(v, m, e, at), m));
     let blocks = n.div_ceil(COLUMNS);
-    let place = |image, query: usize, head| (image / group * heads + head) * blocks + query / COLUMNS;
-    let mut out = vec![0f32; b * n * heads * e];
-    let parts = shares(&mut out, e, (n, heads), b.div_ceil(group) * heads * blocks, place);
+    let place =
+        |image, query: usize, head| (image / group * heads + head) * blocks + query / COLUMNS;
+    let mut out = zeros(b * n * heads * e);
+    let parts = shares(
+        &mut out,
+        e,
+        (n, heads),
+        b.div_ceil(group) * heads * blocks,
+        place,
+    );
     each(parts, &|i, mut out| {
         let (first, head) = (i / blocks / heads * group, i / blocks % heads);
         let start = i % blocks * COLUMNS;
         let images = first..b.min(first + group);
-        let values: Vec<_> = images.map(|image| &values[image * heads + head][..]).collect();
+        let values: Vec<_> = images
+            .map(|image| &values[image * heads + head][..])
+            .collect();
         vectorised(Task {
             unit,
             sizes,
@@ -102,7 +131,8 @@ fn lines_of(matrix: Matrix, rows: usize) -> Vec<Line> {
             let height = rows.next_multiple_of(ROWS);
             let mut lines = vec![Line::default(); matrix.terms.div_ceil(TERMS) * height];
             for row in 0..rows {
-                let (whole, rest) = matrix.values[row * matrix.stride..][..matrix.terms].as_chunks();
+                let (whole, rest) =
+                    matrix.values[row * matrix.stride..][..matrix.terms].as_chunks();
                 for (block, terms) in whole.iter().enumerate() {
                     lines[block * height + row] = line(terms);
                 }
@@ -189,7 +219,14 @@ impl WithSimd for Task<'_, '_> {
             }
             self.mask(&keys, scores);
             let shrink = online.weigh(s, scores, &mut weights);
-            self.read(s, &session, (start / TERMS, scores.len()), &weights, shrink, &mut totals);
+            self.read(
+                s,
+                &session,
+                (start / TERMS, scores.len()),
+                &weights,
+                shrink,
+                &mut totals,
+            );
         }
         self.write(&online, &totals);
     }
@@ -363,14 +400,20 @@ fn weigh_column<S: Simd>(
     weights: &mut [Line],
 ) -> S::f32s {
     let offset = s.neg_f32s(s.mul_f32s(peak, scale));
-    let (half, at) = (i * S::F32_LANES / ROWS, i * S::F32_LANES % ROWS / S::F32_LANES);
+    let (half, at) = (
+        i * S::F32_LANES / ROWS,
+        i * S::F32_LANES % ROWS / S::F32_LANES,
+    );
     let mut sums = [s.splat_f32s(0.0); 2];
     for (block, weights) in scores.iter().zip(weights.chunks_mut(TALL)) {
         let weights = &mut weights[half * ROWS..][..ROWS];
         for (rows, weights) in block.0.as_chunks::<2>().0.iter().zip(weights) {
             let mut pair = [peak; 2];
             for ((x, sum), row) in pair.iter_mut().zip(&mut sums).zip(rows) {
-                *x = exp2(s, s.mul_add_e_f32s(S::as_simd_f32s(row).0[i], scale, offset));
+                *x = exp2(
+                    s,
+                    s.mul_add_e_f32s(S::as_simd_f32s(row).0[i], scale, offset),
+                );
                 *sum = s.add_f32s(*sum, *x);
             }
             S::as_mut_simd_u32s(&mut weights.0).0[at] = round_pair(s, pair);
@@ -379,16 +422,16 @@ fn weigh_column<S: Simd>(
     s.add_f32s(sums[0], sums[1])
 }
 
-/// Pairs of finite values, rounded to bf16.
+/// Pairs of finite values, rounded to the nearest bf16. Ties, which powers of two hardly ever
+/// are, go up: evenness would cost as much as a fifth of the power.
 #[inline(always)]
 fn round_pair<S: Simd>(s: S, pair: [S::f32s; 2]) -> S::u32s {
-    let shift = s.splat_u32s(16);
-    let mut near = [shift; 2];
-    for (near, x) in near.iter_mut().zip(pair) {
-        let bits = s.transmute_u32s_f32s(x);
-        let odd = s.and_u32s(s.wrapping_dyn_shr_u32s(bits, shift), s.splat_u32s(1));
-        *near = s.add_u32s(s.add_u32s(bits, s.splat_u32s(0x7FFF)), odd);
-    }
-    let even = s.wrapping_dyn_shr_u32s(near[0], shift);
+    let half = s.splat_u32s(0x8000);
+    let [even, odd] = pair;
+    let near = [
+        s.add_u32s(s.transmute_u32s_f32s(even), half),
+        s.add_u32s(s.transmute_u32s_f32s(odd), half),
+    ];
+    let even = s.wrapping_dyn_shr_u32s(near[0], s.splat_u32s(16));
     s.or_u32s(even, s.and_u32s(near[1], s.splat_u32s(0xFFFF_0000)))
 }

@@ -121,7 +121,10 @@ pub(in crate::kernel) fn short_line(terms: &[f32]) -> Line {
 /// The terms of a pair.
 #[inline(always)]
 pub(in crate::kernel) fn widened(pair: u32) -> [f32; 2] {
-    [f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000)]
+    [
+        f32::from_bits(pair << 16),
+        f32::from_bits(pair & 0xFFFF_0000),
+    ]
 }
 
 #[cfg(test)]
@@ -147,7 +150,11 @@ mod tests {
         let terms: [f32; TERMS] = std::array::from_fn(|i| i as f32);
         let found: Vec<_> = line(&terms).0.into_iter().flat_map(widened).collect();
         assert_eq!(found, terms);
-        let found: Vec<_> = short_line(&terms[..5]).0.into_iter().flat_map(widened).collect();
+        let found: Vec<_> = short_line(&terms[..5])
+            .0
+            .into_iter()
+            .flat_map(widened)
+            .collect();
         assert_eq!(found[..6], [0., 1., 2., 3., 4., 0.]);
     }
 }

@@ -4,15 +4,14 @@ use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
 use super::lines::{COLUMNS, Line, ROWS, TERMS, line, widened};
-use crate::kernel::parts::each;
+use crate::kernel::parts::map;
 
 /// A matrix of steps of 32 terms and panels of 32 columns: for each panel and step, 16
 /// lines with the pairs of 16 columns, and 16 of the next 16.
 #[derive(Clone, Debug)]
 pub(in crate::kernel) struct Pairs {
-    steps: usize,
     columns: usize,
-    lines: Vec<Line>,
+    panels: Vec<Vec<Line>>,
 }
 
 /// Lines of a step of a panel.
@@ -48,26 +47,21 @@ impl Pairs {
         of: impl Fn(usize, usize) -> Terms + Sync,
         to_f32: impl Fn(T) -> f32 + Sync,
     ) -> Self {
-        let mut lines = vec![Line::default(); columns.div_ceil(COLUMNS) * steps * STEP];
-        let halves: Vec<_> = lines.chunks_mut((steps * STEP).max(1)).collect();
-        each(halves, &|panel, lines: &mut [Line]| {
-            for (step, lines) in lines.chunks_mut(STEP).enumerate() {
-                for (half, lines) in lines.chunks_mut(ROWS).enumerate() {
-                    let first = panel * COLUMNS + half * ROWS;
-                    for column in first..columns.min(first + ROWS) {
-                        let terms = of(step, column).read(values, &to_f32);
-                        for (slot, pair) in lines.iter_mut().zip(line(&terms).0) {
-                            slot.0[column - first] = pair;
-                        }
+        let panel = |panel| {
+            let mut lines = vec![Line::default(); steps * STEP];
+            for (i, lines) in lines.chunks_mut(ROWS).enumerate() {
+                let (step, first) = (i / 2, panel * COLUMNS + i % 2 * ROWS);
+                for column in first..columns.min(first + ROWS) {
+                    let terms = of(step, column).read(values, &to_f32);
+                    for (slot, pair) in lines.iter_mut().zip(line(&terms).0) {
+                        slot.0[column - first] = pair;
                     }
                 }
             }
-        });
-        Self {
-            steps,
-            columns,
-            lines,
-        }
+            lines
+        };
+        let panels = map((0..columns.div_ceil(COLUMNS)).collect(), &|_, i| panel(i));
+        Self { columns, panels }
     }
 
     /// Number of columns.
@@ -77,13 +71,13 @@ impl Pairs {
 
     /// Number of panels.
     pub(super) fn panels(&self) -> usize {
-        self.columns.div_ceil(COLUMNS)
+        self.panels.len()
     }
 
     /// The lines of a panel, step by step.
     #[inline(always)]
     pub(super) fn panel(&self, panel: usize) -> &[Line] {
-        &self.lines[panel * self.steps * STEP..][..self.steps * STEP]
+        &self.panels[panel]
     }
 
     /// A value as it was rounded.

@@ -12,7 +12,9 @@ use super::{
     lines::{Line, ROWS, Steps, TERMS, line, short_line},
     product::{Left, NOWHERE, Strip, Tile, product},
 };
-use crate::kernel::{conv::patches::Patches, epilogue::Addends, scratch::Scratch};
+use crate::kernel::{
+    conv::patches::Patches, epilogue::Addends, group_norm::Affine, scratch::Scratch,
+};
 
 /// Lines of a rectangle, half of a large L2 cache.
 const LINES: usize = 1 << 14;
@@ -26,10 +28,11 @@ const LOW: usize = 8;
 /// Pixels of small pictures that are computed together.
 const TOGETHER: usize = 256;
 
-/// Convolves patches: `out` (b, height, width, outputs).
+/// Convolves patches, normalised before if `norms` has a norm for each picture: `out` (b,
+/// height, width, outputs).
 pub(in crate::kernel) fn convolve(
     unit: Unit,
-    patches: &Patches,
+    (patches, norms): (&Patches, &[Affine]),
     weights: &Pairs,
     addends: Addends,
     out: &mut [f32],
@@ -37,13 +40,16 @@ pub(in crate::kernel) fn convolve(
     let (height, width) = patches.size();
     let pictures = out.len() / (height * width * weights.columns()).max(1);
     if pictures > 0 {
-        product(unit, &Picture::new(patches, pictures), weights, addends, out);
+        let picture = Picture::new((patches, norms), pictures);
+        product(unit, &picture, weights, addends, out);
     }
 }
 
 /// Pictures, cut into rectangles.
 struct Picture<'a> {
     patches: &'a Patches<'a>,
+    /// The norm of each picture, if any.
+    norms: &'a [Affine],
     pictures: usize,
     /// Height and width of a rectangle.
     size: (usize, usize),
@@ -54,16 +60,25 @@ struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    fn new(patches: &'a Patches<'a>, pictures: usize) -> Self {
+    fn new((patches, norms): (&'a Patches<'a>, &'a [Affine]), pictures: usize) -> Self {
         let ((height, width), depth) = (patches.size(), patches.channels().div_ceil(TERMS));
         let across = width.div_ceil(width.div_ceil(WIDE)).next_multiple_of(ROWS);
-        let wide = if width.is_multiple_of(across) { across } else { width };
+        let wide = if width.is_multiple_of(across) {
+            across
+        } else {
+            width
+        };
         let high = (LINES / depth.max(1) / wide).max(LOW);
         let high = height.div_ceil(height.div_ceil(high));
         let whole = (high, wide) == (height, width);
-        let together = if whole { TOGETHER / (height * width) } else { 1 };
+        let together = if whole {
+            TOGETHER / (height * width)
+        } else {
+            1
+        };
         Self {
             patches,
+            norms,
             pictures,
             size: (high, wide),
             together: together.clamp(1, pictures),
@@ -150,14 +165,15 @@ impl Left for Picture<'_> {
     }
 
     #[inline(always)]
-    fn strip<S: Simd>(&self, _: S, strip: usize) -> Strip {
+    fn strip<S: Simd>(&self, s: S, strip: usize) -> Strip {
         let (pictures, y, x) = self.place(strip);
         let (side, stride) = (self.patches.geometry().side, self.patches.geometry().stride);
         let size = (self.size.0.min(self.patches.size().0 - y), self.size.1);
         let planes = Planes::new(size, pictures.len(), side, stride);
         let tap = |tap: usize| planes.row(0, tap / side) + planes.column(tap % side);
         let taps = side * side;
-        let steps = Steps::at((0..self.depth * taps).map(|i| i / taps * planes.all() + tap(i % taps)));
+        let steps =
+            Steps::at((0..self.depth * taps).map(|i| i / taps * planes.all() + tap(i % taps)));
         let tiles = tiles(planes, pictures.len(), size);
         let last = tiles.iter().map(|tile| steps.reach(tile.first)).max();
         let mut lines = Scratch::new(last.unwrap_or(0).max(self.depth * planes.all()));
@@ -169,7 +185,13 @@ impl Left for Picture<'_> {
                 let (from, to) = (self.patches.input_row(y * stride + row), planes.row(i, row));
                 for (column, place) in &columns {
                     let pixel = self.patches.at(picture, from, *column);
-                    put(pixel, planes.all(), &mut lines[to + place..]);
+                    let lines = &mut lines[to + place..];
+                    match self.norms.get(picture) {
+                        Some(norm) if Patches::is_inside(from, *column) => {
+                            put_normalised(s, norm, pixel, planes.all(), lines);
+                        }
+                        _ => put(pixel, planes.all(), lines),
+                    }
                 }
             }
         }
@@ -190,6 +212,17 @@ fn put(pixel: &[f32], all: usize, lines: &mut [Line]) {
     }
     if !rest.is_empty() {
         lines[whole.len() * all] = short_line(rest);
+    }
+}
+
+/// The same of a group norm and SiLU of the pixel.
+#[inline(always)]
+fn put_normalised<S: Simd>(s: S, norm: &Affine, pixel: &[f32], all: usize, lines: &mut [Line]) {
+    for (step, values) in pixel.chunks(TERMS).enumerate() {
+        let mut terms = [0.0; TERMS];
+        let channels = step * TERMS..step * TERMS + values.len();
+        norm.silu(s, values, channels, &mut terms);
+        lines[step * all] = line(&terms);
     }
 }
 

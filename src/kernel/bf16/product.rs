@@ -67,12 +67,15 @@ trait Finish<const P: usize>: Sync {
     /// The panels that make the columns of panel `i` of the output.
     fn panels(&self, i: usize) -> [usize; P];
 
+    /// The group of a row of the output, of those that have a bias each.
+    fn group(&self, row: usize) -> usize;
+
     /// Writes the columns from `column` on of a row.
     fn write<S: Simd>(
         &self,
         s: S,
         sums: [&[f32; COLUMNS]; P],
-        row: usize,
+        place: Place,
         column: usize,
         out: &mut [f32],
     );
@@ -90,11 +93,7 @@ pub(in crate::kernel) fn product(
     let Some(rows) = out.len().checked_div(columns) else {
         return;
     };
-    let finish = Added {
-        addends,
-        rows,
-        columns,
-    };
+    let finish = Added::new(addends, rows, columns);
     finished(unit, (a, b), &finish, columns, out);
 }
 
@@ -164,7 +163,11 @@ fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>>
         let tasks = &mut tasks[a.strip_of(i) * cuts.len()..][..cuts.len()];
         for (j, mut rest) in rows.chunks_mut(height * columns).enumerate() {
             for task in &mut *tasks {
-                let end = if cuts.len() == 1 { rest.len() } else { task.width };
+                let end = if cuts.len() == 1 {
+                    rest.len()
+                } else {
+                    task.width
+                };
                 let (part, tail) = rest.split_at_mut(end);
                 task.parts.push((i * segment + j * height, part));
                 rest = tail;
@@ -174,13 +177,29 @@ fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>>
     tasks
 }
 
+/// Where a row of a strip goes. It is found once for all panels: divisions are slow.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The part of the task, and the first value of the row in it.
+    part: usize,
+    at: usize,
+    /// Its number in the output.
+    row: usize,
+    /// Its group.
+    group: usize,
+}
+
 impl Task<'_> {
-    /// A row's number in the output, and the panels' columns of it.
-    #[inline(always)]
-    fn row(&mut self, row: usize) -> (usize, &mut [f32]) {
-        let (first, part) = &mut self.parts[row / self.height];
-        let row = row % self.height;
-        (*first + row, &mut part[row * self.width..][..self.width])
+    /// The place of a row of the strip.
+    fn place(&self, row: u32, group: impl Fn(usize) -> usize) -> Option<Place> {
+        let (part, within) = (row as usize / self.height, row as usize % self.height);
+        let row = self.parts.get(part).filter(|_| row != NOWHERE)?.0 + within;
+        Some(Place {
+            part,
+            at: within * self.width,
+            row,
+            group: group(row),
+        })
     }
 }
 
@@ -198,10 +217,13 @@ impl<A: Left, F: Finish<P>, const P: usize> WithSimd for Compute<'_, '_, A, F, P
     fn with_simd<S: Simd>(mut self, s: S) {
         let session = Session::new(self.unit);
         let strip = self.sides.0.strip(s, self.task.strip);
+        let rows = strip.tiles.iter().flat_map(|tile| tile.rows);
+        let place = |row| self.task.place(row, |row| self.finish.group(row));
+        let places: Vec<_> = rows.map(place).collect();
         let mut sums: [Sums; P] = std::array::from_fn(|_| Sums::default());
         for i in self.task.panels.clone() {
             let panels = self.finish.panels(i).map(|panel| self.sides.1.panel(panel));
-            for tiles in strip.tiles.chunks(2) {
+            for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
                 let rows = (tiles[0].first, tiles.get(1).map(|tile| tile.first));
                 for (b, sums) in panels.iter().zip(&mut sums) {
                     let operands = Operands {
@@ -212,23 +234,24 @@ impl<A: Left, F: Finish<P>, const P: usize> WithSimd for Compute<'_, '_, A, F, P
                     };
                     session.multiply(operands, Start::Zero, sums);
                 }
-                self.write(s, tiles, i, &sums);
+                self.write(s, places, i, &sums);
             }
         }
     }
 }
 
 impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
-    /// Writes the sums of some tiles to panel `i` of the output.
+    /// Writes the sums of some rows to panel `i` of the output.
     #[inline(always)]
-    fn write<S: Simd>(&mut self, s: S, tiles: &[Tile], i: usize, sums: &[Sums; P]) {
+    fn write<S: Simd>(&mut self, s: S, places: &[Option<Place>], i: usize, sums: &[Sums; P]) {
         let from = (i - self.task.panels.start) * COLUMNS;
-        for (j, row) in tiles.iter().flat_map(|tile| tile.rows).enumerate() {
-            if row != NOWHERE {
-                let (row, out) = self.task.row(row as usize);
-                let end = out.len().min(from + COLUMNS);
+        let end = self.task.width.min(from + COLUMNS);
+        for (j, place) in places.iter().enumerate() {
+            if let Some(place) = place {
+                let out = &mut self.task.parts[place.part].1[place.at..];
                 let sums = sums.each_ref().map(|sums| &sums.0[j]);
-                self.finish.write(s, sums, row, i * COLUMNS, &mut out[from..end]);
+                self.finish
+                    .write(s, sums, *place, i * COLUMNS, &mut out[from..end]);
             }
         }
     }
@@ -237,9 +260,22 @@ impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
 /// Bias and residual.
 struct Added<'a> {
     addends: Addends<'a>,
-    /// Rows and columns of the output.
-    rows: usize,
+    /// Rows of the output that share a bias.
+    group: usize,
+    /// Columns of the output.
     columns: usize,
+}
+
+impl<'a> Added<'a> {
+    /// For an output (rows, columns).
+    fn new(addends: Addends<'a>, rows: usize, columns: usize) -> Self {
+        let biases = addends.bias.map_or(1, |bias| bias.len() / columns.max(1));
+        Self {
+            addends,
+            group: (rows / biases.max(1)).max(1),
+            columns,
+        }
+    }
 }
 
 impl Finish<1> for Added<'_> {
@@ -247,21 +283,22 @@ impl Finish<1> for Added<'_> {
         [i]
     }
 
+    fn group(&self, row: usize) -> usize {
+        row / self.group
+    }
+
     #[inline(always)]
     fn write<S: Simd>(
         &self,
         s: S,
         [sums]: [&[f32; COLUMNS]; 1],
-        row: usize,
+        place: Place,
         column: usize,
         out: &mut [f32],
     ) {
         let Addends { bias, residual } = self.addends;
-        let bias = bias.map(|bias| {
-            let group = self.rows * self.columns / bias.len();
-            &bias[row / group * self.columns + column..]
-        });
-        let residual = residual.map(|residual| &residual[row * self.columns + column..]);
+        let bias = bias.map(|bias| &bias[place.group * self.columns + column..]);
+        let residual = residual.map(|residual| &residual[place.row * self.columns + column..]);
         match out.as_mut_array::<COLUMNS>() {
             Some(out) => add_whole(s, sums, [bias, residual], out),
             None => {
@@ -306,16 +343,22 @@ impl Finish<2> for Gated<'_> {
         [i, i + self.d / COLUMNS]
     }
 
+    fn group(&self, _: usize) -> usize {
+        0
+    }
+
     #[inline(always)]
     fn write<S: Simd>(
         &self,
         s: S,
         sums: [&[f32; COLUMNS]; 2],
-        _: usize,
+        _: Place,
         column: usize,
         out: &mut [f32],
     ) {
-        let bias = self.bias.map(|bias| [&bias[column..], &bias[self.d + column..]]);
+        let bias = self
+            .bias
+            .map(|bias| [&bias[column..], &bias[self.d + column..]]);
         let bias = bias.map(|both| both.map(|bias| S::as_simd_f32s(&bias[..COLUMNS]).0));
         let [values, gates] = sums.map(|sums| S::as_simd_f32s(sums).0);
         let (out, _) = S::as_mut_simd_f32s(out);
@@ -405,11 +448,7 @@ pub(in crate::kernel) fn compute_rows(
         values: &a.values[first * a.stride..],
         ..a
     };
-    let finish = Added {
-        addends: Addends::default(),
-        rows: height,
-        columns,
-    };
+    let finish = Added::new(Addends::default(), height, columns);
     let a = Rows {
         matrix,
         rows: height,

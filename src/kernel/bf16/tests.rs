@@ -7,12 +7,13 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::{
     Arithmetic,
     lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, widened},
-    unit::{Session, Unit},
+    unit::{Session, Unit, tiles_are_usable},
 };
 
 use crate::kernel::{
-    ConvEpilogue, ConvGeometry, Epilogue, PackedConv, PackedLinear, Sees, attend, attend_causally,
-    attend_rounded, attend_through_first, conv2d, linear, linear_geglu,
+    Activation, ConvEpilogue, ConvGeometry, Epilogue, PackedConv, PackedLinear, Sees, attend,
+    attend_causally, attend_rounded, attend_through_first, conv2d, group_norm, linear,
+    linear_geglu, norm_silu_conv2d,
 };
 
 /// The units of this processor.
@@ -29,7 +30,9 @@ fn noise(count: usize, seed: u32) -> Vec<Line> {
         let size = f32::from_bits((state >> 9 & 0x7F_FFFF) | 127 << 23) - 1.5;
         super::lines::pair(size, size * 3.7 - 1.0)
     };
-    (0..count).map(|_| Line(std::array::from_fn(|_| next()))).collect()
+    (0..count)
+        .map(|_| Line(std::array::from_fn(|_| next())))
+        .collect()
 }
 
 /// (lines of each step from the first, first lines of the tiles, lines of the left side)
@@ -84,8 +87,10 @@ fn sums_are_those_of_the_products() {
                 let sums = computed(unit, &shape, start);
                 for row in (0..shape.1.len() * ROWS).step_by(3) {
                     for column in (0..COLUMNS).step_by(5) {
-                        let (found, expected) =
-                            (f64::from(sums.0[row][column]), plain(&shape, start, row, column));
+                        let (found, expected) = (
+                            f64::from(sums.0[row][column]),
+                            plain(&shape, start, row, column),
+                        );
                         let gap = (found - expected).abs() / (1.0 + 32.0 * shape.0.len() as f64);
                         assert!(gap < 1e-6, "{unit:?} {shape:?}: {found} for {expected}");
                     }
@@ -100,9 +105,16 @@ fn the_emulation_has_the_bits_of_tiles() {
     let Some(unit) = Unit::tiles() else { return };
     for shape in shapes() {
         for start in [Start::Zero, Start::Sums] {
-            let [tiles, emulated] = [unit, Unit::Emulated].map(|unit| computed(unit, &shape, start));
+            let [tiles, emulated] =
+                [unit, Unit::Emulated].map(|unit| computed(unit, &shape, start));
             let rows = shape.1.len() * ROWS;
-            let bits = |sums: &Sums| sums.0[..rows].as_flattened().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let bits = |sums: &Sums| {
+                sums.0[..rows]
+                    .as_flattened()
+                    .iter()
+                    .map(|x| x.to_bits())
+                    .collect::<Vec<_>>()
+            };
             assert!(bits(&tiles) == bits(&emulated), "{shape:?}");
         }
     }
@@ -149,9 +161,15 @@ fn values(x: &Tensor) -> Vec<f32> {
 
 /// Checks an operation in bf16 against f32, relative to `size` or the largest result, and that
 /// the number of threads changes nothing.
-fn check(what: &str, (tolerance, size): (f32, f32), run: impl Fn(Arithmetic) -> Result<Tensor> + Sync) {
+fn check(
+    what: &str,
+    (tolerance, size): (f32, f32),
+    run: impl Fn(Arithmetic) -> Result<Tensor> + Sync,
+) {
     let expected = run(Arithmetic::F32).unwrap();
-    let largest = values(&expected).iter().fold(size, |most, x| most.max(x.abs()));
+    let largest = values(&expected)
+        .iter()
+        .fold(size, |most, x| most.max(x.abs()));
     for unit in units() {
         let on_threads = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -162,10 +180,16 @@ fn check(what: &str, (tolerance, size): (f32, f32), run: impl Fn(Arithmetic) -> 
         assert_eq!(found.dims(), expected.dims(), "{what}");
         for (i, (found, expected)) in values(&found).iter().zip(values(&expected)).enumerate() {
             let gap = (found - expected).abs() / largest;
-            assert!(gap < tolerance, "{what} by {unit:?}: {found} for {expected} at {i}");
+            assert!(
+                gap < tolerance,
+                "{what} by {unit:?}: {found} for {expected} at {i}"
+            );
         }
         for threads in [2, 3] {
-            assert!(values(&found) == values(&on_threads(threads)), "{what} on {threads} threads");
+            assert!(
+                values(&found) == values(&on_threads(threads)),
+                "{what} on {threads} threads"
+            );
         }
     }
 }
@@ -186,14 +210,18 @@ fn linear_layers_agree_with_f32_for_many_shapes() {
     ] {
         let (x, weight) = (waves(&[rows, inputs], 0.1), waves(&[outputs, inputs], 0.5));
         let (bias, residual) = (waves(&[outputs], 0.9), waves(&[rows, outputs], 1.3));
-        check(&format!("{rows} x {inputs} x {outputs}"), (2e-6, 0.0), |arithmetic| {
-            let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
-            let epilogue = Epilogue {
-                bias: Some(&bias),
-                residual: Some(&residual),
-            };
-            linear(&x, &weight, epilogue)
-        });
+        check(
+            &format!("{rows} x {inputs} x {outputs}"),
+            (2e-6, 0.0),
+            |arithmetic| {
+                let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
+                let epilogue = Epilogue {
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                };
+                linear(&x, &weight, epilogue)
+            },
+        );
     }
 }
 
@@ -203,10 +231,14 @@ fn gated_layers_agree_with_f32() {
         let (x, weight) = (waves(&[rows, inputs], 0.1), waves(&[2 * d, inputs], 0.5));
         let bias = waves(&[2 * d], 0.9);
         for bias in [None, Some(&bias)] {
-            check(&format!("{rows} x {inputs} x {d}"), (2e-6, 0.0), |arithmetic| {
-                let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
-                linear_geglu(&x, &weight, bias)
-            });
+            check(
+                &format!("{rows} x {inputs} x {d}"),
+                (2e-6, 0.0),
+                |arithmetic| {
+                    let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
+                    linear_geglu(&x, &weight, bias)
+                },
+            );
         }
     }
 }
@@ -243,17 +275,25 @@ fn convolutions_agree_with_f32_for_many_shapes() {
         let weight = waves(&[outputs, inputs, side, side], 1.1);
         let (height, width) = upsample.unwrap_or((h, w));
         let out = [b, geometry.output(height), geometry.output(width), outputs];
-        let (bias, shift, residual) = (waves(&[outputs], 0.9), waves(&[b, outputs], 1.7), waves(&out, 2.1));
-        check(&format!("{geometry:?} {b} x {h} x {w}, {inputs}, {outputs}"), (1e-5, 0.0), |arithmetic| {
-            let weight = Arc::new(PackedConv::packed(&weight, arithmetic)?);
-            let epilogue = ConvEpilogue {
-                bias: Some(&bias),
-                shift: Some(&shift),
-                residual: Some(&residual),
-                upsample,
-            };
-            conv2d(&x, &weight, geometry, epilogue)
-        });
+        let (bias, shift, residual) = (
+            waves(&[outputs], 0.9),
+            waves(&[b, outputs], 1.7),
+            waves(&out, 2.1),
+        );
+        check(
+            &format!("{geometry:?} {b} x {h} x {w}, {inputs}, {outputs}"),
+            (1e-5, 0.0),
+            |arithmetic| {
+                let weight = Arc::new(PackedConv::packed(&weight, arithmetic)?);
+                let epilogue = ConvEpilogue {
+                    bias: Some(&bias),
+                    shift: Some(&shift),
+                    residual: Some(&residual),
+                    upsample,
+                };
+                conv2d(&x, &weight, geometry, epilogue)
+            },
+        );
     }
 }
 
@@ -269,7 +309,10 @@ fn attention_agrees_with_f32_for_many_shapes() {
         (1, 1, 64, 257, 160, 33),
         (1, 1, 40, 300, 512, 512),
     ] {
-        let (q, k) = (waves(&[b, n, heads * d], 0.1), waves(&[b, m, heads * d], 0.7));
+        let (q, k) = (
+            waves(&[b, n, heads * d], 0.1),
+            waves(&[b, m, heads * d], 0.7),
+        );
         let v = waves(&[b, m, heads * e], 1.9);
         for sees in [Sees::All, Sees::ThroughFirst, Sees::Earlier] {
             if sees == Sees::Earlier && n != m {
@@ -283,5 +326,74 @@ fn attention_agrees_with_f32_for_many_shapes() {
                 (_, Sees::Earlier) => attend_causally(&q, &k, &v, heads),
             });
         }
+    }
+}
+
+#[test]
+fn a_norm_in_front_of_a_convolution_is_that_of_the_norm_apart() {
+    for (b, h, w, inputs, outputs, groups) in [
+        (2, 5, 7, 40, 33, 4),
+        (1, 20, 64, 64, 32, 8),
+        (3, 8, 8, 6, 5, 3),
+    ] {
+        let (x, weight) = (
+            waves(&[b, h, w, inputs], 0.3),
+            waves(&[outputs, inputs, 3, 3], 1.1),
+        );
+        let affine = [waves(&[inputs], 0.2), waves(&[inputs], 0.8)];
+        let (affine, geometry) = ([&affine[0], &affine[1]], ConvGeometry::same(3));
+        let arithmetics = units().into_iter().map(Arithmetic::Bf16);
+        for arithmetic in arithmetics.chain([Arithmetic::F32]) {
+            let weight = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+            let none = ConvEpilogue::default();
+            let fused = norm_silu_conv2d(&x, (affine, groups, 1e-6), &weight, geometry, none);
+            let normed = group_norm(&x, affine, groups, 1e-6, Activation::Silu).unwrap();
+            let apart = conv2d(&normed, &weight, geometry, none).unwrap();
+            assert!(values(&fused.unwrap()) == values(&apart), "{arithmetic:?}");
+        }
+    }
+}
+
+#[test]
+fn gradients_pass_through_rounded_weights() {
+    let (x, weight) = (waves(&[2, 5, 4, 33], 0.3), waves(&[20, 33, 3, 3], 1.1));
+    let (rows, matrix) = (waves(&[7, 33], 0.4), waves(&[20, 33], 1.2));
+    let slopes = |arithmetic| {
+        let [x, rows] = [&x, &rows].map(|x| candle_core::Var::from_tensor(x).unwrap());
+        let conv = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+        let layer = Arc::new(PackedLinear::packed(&matrix, arithmetic).unwrap());
+        let y = conv2d(&x, &conv, ConvGeometry::same(3), ConvEpilogue::default()).unwrap();
+        let z = linear(&rows, &layer, Epilogue::default()).unwrap();
+        let loss = |y: Tensor| (&y * waves(y.dims(), 0.9)).unwrap().sum_all().unwrap();
+        let found = (loss(y) + loss(z)).unwrap().backward().unwrap();
+        [&x, &rows].map(|x| values(found.get(x).unwrap()))
+    };
+    let exact = slopes(Arithmetic::F32);
+    for unit in units() {
+        for (found, exact) in slopes(Arithmetic::Bf16(unit)).iter().zip(&exact) {
+            let gaps = found
+                .iter()
+                .zip(exact)
+                .map(|(a, b)| (a - b).abs() / (1.0 + b.abs()));
+            assert!(gaps.fold(0f32, f32::max) < 1e-4, "{unit:?}");
+        }
+    }
+}
+
+#[test]
+fn tiles_need_the_instructions_their_state_and_the_permission() {
+    let (instructions, state) = (1 << 22 | 1 << 24, 0b11 << 17);
+    assert!(tiles_are_usable(instructions, state, || true));
+    assert!(
+        !tiles_are_usable(instructions, state, || false),
+        "a system that refuses"
+    );
+    // Nobody is asked in vain: an old kernel may not know the question.
+    let asked = || panic!("asked");
+    for edx in [0, 1 << 22, 1 << 24] {
+        assert!(!tiles_are_usable(edx, state, asked));
+    }
+    for state in [0, 1 << 17, 1 << 18, 0b111] {
+        assert!(!tiles_are_usable(instructions, state, asked));
     }
 }

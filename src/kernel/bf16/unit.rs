@@ -98,8 +98,8 @@ impl Drop for Session {
 /// Whether there are tiles: CPUID's bits for bf16 products (22) and tiles (24) in leaf 7's
 /// EDX, the tiles' state enabled by the system (bits 17 and 18 of XCR0), and the
 /// permission, which is asked for last.
-#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), expect(dead_code))]
-fn tiles_are_usable(edx: u32, xcr0: u64, permission: impl FnOnce() -> bool) -> bool {
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) fn tiles_are_usable(edx: u32, xcr0: u64, permission: impl FnOnce() -> bool) -> bool {
     let (instructions, state) = (1 << 22 | 1 << 24, 0b11 << 17);
     edx & instructions == instructions && xcr0 & state == state && permission()
 }
@@ -135,7 +135,9 @@ mod system {
     fn xcr0() -> u64 {
         let (low, high): (u32, u32);
         // SAFETY: the caller has checked that the system enables XGETBV.
-        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
+        };
         u64::from(high) << 32 | u64::from(low)
     }
 
@@ -208,7 +210,9 @@ mod system {
         let out = sums.0.as_mut_ptr();
         let (first, offsets) = (a[rows.0..].as_ptr(), steps.bytes().as_ptr());
         if steps.bytes().is_empty() {
-            return if fresh == 1 { sums.0 = [[0.0; 32]; 32] };
+            return if fresh == 1 {
+                sums.0 = [[0.0; 32]; 32]
+            };
         }
         if let Some(second) = rows.1 {
             // tmm0..3: sums, tmm4 and 5: rows, tmm6 and 7: columns.
@@ -295,10 +299,16 @@ mod system {
                 if start == Start::Sums {
                     for (total, sums) in totals.iter_mut().zip(sums.iter()) {
                         // SAFETY: a row has 32 values.
-                        *total = unsafe { [0, 16].map(|at| _mm512_loadu_ps(sums.as_ptr().add(at))) };
+                        *total =
+                            unsafe { [0, 16].map(|at| _mm512_loadu_ps(sums.as_ptr().add(at))) };
                     }
                 }
-                for (offset, b) in operands.steps.bytes().iter().zip(operands.b.as_chunks::<32>().0) {
+                for (offset, b) in operands
+                    .steps
+                    .bytes()
+                    .iter()
+                    .zip(operands.b.as_chunks::<32>().0)
+                {
                     let rows = &operands.a[first + offset / size_of::<Line>()..][..ROWS];
                     add_dots(rows, b, &mut totals);
                 }

@@ -157,6 +157,12 @@ impl<'a> Patches<'a> {
         ys.map(|y| xs.map(|x| self.at(image, y, x)))
     }
 
+    /// Whether these rows and columns are of the picture, not of its padding.
+    #[inline(always)]
+    pub(in crate::kernel) fn is_inside(y: usize, x: usize) -> bool {
+        y != OUTSIDE && x != OUTSIDE
+    }
+
     /// Number of channels of the input.
     pub(in crate::kernel) fn channels(&self) -> usize {
         self.channels

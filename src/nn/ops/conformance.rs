@@ -9,9 +9,7 @@ use super::{
     composed::{convolved, in_chunks, join, split},
 };
 use crate::{
-    kernel::{
-        Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, bf16_units, nearest,
-    },
+    kernel::{Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, bf16_units, nearest},
     nn::{GroupNorm, LayerNorm, Stride},
 };
 
@@ -121,7 +119,11 @@ impl Backend {
     fn attending(self) -> Self {
         let rounds = self.operands == DType::BF16;
         Self {
-            tolerance: if rounds { 5e-3f64.max(self.tolerance) } else { self.tolerance },
+            tolerance: if rounds {
+                5e-3f64.max(self.tolerance)
+            } else {
+                self.tolerance
+            },
             ..self
         }
     }

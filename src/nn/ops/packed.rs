@@ -66,9 +66,7 @@ impl Ops for Packed {
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
         match weight {
-            LinearWeight::Packed(weight)
-                if !x.track_op() && weight.fuses_geglu(rows(x)) =>
-            {
+            LinearWeight::Packed(weight) if !x.track_op() && weight.fuses_geglu(rows(x)) => {
                 let x = &x.contiguous()?;
                 let about = |_: &Tensor| linear_about(x, weight);
                 profile::of(about, || kernel::linear_geglu(x, weight, bias))
@@ -92,6 +90,32 @@ impl Ops for Packed {
                 })
             }
             _ => tracked_conv2d(x, weight, geometry, epilogue),
+        }
+    }
+
+    fn norm_silu_conv2d(
+        &self,
+        x: &Tensor,
+        norm: &GroupNorm,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        let affine = [&norm.weight, &norm.bias];
+        let tracked = x.track_op() || affine.iter().any(|x| x.track_op()) || epilogue.is_tracked();
+        match (weight, self.0) {
+            // In f32 the norm is faster apart: Winograd's tiles overlap.
+            (ConvWeight::Packed(weight), Arithmetic::Bf16(_)) if !tracked => {
+                let about = |y: &Tensor| conv_about(x, y, geometry);
+                profile::of(about, || {
+                    let (x, norm) = (x.contiguous()?, (affine, norm.groups, norm.eps));
+                    kernel::norm_silu_conv2d(&x, norm, weight, geometry, epilogue)
+                })
+            }
+            _ => {
+                let x = self.group_norm(x, norm, Activation::Silu)?;
+                self.conv2d(&x, weight, geometry, epilogue)
+            }
         }
     }
 
@@ -141,7 +165,9 @@ impl Ops for Packed {
                 AttentionMode::Causal => Sees::Earlier,
                 AttentionMode::FirstRowsMaps => Sees::ThroughFirst,
             };
-            return profile::of(about, || kernel::attend_rounded(unit, [&q, &k, &v], heads, sees));
+            return profile::of(about, || {
+                kernel::attend_rounded(unit, [&q, &k, &v], heads, sees)
+            });
         }
         // Gradients are those of products in f32.
         match mode {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{ArgMatches, Command};
 use icd::{
     Error,
-    batch::{Disk, Entry, Failures, Job, Ledger, Part, Shard},
+    batch::{Entry, Failures, Job, Ledger, Part, Shard},
 };
 use serde_json::Value;
 
