@@ -40,7 +40,8 @@ pub(crate) struct Options {
     /// Side of the picture in pixels
     #[arg(long, value_delimiter = ',', default_value = "512")]
     size: Vec<usize>,
-    /// Types that the weights are stored in
+    /// Types that the weights are stored in; bf16 is also the arithmetic of products on a
+    /// processor that multiplies it faster
     #[arg(long, value_delimiter = ',', default_value = "f32")]
     dtype: Vec<Stored>,
     /// Rows that are evaluated together; a text encoder always reads 2, a

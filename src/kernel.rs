@@ -4,7 +4,7 @@
 //! ```text
 //! linear  conv2d (patches, winograd)  attention          operations
 //!    \____________|____________________/
-//!        product, outer (packed)                          matrix products
+//!        product, outer (packed)   bf16                   matrix products
 //!  group and layer norm, activations, rearrangements, AdamW steps
 //!        map, parts                                       elementwise formulas
 //!        simd                                             vector instructions
@@ -13,8 +13,9 @@
 //!
 //! Pictures are (b, h, w, c), sequences (b, n, c): a pixel is a row of a matrix, a
 //! vector contains neighbouring channels, and the heads of an attention operation are
-//! parts of a row. No CPU kernel is `unsafe`: vectors come from [`pulp`], and threads write
-//! to disjoint slices. Results depend on the instruction set (`ICD_SIMD` limits it), but
+//! parts of a row. Vectors come from [`pulp`], and threads write to disjoint slices; only
+//! the instructions for bf16 (`bf16::unit`) and the request for huge pages (`pages`) are
+//! `unsafe`, in files of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it), but
 //! not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
 //! NVIDIA's GPUs, whose launches are `unsafe`.
 
@@ -23,6 +24,7 @@
 
 mod adamw;
 mod attention;
+mod bf16;
 mod conv;
 #[cfg(any(feature = "cuda", test))]
 pub mod cuda;
@@ -35,6 +37,7 @@ mod linear;
 mod op;
 #[cfg(test)]
 mod oracle;
+mod pages;
 mod parts;
 pub mod profile;
 mod rearrange;
@@ -43,10 +46,17 @@ mod simd;
 mod softmax;
 
 pub use adamw::{AdamWStep, adamw, follow};
-pub use attention::{attend, attend_causally, attend_through_first, attention_maps, read_maps};
+pub use attention::{
+    attend, attend_causally, attend_through_first, attention_maps, attention_maps_in, read_maps,
+    read_maps_in,
+    rounded::{Sees, attend as attend_rounded},
+};
+#[cfg(test)]
+pub(crate) use bf16::tests::units as bf16_units;
+pub use bf16::{Arithmetic, Unit, peak_flops};
 pub use conv::patches::ConvGeometry;
 pub(crate) use conv::patches::nearest;
-pub use conv::{PackedConv, conv2d, conv2d_tracked};
+pub use conv::{PackedConv, conv2d, conv2d_tracked, norm_silu_conv2d};
 pub use elementwise::{Activation, activate, add, geglu};
 pub use epilogue::{ConvEpilogue, Epilogue};
 pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};

@@ -28,7 +28,7 @@
 //! | [`convert`] | weights files rewritten: dtype, names, merged adapters |
 //! | [`distill`] | guidance and consistency distillation: losses, AdamW, checkpoints |
 //! | [`pipeline`] | a model's loaded networks: invert, edit, generate, reconstruct, decode |
-//! | [`control`] | prompt-to-prompt, local blend, masks, the attention store |
+//! | [`control`] | prompt-to-prompt, MasaCtrl, local blend, masks, the anchored source, the attention store |
 //! | [`diffusion`] | the walk, the noise prediction under guidance, events |
 //! | [`metrics`] | measures of edits: PSNR, SSIM, LPIPS, CLIP score, structure distance, DINOv2 |
 //! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `shapes` |

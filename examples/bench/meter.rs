@@ -13,9 +13,12 @@ use std::{
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use icd::kernel::{
-    Epilogue, PackedLinear, linear,
-    profile::{self, Spent},
+use icd::{
+    kernel::{
+        Arithmetic, Epilogue, PackedLinear, linear, peak_flops,
+        profile::{self, Spent},
+    },
+    nn::Placement,
 };
 use serde_json::{Value, json};
 
@@ -59,7 +62,7 @@ pub(crate) fn measure(case: Case, threads: usize, runs: usize, profiled: bool) -
     if profiled {
         eprintln!(
             "{}",
-            profile_table(&profile::finish(), runs, peak_gigaflops()?)
+            profile_table(&profile::finish(), runs, peak_gigaflops(case.storage)?)
         );
     }
     let busy = (processor_seconds() - processor) / clock.elapsed().as_secs_f64();
@@ -99,8 +102,12 @@ fn profile_table(spent: &BTreeMap<String, Spent>, runs: usize, peak: f64) -> Str
     )
 }
 
-/// The fastest of some matrix products that stay in the caches.
-fn peak_gigaflops() -> Result<f64> {
+/// The fastest of some matrix products that stay in the caches, or the loop of the unit that
+/// multiplies bf16.
+fn peak_gigaflops(placement: &Placement) -> Result<f64> {
+    if let Arithmetic::Bf16(unit) = placement.arithmetic() {
+        return Ok(peak_flops(unit) / 1e9);
+    }
     let (rows, inputs, outputs) = (1536, 288, 288);
     let normal = |shape| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
     let (x, weight) = (normal((rows, inputs))?, normal((outputs, inputs))?);
@@ -132,7 +139,8 @@ impl Case<'_> {
             Device::Metal(_) => "metal",
         };
         json!({"side": "icd", "what": self.what.name(), "family": family, "size": self.size,
-               "rows": self.rows, "dtype": dtype, "device": device, "threads": threads})
+               "rows": self.rows, "dtype": dtype,
+               "products": self.storage.arithmetic().name(), "device": device, "threads": threads})
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use candle_core::DType;
 use icd::model::ModelChoice;
 
 use super::bench::{Way, open};
@@ -17,12 +18,15 @@ pub(crate) fn ways(model: &str, folder: &Path) -> Result<Vec<(String, Way)>> {
     let way = |folder: PathBuf| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let (_order, name) = name.split_once('_').unwrap_or(("", &name));
-        let way = Way::of(&open(ModelChoice {
-            model: model.into(),
-            forward_adapter: Some(adapter(&folder, "forward")?),
-            reverse_adapter: Some(adapter(&folder, "reverse")?),
-            ..ModelChoice::default()
-        })?)?;
+        let way = Way::of(&open(
+            ModelChoice {
+                model: model.into(),
+                forward_adapter: Some(adapter(&folder, "forward")?),
+                reverse_adapter: Some(adapter(&folder, "reverse")?),
+                ..ModelChoice::default()
+            },
+            DType::F32,
+        )?)?;
         Ok((name.replace('_', " "), way))
     };
     folders.map(way).collect()

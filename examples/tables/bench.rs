@@ -2,7 +2,7 @@
 //! that are compared.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use icd::{
     control::{Chain, ControlPlan, WalkInfo},
     diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Walk, WalkControl},
@@ -47,8 +47,8 @@ fn teacher_steps() -> impl DoubleEndedIterator<Item = u16> {
 }
 
 impl Bench {
-    pub(crate) fn open(name: &str) -> Result<Self> {
-        let model = open(ModelChoice::named(name))?;
+    pub(crate) fn open(name: &str, dtype: DType) -> Result<Self> {
+        let model = open(ModelChoice::named(name), dtype)?;
         Ok(Self {
             vae: model.vae()?,
             text: model.text()?,
@@ -190,7 +190,7 @@ impl Way {
     }
 }
 
-pub(crate) fn open(choice: ModelChoice) -> Result<Model> {
-    let storage = Placement::cpu_f32();
+pub(crate) fn open(choice: ModelChoice, dtype: DType) -> Result<Model> {
+    let storage = Placement::new(dtype, Device::Cpu);
     Ok(Model::open(&choice, storage)?)
 }

@@ -20,6 +20,7 @@ mod strip;
 use std::{fs, path::PathBuf};
 
 use anyhow::Result;
+use candle_core::DType;
 use clap::Parser;
 use icd::eval::world;
 
@@ -35,6 +36,9 @@ struct Options {
     /// The model
     #[arg(long, default_value = "shapes")]
     model: String,
+    /// How the weights are stored: f32, f16 or bf16
+    #[arg(long, default_value = "f32")]
+    dtype: DType,
     /// A folder of other adapter pairs to invert with, a folder each
     #[arg(long)]
     ablations: Option<PathBuf>,
@@ -49,7 +53,7 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     fs::create_dir_all(&options.out)?;
-    let bench = Bench::open(&options.model)?;
+    let bench = Bench::open(&options.model, options.dtype)?;
     let mut page = Page::new(&options.model, options.scenes, options.pairs);
     inversion::measure(&bench, &options, &mut page)?;
     edits::measure(&bench, options.pairs, &mut page)?;

@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use icd::{
     control::StepRange,
     guidance::Tau,
+    kernel::Arithmetic,
     model::Model,
     picture::{Size, note},
     pipeline::Latents,
@@ -63,6 +64,9 @@ const INPUT_HASH: &str = "input_sha256";
 /// The key of the model's identity.
 const MODEL_IDENTITY: &str = "model_identity";
 
+/// The key of the arithmetic of products, where it is not f32.
+const PRODUCTS: &str = "products";
+
 /// The key of the list of settings that were left to the program.
 const DEFAULTS: &str = "defaults";
 
@@ -70,7 +74,14 @@ const DEFAULTS: &str = "defaults";
 const SWEEP: &str = "sweep";
 
 /// Keys that state what wrote the settings, from what and with what.
-pub(crate) const STATED: [&str; 5] = ["verb", "version", INPUT_HASH, MODEL_IDENTITY, DEFAULTS];
+pub(crate) const STATED: [&str; 6] = [
+    "verb",
+    "version",
+    INPUT_HASH,
+    MODEL_IDENTITY,
+    PRODUCTS,
+    DEFAULTS,
+];
 
 /// Flags of files that are read, which are also looked for beside the picture.
 pub(crate) const READ: [&str; 3] = ["image", "latents", "mask"];
@@ -233,7 +244,11 @@ impl Settings {
 
     /// The settings of a picture that this model made.
     pub(crate) fn made_with(self, model: &Model) -> Result<Self> {
-        Ok(self.with(MODEL_IDENTITY, model.identity()?))
+        let stated = self.with(MODEL_IDENTITY, model.identity()?);
+        Ok(match model.placement().arithmetic() {
+            Arithmetic::F32 => stated,
+            rounded => stated.with(PRODUCTS, rounded.name()),
+        })
     }
 
     /// The identity of the model that made the picture whose settings are repeated, if this

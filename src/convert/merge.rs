@@ -67,7 +67,9 @@ fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> L
     let name = weight.name.clone();
     let merged = move |stored: &Tensor| {
         let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored));
-        let merged = change.merged_into(&Packed, stored)?.ok_or_else(mismatch)?;
+        let merged = change
+            .merged_into(&Packed::F32, stored)?
+            .ok_or_else(mismatch)?;
         match narrow::lost(stored, &merged)? {
             Some(value) => {
                 let reason = format!("with the adapter, its value {value} is not finite any more");

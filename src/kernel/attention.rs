@@ -9,6 +9,7 @@ mod backward;
 mod forward;
 mod maps;
 mod panel;
+pub(super) mod rounded;
 
 use std::ops::Range;
 
@@ -20,7 +21,7 @@ use super::{
     simd::lanes,
 };
 
-pub use maps::{attention_maps, read_maps};
+pub use maps::{attention_maps, attention_maps_in, read_maps, read_maps_in};
 
 /// softmax(q k^T / sqrt(d)) v for each head: (b, n, heads * e). Differentiable in all
 /// arguments.

@@ -8,8 +8,11 @@ pub(super) mod winograd;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor, bail};
+use half::bf16;
 
 use super::{
+    Activation,
+    bf16::{Arithmetic, Pairs, RightSide, TERMS, Terms, convolve},
     elementwise::total::sum_rows,
     epilogue::{Addends, ConvEpilogue},
     gemm::{
@@ -18,7 +21,9 @@ use super::{
         packed::PackedMatrix,
         product,
     },
+    group_norm::{affines, group_norm},
     op,
+    pages::zeros,
     parts::each_part,
 };
 use patches::{ConvGeometry, Patches};
@@ -32,23 +37,45 @@ const GATHERED: usize = 1 << 14;
 /// The packed weights of a convolution.
 #[derive(Debug)]
 pub struct PackedConv {
-    packed: PackedMatrix,
+    packed: RightSide,
     inputs: usize,
     side: usize,
     adjoint: OnceLock<Box<PackedConv>>,
 }
 
 impl PackedConv {
-    /// Packs weights (outputs, inputs, k, k) on a CPU.
+    /// Packs weights (outputs, inputs, k, k) on a CPU, for products in f32.
     pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::packed(weight, Arithmetic::F32)
+    }
+
+    /// Packs weights (outputs, inputs, k, k) on a CPU.
+    pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let (outputs, inputs, side, _) = weight.dims4()?;
         let taps = side * side;
-        let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
-        let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place)?;
+        let packed = match arithmetic {
+            Arithmetic::F32 => {
+                let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
+                PackedMatrix::new(weight, (taps * inputs, outputs), place)?.into()
+            }
+            Arithmetic::Bf16(unit) => {
+                // All taps of some channels, one after another.
+                let of = |step: usize, output| {
+                    let (channel, tap) = (step / taps * TERMS, step % taps);
+                    Terms {
+                        first: (output * inputs + channel) * taps + tap,
+                        stride: taps,
+                        count: TERMS.min(inputs - channel),
+                    }
+                };
+                let steps = inputs.div_ceil(TERMS) * taps;
+                RightSide::Bf16(unit, Pairs::new(weight, (steps, outputs), of)?)
+            }
+        };
         Ok(Self::holding(packed, inputs, side))
     }
 
-    fn holding(packed: PackedMatrix, inputs: usize, side: usize) -> Self {
+    fn holding(packed: RightSide, inputs: usize, side: usize) -> Self {
         Self {
             packed,
             inputs,
@@ -65,8 +92,21 @@ impl PackedConv {
                 let tap = taps - 1 - term / outputs;
                 (tap * inputs + input, term % outputs)
             };
-            let packed = self.packed.rearranged((taps * outputs, inputs), from);
-            Box::new(Self::holding(packed, outputs, self.side))
+            let packed = match &self.packed {
+                RightSide::F32(packed) => packed.rearranged((taps * outputs, inputs), from),
+                RightSide::Bf16(_, pairs) => {
+                    let value = |term, output| {
+                        let (tap, channel) = (term / inputs, term % inputs);
+                        let step = channel / TERMS * taps + tap;
+                        bf16::from_f32(pairs.value(step, channel % TERMS, output))
+                    };
+                    PackedMatrix::of_bf16((taps * outputs, inputs), |term, input| {
+                        let (term, output) = from(term, input);
+                        value(term, output)
+                    })
+                }
+            };
+            Box::new(Self::holding(packed.into(), outputs, self.side))
         })
     }
 
@@ -77,21 +117,35 @@ impl PackedConv {
 
     /// Overwrites `out` (b, height, width, outputs).
     fn convolve(&self, patches: &Patches, addends: Addends, out: &mut [f32]) {
+        match &self.packed {
+            RightSide::F32(packed) => self.convolve_exactly(patches, packed, addends, out),
+            RightSide::Bf16(unit, pairs) => convolve(*unit, (patches, &[]), pairs, addends, out),
+        }
+    }
+
+    /// The same in f32.
+    fn convolve_exactly(
+        &self,
+        patches: &Patches,
+        packed: &PackedMatrix,
+        addends: Addends,
+        out: &mut [f32],
+    ) {
         let (height, width) = patches.size();
         let pictures = out.len() / (height * width * self.outputs()).max(1);
         let pays = || winograd::pays(self.inputs, self.outputs(), pictures, (height, width));
         if patches.is_3x3() && pays() {
-            return winograd::convolve(patches, &self.packed, addends, out);
+            return winograd::convolve(patches, packed, addends, out);
         }
         if self.inputs >= FEW {
-            return product(patches, &self.packed, addends, out);
+            return product(patches, packed, addends, out);
         }
-        let (columns, terms) = (self.outputs(), self.packed.terms());
+        let (columns, terms) = (self.outputs(), packed.terms());
         for (i, part) in out.chunks_mut(GATHERED * columns).enumerate() {
             let first = i * GATHERED;
             let rows = patches.unfold(first..first + part.len() / columns);
             let rows = Matrix::contiguous(&rows, terms);
-            product(&rows, &self.packed, Addends::default(), part);
+            product(&rows, packed, Addends::default(), part);
         }
         addends.add_to(out, columns);
     }
@@ -115,6 +169,28 @@ pub fn conv2d(
         let for_x = || input_gradient(gradient, weight.adjoint(), x, geometry);
         Ok([op::if_tracked(x, for_x)?])
     })
+}
+
+/// [`conv2d`] of the SiLU of a group norm of x, whose weight and bias (inputs) are `affine`.
+/// Not differentiable.
+pub fn norm_silu_conv2d(
+    x: &Tensor,
+    (affine, groups, eps): ([&Tensor; 2], usize, f64),
+    weight: &PackedConv,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
+) -> Result<Tensor> {
+    op::untracked("a fused convolution", &[x, affine[0], affine[1]])?;
+    let RightSide::Bf16(unit, pairs) = &weight.packed else {
+        let x = group_norm(x, affine, groups, eps, Activation::Silu)?;
+        let (out, shape) = forward(&x, weight, geometry, epilogue)?;
+        return op::tensor(out, shape);
+    };
+    let norms = affines(x, affine, groups, eps)?;
+    let (out, shape) = computed(x, weight, geometry, epilogue, |patches, addends, out| {
+        convolve(*unit, (patches, &norms), pairs, addends, out);
+    })?;
+    op::tensor(out, shape)
 }
 
 /// Convolves x (b, h, w, inputs) with `weight` (outputs, inputs, k, k) and adds
@@ -147,6 +223,19 @@ fn forward(
     geometry: ConvGeometry,
     epilogue: ConvEpilogue,
 ) -> Result<(Vec<f32>, Shape)> {
+    computed(x, weight, geometry, epilogue, |patches, addends, out| {
+        weight.convolve(patches, addends, out);
+    })
+}
+
+/// The output that `compute` makes of the patches, and its shape.
+fn computed(
+    x: &Tensor,
+    weight: &PackedConv,
+    geometry: ConvGeometry,
+    epilogue: ConvEpilogue,
+    compute: impl FnOnce(&Patches, Addends, &mut [f32]),
+) -> Result<(Vec<f32>, Shape)> {
     let dims @ (b, .., inputs) = x.dims4()?;
     if (weight.inputs, weight.side) != (inputs, geometry.side) {
         bail!(
@@ -159,10 +248,8 @@ fn forward(
         let patches = Patches::new(x, dims, epilogue.upsample, geometry);
         let (height, width) = patches.size();
         let shape = Shape::from((b, height, width, weight.outputs()));
-        let mut out = vec![0f32; shape.elem_count()];
-        epilogue.with(&shape, |addends| {
-            weight.convolve(&patches, addends, &mut out);
-        })?;
+        let mut out = zeros(shape.elem_count());
+        epilogue.with(&shape, |addends| compute(&patches, addends, &mut out))?;
         Ok((out, shape))
     })
 }

@@ -94,6 +94,13 @@ pub(super) fn gate(x: &[f32], d: usize, y: &mut [f32]) {
     map(Gated, halves(x, d), d, y);
 }
 
+/// A vector times the GELU of its gate.
+#[inline(always)]
+pub(super) fn gated<S: Simd>(s: S, x: S::f32s, gate: S::f32s) -> S::f32s {
+    let [y] = Gated.at(s, [x, gate]);
+    y
+}
+
 /// The halves of x (rows, 2 d).
 fn halves(x: &[f32], d: usize) -> [Rows<'_>; 2] {
     [x, x.get(d..).unwrap_or_default()].map(|half| Rows(half, 2 * d))

@@ -5,6 +5,8 @@
 //! larger than the deviation nor the millions of values of an autoencoder's picture
 //! reduce the precision.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 
@@ -16,6 +18,7 @@ use super::{
         map::{Formula, Rows, map, sum_columns},
     },
     op,
+    pages::zeros,
     simd::vectorised,
 };
 
@@ -111,7 +114,7 @@ impl<C: Curve> Norm<C> {
     }
 
     fn apply(&self, x: &[f32], affines: &[Affine]) -> Vec<f32> {
-        let mut y = vec![0f32; x.len()];
+        let mut y = zeros(x.len());
         let wide = self.form.wide();
         self.form.share(&mut y, &|picture, from, y| {
             let [center, scale, shift] = affines[picture].rows();
@@ -191,9 +194,29 @@ impl Formula<2, 2> for Deviation {
     }
 }
 
+/// The maps that group norms of pictures x (b, .., c) are.
+pub(super) fn affines(
+    x: &Tensor,
+    [weight, bias]: [&Tensor; 2],
+    groups: usize,
+    eps: f64,
+) -> Result<Vec<Affine>> {
+    let form = Form::of(x, groups)?;
+    if weight.dims() != [form.channels] || bias.dims() != [form.channels] {
+        bail!(
+            "group norm: {} channels, but {weight:?} and {bias:?}",
+            form.channels
+        );
+    }
+    let norm = Norm::of(Linear, form, group_sums(x, groups)?.moments(eps));
+    op::with([weight, bias], |[weight, bias]| {
+        Ok(norm.affines(weight, bias))
+    })
+}
+
 /// The map (x - center) scale + shift of each channel of a picture. Each list is repeated
 /// over a few pixels.
-struct Affine {
+pub(super) struct Affine {
     center: Vec<f32>,
     scale: Vec<f32>,
     shift: Vec<f32>,
@@ -202,6 +225,23 @@ struct Affine {
 impl Affine {
     fn rows(&self) -> [Rows<'_>; 3] {
         [&self.center, &self.scale, &self.shift].map(|row| Rows(row, 0))
+    }
+
+    /// Overwrites the first values of `y` with the SiLU of the map of some channels.
+    #[inline(always)]
+    pub(super) fn silu<S: Simd>(&self, s: S, x: &[f32], channels: Range<usize>, y: &mut [f32]) {
+        let lists = [&self.center, &self.scale, &self.shift].map(|list| &list[channels.clone()]);
+        let [x, center, scale, shift] = [x, lists[0], lists[1], lists[2]].map(S::as_simd_f32s);
+        let (whole, rest) = S::as_mut_simd_f32s(&mut y[..channels.len()]);
+        let normal = Normal(Swish(1.0));
+        for (i, y) in whole.iter_mut().enumerate() {
+            [*y] = normal.at(s, [x.0[i], center.0[i], scale.0[i], shift.0[i]]);
+        }
+        if !rest.is_empty() {
+            let last = [x.1, center.1, scale.1, shift.1].map(|rest| s.partial_load_f32s(rest));
+            let [y] = normal.at(s, last);
+            s.partial_store_f32s(rest, y);
+        }
     }
 }
 

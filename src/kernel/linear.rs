@@ -3,12 +3,15 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor, bail};
+use half::bf16;
 
 use super::{
+    bf16::{Arithmetic, COLUMNS, Pairs, RightSide, Rows, TERMS, Terms, linear_geglu as bf16_geglu},
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
     gemm::{Matrix, Task, outer::outer, packed::PackedMatrix, product},
     op::{self, Gradients},
+    pages::zeros,
     parts::each_part,
     scratch::Scratch,
 };
@@ -16,24 +19,41 @@ use super::{
 /// The packed weights of a linear layer.
 #[derive(Debug)]
 pub struct PackedLinear {
-    packed: PackedMatrix,
+    packed: RightSide,
+    inputs: usize,
     adjoint: OnceLock<PackedMatrix>,
 }
 
 impl PackedLinear {
-    /// Packs weights (outputs, inputs) on a CPU.
+    /// Packs weights (outputs, inputs) on a CPU, for products in f32.
     pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::packed(weight, Arithmetic::F32)
+    }
+
+    /// Packs weights (outputs, inputs) on a CPU.
+    pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
-        let place = |input, output| output * inputs + input;
+        let packed = match arithmetic {
+            Arithmetic::F32 => of_transposed(weight)?.into(),
+            Arithmetic::Bf16(unit) => RightSide::Bf16(unit, {
+                let of = |step, output| Terms {
+                    first: output * inputs + step * TERMS,
+                    stride: 1,
+                    count: TERMS.min(inputs - step * TERMS),
+                };
+                Pairs::new(weight, (inputs.div_ceil(TERMS), outputs), of)?
+            }),
+        };
         Ok(Self {
-            packed: PackedMatrix::new(weight, (inputs, outputs), place)?,
+            packed,
+            inputs,
             adjoint: OnceLock::new(),
         })
     }
 
     /// Width of the input.
     pub fn inputs(&self) -> usize {
-        self.packed.terms()
+        self.inputs
     }
 
     /// Width of the output.
@@ -41,19 +61,30 @@ impl PackedLinear {
         self.packed.columns()
     }
 
+    /// Whether [`linear_geglu`] is faster than two operations for this many rows.
+    pub fn fuses_geglu(&self, rows: usize) -> bool {
+        match self.packed {
+            RightSide::F32(_) => rows >= GEGLU_ROWS * self.inputs,
+            RightSide::Bf16(..) => (self.outputs() / 2).is_multiple_of(COLUMNS),
+        }
+    }
+
     /// The weights of the backward pass, packed on first use.
     fn adjoint(&self) -> &PackedMatrix {
         let shape = (self.outputs(), self.inputs());
-        let from = |output, input| (input, output);
-        self.adjoint
-            .get_or_init(|| self.packed.rearranged(shape, from))
+        self.adjoint.get_or_init(|| match &self.packed {
+            RightSide::F32(packed) => packed.rearranged(shape, |output, input| (input, output)),
+            RightSide::Bf16(_, pairs) => PackedMatrix::of_bf16(shape, |output, input| {
+                bf16::from_f32(pairs.value(input / TERMS, input % TERMS, output))
+            }),
+        })
     }
 }
 
 /// Maps x (.., inputs) to (.., outputs) and adds bias and residual. All f32, contiguous
 /// and on a CPU; differentiable in x and the residual.
 pub fn linear(x: &Tensor, weight: &Arc<PackedLinear>, epilogue: Epilogue) -> Result<Tensor> {
-    let (out, shape) = forward(x, &weight.packed, epilogue)?;
+    let (out, shape) = forward(x, (&weight.packed, weight.inputs), epilogue)?;
     let weight = weight.clone();
     let none = op::tensor(Vec::new(), 0)?;
     let arguments = [x, epilogue.residual.unwrap_or(&none)];
@@ -79,16 +110,23 @@ pub fn linear_geglu(
     if x.track_op() || !both.is_multiple_of(2) {
         bail!("linear_geglu requires an untracked input and an even width");
     }
-    let mut out = vec![0f32; shape.iter().product()];
+    let mut out = zeros(shape.iter().product());
     let count = out.len() / d;
     op::with([x], |[x]| {
+        let x = Matrix::contiguous(x, inputs);
         Epilogue::bias(bias).with(&(count, both).into(), |addends| {
+            let packed = match &weight.packed {
+                RightSide::F32(packed) => packed,
+                RightSide::Bf16(unit, pairs) => {
+                    let x = Rows::new(x, count);
+                    return bf16_geglu(*unit, &x, pairs, addends.bias, &mut out);
+                }
+            };
             each_part(&mut out, HALVES * d, &|i, out| {
                 let range = i * HALVES..i * HALVES + out.len() / d;
                 let mut halves = Scratch::new(range.len() * both);
                 let slots = halves.chunks_mut(both).collect();
-                let x = Matrix::contiguous(x, inputs);
-                Task::whole_rows(range.clone(), &weight.packed, slots).compute(&x, &weight.packed);
+                Task::whole_rows(range.clone(), packed, slots).compute(&x, packed);
                 addends.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
             });
@@ -96,6 +134,10 @@ pub fn linear_geglu(
     })?;
     op::tensor(out, shape)
 }
+
+/// Minimum number of rows per input for which the fused kernel is faster in f32: it reads
+/// the weights of both halves for each block of rows, to keep the halves out of memory.
+const GEGLU_ROWS: usize = 8;
 
 /// Rows whose two halves are computed at once.
 const HALVES: usize = 48;
@@ -107,7 +149,7 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if k != terms || onto.elem_count() != m * n {
         bail!("add_product: {a:?} times {b:?} onto {onto:?}");
     }
-    let (mut out, shape) = (vec![0f32; m * n], onto.shape());
+    let (mut out, shape) = (zeros(m * n), onto.shape());
     op::with([onto, a, b], |[onto, a, b]| {
         let packed = Matrix::contiguous(b, n).packed(k);
         let addends = Addends {
@@ -122,8 +164,9 @@ pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
 /// All f32, contiguous and on a CPU; differentiable in all arguments.
 pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let packed = PackedLinear::new(weight)?.packed;
-    let (out, shape) = forward(x, &packed, Epilogue::bias(Some(bias)))?;
+    let packed = of_transposed(weight)?.into();
+    let inputs = weight.dim(1)?;
+    let (out, shape) = forward(x, (&packed, inputs), Epilogue::bias(Some(bias)))?;
     op::tracked("linear", [x, weight, bias], out, shape, backward)
 }
 
@@ -151,13 +194,24 @@ fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor) -> Result<Gradie
     ])
 }
 
+/// Packs the transpose of weights (outputs, inputs).
+fn of_transposed(weight: &Tensor) -> Result<PackedMatrix> {
+    let (outputs, inputs) = weight.dims2()?;
+    let place = |input, output| output * inputs + input;
+    PackedMatrix::new(weight, (inputs, outputs), place)
+}
+
 /// The output and its shape.
-fn forward(x: &Tensor, weight: &PackedMatrix, epilogue: Epilogue) -> Result<(Vec<f32>, Shape)> {
-    let shape = Shape::from(mapped(x, weight.terms(), weight.columns())?);
-    let mut out = vec![0f32; shape.elem_count()];
+fn forward(
+    x: &Tensor,
+    (weight, inputs): (&RightSide, usize),
+    epilogue: Epilogue,
+) -> Result<(Vec<f32>, Shape)> {
+    let shape = Shape::from(mapped(x, inputs, weight.columns())?);
+    let mut out = zeros(shape.elem_count());
     op::with([x], |[x]| {
-        let x = Matrix::contiguous(x, weight.terms());
-        epilogue.with(&shape, |addends| product(&x, weight, addends, &mut out))
+        let x = Matrix::contiguous(x, inputs);
+        epilogue.with(&shape, |addends| weight.product(x, addends, &mut out))
     })?;
     Ok((out, shape))
 }

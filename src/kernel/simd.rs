@@ -17,16 +17,40 @@ const VARIABLE: &str = "ICD_SIMD";
 
 /// The instruction set in use. Every value that [`check_instruction_set`] refuses counts as
 /// no limit.
-static ARCH: LazyLock<Arch> = LazyLock::new(|| limited().unwrap_or_default());
+static ARCH: LazyLock<Arch> = LazyLock::new(|| limited().map(|(arch, _)| arch).unwrap_or_default());
 
-/// The widest instruction set within the limit of `ICD_SIMD`.
-fn limited() -> Result<Arch, Error> {
+/// How products of bf16 are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bf16Limit {
+    /// The fastest.
+    None,
+    /// `vdpbf16ps`, whether or not it is faster than f32.
+    WithoutTiles,
+    /// Plain code.
+    Emulated,
+    /// In f32.
+    F32,
+}
+
+/// The limit of `ICD_SIMD` for products of bf16.
+pub(super) fn bf16_limit() -> Bf16Limit {
+    limited().map_or(Bf16Limit::None, |(_, limit)| limit)
+}
+
+/// The widest instruction set within the limit of `ICD_SIMD`, and the limit for bf16.
+fn limited() -> Result<(Arch, Bf16Limit), Error> {
     let limit = std::env::var_os(VARIABLE).unwrap_or_default();
     match limit.to_str() {
-        Some("") => Ok(Arch::new()),
-        Some("plain") => Ok(Arch::Scalar),
+        Some("") => Ok((Arch::new(), Bf16Limit::None)),
+        Some("plain") => Ok((Arch::Scalar, Bf16Limit::F32)),
+        Some("emulated") => Ok((Arch::new(), Bf16Limit::Emulated)),
         #[cfg(target_arch = "x86_64")]
-        Some("avx2") => Ok(pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3)),
+        Some("avx2") => {
+            let arch = pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3);
+            Ok((arch, Bf16Limit::F32))
+        }
+        #[cfg(target_arch = "x86_64")]
+        Some("vdpbf16ps") => Ok((Arch::new(), Bf16Limit::WithoutTiles)),
         _ => Err(Error::setting(format!(
             "{VARIABLE}={}: it limits the vector instructions to {ACCEPTED}",
             limit.display()
@@ -35,9 +59,9 @@ fn limited() -> Result<Arch, Error> {
 }
 
 #[cfg(target_arch = "x86_64")]
-const ACCEPTED: &str = "avx2 or plain";
+const ACCEPTED: &str = "avx2 or plain, and products of bf16 to vdpbf16ps or emulated";
 #[cfg(not(target_arch = "x86_64"))]
-const ACCEPTED: &str = "plain";
+const ACCEPTED: &str = "plain, and products of bf16 to emulated";
 
 /// Checks that `ICD_SIMD` is unset, empty or a known limit.
 pub fn check_instruction_set() -> Result<(), Error> {

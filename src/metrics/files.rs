@@ -31,6 +31,12 @@ const SQUEEZENET: [&str; 3] = [
     "squeezenet1_1-f364aa15.pth",
 ];
 
+/// Names of LPIPS's linear layers beside it: the package `lpips` and torchmetrics have the last.
+const LINEAR: [&str; 2] = ["squeeze.safetensors", "squeeze.pth"];
+/// Where they are from.
+const LINEAR_ORIGIN: &str = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/\
+     master/lpips/weights/v0.1/squeeze.pth (11 kB, BSD-2-Clause)";
+
 impl Network {
     /// The repository of the hub that has the weights of the published figures.
     pub fn repository(self) -> Option<&'static str> {
@@ -73,11 +79,11 @@ impl NetworkFiles {
     /// its authors: the error says where to get them.
     pub fn published(network: Network, cache: &Cache) -> Result<Self> {
         let Some(name) = network.repository() else {
-            return Err(Error::setting(
-                "the weights of SqueezeNet 1.1 are not on the hub: download \
+            return Err(Error::setting(format!(
+                "the weights of LPIPS are not on the hub: download \
                  https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth (4.7 MB, \
-                 BSD-3-Clause) and name the file",
-            ));
+                 BSD-3-Clause) and {LINEAR_ORIGIN} into a folder and name it",
+            )));
         };
         let home = FileTree::hub(cache, Repository::new(name));
         Ok(Self {
@@ -121,6 +127,17 @@ impl NetworkFiles {
             needs.push(folder.need(&["tokenizer_config.json"], true));
         }
         needs.into_iter().flatten().collect()
+    }
+
+    /// The file of LPIPS's linear layers beside the weights of SqueezeNet.
+    pub(super) fn linear_layers(&self) -> Result<Source> {
+        let folder = self.place.folder();
+        let mut names = LINEAR.iter();
+        let found = names.find_map(|name| folder.file(name).ok());
+        found.ok_or_else(|| {
+            let reason = format!("LPIPS's linear layers are not here: add {LINEAR_ORIGIN}");
+            Error::config(folder.path(), reason)
+        })
     }
 
     /// The weights of a network, which must be that of these files.

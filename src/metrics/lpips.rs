@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use super::{Network, NetworkFiles, squeezenet::SqueezeNet};
 use crate::{
     error::{Error, Result},
-    io::{BuiltIn, Checkpoint, Source},
+    io::Checkpoint,
     nn::{Placement, Weights},
     picture::{Picture, Size},
 };
@@ -19,9 +19,6 @@ const EPS: f64 = 1e-8;
 /// The shortest side of pictures: below, features vanish.
 const SHORTEST: usize = 17;
 
-/// The linear layers of version 0.1: see `src/metrics/lpips/ORIGIN.md`.
-const LINEAR: &[u8] = include_bytes!("lpips/linear.safetensors");
-
 /// LPIPS with SqueezeNet 1.1.
 pub struct Lpips {
     network: SqueezeNet,
@@ -31,18 +28,19 @@ pub struct Lpips {
 }
 
 impl Lpips {
-    /// Loads the networks. The linear layers are those of the file under the names of the
-    /// package `lpips` (`lin0.model.1.weight`, ..), else the published ones.
+    /// Loads SqueezeNet and the linear layers, which are in the same file or in one beside it,
+    /// under the names of the package `lpips` (`lin0.model.1.weight`, ..).
     pub fn open(files: &NetworkFiles, placement: &Placement) -> Result<Self> {
         let placement = placement.in_f32();
         let checkpoint = files.checkpoint(Network::Lpips)?;
         let weights = Weights::new(&checkpoint, &placement);
         let network = SqueezeNet::new(&weights)?;
-        let published = Source::built_in("lpips/linear.safetensors", BuiltIn::from(LINEAR));
-        let published = Checkpoint::open(published)?;
         let linear = match weights.at("lin0").exists() {
             true => linear(&weights)?,
-            false => linear(&Weights::new(&published, &placement))?,
+            false => {
+                let beside = Checkpoint::open(files.linear_layers()?)?;
+                linear(&Weights::new(&beside, &placement))?
+            }
         };
         Ok(Self {
             network,

@@ -7,6 +7,7 @@ use candle_core::DType;
 use super::{clip::ClipConfig, unet::UnetConfig};
 use crate::{
     error::{Error, Result},
+    kernel::Arithmetic,
     nn::Placement,
 };
 
@@ -63,11 +64,12 @@ impl Family {
         }
     }
 
-    /// The type of the autoencoder's weights: f32 on a CPU, which computes in it, and where
+    /// The type of the autoencoder's weights: f32 on a CPU that computes in it, and where
     /// SDXL's would overflow, in f16; else that of the other networks.
     pub fn vae_dtype(self, placement: &Placement) -> DType {
         let overflows = self == Self::Sdxl && placement.dtype == DType::F16;
-        match placement.device.is_cpu() || overflows {
+        let exact = placement.device.is_cpu() && placement.arithmetic() == Arithmetic::F32;
+        match exact || overflows {
             true => DType::F32,
             false => placement.dtype,
         }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Result,
     io::{Source, shard_names},
-    kernel::instruction_set,
+    kernel::{Arithmetic, instruction_set},
     layout::Network,
     lora,
     nn::Placement,
@@ -29,8 +29,8 @@ impl Model {
     }
 
     /// Everything an inversion depends on besides its picture, prompt, seed and timesteps:
-    /// the model, the forward adapter, dtypes, device, and the instruction set of the CPU
-    /// kernels.
+    /// the model, the forward adapter, dtypes, device, and the instruction set and the
+    /// arithmetic of the CPU kernels.
     pub fn inversion_key(&self) -> Result<String> {
         let mut adapter = Vec::new();
         if let Some(file) = self.parts.forward.adapter_file()? {
@@ -44,8 +44,12 @@ impl Model {
             device,
             backend,
         } = &self.placement;
+        let products = match self.placement.arithmetic() {
+            Arithmetic::F32 => "",
+            rounded => rounded.name(),
+        };
         Ok(format!(
-            "{} {adapter:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}",
+            "{} {adapter:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}{products}",
             self.described()?,
             self.parts.adapter_alpha,
             self.tiling,

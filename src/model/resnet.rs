@@ -56,8 +56,12 @@ impl Resnet {
 
     /// Maps x (b, h, w, inputs) with an activated time embedding (b, width).
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> TensorResult<Tensor> {
-        let y = self.norm2.forward_silu(&self.hidden(x, time)?)?;
-        self.output(&y, x)
+        let (hidden, shortcut) = (self.hidden(x, time)?, self.shortcut(x)?);
+        let onto = ConvEpilogue {
+            residual: Some(&shortcut),
+            ..ConvEpilogue::default()
+        };
+        self.conv2.forward_normed(&self.norm2, &hidden, onto)
     }
 
     /// The first convolution.
@@ -70,18 +74,25 @@ impl Resnet {
             shift: shift.as_ref(),
             ..ConvEpilogue::default()
         };
-        self.conv1
-            .forward_with(&self.norm1.forward_silu(x)?, shifted)
+        self.conv1.forward_normed(&self.norm1, x, shifted)
     }
 
     /// The second convolution, of y (b, h, w, outputs), plus the skip connection of x.
     pub(super) fn output(&self, y: &Tensor, x: &Tensor) -> TensorResult<Tensor> {
-        let shortcut = self.shortcut.as_ref().map(|layer| layer.forward(x));
+        let shortcut = self.shortcut(x)?;
         let onto = ConvEpilogue {
-            residual: Some(&shortcut.transpose()?.unwrap_or_else(|| x.clone())),
+            residual: Some(&shortcut),
             ..ConvEpilogue::default()
         };
         self.conv2.forward_with(y, onto)
+    }
+
+    /// The skip connection of x.
+    fn shortcut(&self, x: &Tensor) -> TensorResult<Tensor> {
+        match &self.shortcut {
+            Some(layer) => layer.forward(x),
+            None => Ok(x.clone()),
+        }
     }
 
     /// Number of output channels.

@@ -203,6 +203,8 @@ impl Unet {
     /// Loads a UNet with this configuration.
     pub fn new(w: &Weights, config: UnetConfig) -> Result<Self> {
         let first = config.levels[0].channels;
+        let ends = w.placement().of_ends();
+        let end = w.with_placement(&ends);
         // Reading files and packing weights each half-load a core: load two halves in parallel.
         let ((down, mid), up) = rayon::join(
             || (down_blocks(w, &config), mid_block(w, &config)),
@@ -210,7 +212,7 @@ impl Unet {
         );
         Ok(Self {
             embedding: Embedding::new(w, &config)?,
-            conv_in: w
+            conv_in: end
                 .at("conv_in")
                 .conv(config.in_channels, first, 3, Stride::One)?,
             down_blocks: down?,
@@ -221,7 +223,7 @@ impl Unet {
                 config.norm_num_groups,
                 config.norm_eps,
             )?,
-            conv_out: w
+            conv_out: end
                 .at("conv_out")
                 .conv(first, config.in_channels, 3, Stride::One)?,
             compute: w.placement().compute_dtype(),

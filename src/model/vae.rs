@@ -41,7 +41,8 @@ impl Vae {
     /// Loads an autoencoder with this configuration, without tiling.
     pub fn new(w: &Weights, config: VaeConfig) -> Result<Self> {
         let z = config.latent_channels;
-        let pointwise = |name, c| w.at(name).conv(c, c, 1, Stride::One);
+        let ends = w.placement().of_ends();
+        let pointwise = |name, c| w.with_placement(&ends).at(name).conv(c, c, 1, Stride::One);
         let encoded = config.use_quant_conv;
         let decoded = config.use_post_quant_conv;
         Ok(Self {
@@ -279,12 +280,14 @@ impl Coder {
     ) -> Result<Self> {
         let [inputs, first, last, outputs] = channels;
         let norm = w.at("conv_norm_out");
+        let ends = w.placement().of_ends();
+        let end = w.with_placement(&ends);
         Ok(Self {
-            conv_in: w.at("conv_in").conv(inputs, first, 3, Stride::One)?,
+            conv_in: end.at("conv_in").conv(inputs, first, 3, Stride::One)?,
             scales,
             middle: Middle::new(&w.at("mid_block"), config.ends().1, config)?,
             norm: norm.group_norm(last, config.norm_num_groups, 1e-6)?,
-            conv_out: w.at("conv_out").conv(last, outputs, 3, Stride::One)?,
+            conv_out: end.at("conv_out").conv(last, outputs, 3, Stride::One)?,
         })
     }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    LoraDelta,
+    GroupNorm, LoraDelta,
     lora::LoraBranch,
     ops::{ConvWeight, Ops},
 };
@@ -107,6 +107,23 @@ impl Conv2d {
         self.base(x, epilogue)
     }
 
+    /// Convolves the SiLU of a group norm of (b, h, w, inputs), with an epilogue in addition
+    /// to the layer's bias.
+    pub fn forward_normed(
+        &self,
+        norm: &GroupNorm,
+        x: &Tensor,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        if self.lora.is_some() {
+            return self.forward_with(&norm.forward_silu(x)?, epilogue);
+        }
+        let bias = Some(&self.bias);
+        let epilogue = ConvEpilogue { bias, ..epilogue };
+        self.ops
+            .norm_silu_conv2d(x, norm, &self.weight, self.geometry, epilogue)
+    }
+
     /// The convolution without its LoRA branch.
     fn base(&self, x: &Tensor, epilogue: ConvEpilogue) -> Result<Tensor> {
         let bias = Some(&self.bias);
@@ -132,7 +149,7 @@ mod tests {
         // conv2d(pad(x, (0, 1, 0, 1)), ones(1, 1, 3, 3), stride=2), x = arange(16)
         let x = Tensor::arange(0f32, 16., &Device::Cpu).unwrap();
         let x = x.reshape((1, 4, 4, 1)).unwrap();
-        for ops in [&Packed as &'static dyn Ops, &Composed] {
+        for ops in [&Packed::F32 as &'static dyn Ops, &Composed] {
             let y = conv(ops, Stride::TwoPadRightBottom).forward(&x).unwrap();
             let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(y, [45., 39., 66., 50.]);
@@ -142,7 +159,7 @@ mod tests {
     #[test]
     fn stride_two_rounds_odd_sizes_up() {
         let x = Tensor::ones((1, 5, 7, 1), DType::F32, &Device::Cpu).unwrap();
-        for ops in [&Packed as &'static dyn Ops, &Composed] {
+        for ops in [&Packed::F32 as &'static dyn Ops, &Composed] {
             let y = conv(ops, Stride::Two).forward(&x).unwrap();
             assert_eq!(y.dims(), [1, 3, 4, 1]);
             // The corner sees four ones, the edge six, the inside nine.

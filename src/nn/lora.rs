@@ -139,7 +139,7 @@ mod tests {
             scale: 0.25,
         };
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = delta.merged_into(&Packed, &weight).unwrap().unwrap();
+        let merged = delta.merged_into(&Packed::F32, &weight).unwrap().unwrap();
         let (up, down) = (delta.up.flatten_from(1), delta.down.flatten_from(1));
         let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
         let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
@@ -158,9 +158,12 @@ mod tests {
         let layer = |delta: &LoraDelta| LoraDeltas::from([("x".to_owned(), delta.clone())]);
         let stack = sum_of([layer(&one), layer(&two)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = stack["x"].merged_into(&Packed, &weight).unwrap().unwrap();
-        let first = one.merged_into(&Packed, &weight).unwrap().unwrap();
-        let expected = two.merged_into(&Packed, &first).unwrap().unwrap();
+        let merged = stack["x"]
+            .merged_into(&Packed::F32, &weight)
+            .unwrap()
+            .unwrap();
+        let first = one.merged_into(&Packed::F32, &weight).unwrap().unwrap();
+        let expected = two.merged_into(&Packed::F32, &first).unwrap().unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();
         assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
     }
@@ -175,7 +178,7 @@ mod tests {
         for shape in [[7, 6], [5, 7], [6, 5]] {
             assert!(
                 delta
-                    .merged_into(&Packed, &waves(&shape, 0.))
+                    .merged_into(&Packed::F32, &waves(&shape, 0.))
                     .unwrap()
                     .is_none()
             );

@@ -22,16 +22,22 @@ pub use composed::upsample_nearest;
 
 use super::{GroupNorm, LayerNorm};
 use crate::kernel::{
-    Activation, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv, PackedLinear,
+    Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
+    PackedLinear,
 };
 
 /// candle's operations, in the type of their arguments, sums in f32.
 #[derive(Debug)]
 pub struct Composed;
 
-/// The CPU kernels, in f32 for weights of any type.
+/// The CPU kernels, with activations in f32. Products are in an arithmetic.
 #[derive(Debug)]
-pub struct Packed;
+pub struct Packed(pub Arithmetic);
+
+impl Packed {
+    /// Products in f32, of weights of any type.
+    pub const F32: Self = Self(Arithmetic::F32);
+}
 
 /// The CUDA kernels in f16 and bf16, and for norms in f32; candle's operations for what they
 /// do not take.
@@ -130,6 +136,19 @@ pub trait Ops: Debug + Send + Sync {
         epilogue: ConvEpilogue,
     ) -> Result<Tensor> {
         composed::conv2d(x, weight, geometry, epilogue)
+    }
+
+    /// [`conv2d`](Self::conv2d) of the SiLU of a group norm of x.
+    fn norm_silu_conv2d(
+        &self,
+        x: &Tensor,
+        norm: &GroupNorm,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        let x = self.group_norm(x, norm, Activation::Silu)?;
+        self.conv2d(&x, weight, geometry, epilogue)
     }
 
     /// Normalises groups of channels of x (b, .., c), statistics in f32 or better.

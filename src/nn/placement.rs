@@ -1,17 +1,20 @@
 //! The device, data type and backend of a network.
 
+use std::sync::OnceLock;
+
 use candle_core::{DType, Device, Result};
 
 #[cfg(feature = "cuda")]
 use super::ops::Cuda;
 use super::ops::{Composed, Ops, Packed};
+use crate::kernel::Arithmetic;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
 
 /// The implementation of the operations of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The CPU kernels, in f32 for weights of any type.
+    /// The CPU kernels, in the [`Arithmetic`] for the type of the weights.
     Packed,
     /// candle's operations in the type of the weights, on any device.
     Composed,
@@ -61,10 +64,27 @@ impl Placement {
         }
     }
 
+    /// How the CPU kernels compute products.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match self.backend {
+            Backend::Packed => Arithmetic::of(self.dtype),
+            _ => Arithmetic::F32,
+        }
+    }
+
+    /// The placement of a network's first and last convolutions: in f32 where products round
+    /// to bf16, because they are small and their rounding errors affect every pixel.
+    pub fn of_ends(&self) -> Self {
+        match self.arithmetic() {
+            Arithmetic::F32 => self.clone(),
+            Arithmetic::Bf16(_) => self.in_f32(),
+        }
+    }
+
     /// The backend's operations.
     pub fn ops(&self) -> &'static dyn Ops {
         match self.backend {
-            Backend::Packed => &Packed,
+            Backend::Packed => packed(self.arithmetic()),
             Backend::Composed => &Composed,
             #[cfg(feature = "cuda")]
             Backend::Cuda => &Cuda,
@@ -84,6 +104,15 @@ pub fn cuda_count() -> Result<usize> {
     #[cfg(not(feature = "cuda"))]
     let count = Ok(0);
     count
+}
+
+/// The CPU kernels in an arithmetic, of which a process has two at most.
+fn packed(arithmetic: Arithmetic) -> &'static Packed {
+    static ROUNDED: OnceLock<Packed> = OnceLock::new();
+    match arithmetic {
+        Arithmetic::F32 => &Packed::F32,
+        Arithmetic::Bf16(_) => ROUNDED.get_or_init(|| Packed(arithmetic)),
+    }
 }
 
 /// Opens a GPU of NVIDIA's with one stream for all threads.

@@ -15,7 +15,7 @@ use icd::{
         unet::{Unet, UnetConfig, UnetInput},
         vae::{Tiling, Vae, VaeConfig},
     },
-    nn::{RandomInit, Weights},
+    nn::{Placement, RandomInit, Weights},
     schedule::Timestep,
 };
 
@@ -27,26 +27,47 @@ const FAST: f64 = 1e-4;
 
 struct Full {
     folder: PathBuf,
+    placement: Placement,
     expected: HashMap<String, Tensor>,
 }
 
 impl Full {
-    fn open() -> Option<Self> {
+    fn open(placement: Placement) -> Option<Self> {
         let Some(folder) = std::env::var_os("ICD_FULL").map(PathBuf::from) else {
             tell("SKIPPED: networks of full size: ICD_FULL names no folder");
             return None;
         };
         let expected = tensors(&folder.join("networks.safetensors"));
-        Some(Self { folder, expected })
+        Some(Self {
+            folder,
+            placement,
+            expected,
+        })
     }
 
     fn network<T>(&self, file: &str, build: impl Fn(&Weights) -> icd::Result<T>) -> T {
         let checkpoint = Checkpoint::open(self.folder.join(file)).expect("a checkpoint");
-        build(&Weights::new(&checkpoint, &plain())).expect("the network loads")
+        build(&Weights::new(&checkpoint, &self.placement)).expect("the network loads")
+    }
+
+    /// Compares the error with that of PyTorch in bf16 on the same weights.
+    fn errs_as_pytorch(&self, name: &str, work: impl Fn() -> Tensor) {
+        let expected = &self.expected[name];
+        let [ours, theirs] =
+            [&work(), &self.expected[&format!("{name}_bf16")]].map(|found| gaps(found, expected).1);
+        tell(&format!(
+            "{name} in {}: rms {ours:.2e} off, PyTorch in bf16 {theirs:.2e}: {:.2}",
+            self.placement.arithmetic().name(),
+            ours / theirs
+        ));
+        assert!(ours < 1.2 * theirs, "{name}: {ours} for {theirs}");
     }
 
     /// Runs `work` on one thread and on two and compares both results.
     fn agree(&self, name: &str, work: impl Fn() -> Tensor + Sync) {
+        if self.placement.dtype == DType::BF16 {
+            return self.errs_as_pytorch(name, work);
+        }
         let expected = &self.expected[name];
         for threads in [1, 2] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
@@ -81,7 +102,20 @@ fn gaps(found: &Tensor, expected: &Tensor) -> (f64, f64) {
 
 #[test]
 fn networks_of_full_size_agree_with_double_precision() {
-    let Some(full) = Full::open() else { return };
+    let Some(full) = Full::open(plain()) else {
+        return;
+    };
+    text_encoder(&full);
+    unet(&full);
+    autoencoder(&full);
+}
+
+#[test]
+fn networks_of_full_size_round_no_more_than_pytorch_in_bf16() {
+    let placement = Placement::new(DType::BF16, Device::Cpu);
+    let Some(full) = Full::open(placement) else {
+        return;
+    };
     text_encoder(&full);
     unet(&full);
     autoencoder(&full);

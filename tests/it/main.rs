@@ -10,6 +10,7 @@ mod adapter_files;
 mod adapters;
 mod anchor;
 mod batch;
+mod bf16;
 mod cases;
 mod cli;
 mod convert;

@@ -70,11 +70,16 @@ pub(crate) fn write_clip(home: &Path) {
 }
 
 fn write(home: &Path, network: Network, tensors: &HashMap<String, Tensor>) {
-    let name = match network {
-        Network::Lpips => "squeezenet1_1.safetensors",
-        _ => "model.safetensors",
-    };
-    safetensors::save(tensors, home.join(name)).unwrap();
+    let save = |tensors: &HashMap<_, _>, name| safetensors::save(tensors, home.join(name)).unwrap();
+    match network {
+        Network::Lpips => {
+            let tensors = tensors.clone().into_iter();
+            let (linear, squeezenet) = tensors.partition(|(name, _)| name.starts_with("lin"));
+            save(&squeezenet, "squeezenet1_1.safetensors");
+            save(&linear, "squeeze.safetensors");
+        }
+        _ => save(tensors, "model.safetensors"),
+    }
     if network == Network::Clip {
         for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
             let from = data("sd/tokenizer").join(name);

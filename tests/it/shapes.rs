@@ -9,6 +9,7 @@ use crate::support::device;
 
 fn icd() -> Command {
     let mut command = Command::cargo_bin("icd").unwrap();
+    command.env("ICD_DTYPE", "f32");
     // Nobody listens there: whoever asks a hub fails.
     command.env("HF_ENDPOINT", "http://127.0.0.1:9");
     command.env("ICD_DEVICE", device());

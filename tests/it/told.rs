@@ -386,7 +386,10 @@ fn a_configuration_file_gives_defaults_below_flags_and_variables() {
             threads,
         )
     };
-    let run = || configured(generate(), &file).env("ICD_DEVICE", "cpu");
+    let run = || {
+        let run = configured(generate(), &file).env("ICD_DEVICE", "cpu");
+        run.env("ICD_DTYPE", "")
+    };
     assert_eq!(model(run()), ("sd15".into(), true, true));
     assert_eq!(
         model(run().env("ICD_DTYPE", "f32")),

@@ -122,14 +122,16 @@ def likenesses(a, b):
 
 
 def lpips_of(pairs):
-    """SqueezeNet with random weights and the published linear layers."""
+    """SqueezeNet and linear layers with random weights."""
     network = _LPIPS(pretrained=True, net="squeeze", pnet_rand=True)
     other = lpips.LPIPS(pretrained=True, net="squeeze", pnet_rand=True, verbose=False)
 
     def names(name):
         # net.slices.1.3.squeeze.weight in torchmetrics, net.slice2.3.squeeze.weight in lpips
         found = re.match(r"net\.slices?\.?\d+\.(.*)", name)
-        return f"features.{found[1]}" if found else ""
+        if found:
+            return f"features.{found[1]}"
+        return name if re.match(r"lin\d\.", name) else ""  # those in `lins` are the same
 
     state = fill(network, names)
     fill(other, names)

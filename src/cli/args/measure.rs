@@ -27,8 +27,8 @@ pub(crate) struct MeasureArgs {
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     metric: Vec<Choice>,
     /// The weights of a network: clip, structure and dinov2 in transformers' names (structure and
-    /// dinov2 in their authors', too), lpips torchvision's SqueezeNet 1.1; repeat it for several
-    /// [default: those of the published figures, from the hub; lpips has none there].
+    /// dinov2 in their authors', too), lpips a folder with torchvision's SqueezeNet 1.1 and
+    /// the linear layers of LPIPS (squeeze.pth); repeat it for several [default: those of the published figures, from the hub; lpips has none there].
     #[arg(long, value_name = "NAME=FILE|DIR|HUB")]
     weights: Vec<Weights>,
     /// The libraries to agree with.

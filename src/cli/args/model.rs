@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use icd::{
     hub::Cache,
     io::Digests,
+    kernel::Arithmetic,
     lora::WeightedLora,
     model::{Model, ModelChoice, Variant, required_files, vae::Tiling},
     nn::Placement,
@@ -81,8 +82,9 @@ pub(crate) struct ModelArgs {
     yes: bool,
     #[command(flatten)]
     device: DeviceArgs,
-    /// How the weights are stored; auto is f32 on a CPU and f16 elsewhere (bf16 with
-    /// cuDNN).
+    /// How the weights are stored, and with bf16 on a CPU also how operands of products are
+    /// rounded where the processor multiplies bf16 faster; auto is bf16 on such a CPU, f32 on
+    /// others, and f16 elsewhere (bf16 with cuDNN).
     #[arg(
         long,
         env = "ICD_DTYPE",
@@ -94,8 +96,8 @@ pub(crate) struct ModelArgs {
     /// time; auto does so above 1024x1024 pixels.
     #[arg(long, default_value = "auto")]
     vae_tiling: Tiling,
-    /// Use less memory, at some cost in precision and time: f16 weights and the VAE in
-    /// strips, unless --dtype and --vae-tiling say otherwise.
+    /// Use less memory, at some cost in precision and time: weights in half precision and the
+    /// VAE in strips, unless --dtype and --vae-tiling say otherwise.
     #[arg(long)]
     low_memory: bool,
     /// Which networks stay in memory.
@@ -138,11 +140,7 @@ impl ModelArgs {
     /// Opens the model on a device, downloads missing files, and reports both.
     pub(crate) fn open_on(&self, device: Device, console: &Console) -> Result<Pipeline> {
         let placement = Placement::new(self.dtype_on(&device), device);
-        console.note(&format!(
-            "device: {}, weights in {}",
-            device::name(&placement.device),
-            placement.dtype.as_str()
-        ));
+        console.note(&self.placed(&placement));
         let choice = self.choice();
         let yes = self.yes;
         let missing = || required_files(&choice);
@@ -173,8 +171,25 @@ impl ModelArgs {
         named.map(PathBuf::from).collect()
     }
 
+    /// One line on where and how networks are computed.
+    fn placed(&self, placement: &Placement) -> String {
+        let (device, stored) = (device::name(&placement.device), placement.dtype.as_str());
+        let exact = match self.dtype {
+            DTypeValue::Auto => "; --dtype f32 is exact",
+            _ => "",
+        };
+        match placement.arithmetic() {
+            Arithmetic::F32 => format!("device: {device}, weights in {stored}"),
+            rounded => format!(
+                "device: {device}, weights in {stored}, products in {}{exact}",
+                rounded.name()
+            ),
+        }
+    }
+
     fn dtype_on(&self, device: &Device) -> DType {
         match self.dtype {
+            DTypeValue::Auto if device.is_cpu() && Arithmetic::prefers_bf16() => DType::BF16,
             DTypeValue::Auto if device.is_cpu() && !self.low_memory => DType::F32,
             // cuDNN accumulates f16 in f16, but bf16 in f32.
             DTypeValue::Auto if device.is_cuda() && cfg!(feature = "cudnn") => DType::BF16,

@@ -277,13 +277,12 @@ mod tests {
 
     #[test]
     fn two_workers_make_what_one_makes() {
-        let jobs: Vec<_> = (0..6)
-            .map(|n| {
-                json!({ "image": "tests/data/square.png", "src_prompt": "a photo of a bird",
-                    "tgt_prompt": ["a photo of a dog", "a photo of a cat"][n % 2],
-                    "seed": n / 2, "output": format!("{n}.png") })
-            })
-            .collect();
+        let targets = ["a photo of a dog", "a photo of a cat"];
+        let job = |n: usize| {
+            json!({ "image": "tests/data/square.png", "src_prompt": "a photo of a bird",
+                "tgt_prompt": targets[n % 2], "seed": n / 2, "output": format!("{n}.png") })
+        };
+        let jobs: Vec<_> = (0..6).map(job).collect();
         let (alone, noted) = made(&jobs, &[]);
         assert_eq!((alone.len(), noted), (6, 6));
         assert_eq!(made(&jobs, &[Device::Cpu]), (alone, noted));

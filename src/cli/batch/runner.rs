@@ -141,11 +141,6 @@ impl Runner {
         })
     }
 
-    /// The device of all models.
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// Frees all models.
     pub(crate) fn close(&mut self) {
         self.opened.clear();
@@ -285,6 +280,11 @@ impl Runner {
             results: &self.results,
             console: &mut self.console,
         })
+    }
+
+    /// The device of all models.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The most targets that are walked together. On a CPU the rows of an evaluation do not

@@ -41,7 +41,7 @@ pub(crate) struct BatchArgs {
     /// answers each by a line on stdout before it reads the next.
     #[arg(value_name = "JOBS")]
     jobs: PathBuf,
-    /// The folder of results.
+    /// The folder of results; with the feature `cloud` also a URL, as s3://bucket/out.
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Run a part of the jobs, K from 1; auto: the task of a SLURM array or of srun, or of an AWS

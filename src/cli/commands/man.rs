@@ -69,7 +69,7 @@ const SECTIONS: [Section; 3] = [
             ),
             (
                 "ICD_SIMD",
-                "Limits the vectors of the CPU kernels: avx2 or plain.",
+                "Limits the vectors of the CPU kernels, to avx2 or plain, or only how they multiply bf16, to vdpbf16ps or emulated.",
             ),
             ("HF_HOME, HF_HUB_CACHE", "The folder of downloaded models."),
             ("HF_TOKEN", "Authenticates downloads from the hub."),

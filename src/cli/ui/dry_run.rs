@@ -180,6 +180,7 @@ fn taken(model: &Model, work: &Work) -> Result<Facts> {
     Ok(vec![
         evaluations.with("evaluations", json!(work.load.evaluations)),
         weights(model)?,
+        Fact::of("products", model.placement().arithmetic().name()),
         Fact::of(
             "peak memory",
             format!("about {}", HumanBytes(work.cost.peak_bytes)),

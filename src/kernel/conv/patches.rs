@@ -157,9 +157,42 @@ impl<'a> Patches<'a> {
         ys.map(|y| xs.map(|x| self.at(image, y, x)))
     }
 
+    /// Whether these rows and columns are of the picture, not of its padding.
+    #[inline(always)]
+    pub(in crate::kernel) fn is_inside(y: usize, x: usize) -> bool {
+        y != OUTSIDE && x != OUTSIDE
+    }
+
+    /// Number of channels of the input.
+    pub(in crate::kernel) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    pub(in crate::kernel) fn geometry(&self) -> ConvGeometry {
+        self.geometry
+    }
+
+    /// The row of the picture that is row `y` of the input with its padding.
+    pub(in crate::kernel) fn input_row(&self, y: usize) -> usize {
+        self.input(&self.ys, y, self.to.0)
+    }
+
+    /// The column of the picture that is column `x` of the input with its padding.
+    pub(in crate::kernel) fn input_column(&self, x: usize) -> usize {
+        self.input(&self.xs, x, self.to.1)
+    }
+
+    /// The first tap of an output, or a further one of the last.
+    fn input(&self, table: &[usize], at: usize, outputs: usize) -> usize {
+        let output = (at / self.geometry.stride).min(outputs - 1);
+        let taps = &table[self.geometry.side * output..][..self.geometry.side];
+        let tap = taps.get(at - output * self.geometry.stride);
+        tap.copied().unwrap_or(OUTSIDE)
+    }
+
     /// The channels of a pixel of the picture, zeros outside.
     #[inline(always)]
-    fn at(&self, image: usize, y: usize, x: usize) -> &[f32] {
+    pub(in crate::kernel) fn at(&self, image: usize, y: usize, x: usize) -> &[f32] {
         if y == OUTSIDE || x == OUTSIDE {
             return &self.zeros;
         }

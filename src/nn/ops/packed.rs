@@ -8,15 +8,11 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
 use crate::{
     kernel::{
-        self, Activation, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
-        PackedLinear, profile,
+        self, Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
+        PackedLinear, Sees, profile,
     },
     nn::{GroupNorm, LayerNorm},
 };
-
-/// Minimum number of rows per input for which the fused kernel is faster: it reads the
-/// weights of both halves for each block of rows, to keep the halves out of memory.
-const GEGLU_ROWS: usize = 8;
 
 impl Ops for Packed {
     fn compute_dtype(&self, _: DType) -> DType {
@@ -26,14 +22,14 @@ impl Ops for Packed {
     fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
         Ok(match weight.track_op() {
             true => LinearWeight::Plain(weight),
-            false => LinearWeight::Packed(Arc::new(PackedLinear::new(&weight)?)),
+            false => LinearWeight::Packed(Arc::new(PackedLinear::packed(&weight, self.0)?)),
         })
     }
 
     fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
         Ok(match weight.track_op() {
             true => ConvWeight::Plain(weight),
-            false => ConvWeight::Packed(Arc::new(PackedConv::new(&weight)?)),
+            false => ConvWeight::Packed(Arc::new(PackedConv::packed(&weight, self.0)?)),
         })
     }
 
@@ -70,9 +66,7 @@ impl Ops for Packed {
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
         match weight {
-            LinearWeight::Packed(weight)
-                if !x.track_op() && rows(x) >= GEGLU_ROWS * weight.inputs() =>
-            {
+            LinearWeight::Packed(weight) if !x.track_op() && weight.fuses_geglu(rows(x)) => {
                 let x = &x.contiguous()?;
                 let about = |_: &Tensor| linear_about(x, weight);
                 profile::of(about, || kernel::linear_geglu(x, weight, bias))
@@ -96,6 +90,32 @@ impl Ops for Packed {
                 })
             }
             _ => tracked_conv2d(x, weight, geometry, epilogue),
+        }
+    }
+
+    fn norm_silu_conv2d(
+        &self,
+        x: &Tensor,
+        norm: &GroupNorm,
+        weight: &ConvWeight,
+        geometry: ConvGeometry,
+        epilogue: ConvEpilogue,
+    ) -> Result<Tensor> {
+        let affine = [&norm.weight, &norm.bias];
+        let tracked = x.track_op() || affine.iter().any(|x| x.track_op()) || epilogue.is_tracked();
+        match (weight, self.0) {
+            // In f32 the norm is faster apart: Winograd's tiles overlap.
+            (ConvWeight::Packed(weight), Arithmetic::Bf16(_)) if !tracked => {
+                let about = |y: &Tensor| conv_about(x, y, geometry);
+                profile::of(about, || {
+                    let (x, norm) = (x.contiguous()?, (affine, norm.groups, norm.eps));
+                    kernel::norm_silu_conv2d(&x, norm, weight, geometry, epilogue)
+                })
+            }
+            _ => {
+                let x = self.group_norm(x, norm, Activation::Silu)?;
+                self.conv2d(&x, weight, geometry, epilogue)
+            }
         }
     }
 
@@ -136,6 +156,20 @@ impl Ops for Packed {
         mode: AttentionMode,
     ) -> Result<Tensor> {
         let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        if let Arithmetic::Bf16(unit) = self.0
+            && ![&q, &k, &v].iter().any(|x| x.track_op())
+        {
+            let about = |_: &Tensor| attention_about(&q, &v, heads);
+            let sees = match mode {
+                AttentionMode::Full => Sees::All,
+                AttentionMode::Causal => Sees::Earlier,
+                AttentionMode::FirstRowsMaps => Sees::ThroughFirst,
+            };
+            return profile::of(about, || {
+                kernel::attend_rounded(unit, [&q, &k, &v], heads, sees)
+            });
+        }
+        // Gradients are those of products in f32.
         match mode {
             AttentionMode::Full => {
                 let about = |_: &Tensor| attention_about(&q, &v, heads);
@@ -147,11 +181,11 @@ impl Ops for Packed {
     }
 
     fn attention_maps(&self, q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
-        kernel::attention_maps(&q.contiguous()?, &k.contiguous()?, heads)
+        kernel::attention_maps_in(self.0, &q.contiguous()?, &k.contiguous()?, heads)
     }
 
     fn read_maps(&self, maps: &Tensor, v: &Tensor) -> Result<Tensor> {
-        kernel::read_maps(&maps.contiguous()?, &v.contiguous()?)
+        kernel::read_maps_in(self.0, &maps.contiguous()?, &v.contiguous()?)
     }
 
     fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {

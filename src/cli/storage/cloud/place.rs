@@ -62,6 +62,10 @@ impl Place {
         if bucket.is_empty() || !bucket.chars().all(is_name) {
             return Err(fault("it names no bucket".into()));
         }
+        // It would be left out.
+        if key.starts_with('/') {
+            return Err(fault(NO_KEY.into()));
+        }
         Ok(Self {
             scheme,
             bucket: bucket.into(),

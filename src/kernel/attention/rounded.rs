@@ -1,0 +1,437 @@
+//! Attention of operands rounded to bf16, with softmax and sums in f32.
+//!
+//! Both products are transposed, so that a column is a query throughout: the rows of the
+//! first are keys, those of the second the channels of values. The weights that softmax
+//! leaves are then pairs of rows of the first and the right side of the second, without a
+//! shuffle, and softmax needs no sums within a vector, as in f32.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+use pulp::{Simd, WithSimd};
+
+use super::{Sizes, shares};
+use crate::kernel::{
+    bf16::{
+        COLUMNS, Line, Operands, ROWS, Session, Start, Steps, Sums, TERMS, Unit, line, pair,
+        short_line,
+    },
+    gemm::Matrix,
+    op,
+    pages::zeros,
+    parts::{each, map},
+    simd::{exp2, vectorised},
+};
+
+/// Keys whose scores are computed at once: they stay in the L1 cache.
+const KEYS: usize = 128;
+
+/// As [`attend`](super::attend). Not differentiable: tracked arguments are an error.
+pub fn attend(unit: Unit, [q, k, v]: [&Tensor; 3], heads: usize, sees: Sees) -> Result<Tensor> {
+    let sizes = Sizes::of([q, k, v], heads)?;
+    op::untracked("attention in bf16", &[q, k, v])?;
+    let causal = sees == Sees::Earlier;
+    if causal && sizes.n != sizes.m {
+        bail!(
+            "causal attention of {} queries to {} keys",
+            sizes.n,
+            sizes.m
+        );
+    }
+    let sizes = Sizes { causal, ..sizes };
+    let group = if sees == Sees::ThroughFirst {
+        sizes.b
+    } else {
+        1
+    };
+    op::with([q, k, v], |arguments| {
+        op::tensor(
+            forward(unit, arguments, sizes, group.max(1)),
+            sizes.output(),
+        )
+    })
+}
+
+/// What queries read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sees {
+    /// All keys of their image.
+    All,
+    /// The keys up to their own position.
+    Earlier,
+    /// Their image's values through the first image's maps.
+    ThroughFirst,
+}
+
+/// The output (b, n, heads * e): each `group` of images is read through its first's maps.
+fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Vec<f32> {
+    let Sizes {
+        b,
+        heads,
+        n,
+        m,
+        d,
+        e,
+        ..
+    } = sizes;
+    let keys = rounded(sizes, (0..b).step_by(group), |at| {
+        lines_of(sizes.head(k, m, d, at), m)
+    });
+    let values = rounded(sizes, 0..b, |at| transposed(sizes.head(v, m, e, at), m));
+    let blocks = n.div_ceil(COLUMNS);
+    let place =
+        |image, query: usize, head| (image / group * heads + head) * blocks + query / COLUMNS;
+    let mut out = zeros(b * n * heads * e);
+    let parts = shares(
+        &mut out,
+        e,
+        (n, heads),
+        b.div_ceil(group) * heads * blocks,
+        place,
+    );
+    each(parts, &|i, mut out| {
+        let (first, head) = (i / blocks / heads * group, i / blocks % heads);
+        let start = i % blocks * COLUMNS;
+        let images = first..b.min(first + group);
+        let values: Vec<_> = images
+            .map(|image| &values[image * heads + head][..])
+            .collect();
+        vectorised(Task {
+            unit,
+            sizes,
+            rows: sizes.head(q, n, d, (first, head)),
+            queries: start..n.min(start + COLUMNS),
+            keys: &keys[i / blocks],
+            values: &values,
+            out: &mut out,
+        });
+    });
+    out
+}
+
+/// A left side for each head of some images.
+fn rounded(
+    sizes: Sizes,
+    images: impl Iterator<Item = usize>,
+    round: impl Fn((usize, usize)) -> Vec<Line> + Sync,
+) -> Vec<Vec<Line>> {
+    let all = images.flat_map(|image| (0..sizes.heads).map(move |head| (image, head)));
+    map(all.collect(), &|_, at| round(at))
+}
+
+/// The rows of a matrix, a block of terms after another.
+fn lines_of(matrix: Matrix, rows: usize) -> Vec<Line> {
+    struct Round<'a>(Matrix<'a>, usize);
+    impl WithSimd for Round<'_> {
+        type Output = Vec<Line>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> Vec<Line> {
+            let Self(matrix, rows) = self;
+            let height = rows.next_multiple_of(ROWS);
+            let mut lines = vec![Line::default(); matrix.terms.div_ceil(TERMS) * height];
+            for row in 0..rows {
+                let (whole, rest) =
+                    matrix.values[row * matrix.stride..][..matrix.terms].as_chunks();
+                for (block, terms) in whole.iter().enumerate() {
+                    lines[block * height + row] = line(terms);
+                }
+                if !rest.is_empty() {
+                    lines[whole.len() * height + row] = short_line(rest);
+                }
+            }
+            lines
+        }
+    }
+    vectorised(Round(matrix, rows))
+}
+
+/// The columns of a matrix, a block of rows after another.
+fn transposed(matrix: Matrix, rows: usize) -> Vec<Line> {
+    struct Round<'a>(Matrix<'a>, usize);
+    impl WithSimd for Round<'_> {
+        type Output = Vec<Line>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> Vec<Line> {
+            let Self(matrix, rows) = self;
+            let height = matrix.terms.next_multiple_of(ROWS);
+            let mut lines = vec![Line::default(); rows.div_ceil(TERMS) * height];
+            let row = |row: usize| match row < rows {
+                true => Some(&matrix.values[row * matrix.stride..][..matrix.terms]),
+                false => None,
+            };
+            for (block, lines) in lines.chunks_mut(height).enumerate() {
+                for i in 0..TERMS / 2 {
+                    let first = block * TERMS + 2 * i;
+                    let Some(even) = row(first) else { break };
+                    let odd = row(first + 1);
+                    for (channel, (line, even)) in lines.iter_mut().zip(even).enumerate() {
+                        line.0[i] = pair(*even, odd.map_or(0.0, |odd| odd[channel]));
+                    }
+                }
+            }
+            lines
+        }
+    }
+    vectorised(Round(matrix, rows))
+}
+
+/// One head of a block of queries, for the values of some images.
+struct Task<'a, 'b> {
+    unit: Unit,
+    sizes: Sizes,
+    /// The queries of the head.
+    rows: Matrix<'a>,
+    queries: Range<usize>,
+    keys: &'a [Line],
+    values: &'a [&'a [Line]],
+    /// For each image, the rows of the queries.
+    out: &'a mut [&'b mut [f32]],
+}
+
+impl WithSimd for Task<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let Sizes { m, d, e, .. } = self.sizes;
+        let session = Session::new(self.unit);
+        let queries = packed(self.rows, self.queries.clone());
+        let height = m.next_multiple_of(ROWS);
+        let depth = Steps::at((0..d.div_ceil(TERMS)).map(|i| i * height));
+        let mut scores: [Sums; KEYS / TERMS] = std::array::from_fn(|_| Sums::default());
+        let mut weights = [Line::default(); KEYS];
+        let mut online = Online::new(self.sizes.scale());
+        let mut totals = vec![Sums::default(); self.values.len() * e.div_ceil(TALL)];
+        let seen = self.sizes.seen(&self.queries);
+        for start in (0..seen).step_by(KEYS) {
+            let keys = start..seen.min(start + KEYS);
+            let scores = &mut scores[..keys.len().div_ceil(TERMS)];
+            for (first, scores) in keys.clone().step_by(TERMS).zip(&mut *scores) {
+                let operands = Operands {
+                    a: self.keys,
+                    rows: tiles(first, keys.end),
+                    steps: &depth,
+                    b: &queries,
+                };
+                session.multiply(operands, Start::Zero, scores);
+            }
+            self.mask(&keys, scores);
+            let shrink = online.weigh(s, scores, &mut weights);
+            self.read(
+                s,
+                &session,
+                (start / TERMS, scores.len()),
+                &weights,
+                shrink,
+                &mut totals,
+            );
+        }
+        self.write(&online, &totals);
+    }
+}
+
+/// Rows of two tiles.
+const TALL: usize = 2 * ROWS;
+
+/// A tile, and the next if it begins before `end`.
+#[inline(always)]
+fn tiles(first: usize, end: usize) -> (usize, Option<usize>) {
+    let second = first + ROWS;
+    (first, (second < end).then_some(second))
+}
+
+impl Task<'_, '_> {
+    /// Hides keys for earlier queries, and what is behind the last key.
+    #[inline(always)]
+    fn mask(&self, keys: &Range<usize>, scores: &mut [Sums]) {
+        let hidden = |key: usize| match self.sizes.causal {
+            _ if key >= keys.end => COLUMNS,
+            true => key.saturating_sub(self.queries.start).min(COLUMNS),
+            false => 0,
+        };
+        for (block, scores) in scores.iter_mut().enumerate() {
+            let first = keys.start + block * TERMS;
+            if self.sizes.causal || first + TERMS > keys.end {
+                for (i, row) in scores.0.iter_mut().enumerate() {
+                    row[..hidden(first + i)].fill(f32::MIN);
+                }
+            }
+        }
+    }
+
+    /// Adds the weighted values of some blocks of keys to the totals.
+    #[inline(always)]
+    fn read<S: Simd>(
+        &self,
+        s: S,
+        session: &Session,
+        (first, count): (usize, usize),
+        weights: &[Line],
+        shrink: Option<[f32; COLUMNS]>,
+        totals: &mut [Sums],
+    ) {
+        let e = self.sizes.e;
+        let height = e.next_multiple_of(ROWS);
+        let steps = Steps::at((0..count).map(|i| i * height));
+        for (values, totals) in self.values.iter().zip(totals.chunks_mut(e.div_ceil(TALL))) {
+            for (row, totals) in (0..e).step_by(TALL).zip(totals) {
+                if let Some(shrink) = &shrink {
+                    scale(s, totals, shrink);
+                }
+                let operands = Operands {
+                    a: &values[first * height..],
+                    rows: tiles(row, e),
+                    steps: &steps,
+                    b: weights,
+                };
+                session.multiply(operands, Start::Sums, totals);
+            }
+        }
+    }
+
+    /// Divides the totals by the sums of the weights.
+    #[inline(always)]
+    fn write(&mut self, online: &Online, totals: &[Sums]) {
+        let factors = online.sums.map(|sum| 1.0 / sum);
+        let images = totals.chunks(self.sizes.e.div_ceil(TALL));
+        for (totals, out) in images.zip(self.out.chunks_mut(self.queries.len())) {
+            for (query, out) in out.iter_mut().enumerate() {
+                for (out, totals) in out.chunks_mut(TALL).zip(totals) {
+                    for (slot, total) in out.iter_mut().zip(&totals.0) {
+                        *slot = total[query] * factors[query];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of a matrix as the right side of a product: a column is a row.
+#[inline(always)]
+fn packed(matrix: Matrix, rows: Range<usize>) -> Vec<Line> {
+    let mut lines = vec![Line::default(); matrix.terms.div_ceil(TERMS) * 2 * ROWS];
+    for (column, row) in rows.enumerate() {
+        let values = &matrix.values[row * matrix.stride..][..matrix.terms];
+        for (values, lines) in values.chunks(TERMS).zip(lines.chunks_mut(2 * ROWS)) {
+            let lines = &mut lines[column / ROWS * ROWS..][..ROWS];
+            for (slot, pair) in lines.iter_mut().zip(short_line(values).0) {
+                slot.0[column % ROWS] = pair;
+            }
+        }
+    }
+    lines
+}
+
+/// Multiplies the columns of sums by factors.
+#[inline(always)]
+fn scale<S: Simd>(s: S, sums: &mut Sums, factors: &[f32; COLUMNS]) {
+    let (factors, _) = S::as_simd_f32s(factors);
+    for row in &mut sums.0 {
+        for (x, factor) in S::as_mut_simd_f32s(row).0.iter_mut().zip(factors) {
+            *x = s.mul_f32s(*x, *factor);
+        }
+    }
+}
+
+/// Online softmax down the columns of successive blocks (M. Milakov and N. Gimelshein,
+/// arXiv 1805.02867).
+struct Online {
+    /// The factor of the scores, above zero.
+    scale: f32,
+    peaks: [f32; COLUMNS],
+    sums: [f32; COLUMNS],
+}
+
+impl Online {
+    fn new(scale: f32) -> Self {
+        Self {
+            scale,
+            peaks: [f32::MIN; COLUMNS],
+            sums: [0.0; COLUMNS],
+        }
+    }
+
+    /// Writes 2^(scale (x - peak)) of scores x, with the maximum so far, as pairs of rows, and
+    /// returns the factors by which earlier results must be multiplied, unless all are 1.
+    #[inline(always)]
+    fn weigh<S: Simd>(
+        &mut self,
+        s: S,
+        scores: &[Sums],
+        weights: &mut [Line],
+    ) -> Option<[f32; COLUMNS]> {
+        let (mut shrink, scale) = ([1f32; COLUMNS], s.splat_f32s(self.scale));
+        for (i, shrink) in S::as_mut_simd_f32s(&mut shrink).0.iter_mut().enumerate() {
+            let before = &mut S::as_mut_simd_f32s(&mut self.peaks).0[i];
+            let peak = peak(s, scores, i, *before);
+            *shrink = exp2(s, s.mul_f32s(s.sub_f32s(*before, peak), scale));
+            *before = peak;
+            let added = weigh_column(s, scores, (i, peak, scale), weights);
+            let sum = &mut S::as_mut_simd_f32s(&mut self.sums).0[i];
+            *sum = s.mul_add_e_f32s(*sum, *shrink, added);
+        }
+        shrink.iter().any(|factor| *factor != 1.0).then_some(shrink)
+    }
+}
+
+/// The maximum of column `i` of vectors and of `before`.
+#[inline(always)]
+fn peak<S: Simd>(s: S, scores: &[Sums], i: usize, before: S::f32s) -> S::f32s {
+    let mut peaks = [before; 4];
+    for block in scores {
+        for rows in block.0.as_chunks::<4>().0 {
+            for (peak, row) in peaks.iter_mut().zip(rows) {
+                *peak = s.max_f32s(*peak, S::as_simd_f32s(row).0[i]);
+            }
+        }
+    }
+    let [a, b, c, d] = peaks;
+    s.max_f32s(s.max_f32s(a, b), s.max_f32s(c, d))
+}
+
+/// Writes the weights of column `i` of vectors, and returns their sums.
+#[inline(always)]
+fn weigh_column<S: Simd>(
+    s: S,
+    scores: &[Sums],
+    (i, peak, scale): (usize, S::f32s, S::f32s),
+    weights: &mut [Line],
+) -> S::f32s {
+    let offset = s.neg_f32s(s.mul_f32s(peak, scale));
+    let (half, at) = (
+        i * S::F32_LANES / ROWS,
+        i * S::F32_LANES % ROWS / S::F32_LANES,
+    );
+    let mut sums = [s.splat_f32s(0.0); 2];
+    for (block, weights) in scores.iter().zip(weights.chunks_mut(TALL)) {
+        let weights = &mut weights[half * ROWS..][..ROWS];
+        for (rows, weights) in block.0.as_chunks::<2>().0.iter().zip(weights) {
+            let mut pair = [peak; 2];
+            for ((x, sum), row) in pair.iter_mut().zip(&mut sums).zip(rows) {
+                *x = exp2(
+                    s,
+                    s.mul_add_e_f32s(S::as_simd_f32s(row).0[i], scale, offset),
+                );
+                *sum = s.add_f32s(*sum, *x);
+            }
+            S::as_mut_simd_u32s(&mut weights.0).0[at] = round_pair(s, pair);
+        }
+    }
+    s.add_f32s(sums[0], sums[1])
+}
+
+/// Pairs of finite values, rounded to the nearest bf16. Ties, which powers of two hardly ever
+/// are, go up: evenness would cost as much as a fifth of the power.
+#[inline(always)]
+fn round_pair<S: Simd>(s: S, pair: [S::f32s; 2]) -> S::u32s {
+    let half = s.splat_u32s(0x8000);
+    let [even, odd] = pair;
+    let near = [
+        s.add_u32s(s.transmute_u32s_f32s(even), half),
+        s.add_u32s(s.transmute_u32s_f32s(odd), half),
+    ];
+    let even = s.wrapping_dyn_shr_u32s(near[0], s.splat_u32s(16));
+    s.or_u32s(even, s.and_u32s(near[1], s.splat_u32s(0xFFFF_0000)))
+}

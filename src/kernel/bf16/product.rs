@@ -1,0 +1,496 @@
+//! Products on all threads: each task rounds a strip of the left side into its cache, and
+//! multiplies it by some panels of the right side.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::{
+    Pairs,
+    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, line, short_line},
+    unit::{Session, Unit},
+};
+use crate::kernel::{
+    elementwise::gated,
+    epilogue::Addends,
+    gemm::{self, Matrix},
+    parts::each,
+    scratch::Scratch,
+    simd::vectorised,
+};
+
+/// Lines of a strip of rows, half of a small L2 cache.
+const STRIP: usize = 1 << 13;
+
+/// Most rows of a strip.
+const TALLEST: usize = 256;
+
+/// Tasks per thread, to share the work evenly.
+const TASKS: usize = 4;
+
+/// The left side of a product.
+pub(in crate::kernel) trait Left: Sync {
+    /// Rows that lie together in one strip, in their order: the output is split into
+    /// segments of as many.
+    fn segment(&self) -> usize;
+
+    fn strips(&self) -> usize;
+
+    /// The strip of a segment of the output.
+    fn strip_of(&self, segment: usize) -> usize;
+
+    /// Rounds a strip.
+    fn strip<S: Simd>(&self, s: S, strip: usize) -> Strip;
+}
+
+/// A part of the left side.
+pub(in crate::kernel) struct Strip {
+    pub(super) lines: Scratch<Line>,
+    pub(super) steps: Steps,
+    pub(super) tiles: Vec<Tile>,
+}
+
+/// The rows of a tile.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Tile {
+    /// The line of the first one.
+    pub(super) first: usize,
+    /// Each row's number within the strip, or [`NOWHERE`].
+    pub(super) rows: [u32; ROWS],
+}
+
+/// The number of a row that is not part of the output.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
+/// What is done with the sums of P panels, for a row of the output.
+trait Finish<const P: usize>: Sync {
+    /// The panels that make the columns of panel `i` of the output.
+    fn panels(&self, i: usize) -> [usize; P];
+
+    /// The group of a row of the output, of those that have a bias each.
+    fn group(&self, row: usize) -> usize;
+
+    /// Writes the columns from `column` on of a row.
+    fn write<S: Simd>(
+        &self,
+        s: S,
+        sums: [&[f32; COLUMNS]; P],
+        place: Place,
+        column: usize,
+        out: &mut [f32],
+    );
+}
+
+/// `out` (rows, columns) = a b + addends, on all threads.
+pub(in crate::kernel) fn product(
+    unit: Unit,
+    a: &impl Left,
+    b: &Pairs,
+    addends: Addends,
+    out: &mut [f32],
+) {
+    let columns = b.columns();
+    let Some(rows) = out.len().checked_div(columns) else {
+        return;
+    };
+    let finish = Added::new(addends, rows, columns);
+    finished(unit, (a, b), &finish, columns, out);
+}
+
+/// `out` (rows, d) = the first d columns of a b + bias, times the GELU of the others, on all
+/// threads. d is a multiple of the width of a panel.
+pub(in crate::kernel) fn linear_geglu(
+    unit: Unit,
+    a: &impl Left,
+    b: &Pairs,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let d = b.columns() / 2;
+    finished(unit, (a, b), &Gated { bias, d }, d, out);
+}
+
+fn finished<const P: usize>(
+    unit: Unit,
+    (a, b): (&impl Left, &Pairs),
+    finish: &impl Finish<P>,
+    columns: usize,
+    out: &mut [f32],
+) {
+    each(tasks(a, columns, out), &|_, task: Task| {
+        vectorised(Compute {
+            unit,
+            sides: (a, b),
+            finish,
+            task,
+        });
+    });
+}
+
+/// A strip and some panels of the output.
+struct Task<'a> {
+    strip: usize,
+    panels: Range<usize>,
+    /// The number of the first row of each part, and the panels' columns of its rows.
+    parts: Vec<(usize, &'a mut [f32])>,
+    /// Rows per part.
+    height: usize,
+    /// Columns of the panels.
+    width: usize,
+}
+
+/// Splits an output by strips and, if they are few, also by panels.
+fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>> {
+    let (segment, panels) = (a.segment(), columns.div_ceil(COLUMNS));
+    let wanted = TASKS * rayon::current_num_threads();
+    let groups = wanted.div_ceil(a.strips().max(1)).clamp(1, panels.max(1));
+    let group = panels.div_ceil(groups).max(1);
+    let cuts: Vec<_> = (0..panels).step_by(group).collect();
+    let height = if cuts.len() == 1 { segment } else { 1 };
+    let width = |start: usize| columns.min((start + group) * COLUMNS) - start * COLUMNS;
+    let task = |i: usize| {
+        let start = cuts[i % cuts.len()];
+        Task {
+            strip: i / cuts.len(),
+            panels: start..panels.min(start + group),
+            parts: Vec::new(),
+            height,
+            width: width(start),
+        }
+    };
+    let mut tasks: Vec<_> = (0..a.strips() * cuts.len()).map(task).collect();
+    for (i, rows) in out.chunks_mut((segment * columns).max(1)).enumerate() {
+        let tasks = &mut tasks[a.strip_of(i) * cuts.len()..][..cuts.len()];
+        for (j, mut rest) in rows.chunks_mut(height * columns).enumerate() {
+            for task in &mut *tasks {
+                let end = if cuts.len() == 1 {
+                    rest.len()
+                } else {
+                    task.width
+                };
+                let (part, tail) = rest.split_at_mut(end);
+                task.parts.push((i * segment + j * height, part));
+                rest = tail;
+            }
+        }
+    }
+    tasks
+}
+
+/// Where a row of a strip goes. It is found once for all panels: divisions are slow.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The part of the task, and the first value of the row in it.
+    part: usize,
+    at: usize,
+    /// Its number in the output.
+    row: usize,
+    /// Its group.
+    group: usize,
+}
+
+impl Task<'_> {
+    /// The place of a row of the strip.
+    fn place(&self, row: u32, group: impl Fn(usize) -> usize) -> Option<Place> {
+        let (part, within) = (row as usize / self.height, row as usize % self.height);
+        let row = self.parts.get(part).filter(|_| row != NOWHERE)?.0 + within;
+        Some(Place {
+            part,
+            at: within * self.width,
+            row,
+            group: group(row),
+        })
+    }
+}
+
+struct Compute<'a, 'b, A, F, const P: usize> {
+    unit: Unit,
+    sides: (&'a A, &'a Pairs),
+    finish: &'a F,
+    task: Task<'b>,
+}
+
+impl<A: Left, F: Finish<P>, const P: usize> WithSimd for Compute<'_, '_, A, F, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, s: S) {
+        let session = Session::new(self.unit);
+        let strip = self.sides.0.strip(s, self.task.strip);
+        let rows = strip.tiles.iter().flat_map(|tile| tile.rows);
+        let place = |row| self.task.place(row, |row| self.finish.group(row));
+        let places: Vec<_> = rows.map(place).collect();
+        let mut sums: [Sums; P] = std::array::from_fn(|_| Sums::default());
+        for i in self.task.panels.clone() {
+            let panels = self.finish.panels(i).map(|panel| self.sides.1.panel(panel));
+            for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
+                let rows = (tiles[0].first, tiles.get(1).map(|tile| tile.first));
+                for (b, sums) in panels.iter().zip(&mut sums) {
+                    let operands = Operands {
+                        a: &strip.lines,
+                        rows,
+                        steps: &strip.steps,
+                        b,
+                    };
+                    session.multiply(operands, Start::Zero, sums);
+                }
+                self.write(s, places, i, &sums);
+            }
+        }
+    }
+}
+
+impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
+    /// Writes the sums of some rows to panel `i` of the output.
+    #[inline(always)]
+    fn write<S: Simd>(&mut self, s: S, places: &[Option<Place>], i: usize, sums: &[Sums; P]) {
+        let from = (i - self.task.panels.start) * COLUMNS;
+        let end = self.task.width.min(from + COLUMNS);
+        for (j, place) in places.iter().enumerate() {
+            if let Some(place) = place {
+                let out = &mut self.task.parts[place.part].1[place.at..];
+                let sums = sums.each_ref().map(|sums| &sums.0[j]);
+                self.finish
+                    .write(s, sums, *place, i * COLUMNS, &mut out[from..end]);
+            }
+        }
+    }
+}
+
+/// Bias and residual.
+struct Added<'a> {
+    addends: Addends<'a>,
+    /// Rows of the output that share a bias.
+    group: usize,
+    /// Columns of the output.
+    columns: usize,
+}
+
+impl<'a> Added<'a> {
+    /// For an output (rows, columns).
+    fn new(addends: Addends<'a>, rows: usize, columns: usize) -> Self {
+        let biases = addends.bias.map_or(1, |bias| bias.len() / columns.max(1));
+        Self {
+            addends,
+            group: (rows / biases.max(1)).max(1),
+            columns,
+        }
+    }
+}
+
+impl Finish<1> for Added<'_> {
+    fn panels(&self, i: usize) -> [usize; 1] {
+        [i]
+    }
+
+    fn group(&self, row: usize) -> usize {
+        row / self.group
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(
+        &self,
+        s: S,
+        [sums]: [&[f32; COLUMNS]; 1],
+        place: Place,
+        column: usize,
+        out: &mut [f32],
+    ) {
+        let Addends { bias, residual } = self.addends;
+        let bias = bias.map(|bias| &bias[place.group * self.columns + column..]);
+        let residual = residual.map(|residual| &residual[place.row * self.columns + column..]);
+        match out.as_mut_array::<COLUMNS>() {
+            Some(out) => add_whole(s, sums, [bias, residual], out),
+            None => {
+                out.copy_from_slice(&sums[..out.len()]);
+                for more in [bias, residual].into_iter().flatten() {
+                    out.iter_mut().zip(more).for_each(|(y, x)| *y += x);
+                }
+            }
+        }
+    }
+}
+
+/// `out` = sums + more.
+#[inline(always)]
+fn add_whole<S: Simd>(
+    s: S,
+    sums: &[f32; COLUMNS],
+    more: [Option<&[f32]>; 2],
+    out: &mut [f32; COLUMNS],
+) {
+    let (sums, _) = S::as_simd_f32s(sums);
+    let (out, _) = S::as_mut_simd_f32s(out);
+    let [bias, residual] = more.map(|more| more.map(|more| S::as_simd_f32s(&more[..COLUMNS]).0));
+    for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+        let mut y = *sum;
+        for more in [bias, residual].into_iter().flatten() {
+            y = s.add_f32s(y, more[i]);
+        }
+        *out = y;
+    }
+}
+
+/// A value and the GELU of its gate.
+struct Gated<'a> {
+    /// (2 d).
+    bias: Option<&'a [f32]>,
+    d: usize,
+}
+
+impl Finish<2> for Gated<'_> {
+    fn panels(&self, i: usize) -> [usize; 2] {
+        [i, i + self.d / COLUMNS]
+    }
+
+    fn group(&self, _: usize) -> usize {
+        0
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(
+        &self,
+        s: S,
+        sums: [&[f32; COLUMNS]; 2],
+        _: Place,
+        column: usize,
+        out: &mut [f32],
+    ) {
+        let bias = self
+            .bias
+            .map(|bias| [&bias[column..], &bias[self.d + column..]]);
+        let bias = bias.map(|both| both.map(|bias| S::as_simd_f32s(&bias[..COLUMNS]).0));
+        let [values, gates] = sums.map(|sums| S::as_simd_f32s(sums).0);
+        let (out, _) = S::as_mut_simd_f32s(out);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (mut value, mut gate) = (values[i], gates[i]);
+            if let Some([of_value, of_gate]) = bias {
+                value = s.add_f32s(value, of_value[i]);
+                gate = s.add_f32s(gate, of_gate[i]);
+            }
+            *out = gated(s, value, gate);
+        }
+    }
+}
+
+/// Rows of a matrix.
+pub(in crate::kernel) struct Rows<'a> {
+    matrix: Matrix<'a>,
+    rows: usize,
+    height: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first rows of a matrix.
+    pub(in crate::kernel) fn new(matrix: Matrix<'a>, rows: usize) -> Self {
+        let fit = STRIP / matrix.terms.div_ceil(TERMS).max(1) / (2 * ROWS) * (2 * ROWS);
+        let height = fit.clamp(2 * ROWS, TALLEST);
+        Self {
+            matrix,
+            rows,
+            height,
+        }
+    }
+}
+
+impl Left for Rows<'_> {
+    fn segment(&self) -> usize {
+        self.height
+    }
+
+    fn strips(&self) -> usize {
+        self.rows.div_ceil(self.height)
+    }
+
+    fn strip_of(&self, segment: usize) -> usize {
+        segment
+    }
+
+    #[inline(always)]
+    fn strip<S: Simd>(&self, _: S, strip: usize) -> Strip {
+        let first = strip * self.height;
+        let rows = (self.rows - first).min(self.height);
+        let (matrix, height) = (self.matrix, rows.next_multiple_of(ROWS));
+        let steps = matrix.terms.div_ceil(TERMS);
+        let mut lines = Scratch::new(steps * height);
+        for row in 0..rows {
+            let values = &matrix.values[(first + row) * matrix.stride..][..matrix.terms];
+            let (whole, rest) = values.as_chunks();
+            for (step, terms) in whole.iter().enumerate() {
+                lines[step * height + row] = line(terms);
+            }
+            if !rest.is_empty() {
+                lines[whole.len() * height + row] = short_line(rest);
+            }
+        }
+        let number = |row| if row < rows { row as u32 } else { NOWHERE };
+        let tile = |first| Tile {
+            first,
+            rows: std::array::from_fn(|i| number(first + i)),
+        };
+        Strip {
+            lines,
+            steps: Steps::at((0..steps).map(|step| step * height)),
+            tiles: (0..rows).step_by(ROWS).map(tile).collect(),
+        }
+    }
+}
+
+/// Overwrites rows `rows` of a product, `out`, on this thread.
+pub(in crate::kernel) fn compute_rows(
+    unit: Unit,
+    (a, b): (Matrix, &Pairs),
+    first: usize,
+    out: Vec<&mut [f32]>,
+) {
+    let (height, columns) = (out.len(), b.columns());
+    let matrix = Matrix {
+        values: &a.values[first * a.stride..],
+        ..a
+    };
+    let finish = Added::new(Addends::default(), height, columns);
+    let a = Rows {
+        matrix,
+        rows: height,
+        height,
+    };
+    let task = Task {
+        strip: 0,
+        panels: 0..b.panels(),
+        parts: out.into_iter().enumerate().collect(),
+        height: 1,
+        width: columns,
+    };
+    vectorised(Compute {
+        unit,
+        sides: (&a, b),
+        finish: &finish,
+        task,
+    });
+}
+
+/// The same product by a unit and in f32, on this thread, for measurements.
+pub(super) fn trials(unit: Unit) -> (impl FnMut(), impl FnMut()) {
+    let (rows, terms, columns) = (96, 320, 320);
+    let values = vec![1f32; rows.max(terms) * columns.max(terms)];
+    let (left, right) = (values.clone(), values);
+    let exact = Matrix::contiguous(&right, columns).packed(terms);
+    let of = move |step, column| super::pairs::Terms {
+        first: step * TERMS * columns + column,
+        stride: columns,
+        count: TERMS,
+    };
+    let rounded = Pairs::pack(&right, (terms / TERMS, columns), of, |x| x);
+    let (again, mut out) = (left.clone(), vec![0f32; rows * columns]);
+    let mut other = out.clone();
+    let by_unit = move || {
+        let a = Matrix::contiguous(&left, terms);
+        compute_rows(unit, (a, &rounded), 0, out.chunks_mut(columns).collect());
+    };
+    let in_f32 = move || {
+        let a = Matrix::contiguous(&again, terms);
+        let out = other.chunks_mut(columns).collect();
+        gemm::Task::whole_rows(0..rows, &exact, out).compute(&a, &exact);
+    };
+    (by_unit, in_f32)
+}

@@ -1,0 +1,90 @@
+//! The right side of a product in either arithmetic.
+
+use super::{Arithmetic, Pairs, Rows, TERMS, Terms, Unit, compute_rows, product};
+use crate::kernel::{
+    epilogue::Addends,
+    gemm::{self, Matrix, Task, packed::PackedMatrix},
+};
+
+/// A packed matrix.
+#[derive(Debug)]
+pub(in crate::kernel) enum RightSide {
+    F32(PackedMatrix),
+    Bf16(Unit, Pairs),
+}
+
+impl From<PackedMatrix> for RightSide {
+    fn from(packed: PackedMatrix) -> Self {
+        Self::F32(packed)
+    }
+}
+
+impl RightSide {
+    /// Packs the first rows of a matrix.
+    pub(in crate::kernel) fn of(arithmetic: Arithmetic, matrix: Matrix, rows: usize) -> Self {
+        let (stride, columns) = (matrix.stride, matrix.terms);
+        match arithmetic {
+            Arithmetic::F32 => Self::F32(matrix.packed(rows)),
+            Arithmetic::Bf16(unit) => {
+                let of = |step, column| Terms {
+                    first: step * TERMS * stride + column,
+                    stride,
+                    count: TERMS.min(rows - step * TERMS),
+                };
+                let shape = (rows.div_ceil(TERMS), columns);
+                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of, |x| x))
+            }
+        }
+    }
+
+    /// Packs the transpose of the first rows of a matrix.
+    pub(in crate::kernel) fn transposed(
+        arithmetic: Arithmetic,
+        matrix: Matrix,
+        rows: usize,
+    ) -> Self {
+        let (stride, terms) = (matrix.stride, matrix.terms);
+        match arithmetic {
+            Arithmetic::F32 => Self::F32(matrix.packed_transposed(rows)),
+            Arithmetic::Bf16(unit) => {
+                let of = |step, row| Terms {
+                    first: row * stride + step * TERMS,
+                    stride: 1,
+                    count: TERMS.min(terms - step * TERMS),
+                };
+                let shape = (terms.div_ceil(TERMS), rows);
+                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of, |x| x))
+            }
+        }
+    }
+
+    /// Number of columns.
+    pub(in crate::kernel) fn columns(&self) -> usize {
+        match self {
+            Self::F32(packed) => packed.columns(),
+            Self::Bf16(_, pairs) => pairs.columns(),
+        }
+    }
+
+    /// `out` (rows, columns) = a times this + addends, on all threads.
+    pub(in crate::kernel) fn product(&self, a: Matrix, addends: Addends, out: &mut [f32]) {
+        match self {
+            Self::F32(packed) => gemm::product(&a, packed, addends, out),
+            Self::Bf16(unit, pairs) => {
+                let rows = out.len() / pairs.columns().max(1);
+                product(*unit, &Rows::new(a, rows), pairs, addends, out);
+            }
+        }
+    }
+
+    /// Overwrites the rows of the product from row `first` on, on this thread.
+    pub(in crate::kernel) fn compute(&self, a: Matrix, first: usize, out: Vec<&mut [f32]>) {
+        match self {
+            Self::F32(packed) => {
+                let rows = first..first + out.len();
+                Task::whole_rows(rows, packed, out).compute(&a, packed);
+            }
+            Self::Bf16(unit, pairs) => compute_rows(*unit, (a, pairs), first, out),
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Units and their products against plain formulas.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{
+    Arithmetic,
+    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, widened},
+    unit::{Session, Unit, tiles_are_usable},
+};
+
+use crate::kernel::{
+    Activation, ConvEpilogue, ConvGeometry, Epilogue, PackedConv, PackedLinear, Sees, attend,
+    attend_causally, attend_rounded, attend_through_first, conv2d, group_norm, linear,
+    linear_geglu, norm_silu_conv2d,
+};
+
+/// The units of this processor.
+pub(crate) fn units() -> Vec<Unit> {
+    let here = [Unit::tiles(), Unit::dots()].into_iter().flatten();
+    here.chain([Unit::Emulated]).collect()
+}
+
+/// Values of all sizes and signs, without a period.
+fn noise(count: usize, seed: u32) -> Vec<Line> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let size = f32::from_bits((state >> 9 & 0x7F_FFFF) | 127 << 23) - 1.5;
+        super::lines::pair(size, size * 3.7 - 1.0)
+    };
+    (0..count)
+        .map(|_| Line(std::array::from_fn(|_| next())))
+        .collect()
+}
+
+/// (lines of each step from the first, first lines of the tiles, lines of the left side)
+fn shapes() -> Vec<(Vec<usize>, Vec<usize>, usize)> {
+    vec![
+        (vec![0], vec![0], 16),
+        (vec![0], vec![0, 16], 32),
+        (vec![0, 32, 64], vec![0, 16], 96),
+        (vec![0, 1, 2, 10, 11, 12, 20, 21, 22], vec![3, 30], 80),
+        (vec![5, 0, 3], vec![7, 1], 40),
+        ((0..40).map(|i| i * 48).collect(), vec![32, 16], 40 * 48),
+        ((0..101).map(|i| i * 16).collect(), vec![0], 101 * 16),
+        (vec![], vec![0], 16),
+    ]
+}
+
+fn computed(unit: Unit, shape: &(Vec<usize>, Vec<usize>, usize), start: Start) -> Sums {
+    let (offsets, rows, lines) = shape;
+    let (a, b) = (noise(*lines, 1), noise(offsets.len() * 2 * ROWS, 2));
+    let operands = Operands {
+        a: &a,
+        rows: (rows[0], rows.get(1).copied()),
+        steps: &Steps::at(offsets.iter().copied()),
+        b: &b,
+    };
+    let mut sums = Sums([[0.75; COLUMNS]; 2 * ROWS]);
+    Session::new(unit).multiply(operands, start, &mut sums);
+    sums
+}
+
+/// The formula in f64 of the sum at a row and a column.
+fn plain(shape: &(Vec<usize>, Vec<usize>, usize), start: Start, row: usize, column: usize) -> f64 {
+    let (offsets, rows, lines) = shape;
+    let (a, b) = (noise(*lines, 1), noise(offsets.len() * 2 * ROWS, 2));
+    let mut sum = if start == Start::Zero { 0.0 } else { 0.75 };
+    for (step, offset) in offsets.iter().enumerate() {
+        let row = a[rows[row / ROWS] + row % ROWS + offset];
+        let b = &b[step * 2 * ROWS + column / ROWS * ROWS..][..ROWS];
+        for (a, b) in row.0.iter().zip(b) {
+            let (a, b) = (widened(*a), widened(b.0[column % ROWS]));
+            sum += f64::from(a[0]) * f64::from(b[0]) + f64::from(a[1]) * f64::from(b[1]);
+        }
+    }
+    sum
+}
+
+#[test]
+fn sums_are_those_of_the_products() {
+    for unit in units() {
+        for shape in shapes() {
+            for start in [Start::Zero, Start::Sums] {
+                let sums = computed(unit, &shape, start);
+                for row in (0..shape.1.len() * ROWS).step_by(3) {
+                    for column in (0..COLUMNS).step_by(5) {
+                        let (found, expected) = (
+                            f64::from(sums.0[row][column]),
+                            plain(&shape, start, row, column),
+                        );
+                        let gap = (found - expected).abs() / (1.0 + 32.0 * shape.0.len() as f64);
+                        assert!(gap < 1e-6, "{unit:?} {shape:?}: {found} for {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_emulation_has_the_bits_of_tiles() {
+    let Some(unit) = Unit::tiles() else { return };
+    for shape in shapes() {
+        for start in [Start::Zero, Start::Sums] {
+            let [tiles, emulated] =
+                [unit, Unit::Emulated].map(|unit| computed(unit, &shape, start));
+            let rows = shape.1.len() * ROWS;
+            let bits = |sums: &Sums| {
+                sums.0[..rows]
+                    .as_flattened()
+                    .iter()
+                    .map(|x| x.to_bits())
+                    .collect::<Vec<_>>()
+            };
+            assert!(bits(&tiles) == bits(&emulated), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic = "assertion"]
+fn lines_that_do_not_exist_are_refused() {
+    let (a, b) = (noise(31, 1), noise(32, 2));
+    let operands = Operands {
+        a: &a,
+        rows: (0, Some(16)),
+        steps: &Steps::at(std::iter::once(0)),
+        b: &b,
+    };
+    Session::new(Unit::Emulated).multiply(operands, Start::Zero, &mut Sums::default());
+}
+
+#[test]
+fn sessions_may_be_nested_and_end_on_their_threads() {
+    for unit in units() {
+        let outer = Session::new(unit);
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(computed(unit, &shapes()[2], Start::Zero)));
+        });
+        let inner = computed(unit, &shapes()[2], Start::Zero);
+        drop(outer);
+        assert_eq!(inner.0, computed(unit, &shapes()[2], Start::Zero).0);
+    }
+}
+
+/// Values between -2 and 2 that bf16 holds.
+fn waves(shape: &[usize], phase: f64) -> Tensor {
+    let wave = |i: usize| ((i as f64 * 0.73 + phase).sin() + (i as f64 * 0.141).cos()) as f32;
+    let values = (0..shape.iter().product()).map(wave).collect();
+    let x = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    let x = x.to_dtype(DType::BF16).unwrap();
+    x.to_dtype(DType::F32).unwrap()
+}
+
+fn values(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Checks an operation in bf16 against f32, relative to `size` or the largest result, and that
+/// the number of threads changes nothing.
+fn check(
+    what: &str,
+    (tolerance, size): (f32, f32),
+    run: impl Fn(Arithmetic) -> Result<Tensor> + Sync,
+) {
+    let expected = run(Arithmetic::F32).unwrap();
+    let largest = values(&expected)
+        .iter()
+        .fold(size, |most, x| most.max(x.abs()));
+    for unit in units() {
+        let on_threads = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let pool = pool.build().unwrap();
+            pool.install(|| run(Arithmetic::Bf16(unit)).unwrap())
+        };
+        let found = on_threads(1);
+        assert_eq!(found.dims(), expected.dims(), "{what}");
+        for (i, (found, expected)) in values(&found).iter().zip(values(&expected)).enumerate() {
+            let gap = (found - expected).abs() / largest;
+            assert!(
+                gap < tolerance,
+                "{what} by {unit:?}: {found} for {expected} at {i}"
+            );
+        }
+        for threads in [2, 3] {
+            assert!(
+                values(&found) == values(&on_threads(threads)),
+                "{what} on {threads} threads"
+            );
+        }
+    }
+}
+
+#[test]
+fn linear_layers_agree_with_f32_for_many_shapes() {
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (3, 33, 31),
+        (16, 32, 32),
+        (17, 64, 96),
+        (33, 40, 70),
+        (77, 96, 160),
+        (300, 320, 130),
+        (513, 31, 33),
+        (64, 1280, 100),
+        (2, 500, 1000),
+    ] {
+        let (x, weight) = (waves(&[rows, inputs], 0.1), waves(&[outputs, inputs], 0.5));
+        let (bias, residual) = (waves(&[outputs], 0.9), waves(&[rows, outputs], 1.3));
+        check(
+            &format!("{rows} x {inputs} x {outputs}"),
+            (2e-6, 0.0),
+            |arithmetic| {
+                let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
+                let epilogue = Epilogue {
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                };
+                linear(&x, &weight, epilogue)
+            },
+        );
+    }
+}
+
+#[test]
+fn gated_layers_agree_with_f32() {
+    for (rows, inputs, d) in [(5, 20, 32), (300, 64, 96), (33, 33, 64)] {
+        let (x, weight) = (waves(&[rows, inputs], 0.1), waves(&[2 * d, inputs], 0.5));
+        let bias = waves(&[2 * d], 0.9);
+        for bias in [None, Some(&bias)] {
+            check(
+                &format!("{rows} x {inputs} x {d}"),
+                (2e-6, 0.0),
+                |arithmetic| {
+                    let weight = Arc::new(PackedLinear::packed(&weight, arithmetic)?);
+                    linear_geglu(&x, &weight, bias)
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn convolutions_agree_with_f32_for_many_shapes() {
+    let same = ConvGeometry::same;
+    let halving = ConvGeometry {
+        stride: 2,
+        ..same(3)
+    };
+    let lopsided = ConvGeometry {
+        before: 0,
+        ..halving
+    };
+    for (geometry, [b, h, w], inputs, outputs, upsample) in [
+        (same(3), [1, 1, 1], 1, 1, None),
+        (same(3), [2, 7, 4], 5, 3, None),
+        (same(3), [3, 8, 8], 64, 40, None),
+        (same(3), [5, 3, 17], 33, 32, None),
+        (same(3), [1, 40, 70], 20, 33, None),
+        (same(3), [2, 20, 128], 64, 32, None),
+        (same(3), [1, 33, 64], 320, 32, None),
+        (same(1), [3, 5, 6], 130, 9, None),
+        (same(5), [1, 6, 9], 3, 7, None),
+        (same(3), [2, 9, 8], 40, 33, Some((18, 16))),
+        (same(3), [1, 5, 4], 32, 20, Some((9, 7))),
+        (halving, [2, 9, 13], 40, 33, None),
+        (halving, [1, 64, 66], 32, 40, None),
+        (lopsided, [2, 8, 6], 33, 20, None),
+        (lopsided, [1, 34, 32], 64, 32, None),
+    ] {
+        let (x, side) = (waves(&[b, h, w, inputs], 0.3), geometry.side);
+        let weight = waves(&[outputs, inputs, side, side], 1.1);
+        let (height, width) = upsample.unwrap_or((h, w));
+        let out = [b, geometry.output(height), geometry.output(width), outputs];
+        let (bias, shift, residual) = (
+            waves(&[outputs], 0.9),
+            waves(&[b, outputs], 1.7),
+            waves(&out, 2.1),
+        );
+        check(
+            &format!("{geometry:?} {b} x {h} x {w}, {inputs}, {outputs}"),
+            (1e-5, 0.0),
+            |arithmetic| {
+                let weight = Arc::new(PackedConv::packed(&weight, arithmetic)?);
+                let epilogue = ConvEpilogue {
+                    bias: Some(&bias),
+                    shift: Some(&shift),
+                    residual: Some(&residual),
+                    upsample,
+                };
+                conv2d(&x, &weight, geometry, epilogue)
+            },
+        );
+    }
+}
+
+#[test]
+fn attention_agrees_with_f32_for_many_shapes() {
+    for (b, heads, n, m, d, e) in [
+        (1, 1, 1, 1, 1, 1),
+        (2, 3, 17, 3, 1, 5),
+        (3, 4, 77, 17, 40, 40),
+        (1, 8, 130, 77, 40, 40),
+        (2, 2, 130, 130, 64, 64),
+        (2, 1, 33, 1000, 80, 80),
+        (1, 1, 64, 257, 160, 33),
+        (1, 1, 40, 300, 512, 512),
+    ] {
+        let (q, k) = (
+            waves(&[b, n, heads * d], 0.1),
+            waves(&[b, m, heads * d], 0.7),
+        );
+        let v = waves(&[b, m, heads * e], 1.9);
+        for sees in [Sees::All, Sees::ThroughFirst, Sees::Earlier] {
+            if sees == Sees::Earlier && n != m {
+                continue;
+            }
+            let what = format!("{sees:?} {b} x {heads} x {n} to {m}, {d}, {e}");
+            check(&what, (4e-3, 2.0), |arithmetic| match (arithmetic, sees) {
+                (Arithmetic::Bf16(unit), _) => attend_rounded(unit, [&q, &k, &v], heads, sees),
+                (_, Sees::All) => attend(&q, &k, &v, heads),
+                (_, Sees::ThroughFirst) => attend_through_first(&q, &k, &v, heads),
+                (_, Sees::Earlier) => attend_causally(&q, &k, &v, heads),
+            });
+        }
+    }
+}
+
+#[test]
+fn a_norm_in_front_of_a_convolution_is_that_of_the_norm_apart() {
+    for (b, h, w, inputs, outputs, groups) in [
+        (2, 5, 7, 40, 33, 4),
+        (1, 20, 64, 64, 32, 8),
+        (3, 8, 8, 6, 5, 3),
+    ] {
+        let (x, weight) = (
+            waves(&[b, h, w, inputs], 0.3),
+            waves(&[outputs, inputs, 3, 3], 1.1),
+        );
+        let affine = [waves(&[inputs], 0.2), waves(&[inputs], 0.8)];
+        let (affine, geometry) = ([&affine[0], &affine[1]], ConvGeometry::same(3));
+        let arithmetics = units().into_iter().map(Arithmetic::Bf16);
+        for arithmetic in arithmetics.chain([Arithmetic::F32]) {
+            let weight = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+            let none = ConvEpilogue::default();
+            let fused = norm_silu_conv2d(&x, (affine, groups, 1e-6), &weight, geometry, none);
+            let normed = group_norm(&x, affine, groups, 1e-6, Activation::Silu).unwrap();
+            let apart = conv2d(&normed, &weight, geometry, none).unwrap();
+            assert!(values(&fused.unwrap()) == values(&apart), "{arithmetic:?}");
+        }
+    }
+}
+
+#[test]
+fn gradients_pass_through_rounded_weights() {
+    let (x, weight) = (waves(&[2, 5, 4, 33], 0.3), waves(&[20, 33, 3, 3], 1.1));
+    let (rows, matrix) = (waves(&[7, 33], 0.4), waves(&[20, 33], 1.2));
+    let slopes = |arithmetic| {
+        let [x, rows] = [&x, &rows].map(|x| candle_core::Var::from_tensor(x).unwrap());
+        let conv = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+        let layer = Arc::new(PackedLinear::packed(&matrix, arithmetic).unwrap());
+        let y = conv2d(&x, &conv, ConvGeometry::same(3), ConvEpilogue::default()).unwrap();
+        let z = linear(&rows, &layer, Epilogue::default()).unwrap();
+        let loss = |y: Tensor| (&y * waves(y.dims(), 0.9)).unwrap().sum_all().unwrap();
+        let found = (loss(y) + loss(z)).unwrap().backward().unwrap();
+        [&x, &rows].map(|x| values(found.get(x).unwrap()))
+    };
+    let exact = slopes(Arithmetic::F32);
+    for unit in units() {
+        for (found, exact) in slopes(Arithmetic::Bf16(unit)).iter().zip(&exact) {
+            let gaps = found
+                .iter()
+                .zip(exact)
+                .map(|(a, b)| (a - b).abs() / (1.0 + b.abs()));
+            assert!(gaps.fold(0f32, f32::max) < 1e-4, "{unit:?}");
+        }
+    }
+}
+
+#[test]
+fn tiles_need_the_instructions_their_state_and_the_permission() {
+    let (instructions, state) = (1 << 22 | 1 << 24, 0b11 << 17);
+    assert!(tiles_are_usable(instructions, state, || true));
+    assert!(
+        !tiles_are_usable(instructions, state, || false),
+        "a system that refuses"
+    );
+    // Nobody is asked in vain: an old kernel may not know the question.
+    let asked = || panic!("asked");
+    for edx in [0, 1 << 22, 1 << 24] {
+        assert!(!tiles_are_usable(edx, state, asked));
+    }
+    for state in [0, 1 << 17, 1 << 18, 0b111] {
+        assert!(!tiles_are_usable(instructions, state, asked));
+    }
+}
