@@ -35,7 +35,8 @@ const SQUEEZENET: [&str; 3] = [
 const LINEAR: [&str; 2] = ["squeeze.safetensors", "squeeze.pth"];
 /// Where they are from.
 const LINEAR_ORIGIN: &str = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/\
-     master/lpips/weights/v0.1/squeeze.pth (11 kB, BSD-2-Clause)";
+     master/lpips/weights/v0.1/squeeze.pth (11 kB, BSD-2-Clause; saved again by PyTorch 1.6 or \
+     newer, whose files are archives)";
 
 impl Network {
     /// The repository of the hub that has the weights of the published figures.
