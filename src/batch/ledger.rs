@@ -180,8 +180,8 @@ impl Ledger {
             let own = match storage.kind() {
                 Kind::Files => Self::of_part(folder, part).map(Some),
                 Kind::Objects => {
-                    let list = part.file(folder, FAILED);
-                    let taken = storage.write(&list, b"", None, Existing::Keep);
+                    let failed = part.file(folder, FAILED);
+                    let taken = storage.write(&failed, b"", None, Existing::Keep);
                     taken.map(|()| None)
                 }
             };

@@ -138,7 +138,7 @@ impl BatchArgs {
         if is_worker {
             return self.serve(&mut parser);
         }
-        let entries = jobs::read(&self.jobs).map_err(|error| self.unread(error))?;
+        let entries = jobs::read(&self.jobs).map_err(unread)?;
         let lines = jobs::understood(entries, &mut parser);
         let results = self.results()?;
         if self.status {
@@ -149,14 +149,6 @@ impl BatchArgs {
         match self.dry_run {
             true => self.plan(lines, results),
             false => self.work(lines, results, part),
-        }
-    }
-
-    /// A manifest that cannot be read is wrong usage, unless the network is at fault.
-    fn unread(&self, error: anyhow::Error) -> anyhow::Error {
-        match is_of_network(&error) {
-            true => error,
-            false => Error::setting(in_flags(&error)).into(),
         }
     }
 
@@ -230,5 +222,13 @@ impl BatchArgs {
     fn plan(&self, lines: Vec<Line>, results: Results) -> Result<()> {
         let (mut runner, _) = self.runner(results)?;
         plan::print(&self.jobs, lines, &mut runner, self.report)
+    }
+}
+
+/// A manifest that cannot be read is wrong usage, unless the network is at fault.
+fn unread(error: anyhow::Error) -> anyhow::Error {
+    match is_of_network(&error) {
+        true => error,
+        false => Error::setting(in_flags(&error)).into(),
     }
 }

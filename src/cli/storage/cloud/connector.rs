@@ -59,14 +59,13 @@ impl Connector {
     /// Sends a request and reads its whole answer.
     fn answer(&self, request: Request<Vec<u8>>) -> Result<HttpResponse, ureq::Error> {
         let has_body = ["PUT", "POST"].contains(&request.method().as_str());
-        let response = match has_body || !request.body().is_empty() {
-            true => self.0.run(request),
-            false => {
-                let is_near = request.uri().host() == Some(METADATA);
-                let config = self.0.configure_request(request.map(drop));
-                let config = config.timeout_connect(Some(if is_near { NEAR } else { STALL }));
-                self.0.run(config.build())
-            }
+        let response = if has_body || !request.body().is_empty() {
+            self.0.run(request)
+        } else {
+            let is_near = request.uri().host() == Some(METADATA);
+            let config = self.0.configure_request(request.map(drop));
+            let config = config.timeout_connect(Some(if is_near { NEAR } else { STALL }));
+            self.0.run(config.build())
         };
         let (parts, body) = response?.into_parts();
         let (mut reader, mut bytes) = (body.into_reader().take(MAX_ANSWER), Vec::new());
