@@ -78,6 +78,7 @@ fn again(done: &Done, args: &str) -> (i32, String, String) {
         .arg(data("sd"))
         .args(["--size", "64"])
         .env("ICD_DEVICE", device())
+        .env("ICD_DTYPE", "f32")
         .env("ICD_CONFIG", "none")
         .env_remove("ICD_MODEL")
         .current_dir(done.path(""))
@@ -513,6 +514,7 @@ fn shards_make_all_together_and_status_tells_of_all() {
             .env("ICD_CONFIG", "none");
         let command = command
             .env("ICD_DEVICE", device())
+            .env("ICD_DTYPE", "f32")
             .env("JOB_COMPLETION_INDEX", task);
         command
             .current_dir(first.path(""))
@@ -594,6 +596,7 @@ mod processes {
             .arg(data("sd"))
             .args(["--size", "64"])
             .env("ICD_DEVICE", device())
+            .env("ICD_DTYPE", "f32")
             .env("ICD_CONFIG", "none")
             .env_remove("ICD_MODEL")
             .current_dir(folder)
@@ -710,6 +713,7 @@ mod processes {
         let run = Command::new("bash")
             .args(["-c", &command])
             .env("ICD_DEVICE", device())
+            .env("ICD_DTYPE", "f32")
             .env("ICD_CONFIG", "none")
             .current_dir(folder.path())
             .output()

@@ -104,6 +104,7 @@ fn bash(line: &str, folder: &Path) -> Option<std::process::Output> {
     bash.env("icd", cargo_bin("icd")).env("data", data(""));
     bash.env("style", lora());
     bash.env("ICD_DEVICE", crate::support::device());
+    bash.env("ICD_DTYPE", "f32");
     bash.output().ok() // not everywhere
 }
 

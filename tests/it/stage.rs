@@ -47,6 +47,7 @@ pub(crate) fn shell(command: &str, folder: &Path, hub: &FakeHub, env: &[(&str, &
         .env("PATH", std::env::join_paths(places).expect("a path"))
         .env("HOME", folder)
         .env("ICD_DEVICE", device())
+        .env("ICD_DTYPE", "f32")
         .env("HF_ENDPOINT", hub.endpoint())
         .env("HF_HOME", folder.join("hub"))
         .env("ICD_CONFIG", "none")

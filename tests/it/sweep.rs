@@ -35,6 +35,7 @@ fn run(sheet: &Done, command: &str) {
         .current_dir(sheet.path("."))
         .env("PATH", program.parent().expect("its folder"))
         .env("ICD_DEVICE", device())
+        .env("ICD_DTYPE", "f32")
         .env("ICD_CONFIG", "none")
         .env_remove("ICD_MODEL")
         .output()
