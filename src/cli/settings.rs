@@ -247,7 +247,7 @@ impl Settings {
         let stated = self.with(MODEL_IDENTITY, model.identity()?);
         Ok(match model.placement().arithmetic() {
             Arithmetic::F32 => stated,
-            rounded => stated.with(PRODUCTS, rounded.name()),
+            rounded @ Arithmetic::Bf16(_) => stated.with(PRODUCTS, rounded.name()),
         })
     }
 

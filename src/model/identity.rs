@@ -46,7 +46,7 @@ impl Model {
         } = &self.placement;
         let products = match self.placement.arithmetic() {
             Arithmetic::F32 => "",
-            rounded => rounded.name(),
+            rounded @ Arithmetic::Bf16(_) => rounded.name(),
         };
         Ok(format!(
             "{} {adapter:?} {:?} {:?} {dtype:?} {backend:?} {:?} {}{products}",

@@ -68,7 +68,9 @@ impl Placement {
     pub fn arithmetic(&self) -> Arithmetic {
         match self.backend {
             Backend::Packed => Arithmetic::of(self.dtype),
-            _ => Arithmetic::F32,
+            Backend::Composed => Arithmetic::F32,
+            #[cfg(feature = "cuda")]
+            Backend::Cuda => Arithmetic::F32,
         }
     }
 

@@ -33,7 +33,7 @@ def main():
         rounded = computed(network, args, torch.bfloat16)
         results |= {f"{name}_bf16": value for name, value in rounded.items()}
     single = {name: value.float().contiguous() for name, value in results.items() if value.is_floating_point()}
-    save_file(single, folder / "networks.safetensors")
+    save_file(single, args.folder / "networks.safetensors")
 
 
 def computed(network, args, dtype):

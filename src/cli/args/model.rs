@@ -180,7 +180,7 @@ impl ModelArgs {
         };
         match placement.arithmetic() {
             Arithmetic::F32 => format!("device: {device}, weights in {stored}"),
-            rounded => format!(
+            rounded @ Arithmetic::Bf16(_) => format!(
                 "device: {device}, weights in {stored}, products in {}{exact}",
                 rounded.name()
             ),

@@ -372,7 +372,8 @@ impl Online {
             let sum = &mut S::as_mut_simd_f32s(&mut self.sums).0[i];
             *sum = s.mul_add_e_f32s(*sum, *shrink, added);
         }
-        shrink.iter().any(|factor| *factor != 1.0).then_some(shrink)
+        let same = shrink.map(f32::to_bits) == [1f32.to_bits(); COLUMNS];
+        (!same).then_some(shrink)
     }
 }
 

@@ -168,20 +168,20 @@ impl Left for Picture<'_> {
     fn strip<S: Simd>(&self, s: S, strip: usize) -> Strip {
         let (pictures, y, x) = self.place(strip);
         let (side, stride) = (self.patches.geometry().side, self.patches.geometry().stride);
-        let size = (self.size.0.min(self.patches.size().0 - y), self.size.1);
-        let planes = Planes::new(size, pictures.len(), side, stride);
+        let area = (self.size.0.min(self.patches.size().0 - y), self.size.1);
+        let planes = Planes::new(area, pictures.len(), side, stride);
         let tap = |tap: usize| planes.row(0, tap / side) + planes.column(tap % side);
         let taps = side * side;
         let steps =
             Steps::at((0..self.depth * taps).map(|i| i / taps * planes.all() + tap(i % taps)));
-        let tiles = tiles(planes, pictures.len(), size);
+        let tiles = tiles(planes, pictures.len(), area);
         let last = tiles.iter().map(|tile| steps.reach(tile.first)).max();
         let mut lines = Scratch::new(last.unwrap_or(0).max(self.depth * planes.all()));
         let span = |outputs: usize| 0..(outputs - 1) * stride + side;
         let column = |i| (self.patches.input_column(x * stride + i), planes.column(i));
-        let columns: Vec<_> = span(size.1).map(column).collect();
+        let columns: Vec<_> = span(area.1).map(column).collect();
         for (i, picture) in pictures.enumerate() {
-            for row in span(size.0) {
+            for row in span(area.0) {
                 let (from, to) = (self.patches.input_row(y * stride + row), planes.row(i, row));
                 for (column, place) in &columns {
                     let pixel = self.patches.at(picture, from, *column);

@@ -299,14 +299,12 @@ impl Finish<1> for Added<'_> {
         let Addends { bias, residual } = self.addends;
         let bias = bias.map(|bias| &bias[place.group * self.columns + column..]);
         let residual = residual.map(|residual| &residual[place.row * self.columns + column..]);
-        match out.as_mut_array::<COLUMNS>() {
-            Some(out) => add_whole(s, sums, [bias, residual], out),
-            None => {
-                out.copy_from_slice(&sums[..out.len()]);
-                for more in [bias, residual].into_iter().flatten() {
-                    out.iter_mut().zip(more).for_each(|(y, x)| *y += x);
-                }
-            }
+        if let Ok(out) = <&mut [f32; COLUMNS]>::try_from(&mut *out) {
+            return add_whole(s, sums, [bias, residual], out);
+        }
+        out.copy_from_slice(&sums[..out.len()]);
+        for more in [bias, residual].into_iter().flatten() {
+            out.iter_mut().zip(more).for_each(|(y, x)| *y += x);
         }
     }
 }
@@ -376,7 +374,7 @@ impl Finish<2> for Gated<'_> {
 /// Rows of a matrix.
 pub(in crate::kernel) struct Rows<'a> {
     matrix: Matrix<'a>,
-    rows: usize,
+    count: usize,
     height: usize,
 }
 
@@ -387,7 +385,7 @@ impl<'a> Rows<'a> {
         let height = fit.clamp(2 * ROWS, TALLEST);
         Self {
             matrix,
-            rows,
+            count: rows,
             height,
         }
     }
@@ -399,7 +397,7 @@ impl Left for Rows<'_> {
     }
 
     fn strips(&self) -> usize {
-        self.rows.div_ceil(self.height)
+        self.count.div_ceil(self.height)
     }
 
     fn strip_of(&self, segment: usize) -> usize {
@@ -409,7 +407,7 @@ impl Left for Rows<'_> {
     #[inline(always)]
     fn strip<S: Simd>(&self, _: S, strip: usize) -> Strip {
         let first = strip * self.height;
-        let rows = (self.rows - first).min(self.height);
+        let rows = (self.count - first).min(self.height);
         let (matrix, height) = (self.matrix, rows.next_multiple_of(ROWS));
         let steps = matrix.terms.div_ceil(TERMS);
         let mut lines = Scratch::new(steps * height);
@@ -451,7 +449,7 @@ pub(in crate::kernel) fn compute_rows(
     let finish = Added::new(Addends::default(), height, columns);
     let a = Rows {
         matrix,
-        rows: height,
+        count: height,
         height,
     };
     let task = Task {

@@ -136,7 +136,7 @@ mod system {
         let (low, high): (u32, u32);
         // SAFETY: the caller has checked that the system enables XGETBV.
         unsafe {
-            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
         };
         u64::from(high) << 32 | u64::from(low)
     }
@@ -211,7 +211,7 @@ mod system {
         let (first, offsets) = (a[rows.0..].as_ptr(), steps.bytes().as_ptr());
         if steps.bytes().is_empty() {
             return if fresh == 1 {
-                sums.0 = [[0.0; 32]; 32]
+                sums.0 = [[0.0; 32]; 32];
             };
         }
         if let Some(second) = rows.1 {
