@@ -104,6 +104,12 @@ impl Latents {
         })
     }
 
+    /// Whether a file with tensors of these names holds an inverted picture and nothing else.
+    pub fn are_all(names: &[String]) -> bool {
+        let is_one = |name: &String| name == LATENT || name.starts_with(TRAJECTORY);
+        names.iter().any(|name| name == LATENT) && names.iter().all(is_one)
+    }
+
     /// Refuses latents of another model; `file` is for the message.
     pub fn check_origin(&self, file: &Path, model: &Model) -> Result<()> {
         let identity = model.identity()?;

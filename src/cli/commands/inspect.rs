@@ -17,6 +17,7 @@ use icd::{
     model::{Model, ModelChoice, PRESETS},
     nn::Placement,
     picture::Picture,
+    pipeline::Latents,
 };
 use serde_json::{Map, Value, json};
 
@@ -126,16 +127,20 @@ fn weights(file: &Path) -> Result<Facts> {
         |name: &String| -> usize { checkpoint.shape(name).unwrap_or_default().iter().product() };
     let adapter = Summary::of(&checkpoint);
     let mut facts = object(json!({
-        "kind": match (&adapter, &names[..]) {
-            (Some(_), _) => "adapter",
-            (None, [only]) if only == "latent" => "inverted picture",
+        "kind": match &adapter {
+            Some(_) => "adapter",
+            None if Latents::are_all(&names) => "inverted picture",
             _ => "weights",
         },
         "tensors": names.len(),
         "values": names.iter().map(values).sum::<usize>(),
     }));
-    if let [only] = &names[..] {
-        facts.insert("shape".into(), json!(checkpoint.shape(only)));
+    let main = match &names[..] {
+        [only] => Some(&only[..]),
+        _ => Latents::are_all(&names).then_some("latent"),
+    };
+    if let Some(main) = main {
+        facts.insert("shape".into(), json!(checkpoint.shape(main)));
     }
     if let Some(Summary { kinds, ranks }) = adapter {
         facts.insert("adapter".into(), json!(kinds.join(", ")));
