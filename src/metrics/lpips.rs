@@ -35,12 +35,11 @@ impl Lpips {
         let checkpoint = files.checkpoint(Network::Lpips)?;
         let weights = Weights::new(&checkpoint, &placement);
         let network = SqueezeNet::new(&weights)?;
-        let linear = match weights.at("lin0").exists() {
-            true => linear(&weights)?,
-            false => {
-                let beside = Checkpoint::open(files.linear_layers()?)?;
-                linear(&Weights::new(&beside, &placement))?
-            }
+        let linear = if weights.at("lin0").exists() {
+            linear(&weights)?
+        } else {
+            let beside = Checkpoint::open(files.linear_layers()?)?;
+            linear(&Weights::new(&beside, &placement))?
         };
         Ok(Self {
             network,

@@ -100,7 +100,7 @@ impl Parser {
             common.push("--yes".into());
         }
         Self {
-            verbs: VERBS.iter().filter_map(|verb| of(verb)).collect(),
+            verbs: VERBS.iter().filter_map(of).collect(),
             defaults: defaults.collect(),
             common,
             replacements: replacements.to_vec(),

@@ -104,22 +104,20 @@ impl EditingArgs {
             settings: evaluation::settings(given),
             report: self.report,
         };
-        match &self.results {
-            Some(folder) => self.compare(folder, &evaluation),
-            None => {
-                let jobs = samples.iter().map(|sample| self.job(sample, data, given.1));
-                let making = Making {
-                    data: &self.data,
-                    out: &self.out,
-                    model: &self.model,
-                    max_rows: self.max_rows,
-                    report: self.report,
-                    command,
-                    given,
-                };
-                evaluation.run(&making, jobs.collect())
-            }
+        if let Some(folder) = &self.results {
+            return self.compare(folder, &evaluation);
         }
+        let jobs = samples.iter().map(|sample| self.job(sample, data, given.1));
+        let making = Making {
+            data: &self.data,
+            out: &self.out,
+            model: &self.model,
+            max_rows: self.max_rows,
+            report: self.report,
+            command,
+            given,
+        };
+        evaluation.run(&making, jobs.collect())
     }
 
     /// The job of a sample, with what the data says of it.
