@@ -195,7 +195,8 @@ impl Axis {
             true => (least, most),
             false => (0.0, 1.0),
         };
-        let step = round_step((most - least).max(1e-3) / LINES);
+        let finest = (0.02 * least.abs().max(most.abs())).max(1e-3); // equal values are a line
+        let step = round_step((most - least).max(finest) / LINES);
         Self {
             values: (
                 ((least / step - 0.3).floor()) * step,
