@@ -20,7 +20,7 @@ pub use chain::Chain;
 pub use latent_mask::LatentMask;
 pub use local_blend::{BlendWords, LocalBlend};
 pub use mutual_self_attention::{MasactrlStart, MutualSelfAttention};
-pub use plan::{Amplify, Blend, ControlPlan, Controls, CrossControl, WalkInfo};
+pub use plan::{Amplify, Blend, ControlMode, ControlPlan, Controls, WalkInfo};
 pub use prompt_to_prompt::PromptToPrompt;
 pub use steps::{CrossReplaceSteps, StepRange};
 pub use word_pair::WordPair;

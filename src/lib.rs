@@ -43,8 +43,9 @@
 //!
 //! Nothing outside `cli` prints, picks a device or reads the environment, except
 //! `ICD_SIMD`, which limits the instruction set of the kernels, and the hub's variables
-//! in [`hub::Hub::from_env`], [`hub::Cache::from_env`] and [`hub::root_certificates`]. Nothing is downloaded unless
-//! [`hub::Hub::fetch`] is called. One seed gives the reference's noise on every device.
+//! in [`hub::Hub::from_env`], [`hub::Cache::from_env`] and [`hub::root_certificates`]. Nothing is
+//! downloaded unless [`hub::Hub::fetch`] is called. One seed gives the reference's noise on every
+//! device.
 //!
 //! # Notation
 //!

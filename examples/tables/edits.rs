@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use icd::{
-    control::{ControlPlan, CrossControl},
+    control::{ControlMode, ControlPlan},
     guidance::Guidance,
     picture::Picture,
 };
@@ -90,7 +90,7 @@ pub(super) fn usual(bench: &Bench, pair: &Pair, index: u64) -> Result<Picture> {
 
 fn uncontrolled() -> ControlPlan {
     ControlPlan {
-        mode: CrossControl::None,
+        mode: ControlMode::None,
         amplify: Vec::new(),
         blend: Vec::new(),
         ..ControlPlan::default()

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use icd::{
-    control::{Amplify, Blend, ControlPlan, CrossControl, CrossReplaceSteps, StepRange, WordPair},
+    control::{Amplify, Blend, ControlMode, ControlPlan, CrossReplaceSteps, StepRange, WordPair},
     guidance::{Guidance, Tau},
     picture::{Picture, label::gallery},
 };
@@ -101,7 +101,7 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
     };
     all.push(with("--blend star:circle".into(), plan, usual));
     let plan = ControlPlan {
-        mode: CrossControl::None,
+        mode: ControlMode::None,
         ..ControlPlan::default()
     };
     all.push(with("--control none".into(), plan, usual));

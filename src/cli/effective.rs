@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::{Blend, ControlPlan, CrossControl, CrossReplaceSteps},
+    control::{Blend, ControlMode, ControlPlan, CrossReplaceSteps},
     guidance::Guidance,
     model::Model,
     pipeline::Edit,
@@ -41,7 +41,7 @@ impl Settings {
             .chosen("control", json!(mode))
             .chosen("early_prompt", early);
         let settings = match plan.mode {
-            CrossControl::Masactrl => {
+            ControlMode::Masactrl => {
                 let blocks = model.unet_config().transformer_blocks();
                 let start = plan.masactrl_start(blocks).to_string();
                 settings.chosen("masactrl_start", start)

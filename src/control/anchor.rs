@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::{
     diffusion::{StepInfo, Trajectory, WalkControl},
     error::Result,
-    model::attention::{AttentionControl, Intervention, Site},
+    model::attention::AttentionControl,
     schedule::{Timestep, Timesteps},
 };
 
@@ -42,15 +42,7 @@ impl SourceAnchor {
     }
 }
 
-impl AttentionControl for SourceAnchor {
-    fn intervention(&self, _: &Site) -> Intervention {
-        Intervention::None
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
-    }
-}
+impl AttentionControl for SourceAnchor {}
 
 impl WalkControl for SourceAnchor {
     fn begin(&mut self, step: StepInfo) {

@@ -6,7 +6,7 @@ use super::masked;
 use crate::{
     diffusion::WalkControl,
     error::{Error, Result},
-    model::attention::{AttentionControl, Intervention, Site},
+    model::attention::AttentionControl,
 };
 
 /// Keeps the latent of the first row, the source, outside of a mask.
@@ -23,15 +23,7 @@ impl LatentMask {
     }
 }
 
-impl AttentionControl for LatentMask {
-    fn intervention(&self, _: &Site) -> Intervention {
-        Intervention::None
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
-    }
-}
+impl AttentionControl for LatentMask {}
 
 impl WalkControl for LatentMask {
     fn finish(&mut self, x: &Tensor) -> Result<Option<Tensor>> {

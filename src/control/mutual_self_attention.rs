@@ -3,8 +3,6 @@
 
 use std::{fmt, str::FromStr};
 
-use candle_core::Tensor;
-
 use crate::{
     diffusion::{StepInfo, WalkControl},
     error::{Error, Result, Setting},
@@ -92,10 +90,6 @@ impl AttentionControl for MutualSelfAttention {
             AttentionKind::SelfAttention if has_begun => Intervention::FirstRowsKeysValues,
             _ => Intervention::None,
         }
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
     }
 }
 

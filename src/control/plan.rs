@@ -21,7 +21,7 @@ use crate::{
 
 /// How the target's attention follows the source's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CrossControl {
+pub enum ControlMode {
     /// Replace if both prompts have the same number of words, else refine.
     #[value(
         help = "Replace if both prompts have the same number of words, else refine; none on SDXL"
@@ -37,7 +37,7 @@ pub enum CrossControl {
     None,
 }
 
-impl CrossControl {
+impl ControlMode {
     /// Whether attention maps follow the source's.
     fn follows_maps(self) -> bool {
         match self {
@@ -73,7 +73,7 @@ pub enum Blend {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlPlan {
     /// How attention follows the source.
-    pub mode: CrossControl,
+    pub mode: ControlMode,
     /// Where MasaCtrl begins; by default [`MasactrlStart::of_layers`] says.
     pub masactrl_start: Option<MasactrlStart>,
     /// The steps in which it does.
@@ -131,7 +131,7 @@ impl Default for ControlPlan {
     /// are amplified, and there is no local blend.
     fn default() -> Self {
         Self {
-            mode: CrossControl::Auto,
+            mode: ControlMode::Auto,
             masactrl_start: None,
             cross: CrossReplaceSteps {
                 default: StepRange::CROSS,
@@ -182,7 +182,7 @@ impl ControlPlan {
     }
 
     fn mutual_self_attention(&self, walk: &WalkInfo) -> Result<Option<MutualSelfAttention>> {
-        if self.mode != CrossControl::Masactrl {
+        if self.mode != ControlMode::Masactrl {
             return Ok(None);
         }
         let start = self.masactrl_start(walk.transformer_blocks);
@@ -240,10 +240,10 @@ impl ControlPlan {
     }
 
     /// How cross-attention follows from `source` to `target`, with `Auto` resolved.
-    pub fn mode_for(&self, source: &Prompt, target: &Prompt) -> CrossControl {
+    pub fn mode_for(&self, source: &Prompt, target: &Prompt) -> ControlMode {
         match self.mode {
-            CrossControl::Auto if words::same_word_count(source, target) => CrossControl::Replace,
-            CrossControl::Auto => CrossControl::Refine,
+            ControlMode::Auto if words::same_word_count(source, target) => ControlMode::Replace,
+            ControlMode::Auto => ControlMode::Refine,
             mode => mode,
         }
     }
@@ -258,9 +258,9 @@ impl ControlPlan {
         };
         let followed = |(place, word): (usize, &Word)| {
             let from = match mode {
-                CrossControl::Replace => source.words().get(place),
-                CrossControl::Refine => aligned(word.tokens.start),
-                CrossControl::Auto | CrossControl::Masactrl | CrossControl::None => None,
+                ControlMode::Replace => source.words().get(place),
+                ControlMode::Refine => aligned(word.tokens.start),
+                ControlMode::Auto | ControlMode::Masactrl | ControlMode::None => None,
             };
             (word.text.clone(), from.map(|from| from.text.clone()))
         };
@@ -277,8 +277,8 @@ impl ControlPlan {
 
     fn cross_edit(&self, source: &Prompt, target: &Prompt, device: &Device) -> Result<CrossEdit> {
         Ok(match self.mode_for(source, target) {
-            CrossControl::Auto | CrossControl::Masactrl | CrossControl::None => CrossEdit::Own,
-            CrossControl::Refine => {
+            ControlMode::Auto | ControlMode::Masactrl | ControlMode::None => CrossEdit::Own,
+            ControlMode::Refine => {
                 let Refine { map, keep } = Refine::new(source, target);
                 let map: Vec<u32> = map.into_iter().map(|from| from as u32).collect();
                 CrossEdit::Refine {
@@ -286,7 +286,7 @@ impl ControlPlan {
                     keep: Tensor::new(keep, device)?,
                 }
             }
-            CrossControl::Replace => {
+            ControlMode::Replace => {
                 let Replace { matrix, shape } = Replace::new(source, target)?;
                 CrossEdit::Replace(Tensor::from_vec(matrix, shape, device)?)
             }

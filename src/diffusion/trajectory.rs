@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use super::WalkControl;
 use crate::{
     error::Result,
-    model::attention::{AttentionControl, Intervention, Site},
+    model::attention::AttentionControl,
     schedule::{Timestep, Timesteps},
 };
 
@@ -89,15 +89,7 @@ impl Recorder {
     }
 }
 
-impl AttentionControl for Recorder {
-    fn intervention(&self, _: &Site) -> Intervention {
-        Intervention::None
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
-    }
-}
+impl AttentionControl for Recorder {}
 
 impl WalkControl for Recorder {
     fn finish(&mut self, latent: &Tensor) -> Result<Option<Tensor>> {

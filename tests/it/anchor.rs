@@ -1,7 +1,7 @@
 //! Anchored edits: the source row is the inversion's own.
 
 use icd::{
-    control::{Anchor, ControlPlan, CrossControl},
+    control::{Anchor, ControlMode, ControlPlan},
     diffusion::{Event, Inverted, Silent},
     guidance::{Guidance, Tau},
     model::{Model, ModelChoice},
@@ -38,7 +38,7 @@ impl Bench {
     }
 }
 
-fn edit(anchor: Anchor, mode: CrossControl) -> Edit {
+fn edit(anchor: Anchor, mode: ControlMode) -> Edit {
     let guidance = Guidance::new(19.0, Tau::step(0.8).unwrap()).unwrap();
     Edit {
         control: ControlPlan {
@@ -65,7 +65,7 @@ fn the_source_ends_as_the_clean_latent() {
     let passed: Vec<_> = trajectory.0.iter().map(|(at, _)| at.0).collect();
     assert_eq!(passed, [0, 19, 259, 519, 779]);
     let source = |anchor| {
-        let edit = edit(anchor, CrossControl::Auto);
+        let edit = edit(anchor, ControlMode::Auto);
         values(&bench.edited(&bench.inverted, &edit).source.unwrap())
     };
     let clean = values(trajectory.at(Timestep(0)).unwrap());
@@ -85,7 +85,7 @@ fn the_source_follows_the_inversion_step_by_step() {
             rows.push(values(&x.narrow(0, 0, 1).unwrap()));
         }
     };
-    let edit = edit(Anchor::On, CrossControl::Auto);
+    let edit = edit(Anchor::On, ControlMode::Auto);
     let edited = bench.pipeline.edit(&bench.inverted, &edit, &mut observer);
     edited.unwrap();
     let at = |t| values(bench.inverted.trajectory.at(Timestep(t)).unwrap());
@@ -100,7 +100,7 @@ fn only_what_follows_the_source_is_changed() {
         values(&bench.edited(&bench.inverted, &edit).targets)
     };
     let (on, off) = (Anchor::On, Anchor::Off);
-    let (auto, none) = (CrossControl::Auto, CrossControl::None);
+    let (auto, none) = (ControlMode::Auto, ControlMode::None);
     assert_ne!(targets(on, auto), targets(off, auto));
     assert_eq!(targets(on, none), targets(off, none));
 }
@@ -110,7 +110,7 @@ fn latents_alone_are_edited_unanchored() {
     let bench = Bench::new();
     let alone = Inverted::from(bench.inverted.latent.clone());
     let of = |inverted, anchor| {
-        let edit = edit(anchor, CrossControl::Auto);
+        let edit = edit(anchor, ControlMode::Auto);
         let edited = bench.edited(inverted, &edit);
         (values(&edited.targets), values(&edited.source.unwrap()))
     };

@@ -3,7 +3,7 @@
 use clap::Args;
 use icd::{
     control::{
-        Amplify, Anchor, Blend, ControlPlan, CrossControl, CrossReplaceSteps, MasactrlStart,
+        Amplify, Anchor, Blend, ControlMode, ControlPlan, CrossReplaceSteps, MasactrlStart,
         StepRange,
     },
     guidance::{Guidance, Tau},
@@ -31,7 +31,7 @@ pub(crate) struct ControlArgs {
     tau: Option<Tau>,
     /// How attention follows the source (prompt-to-prompt, or MasaCtrl).
     #[arg(long, default_value = "auto")]
-    control: CrossControl,
+    control: ControlMode,
     /// The step and the self-attention layer, counted from 0, where MasaCtrl begins; later ones
     /// change more [default: 1:10 for SD1.5, 1:44 for SDXL].
     #[arg(long, value_name = "STEP:LAYER")]
@@ -99,7 +99,7 @@ impl ControlArgs {
 
     fn plan(&self, model: &Model) -> ControlPlan {
         let mode = match self.control {
-            CrossControl::Auto if !model.family().edits_by_attention() => CrossControl::None,
+            ControlMode::Auto if !model.family().edits_by_attention() => ControlMode::None,
             given => given,
         };
         ControlPlan {
@@ -138,7 +138,7 @@ impl ControlArgs {
     /// The early prompt of the targets: as given, else the source prompt if that
     /// is the default of the model family.
     fn early_prompt(&self, model: &Model, source: &str) -> Option<String> {
-        let by_default = self.control == CrossControl::Auto && !model.family().edits_by_attention();
+        let by_default = self.control == ControlMode::Auto && !model.family().edits_by_attention();
         match &self.early_prompt {
             Some(EarlyPrompt::Source) => Some(source.into()),
             Some(EarlyPrompt::Text(text)) => Some(text.clone()),

@@ -9,13 +9,13 @@ mod measured;
 mod prompts;
 mod results;
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command, Subcommand};
 use icd::batch::Shard;
 
-use crate::cli::args::{measure::MeasureArgs, shard::ShardChoice};
+use crate::cli::args::{measure::MeasureArgs, shard::ShardChoice, size::SizeArgs, values::Seed};
 
 /// Measures a model over many pictures: tables, and a report with the pictures behind them.
 #[derive(Args)]
@@ -53,6 +53,34 @@ enum Verb {
     /// There is no FID: its Inception network is published only as a program of TensorFlow and
     /// copies of it, and figures of different copies do not compare.
     Generation(Box<generation::GenerationArgs>),
+}
+
+/// The pictures that are inverted.
+#[derive(Args)]
+struct PicturesArgs {
+    /// PIE-Bench, a CSV, a folder of pictures with captions, or shapes.
+    #[arg(value_name = "DATA")]
+    data: PathBuf,
+    /// The folder of the pictures [default: annotation_images beside the mapping file, or the
+    /// folder of the CSV].
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Seed of the noise, the same for each picture; shapes has its own.
+    #[arg(
+        long,
+        value_name = "N|random",
+        default_value = "0",
+        allow_negative_numbers = true
+    )]
+    seed: Seed,
+    /// Keep inversions in this folder and reuse them.
+    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Most rows (sources and targets) of one network evaluation [default: 8].
+    #[arg(long, value_name = "N")]
+    max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    size: SizeArgs,
 }
 
 /// What every evaluation writes.

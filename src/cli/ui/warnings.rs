@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use icd::{
-    control::{Amplify, ControlPlan},
+    control::{Amplify, ControlMode, ControlPlan},
     guidance::Guidance,
     model::Model,
     picture::Size,
@@ -50,6 +50,17 @@ pub(crate) fn warn_of_factors(plan: &ControlPlan, console: &Console) {
                 "--amplify {word}={factor}: factors are rarely above 10"
             ));
         }
+    }
+}
+
+/// Warns about a start of MasaCtrl where that is not used.
+pub(crate) fn warn_of_masactrl(plan: &ControlPlan, console: &Console) {
+    if let Some(start) = plan.masactrl_start
+        && plan.mode != ControlMode::Masactrl
+    {
+        console.warn(&format!(
+            "--masactrl-start {start} has no effect without --control masactrl"
+        ));
     }
 }
 

@@ -118,6 +118,22 @@ pub(in crate::kernel) fn short_line(terms: &[f32]) -> Line {
     line(&all)
 }
 
+/// Rounds a row whose first line is `first`, and whose blocks of terms are `height` lines apart.
+#[inline(always)]
+pub(in crate::kernel) fn round_row(
+    terms: &[f32],
+    lines: &mut [Line],
+    (first, height): (usize, usize),
+) {
+    let (whole, rest) = terms.as_chunks();
+    for (block, terms) in whole.iter().enumerate() {
+        lines[block * height + first] = line(terms);
+    }
+    if !rest.is_empty() {
+        lines[whole.len() * height + first] = short_line(rest);
+    }
+}
+
 /// The terms of a pair.
 #[inline(always)]
 pub(in crate::kernel) fn widened(pair: u32) -> [f32; 2] {

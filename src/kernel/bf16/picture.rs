@@ -9,7 +9,7 @@ use pulp::Simd;
 
 use super::{
     Pairs, Unit,
-    lines::{Line, ROWS, Steps, TERMS, line, short_line},
+    lines::{Line, ROWS, Steps, TERMS, line, round_row},
     product::{Left, NOWHERE, Strip, Tile, product},
 };
 use crate::kernel::{
@@ -190,7 +190,7 @@ impl Left for Picture<'_> {
                         Some(norm) if Patches::is_inside(from, *column) => {
                             put_normalised(s, norm, pixel, planes.all(), lines);
                         }
-                        _ => put(pixel, planes.all(), lines),
+                        _ => round_row(pixel, lines, (0, planes.all())),
                     }
                 }
             }
@@ -203,19 +203,7 @@ impl Left for Picture<'_> {
     }
 }
 
-/// Rounds the channels of a pixel to lines that are `all` apart.
-#[inline(always)]
-fn put(pixel: &[f32], all: usize, lines: &mut [Line]) {
-    let (whole, rest) = pixel.as_chunks();
-    for (step, terms) in whole.iter().enumerate() {
-        lines[step * all] = line(terms);
-    }
-    if !rest.is_empty() {
-        lines[whole.len() * all] = short_line(rest);
-    }
-}
-
-/// The same of a group norm and SiLU of the pixel.
+/// Rounds a group norm and SiLU of the channels of a pixel, to lines that are `all` apart.
 #[inline(always)]
 fn put_normalised<S: Simd>(s: S, norm: &Affine, pixel: &[f32], all: usize, lines: &mut [Line]) {
     for (step, values) in pixel.chunks(TERMS).enumerate() {

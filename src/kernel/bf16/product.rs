@@ -7,11 +7,11 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     Pairs,
-    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, line, short_line},
+    finish::{Added, Finish, Gated},
+    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, round_row},
     unit::{Session, Unit},
 };
 use crate::kernel::{
-    elementwise::gated,
     epilogue::Addends,
     gemm::{self, Matrix},
     parts::each,
@@ -61,25 +61,6 @@ pub(in crate::kernel) struct Tile {
 
 /// The number of a row that is not part of the output.
 pub(super) const NOWHERE: u32 = u32::MAX;
-
-/// What is done with the sums of P panels, for a row of the output.
-trait Finish<const P: usize>: Sync {
-    /// The panels that make the columns of panel `i` of the output.
-    fn panels(&self, i: usize) -> [usize; P];
-
-    /// The group of a row of the output, of those that have a bias each.
-    fn group(&self, row: usize) -> usize;
-
-    /// Writes the columns from `column` on of a row.
-    fn write<S: Simd>(
-        &self,
-        s: S,
-        sums: [&[f32; COLUMNS]; P],
-        place: Place,
-        column: usize,
-        out: &mut [f32],
-    );
-}
 
 /// `out` (rows, columns) = a b + addends, on all threads.
 pub(in crate::kernel) fn product(
@@ -179,14 +160,14 @@ fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>>
 
 /// Where a row of a strip goes. It is found once for all panels: divisions are slow.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     /// The part of the task, and the first value of the row in it.
     part: usize,
     at: usize,
     /// Its number in the output.
-    row: usize,
+    pub(super) row: usize,
     /// Its group.
-    group: usize,
+    pub(super) group: usize,
 }
 
 impl Task<'_> {
@@ -257,120 +238,6 @@ impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
     }
 }
 
-/// Bias and residual.
-struct Added<'a> {
-    addends: Addends<'a>,
-    /// Rows of the output that share a bias.
-    group: usize,
-    /// Columns of the output.
-    columns: usize,
-}
-
-impl<'a> Added<'a> {
-    /// For an output (rows, columns).
-    fn new(addends: Addends<'a>, rows: usize, columns: usize) -> Self {
-        let biases = addends.bias.map_or(1, |bias| bias.len() / columns.max(1));
-        Self {
-            addends,
-            group: (rows / biases.max(1)).max(1),
-            columns,
-        }
-    }
-}
-
-impl Finish<1> for Added<'_> {
-    fn panels(&self, i: usize) -> [usize; 1] {
-        [i]
-    }
-
-    fn group(&self, row: usize) -> usize {
-        row / self.group
-    }
-
-    #[inline(always)]
-    fn write<S: Simd>(
-        &self,
-        s: S,
-        [sums]: [&[f32; COLUMNS]; 1],
-        place: Place,
-        column: usize,
-        out: &mut [f32],
-    ) {
-        let Addends { bias, residual } = self.addends;
-        let bias = bias.map(|bias| &bias[place.group * self.columns + column..]);
-        let residual = residual.map(|residual| &residual[place.row * self.columns + column..]);
-        if let Ok(out) = <&mut [f32; COLUMNS]>::try_from(&mut *out) {
-            return add_whole(s, sums, [bias, residual], out);
-        }
-        out.copy_from_slice(&sums[..out.len()]);
-        for more in [bias, residual].into_iter().flatten() {
-            out.iter_mut().zip(more).for_each(|(y, x)| *y += x);
-        }
-    }
-}
-
-/// `out` = sums + more.
-#[inline(always)]
-fn add_whole<S: Simd>(
-    s: S,
-    sums: &[f32; COLUMNS],
-    more: [Option<&[f32]>; 2],
-    out: &mut [f32; COLUMNS],
-) {
-    let (sums, _) = S::as_simd_f32s(sums);
-    let (out, _) = S::as_mut_simd_f32s(out);
-    let [bias, residual] = more.map(|more| more.map(|more| S::as_simd_f32s(&more[..COLUMNS]).0));
-    for (i, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
-        let mut y = *sum;
-        for more in [bias, residual].into_iter().flatten() {
-            y = s.add_f32s(y, more[i]);
-        }
-        *out = y;
-    }
-}
-
-/// A value and the GELU of its gate.
-struct Gated<'a> {
-    /// (2 d).
-    bias: Option<&'a [f32]>,
-    d: usize,
-}
-
-impl Finish<2> for Gated<'_> {
-    fn panels(&self, i: usize) -> [usize; 2] {
-        [i, i + self.d / COLUMNS]
-    }
-
-    fn group(&self, _: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    fn write<S: Simd>(
-        &self,
-        s: S,
-        sums: [&[f32; COLUMNS]; 2],
-        _: Place,
-        column: usize,
-        out: &mut [f32],
-    ) {
-        let bias = self
-            .bias
-            .map(|bias| [&bias[column..], &bias[self.d + column..]]);
-        let bias = bias.map(|both| both.map(|bias| S::as_simd_f32s(&bias[..COLUMNS]).0));
-        let [values, gates] = sums.map(|sums| S::as_simd_f32s(sums).0);
-        let (out, _) = S::as_mut_simd_f32s(out);
-        for (i, out) in out.iter_mut().enumerate() {
-            let (mut value, mut gate) = (values[i], gates[i]);
-            if let Some([of_value, of_gate]) = bias {
-                value = s.add_f32s(value, of_value[i]);
-                gate = s.add_f32s(gate, of_gate[i]);
-            }
-            *out = gated(s, value, gate);
-        }
-    }
-}
-
 /// Rows of a matrix.
 pub(in crate::kernel) struct Rows<'a> {
     matrix: Matrix<'a>,
@@ -413,13 +280,7 @@ impl Left for Rows<'_> {
         let mut lines = Scratch::new(steps * height);
         for row in 0..rows {
             let values = &matrix.values[(first + row) * matrix.stride..][..matrix.terms];
-            let (whole, rest) = values.as_chunks();
-            for (step, terms) in whole.iter().enumerate() {
-                lines[step * height + row] = line(terms);
-            }
-            if !rest.is_empty() {
-                lines[whole.len() * height + row] = short_line(rest);
-            }
+            round_row(values, &mut lines, (row, height));
         }
         let number = |row| if row < rows { row as u32 } else { NOWHERE };
         let tile = |first| Tile {

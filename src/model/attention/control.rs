@@ -70,26 +70,23 @@ pub enum Intervention {
     Maps,
 }
 
-/// Reads and optionally rewrites attention maps during a UNet evaluation.
+/// Reads and optionally rewrites attention maps during a UNet evaluation; by default it does
+/// nothing.
 pub trait AttentionControl {
     /// The intervention requested at `site`.
-    fn intervention(&self, site: &Site) -> Intervention;
+    fn intervention(&self, _site: &Site) -> Intervention {
+        Intervention::None
+    }
 
     /// Rewrites the requested maps (rows, heads, queries, keys); on input they sum
     /// to one over the keys.
-    fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor>;
+    fn rewrite(&mut self, _site: &Site, maps: Tensor) -> Result<Tensor> {
+        Ok(maps)
+    }
 }
 
 /// The control that does not intervene.
 #[derive(Clone, Copy, Debug)]
 pub struct NoControl;
 
-impl AttentionControl for NoControl {
-    fn intervention(&self, _: &Site) -> Intervention {
-        Intervention::None
-    }
-
-    fn rewrite(&mut self, _: &Site, maps: Tensor) -> Result<Tensor> {
-        Ok(maps)
-    }
-}
+impl AttentionControl for NoControl {}

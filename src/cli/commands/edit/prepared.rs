@@ -24,7 +24,9 @@ use crate::cli::{
     ui::{
         dry_run::{self, Work},
         prompts::warn_of_edit,
-        warnings::{warn_of_factors, warn_of_guidance, warn_of_other_model, warn_of_size},
+        warnings::{
+            warn_of_factors, warn_of_guidance, warn_of_masactrl, warn_of_other_model, warn_of_size,
+        },
     },
 };
 
@@ -222,6 +224,7 @@ fn warn(
 ) -> Result<()> {
     warn_of_guidance(edit.guidance, console);
     warn_of_factors(&edit.control, console);
+    warn_of_masactrl(&edit.control, console);
     warn_of_size(model, frame.worked(model)?, console)?;
     note_unanchored(frame, edit, console);
     warn_of_other_model(model, settings, console)?;

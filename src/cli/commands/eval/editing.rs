@@ -1,9 +1,6 @@
 //! `icd eval editing`.
 
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{ArgMatches, Args, Command};
@@ -15,28 +12,21 @@ use icd::{
 use serde_json::json;
 
 use super::{
-    OutArgs,
+    OutArgs, PicturesArgs,
     evaluation::{self, Done, Evaluation, add_model, job_of},
     made::{self, Making},
 };
 use crate::cli::{
     Console, ReportArgs,
-    args::{
-        control::ControlArgs, model::ModelArgs, result::KeepPixels, size::SizeArgs, values::Seed,
-    },
+    args::{control::ControlArgs, model::ModelArgs, result::KeepPixels},
 };
 
 /// Edits the pictures of a data set and measures the results.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct EditingArgs {
-    /// PIE-Bench, a CSV, a folder, or shapes.
-    #[arg(value_name = "DATA")]
-    data: PathBuf,
-    /// The folder of the pictures [default: annotation_images beside the mapping file, or the
-    /// folder of the CSV].
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
+    #[command(flatten)]
+    pictures: PicturesArgs,
     /// Measure the results of another method in this folder, each under the path of its picture;
     /// no model is run. Of a picture that is not square the lower right 512x512 count, as
     /// PnPInversion's methods write them.
@@ -49,30 +39,14 @@ pub(crate) struct EditingArgs {
     /// Restrict each edit to the words that the data names (blended_word), by local blend.
     #[arg(long, conflicts_with = "blend")]
     blend_words: bool,
-    /// Seed of the noise, the same for each picture; shapes has its own.
-    #[arg(
-        long,
-        value_name = "N|random",
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
-    seed: Seed,
-    /// Keep inversions in this folder and reuse them.
-    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
-    cache: Option<PathBuf>,
     /// As that of `icd edit`.
     #[arg(long, value_name = "on|off", num_args = 0..=1, default_missing_value = "on")]
     #[arg(hide_possible_values = true)]
     keep_pixels: Option<KeepPixels>,
-    /// Most rows (sources and targets) of one network evaluation [default: 8].
-    #[arg(long, value_name = "N")]
-    max_rows: Option<NonZeroUsize>,
     #[command(flatten)]
     out: OutArgs,
     #[command(flatten)]
     control: ControlArgs,
-    #[command(flatten)]
-    size: SizeArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -89,14 +63,14 @@ Examples:
 impl EditingArgs {
     pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {
         made::create(&self.out.out)?;
-        let data = Data::of(&self.data)?;
+        let data = Data::of(&self.pictures.data)?;
         let sources = self.out.out.join("sources");
-        let images = self.images.as_deref();
-        let mut samples = data.samples(&self.data, images, &self.replace, &sources)?;
+        let images = self.pictures.images.as_deref();
+        let mut samples = data.samples(&self.pictures.data, images, &self.replace, &sources)?;
         samples.truncate(self.out.limit.unwrap_or(usize::MAX));
         toy::write(&samples)?;
         let evaluation = Evaluation {
-            data: (data, &self.data),
+            data: (data, &self.pictures.data),
             samples: &samples,
             out: &self.out,
             metrics: self.out.measure.metrics(),
@@ -109,10 +83,10 @@ impl EditingArgs {
         }
         let jobs = samples.iter().map(|sample| self.job(sample, data, given.1));
         let making = Making {
-            data: &self.data,
+            data: &self.pictures.data,
             out: &self.out,
             model: &self.model,
-            max_rows: self.max_rows,
+            max_rows: self.pictures.max_rows,
             report: self.report,
             command,
             given,

@@ -1,7 +1,5 @@
 //! `icd eval inversion`.
 
-use std::{num::NonZeroUsize, path::PathBuf};
-
 use anyhow::Result;
 use clap::{ArgMatches, Args, Command};
 use icd::{
@@ -12,44 +10,20 @@ use icd::{
 use serde_json::json;
 
 use super::{
-    OutArgs,
+    OutArgs, PicturesArgs,
     evaluation::{self, Evaluation, add_model, job_of},
     made::{self, Making},
 };
-use crate::cli::{
-    ReportArgs,
-    args::{model::ModelArgs, size::SizeArgs, values::Seed},
-};
+use crate::cli::{ReportArgs, args::model::ModelArgs};
 
 /// Inverts pictures, reconstructs them unguided, and compares.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InversionArgs {
-    /// PIE-Bench, a CSV, a folder of pictures with captions, or shapes.
-    #[arg(value_name = "DATA")]
-    data: PathBuf,
-    /// The folder of the pictures [default: annotation_images beside the mapping file, or the
-    /// folder of the CSV].
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
-    /// Seed of the noise, the same for each picture; shapes has its own.
-    #[arg(
-        long,
-        value_name = "N|random",
-        default_value = "0",
-        allow_negative_numbers = true
-    )]
-    seed: Seed,
-    /// Keep inversions in this folder and reuse them.
-    #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
-    cache: Option<PathBuf>,
-    /// Most rows of one network evaluation [default: 8].
-    #[arg(long, value_name = "N")]
-    max_rows: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pictures: PicturesArgs,
     #[command(flatten)]
     out: OutArgs,
-    #[command(flatten)]
-    size: SizeArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -64,19 +38,23 @@ Examples:
 impl InversionArgs {
     pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {
         made::create(&self.out.out)?;
-        let data = Data::of(&self.data)?;
+        let data = Data::of(&self.pictures.data)?;
         let sources = self.out.out.join("sources");
-        let mut samples = data.reconstructions(&self.data, self.images.as_deref(), &sources)?;
+        let mut samples = data.reconstructions(
+            &self.pictures.data,
+            self.pictures.images.as_deref(),
+            &sources,
+        )?;
         samples.truncate(self.out.limit.unwrap_or(usize::MAX));
         if data == Data::Toy {
             toy::write(&samples)?;
         }
         let jobs = samples.iter().map(|sample| job(sample, data, given.1));
         let making = Making {
-            data: &self.data,
+            data: &self.pictures.data,
             out: &self.out,
             model: &self.model,
-            max_rows: self.max_rows,
+            max_rows: self.pictures.max_rows,
             report: self.report,
             command,
             given,
@@ -85,7 +63,7 @@ impl InversionArgs {
         // Prompts are not followed, but the picture.
         metrics.retain(|metric| *metric != Metric::Clip);
         let evaluation = Evaluation {
-            data: (data, &self.data),
+            data: (data, &self.pictures.data),
             samples: &samples,
             out: &self.out,
             metrics,
