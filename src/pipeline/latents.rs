@@ -280,6 +280,25 @@ mod tests {
     }
 
     #[test]
+    fn a_trajectory_is_of_known_timesteps_and_whole_latents() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.safetensors");
+        let x = |value: f32, side| Tensor::full(value, (1, 4, side, 2), &Device::Cpu).unwrap();
+        for (name, tensor) in [
+            ("trajectory.", x(0.0, 2)),
+            ("trajectory.1000", x(0.0, 2)),
+            ("trajectory.019", x(0.0, 2)),
+            ("trajectory.19", x(0.0, 3)),
+            ("trajectory.19", x(f32::NAN, 2)),
+        ] {
+            let tensors = vec![("latent".into(), x(1.0, 2)), (name.into(), tensor)];
+            write_tensors(&file, &tensors, HashMap::new(), Existing::Replace).unwrap();
+            let told = Latents::read(&file).unwrap_err().to_string();
+            assert!(told.contains(name), "{told}");
+        }
+    }
+
+    #[test]
     fn files_without_a_latent_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.safetensors");

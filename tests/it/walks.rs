@@ -231,6 +231,18 @@ fn small(args: &str) -> Run {
 }
 
 #[test]
+fn a_start_of_masactrl_is_told_where_it_has_no_effect() {
+    let told = |flags: &str| {
+        let run = small(&format!("--masactrl-start 1:2 {flags}"));
+        let run = run.with("--tgt-prompt", "a photo of a dog standing on a branch");
+        run.succeeds()
+            .stderr
+            .contains("--masactrl-start 1:2 has no effect")
+    };
+    assert!(told("--control refine") && !told("--control masactrl"));
+}
+
+#[test]
 fn equal_prompts_and_guidance_give_equal_rows() {
     let done = small("--guidance 0 --dump dump.safetensors")
         .with("--tgt-prompt", "a photo of a bird standing on a branch")
