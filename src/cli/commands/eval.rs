@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Args, Command, Subcommand};
 use icd::batch::Shard;
 
-use crate::cli::args::{measure::MeasureArgs, shard::ShardChoice, size::SizeArgs, values::Seed};
+use crate::cli::args::{measure::MeasureArgs, shard::ShardChoice, values::Seed};
 
 /// Measures a model over many pictures: tables, and a report with the pictures behind them.
 #[derive(Args)]
@@ -79,8 +79,6 @@ struct PicturesArgs {
     /// Most rows (sources and targets) of one network evaluation [default: 8].
     #[arg(long, value_name = "N")]
     max_rows: Option<NonZeroUsize>,
-    #[command(flatten)]
-    size: SizeArgs,
 }
 
 /// What every evaluation writes.

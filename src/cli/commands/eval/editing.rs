@@ -18,7 +18,7 @@ use super::{
 };
 use crate::cli::{
     Console, ReportArgs,
-    args::{control::ControlArgs, model::ModelArgs, result::KeepPixels},
+    args::{control::ControlArgs, model::ModelArgs, result::KeepPixels, size::SizeArgs},
 };
 
 /// Edits the pictures of a data set and measures the results.
@@ -47,6 +47,8 @@ pub(crate) struct EditingArgs {
     out: OutArgs,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]

@@ -14,7 +14,10 @@ use super::{
     evaluation::{self, Evaluation, add_model, job_of},
     made::{self, Making},
 };
-use crate::cli::{ReportArgs, args::model::ModelArgs};
+use crate::cli::{
+    ReportArgs,
+    args::{model::ModelArgs, size::SizeArgs},
+};
 
 /// Inverts pictures, reconstructs them unguided, and compares.
 #[derive(Args)]
@@ -24,6 +27,8 @@ pub(crate) struct InversionArgs {
     pictures: PicturesArgs,
     #[command(flatten)]
     out: OutArgs,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
