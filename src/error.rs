@@ -33,14 +33,22 @@ pub enum Setting {
     ForwardTimesteps,
     /// The guidance strength.
     Guidance,
+    /// The words whose attention masks MasaCtrl.
+    MasactrlMask,
     /// The step and the layer where MasaCtrl begins.
     MasactrlStart,
+    /// How pictures are carried into noise and back.
+    Method,
     /// The naming scheme of an adapter's tensors.
     Naming,
+    /// The prompt that guidance leads away from.
+    NegativePrompt,
     /// The timesteps of edits and generations.
     ReverseTimesteps,
     /// The size of pictures.
     Size,
+    /// The number of DDIM steps.
+    Steps,
     /// The choice between a preset's adapter pairs.
     Variant,
 }
@@ -53,10 +61,14 @@ impl fmt::Display for Setting {
             Self::Blend => "blend",
             Self::ForwardTimesteps => "forward timesteps",
             Self::Guidance => "guidance",
+            Self::MasactrlMask => "masactrl mask",
             Self::MasactrlStart => "masactrl start",
+            Self::Method => "method",
             Self::Naming => "naming",
+            Self::NegativePrompt => "negative prompt",
             Self::ReverseTimesteps => "reverse timesteps",
             Self::Size => "size",
+            Self::Steps => "steps",
             Self::Variant => "variant",
         })
     }

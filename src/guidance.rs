@@ -1,7 +1,7 @@
 //! Guidance strength as a function of the timestep (iCD, section 4.3).
 //!
 //! The strength w follows the networks' input: w = 0 is unguided (w = 1 in the
-//! paper).
+//! paper). The scale of classifier-free guidance is w + 1, as everywhere: 1 is unguided.
 
 use std::{fmt, str::FromStr};
 
@@ -13,11 +13,13 @@ use crate::{
 /// More than twice the largest strength that networks are trained with.
 const MOST: f64 = 50.0;
 
-/// The guidance strength of one row of a batch, over the timesteps.
+/// The guidance of one row of a batch, over the timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
     strength: f64,
     tau: Tau,
+    /// The strength without any effect: 0 of the networks' input, 1 of classifier-free guidance.
+    unguided: f64,
 }
 
 impl Guidance {
@@ -25,7 +27,11 @@ impl Guidance {
     pub const NONE: Self = Self {
         strength: 0.0,
         tau: Tau::CONSTANT,
+        unguided: 0.0,
     };
+
+    /// The usual scale of classifier-free guidance.
+    pub const USUAL_SCALE: f64 = 7.5;
 
     /// Creates guidance of `strength` (0 or more, finite in f32) that `tau` switches off near
     /// the noise.
@@ -36,12 +42,47 @@ impl Guidance {
             );
             return Err(Error::of(Setting::Guidance, reason));
         }
-        Ok(Self { strength, tau })
+        Ok(Self {
+            strength,
+            tau,
+            unguided: 0.0,
+        })
     }
 
-    /// The strength at timestep `t`.
+    /// Creates classifier-free guidance of a `scale` (0 or more, finite in f32), 1 where `tau`
+    /// switches it off.
+    pub fn classifier_free(scale: f64, tau: Tau) -> Result<Self> {
+        if !(scale as f32).is_finite() || scale < 0.0 {
+            let reason = format!("{scale:?}: it must be 1 (none) or more; 7.5 is usual");
+            return Err(Error::of(Setting::Guidance, reason));
+        }
+        Ok(Self {
+            strength: scale,
+            tau,
+            unguided: 1.0,
+        })
+    }
+
+    /// The strength at timestep `t`, or the scale if it is classifier-free.
     pub fn at(&self, t: Timestep) -> f64 {
-        self.strength * self.tau.share(t)
+        match self.unguided {
+            0.0 => self.strength * self.tau.share(t),
+            none => none + (self.strength - none) * self.tau.share(t),
+        }
+    }
+
+    /// The strength w at timestep `t`, 0 where there is no guidance.
+    pub fn strength_at(&self, t: Timestep) -> f64 {
+        self.at(t) - self.unguided
+    }
+
+    /// The same guidance without any effect.
+    #[must_use]
+    pub fn switched_off(self) -> Self {
+        Self {
+            strength: self.unguided,
+            ..self
+        }
     }
 
     /// The timesteps with guidance.
@@ -55,7 +96,7 @@ impl Guidance {
         self.strength > MOST
     }
 
-    /// The full strength.
+    /// The full strength, or the scale if it is classifier-free.
     pub fn strength(&self) -> f64 {
         self.strength
     }
@@ -205,6 +246,22 @@ mod tests {
         }
         for strength in [-1.0, f64::NAN, f64::INFINITY, 1e39] {
             assert!(Guidance::new(strength, Tau::CONSTANT).is_err());
+        }
+    }
+
+    #[test]
+    fn classifier_free_guidance_is_off_at_a_scale_of_one() {
+        let at = |scale, tau: &str, t| {
+            let tau = tau.parse().unwrap();
+            let guidance = Guidance::classifier_free(scale, tau).unwrap();
+            (guidance.at(Timestep(t)), guidance.strength_at(Timestep(t)))
+        };
+        assert_eq!(at(7.5, "0.8", 779), (7.5, 6.5));
+        assert_eq!(at(7.5, "0.8", 999), (1.0, 0.0));
+        assert_eq!(at(7.5, "0.2..0.8", 500), (4.25, 3.25));
+        assert_eq!(at(0.0, "1", 1), (0.0, -1.0));
+        for scale in [-1.0, f64::NAN, f64::INFINITY, 1e39] {
+            assert!(Guidance::classifier_free(scale, Tau::CONSTANT).is_err());
         }
     }
 

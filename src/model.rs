@@ -8,6 +8,7 @@ mod family;
 mod files;
 mod identity;
 mod manifest;
+mod method;
 mod parts;
 mod presets;
 mod required;
@@ -32,6 +33,7 @@ use candle_core::{DType, Device};
 pub use family::{Family, LatentSampling};
 pub(crate) use files::ADAPTER_FILES;
 pub use files::{ModelChoice, ModelFiles};
+pub use method::MethodName;
 pub use presets::{PRESETS, Variant};
 pub use required::required_files;
 pub use text::{Conditioning, EncodedPrompts, TextEncoders, Tokenizers};
@@ -45,11 +47,12 @@ use crate::{
     io::{Checkpoint, Digests, Source},
     layout::Network,
     lora::{self, AdapterFile},
-    nn::{LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
+    nn::{GradientSink, LoraDeltas, Placement, SharedLayers, Taken, Weights, sum_of},
     picture::Size,
-    schedule::{NoiseSchedule, Timesteps},
+    schedule::{DdimSteps, NoiseSchedule, Timesteps},
 };
 use config::ConfigKind;
+use files::DirectionAdapter;
 use text::{lora_deltas, notes_of_loras};
 use unet::{Unet, UnetConfig};
 use vae::{Tiling, Vae, VaeConfig};
@@ -85,6 +88,8 @@ struct Known {
 pub enum Adapters {
     /// None: the base model.
     None,
+    /// The style LoRAs alone.
+    Loras,
     /// The forward consistency adapter: picture to noise, for inversions.
     Forward,
     /// The reverse consistency adapter: noise to picture, for reconstructions.
@@ -136,21 +141,45 @@ impl Model {
 
     /// The default guidance of edits: from the model's `icd.toml`, else the family's.
     pub fn edit_guidance(&self) -> f64 {
-        self.parts.guidance.unwrap_or(self.family().edit_guidance())
+        let (stated, _) = self.stated_guidance(MethodName::Icd);
+        stated.unwrap_or(self.family().edit_guidance())
     }
 
     /// The default tau of edits: from the model's `icd.toml`, else the one that fits
     /// its reverse timesteps.
     pub fn edit_tau(&self) -> Result<Tau> {
-        match self.parts.tau {
+        match self.stated_guidance(MethodName::Icd).1 {
             Some(tau) => Ok(tau),
             None => Ok(Tau::usual_for(&self.reverse_timesteps()?)),
         }
     }
 
+    /// The guidance and the tau that the model's `icd.toml` states for edits by this method:
+    /// what it states is for its own default method.
+    pub fn stated_guidance(&self, method: MethodName) -> (Option<f64>, Option<Tau>) {
+        match self.parts.method.0 == method {
+            true => (self.parts.guidance, self.parts.tau),
+            false => (None, None),
+        }
+    }
+
     /// The default guidance of generations.
     pub fn generation_guidance(&self) -> f64 {
-        self.parts.guidance.unwrap_or(GENERATION_GUIDANCE)
+        let (stated, _) = self.stated_guidance(MethodName::Icd);
+        stated.unwrap_or(GENERATION_GUIDANCE)
+    }
+
+    /// The default method of the model's `icd.toml`, and its DDIM steps.
+    pub fn method(&self) -> (MethodName, DdimSteps) {
+        self.parts.method
+    }
+
+    /// Whether it has no part of a consistency model: neither adapters nor their timesteps.
+    pub fn is_plain(&self) -> bool {
+        let parts = &self.parts;
+        [&parts.forward, &parts.reverse]
+            .into_iter()
+            .all(DirectionAdapter::is_empty)
     }
 
     /// The noise schedule.
@@ -322,6 +351,17 @@ impl Model {
         self.changed_unet(adapters, Some(layers))
     }
 
+    /// The UNet without adapters, in f32, for gradients of its inputs: the activations of its
+    /// blocks are computed anew in the backward pass, which saves memory.
+    pub fn differentiable_unet(&self) -> Result<Unet> {
+        let checkpoint = self.unet_checkpoint()?;
+        tensors::check_unet(&checkpoint, &self.unet_config)?;
+        let placement = self.placement.in_f32();
+        let weights = Weights::new(&checkpoint, &placement);
+        let unet = Unet::new(&weights, self.unet_config.clone())?;
+        Ok(unet.with_gradient_checkpointing(&GradientSink::default()))
+    }
+
     /// The UNet changed by adapters. What is wrong with the UNet itself is told first: the
     /// adapters would not fit it either.
     fn changed_unet(&self, adapters: Adapters, layers: Option<&SharedLayers>) -> Result<Unet> {
@@ -377,6 +417,20 @@ impl Model {
         file.placed(&[(Network::Unet, &unet)])?.notes()
     }
 
+    /// Whether no prompt stands for zeros and not for the states of the empty one: of SDXL,
+    /// unless its index says otherwise (`force_zeros_for_empty_prompt`).
+    pub fn zeroes_empty_prompt(&self) -> Result<bool> {
+        if self.family() == Family::Sd15 {
+            return Ok(false);
+        }
+        let Ok(index) = self.parts.home.file("model_index.json") else {
+            return Ok(true);
+        };
+        let index: serde_json::Value = config::read_json(&index)?;
+        let stated = index.get("force_zeros_for_empty_prompt");
+        Ok(stated.and_then(serde_json::Value::as_bool).unwrap_or(true))
+    }
+
     /// Whether style LoRAs are configured.
     pub fn has_loras(&self) -> bool {
         !self.parts.loras.is_empty()
@@ -423,6 +477,7 @@ impl Model {
         let parts = &self.parts;
         let (adapter, loras) = match adapters {
             Adapters::None => return Ok(LoraDeltas::new()),
+            Adapters::Loras => return lora_deltas(parts, &parts.loras()?, Network::Unet),
             Adapters::Forward => (&parts.forward, Vec::new()),
             Adapters::Reverse => (&parts.reverse, Vec::new()),
             Adapters::ReverseWithLoras => (&parts.reverse, parts.loras()?),

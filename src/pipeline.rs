@@ -7,14 +7,18 @@
 //! generate: walk the reverse timesteps from pure noise
 //! ```
 //!
+//! Other methods than consistency models ([`Method`]) do the same with the base model by DDIM.
 //! Each step evaluates the network once for all rows: one for an inversion or a
 //! generation; for an edit the source and its targets, or only the targets if nothing
 //! reads the source. Many targets are evaluated in groups.
 
 mod cost;
 mod edit;
+mod generate;
 mod groups;
+mod invert;
 mod latents;
+mod method;
 mod networks;
 
 use std::{fmt::Display, num::NonZeroUsize, panic::resume_unwind, sync::Arc, thread};
@@ -23,21 +27,21 @@ use candle_core::Tensor;
 
 pub use cost::{Cost, Workload};
 pub use edit::{Edit, Edited, Outputs};
-pub use latents::{InversionCache, Latents, Method};
+pub use generate::Generate;
+pub use invert::Invert;
+pub use latents::{InversionCache, Latents};
+pub use method::{Method, NullText};
 pub use networks::Residency;
 
 use networks::Networks;
 
 use crate::{
     diffusion::{
-        BatchConditioning, EmbeddedGuidance, Event, Inverted, Observer, Predictor, Recorder,
-        Scoped, Walk,
+        BatchConditioning, ClassifierFree, EmbeddedGuidance, Event, Observer, Predictor, Solver,
+        Unconditional, Walk,
     },
     error::Result,
-    guidance::Guidance,
-    model::{
-        EncodedPrompts, LatentSampling, Model, TextEncoders, attention::NoControl, unet::Unet,
-    },
+    model::{Conditioning, EncodedPrompts, LatentSampling, Model, TextEncoders, unet::Unet},
     noise::Noise,
     picture::Picture,
     schedule::Timesteps,
@@ -89,130 +93,30 @@ impl Pipeline {
         noise: &mut Noise,
         observer: &mut dyn Observer,
     ) -> Result<Tensor> {
+        let sampling = self.model().family().latent_sampling();
+        self.encode_as(sampling, picture, noise, observer)
+    }
+
+    fn encode_as(
+        &self,
+        sampling: LatentSampling,
+        picture: &Tensor,
+        noise: &mut Noise,
+        observer: &mut dyn Observer,
+    ) -> Result<Tensor> {
         observer.observe(Event::Begins("encoding the picture"));
         let vae = self.networks.vae()?;
         if vae.encodes_in_strips(picture)? {
             observer.observe(Event::Begins("encoding the picture in strips"));
         }
         let posterior = vae.encode(picture)?;
-        let latent = match self.model().family().latent_sampling() {
+        let latent = match sampling {
             LatentSampling::Mode => posterior.mean()?,
             LatentSampling::Sample => {
                 posterior.sample(&noise.normal(posterior.shape(), self.model().device())?)?
             }
         };
         observer.observe(Event::Value("encoded_latent", &latent));
-        Ok(latent)
-    }
-
-    /// Encodes a picture (1, 3, h, w) in [-1, 1] and inverts it under its prompt without
-    /// guidance: the inverted latent (1, 4, h / 8, w / 8) and those before it.
-    pub fn invert(
-        &self,
-        picture: &Tensor,
-        prompt: &str,
-        seed: u64,
-        observer: &mut dyn Observer,
-    ) -> Result<Inverted> {
-        let timesteps = self.model().forward_timesteps()?;
-        let prepare = |observer: &mut dyn Observer| {
-            let start = self.noised(picture, &timesteps, seed, observer)?;
-            let text = encode_prompts(&*self.networks.text()?, &[("src", prompt)], observer)?;
-            Ok((start, text))
-        };
-        let load = || self.networks.forward_unet();
-        let waiting = "loading the forward network";
-        let (((clean, start), text), unet) = while_loading(prepare, load, waiting, observer)?;
-        observer.observe(Event::Begins("inverting"));
-        let rows = BatchConditioning::one(text.states, Guidance::NONE);
-        let mut scoped = Scoped {
-            prefix: "invert.",
-            observer: &mut *observer,
-        };
-        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
-        let walk = self.walk(&predictor, &timesteps);
-        let mut recorder = Recorder::new(clean, start.clone(), &timesteps);
-        let latent = walk.run(start, &mut recorder, &mut scoped)?;
-        observer.observe(Event::Value("inverted_latent", &latent));
-        Ok(recorder.inverted(latent))
-    }
-
-    /// The latent of a picture, and the same noised to the first of the timesteps.
-    fn noised(
-        &self,
-        picture: &Tensor,
-        timesteps: &Timesteps,
-        seed: u64,
-        observer: &mut dyn Observer,
-    ) -> Result<(Tensor, Tensor)> {
-        let mut noise = Noise::new(seed);
-        let latent = self.encode(picture, &mut noise, observer)?;
-        let start_noise = noise.normal(latent.shape(), self.model().device())?;
-        let schedule = self.model().schedule();
-        let start = schedule.add_noise(&latent, &start_noise, timesteps.start())?;
-        observer.observe(Event::Value("start_noise", &start_noise));
-        observer.observe(Event::Value("start_latent", &start));
-        Ok((latent, start))
-    }
-
-    /// Denoises each noise (1, 4, h, w) to the latent of a new picture, one after
-    /// another with the same networks.
-    pub fn generate(
-        &self,
-        prompt: &str,
-        noises: &[Tensor],
-        guidance: Guidance,
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<Tensor>> {
-        let prepare = |observer: &mut dyn Observer| {
-            let text = self.networks.text_with_loras()?;
-            encode_prompts(&text, &[("tgt", prompt)], observer)
-        };
-        let load = || self.networks.reverse_unet_with_loras();
-        let waiting = "loading the reverse network";
-        let (text, unet) = while_loading(prepare, load, waiting, observer)?;
-        observer.observe(Event::Begins("generating"));
-        let rows = BatchConditioning::one(text.states, guidance);
-        let (timesteps, predictor) = (
-            self.model().reverse_timesteps()?,
-            EmbeddedGuidance::new(&unet, &rows)?,
-        );
-        let walk = self.walk(&predictor, &timesteps);
-        let one = |(index, noise): (usize, &Tensor)| {
-            observer.observe(Event::Picture(index));
-            observer.observe(Event::Value("start_noise", noise));
-            let latent = walk.run(noise.clone(), &mut NoControl, observer)?;
-            observer.observe(Event::Value("latent", &latent));
-            Ok(latent)
-        };
-        noises.iter().enumerate().map(one).collect()
-    }
-
-    /// Denoises an inverted latent (1, 4, h, w) under its own prompt, as it was inverted:
-    /// without guidance and style LoRAs. Values are named `reconstruct.*`.
-    pub fn reconstruct(
-        &self,
-        inverted: &Tensor,
-        prompt: &str,
-        observer: &mut dyn Observer,
-    ) -> Result<Tensor> {
-        let mut scoped = Scoped {
-            prefix: "reconstruct.",
-            observer,
-        };
-        let prepare = |observer: &mut dyn Observer| {
-            encode_prompts(&*self.networks.text()?, &[("src", prompt)], observer)
-        };
-        let load = || self.networks.reverse_unet();
-        let waiting = "loading the reverse network";
-        let (text, unet) = while_loading(prepare, load, waiting, &mut scoped)?;
-        scoped.observe(Event::Begins("reconstructing"));
-        let rows = BatchConditioning::one(text.states, Guidance::NONE);
-        let timesteps = self.model().reverse_timesteps()?;
-        let predictor = EmbeddedGuidance::new(&unet, &rows)?;
-        let walk = self.walk(&predictor, &timesteps);
-        let latent = walk.run(inverted.clone(), &mut NoControl, &mut scoped)?;
-        scoped.observe(Event::Value("latent", &latent));
         Ok(latent)
     }
 
@@ -228,12 +132,38 @@ impl Pipeline {
     }
 
     /// A walk on the model's noise schedule.
-    fn walk<'a>(&'a self, predictor: &'a dyn Predictor, timesteps: &'a Timesteps) -> Walk<'a> {
+    fn walk<'a>(
+        &'a self,
+        predictor: &'a dyn Predictor,
+        (timesteps, solver): (&'a Timesteps, Solver),
+    ) -> Walk<'a> {
         Walk {
             predictor,
             schedule: self.model().schedule(),
             timesteps,
+            solver,
         }
+    }
+}
+
+/// The predictor of rows: with guidance as an input of the network, or with a text that
+/// classifier-free guidance leads away from.
+fn predictor<'a>(
+    unet: &'a Unet,
+    rows: &'a BatchConditioning,
+    unconditional: Option<&Unconditional>,
+) -> Result<Box<dyn Predictor + 'a>> {
+    Ok(match unconditional {
+        None => Box::new(EmbeddedGuidance::new(unet, rows)?),
+        Some(text) => Box::new(ClassifierFree::new(unet, rows, text)?),
+    })
+}
+
+/// The conditioning of a negative prompt, given its states: without one, that of no prompt.
+fn negative(model: &Model, prompt: Option<&str>, states: Conditioning) -> Result<Conditioning> {
+    match prompt.is_none_or(str::is_empty) && model.zeroes_empty_prompt()? {
+        true => states.zeroed(),
+        false => Ok(states),
     }
 }
 

@@ -5,9 +5,13 @@
 //! probability-flow ODE (iCD, arXiv 2406.14539, equation 3; DDIM, arXiv
 //! 2010.02502, equation 12).
 
+mod ddim;
+
 use std::{f64::consts::PI, fmt, str::FromStr};
 
 use candle_core::Tensor;
+
+pub use ddim::DdimSteps;
 
 use crate::error::{Error, Result, Setting};
 
@@ -34,7 +38,7 @@ impl fmt::Display for Timestep {
 /// One step of a sampler, of any length and in either direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Jump {
-    /// The timestep at which the network is evaluated.
+    /// The timestep of the latent.
     pub from: Timestep,
     /// The timestep of the result.
     pub to: Timestep,
@@ -222,16 +226,33 @@ impl NoiseSchedule {
     /// Moves `x` from `jump.from` to `jump.to` with the predicted noise `eps` of the
     /// same shape (iCD, equation 3).
     pub fn jump(&self, x: &Tensor, eps: &Tensor, jump: Jump) -> Result<Tensor> {
-        let (alpha, sigma) = self.alpha_sigma(jump.from);
-        let origin = ((x - (eps * sigma)?)? / alpha)?;
-        self.add_noise(&origin, eps, jump.to)
+        let levels = [jump.from, jump.to].map(|t| self.alpha_sigma(t));
+        jumped(x, eps, levels)
+    }
+
+    /// As [`jump`](Self::jump), with the levels of the betas at timestep 0, too: a DDIM step
+    /// with diffusers' `set_alpha_to_one=False`.
+    pub fn ddim_jump(&self, x: &Tensor, eps: &Tensor, jump: Jump) -> Result<Tensor> {
+        let levels = [jump.from, jump.to].map(|t| self.alpha_sigma_unclamped(t));
+        jumped(x, eps, levels)
     }
 
     /// Adds `noise` to the clean latent `x` at the level of timestep `t`.
     pub fn add_noise(&self, x: &Tensor, noise: &Tensor, t: Timestep) -> Result<Tensor> {
-        let (alpha, sigma) = self.alpha_sigma(t);
-        Ok(((x * alpha)? + (noise * sigma)?)?)
+        mixed(x, noise, self.alpha_sigma(t))
     }
+}
+
+/// Moves `x` between two levels (alpha, sigma) with the predicted noise `eps`.
+fn jumped(x: &Tensor, eps: &Tensor, [from, to]: [(f64, f64); 2]) -> Result<Tensor> {
+    let (alpha, sigma) = from;
+    let origin = ((x - (eps * sigma)?)? / alpha)?;
+    mixed(&origin, eps, to)
+}
+
+/// The latent and the noise at a level.
+fn mixed(x: &Tensor, noise: &Tensor, (alpha, sigma): (f64, f64)) -> Result<Tensor> {
+    Ok(((x * alpha)? + (noise * sigma)?)?)
 }
 
 /// Evenly spaced from both ends, in f32, as PyTorch's linspace is.

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    diffusion::{BatchConditioning, ClassifierFree, Silent, Walk},
+    diffusion::{BatchConditioning, ClassifierFree, Silent, Solver, Unconditional, Walk},
     guidance::{Guidance, Tau},
     model::{Adapters, Model, ModelChoice, attention::NoControl},
     noise::Noise,
@@ -92,7 +92,7 @@ fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
         early: None,
         guidance: vec![Guidance::new(GUIDANCE, Tau::CONSTANT)?; count],
     };
-    let empty = text.encode(&vec![""; count])?.states;
+    let empty = Unconditional::Fixed(text.encode(&[""])?.states);
     let timesteps: Vec<_> = (0..STEPS)
         .rev()
         .map(|step| 19 + 20 * step)
@@ -102,6 +102,7 @@ fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
         predictor: &ClassifierFree::new(&unet, &rows, &empty)?,
         schedule: model.schedule(),
         timesteps: &Timesteps::reverse(&timesteps)?,
+        solver: Solver::Consistency,
     };
     let noise = Noise::new(7).normal((count, 4, 16, 16), &Device::Cpu)?;
     Ok(walk.run(noise, &mut NoControl, &mut Silent)?)

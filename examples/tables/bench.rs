@@ -5,7 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use icd::{
     control::{Chain, ControlPlan, WalkInfo},
-    diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Walk, WalkControl},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Solver, Walk, WalkControl},
     guidance::Guidance,
     model::{
         Adapters, EncodedPrompts, Model, ModelChoice, TextEncoders, attention::NoControl,
@@ -121,6 +121,7 @@ impl Bench {
         let text = self.read(&captions)?;
         let info = WalkInfo {
             steps: timesteps.count(),
+            blend_from: 0,
             attentive_levels: self.model.unet_config().attentive_levels(),
             transformer_blocks: self.model.unet_config().transformer_blocks(),
             device: self.model.device().clone(),
@@ -152,6 +153,7 @@ impl Bench {
             predictor: &EmbeddedGuidance::new(unet, rows)?,
             schedule: self.model.schedule(),
             timesteps,
+            solver: Solver::Consistency,
         };
         Ok(walk.run(x, control, &mut Silent)?)
     }

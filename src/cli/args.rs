@@ -3,6 +3,7 @@
 pub(crate) mod control;
 pub(crate) mod device;
 pub(crate) mod measure;
+pub(crate) mod method;
 pub(crate) mod model;
 pub(crate) mod output;
 pub(crate) mod result;

@@ -88,6 +88,14 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// The inverted picture, if it is one.
+    pub(crate) fn latents(&self) -> Option<&'a Latents> {
+        match self {
+            Self::Photo(..) => None,
+            Self::Latents(latents, _) => Some(latents),
+        }
+    }
+
     /// The size of the latent.
     pub(crate) fn latent(&self) -> Result<Size> {
         match self {

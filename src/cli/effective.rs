@@ -7,7 +7,7 @@ use icd::{
     control::{Blend, ControlMode, ControlPlan, CrossReplaceSteps},
     guidance::Guidance,
     model::Model,
-    pipeline::Edit,
+    pipeline::{Edit, Method},
     prompt::Prompt,
 };
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ impl Settings {
         let settings = self
             .with("src_prompt", source.text())
             .with("tgt_prompt", [target.text()])
+            .of_method(&edit.method)
             .of_guidance(edit.guidance)
             .with("cross_replace", cross_replace(&plan.cross))
             .with("self_replace", number(&plan.self_replace.to_string()))
@@ -43,7 +44,8 @@ impl Settings {
         let settings = match plan.mode {
             ControlMode::Masactrl => {
                 let blocks = model.unet_config().transformer_blocks();
-                let start = plan.masactrl_start(blocks).to_string();
+                let steps = edit.method.reverse_timesteps(model)?.count();
+                let start = plan.masactrl_start(steps, blocks).to_string();
                 settings.chosen("masactrl_start", start)
             }
             _ => settings,
@@ -61,6 +63,21 @@ impl Settings {
             _ => settings,
         };
         settings.made_with(model)
+    }
+
+    /// The settings of a method other than that of consistency models.
+    pub(crate) fn of_method(self, method: &Method) -> Self {
+        let Some(steps) = method.steps() else {
+            return self;
+        };
+        let settings = self.chosen("method", method.name());
+        let settings = settings.chosen("steps", steps.count());
+        match method.null_text() {
+            Some(null_text) if !null_text.begin.is_empty() => {
+                settings.chosen("negative_prompt", null_text.begin.clone())
+            }
+            _ => settings,
+        }
     }
 
     /// The settings of guidance.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Result;
 use icd::{
     diffusion::Inverted,
-    pipeline::{InversionCache, Latents, Method, Pipeline},
+    pipeline::{InversionCache, Invert, Latents, Pipeline},
 };
 
 use super::{Console, canvas::Placed};
@@ -14,8 +14,7 @@ use super::{Console, canvas::Placed};
 pub(crate) struct Inversion<'a> {
     pub(crate) pipeline: &'a Pipeline,
     pub(crate) placed: &'a Placed<'a>,
-    pub(crate) prompt: &'a str,
-    pub(crate) seed: u64,
+    pub(crate) invert: Invert,
 }
 
 impl Inversion<'_> {
@@ -23,16 +22,15 @@ impl Inversion<'_> {
     pub(crate) fn run(&self, console: &mut Console) -> Result<Latents> {
         let model = self.pipeline.model();
         let picture = self.placed.picture.to_tensor(model.device())?;
-        let (prompt, seed) = (self.prompt, self.seed);
-        self.latents(self.pipeline.invert(&picture, prompt, seed, console)?)
+        self.latents(self.pipeline.invert_by(&self.invert, &picture, console)?)
     }
 
     /// The inverted picture with all that its file states.
     pub(crate) fn latents(&self, inverted: Inverted) -> Result<Latents> {
         Ok(Latents {
-            method: Method::Icd,
+            method: self.invert.method.clone(),
             inverted,
-            prompt: self.prompt.into(),
+            prompt: self.invert.prompt.clone(),
             model: self.pipeline.model().identity()?,
             notes: self.notes()?,
         })
@@ -50,14 +48,14 @@ impl Inversion<'_> {
         };
         let cache = InversionCache::new(folder);
         let model = self.pipeline.model();
-        let file = cache.file(model, &self.placed.picture, self.prompt, self.seed)?;
+        let (picture, method) = (&self.placed.picture, &self.invert.method);
+        let file = cache.file(model, picture, &self.invert)?;
         if !console.dumps()
-            && let Some(found) = cache.get(&file, model, &self.placed.picture)
+            && let Some(found) = cache.get(&file, model, (picture, method))
         {
             console.note(&format!("inversion: {}", file.display()));
-            // Another photo may look the same at this size.
-            let notes = self.notes()?;
-            return Ok(Latents { notes, ..found });
+            // Another photo may look the same at this size, and another method invert like this.
+            return self.latents(found.inverted);
         }
         let inverted = self.run(console)?;
         if let Err(error) = cache.put(&file, &inverted) {
@@ -67,9 +65,10 @@ impl Inversion<'_> {
     }
 
     fn notes(&self) -> Result<HashMap<String, String>> {
-        let timesteps = self.pipeline.model().forward_timesteps()?;
+        let Invert { method, seed, .. } = &self.invert;
+        let timesteps = method.forward_timesteps(self.pipeline.model())?;
         let notes = [
-            ("seed", self.seed.to_string()),
+            ("seed", seed.to_string()),
             ("forward_timesteps", timesteps.to_string()),
             ("version", env!("CARGO_PKG_VERSION").to_string()),
         ];

@@ -16,19 +16,13 @@ pub struct Chain<'a>(pub Vec<&'a mut dyn WalkControl>);
 
 impl AttentionControl for Chain<'_> {
     fn intervention(&self, site: &Site) -> Intervention {
-        let asks_for = |wanted| {
-            let mut controls = self.0.iter();
-            controls.any(|control| control.intervention(site) == wanted)
-        };
-        let by_rank = [
-            Intervention::FirstRowsMaps,
-            Intervention::FirstRowsKeysValues,
-            Intervention::Maps,
-        ];
-        by_rank
-            .into_iter()
-            .find(|&wanted| asks_for(wanted))
-            .unwrap_or(Intervention::None)
+        let controls = self.0.iter();
+        first_ranked(controls.map(|control| control.intervention(site)))
+    }
+
+    fn unconditional_intervention(&self, site: &Site) -> Intervention {
+        let controls = self.0.iter();
+        first_ranked(controls.map(|control| control.unconditional_intervention(site)))
     }
 
     fn rewrite(&mut self, site: &Site, mut maps: Tensor) -> Result<Tensor> {
@@ -39,6 +33,17 @@ impl AttentionControl for Chain<'_> {
         }
         Ok(maps)
     }
+}
+
+/// The intervention that excludes the others, else maps, which several can rewrite.
+fn first_ranked(asked: impl Iterator<Item = Intervention>) -> Intervention {
+    let rank = |asked: &Intervention| match asked {
+        Intervention::None => 0,
+        Intervention::Maps => 1,
+        Intervention::FirstRowsKeysValues => 2,
+        Intervention::FirstRowsMaps => 3,
+    };
+    asked.max_by_key(rank).unwrap_or(Intervention::None)
 }
 
 impl WalkControl for Chain<'_> {

@@ -25,7 +25,9 @@ const THRESHOLD: f64 = 0.3;
 pub struct LocalBlend {
     words: BlendWords,
     sites: WordSites,
-    early: bool,
+    /// The first step, from 0, after which it acts.
+    start: usize,
+    step: StepInfo,
     /// The words' maps, summed over tokens, heads, layers and steps so far, of the source for
     /// each target and then of the targets: (2 x targets, 1, height, width).
     maps: Option<Tensor>,
@@ -65,15 +67,23 @@ impl LocalBlend {
         Self {
             words,
             sites,
-            early: false,
+            start: 0,
+            step: StepInfo::default(),
             maps: None,
             mask: None,
         }
     }
 
+    /// The same blend, which lets the first steps, before `start`, change everything.
+    #[must_use]
+    pub fn beginning_at(self, start: usize) -> Self {
+        Self { start, ..self }
+    }
+
     /// The blend of the source and of some of the targets, which are counted from 0.
     pub(super) fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
-        Ok(Self::at(self.words.of_targets(targets)?, self.sites))
+        let blend = Self::at(self.words.of_targets(targets)?, self.sites);
+        Ok(blend.beginning_at(self.start))
     }
 
     /// The mask of the last step (rows, 1, h, w): 1 where a row's latent could change, 0
@@ -108,7 +118,7 @@ fn mask(maps: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
 
 impl AttentionControl for LocalBlend {
     fn intervention(&self, site: &Site) -> Intervention {
-        self.sites.intervention(site, self.early)
+        self.sites.intervention(site, self.step.early)
     }
 
     /// Adds maps (rows, heads, queries, tokens) to the sum and returns them unchanged.
@@ -125,13 +135,13 @@ impl AttentionControl for LocalBlend {
 
 impl WalkControl for LocalBlend {
     fn begin(&mut self, step: StepInfo) {
-        self.early = step.early;
+        self.step = step;
     }
 
     /// Replaces the latents with the first row's wherever neither the row's own words nor
     /// those of the source for it attend.
     fn finish(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
-        let Some(maps) = &self.maps else {
+        let Some(maps) = self.maps.as_ref().filter(|_| self.step.index >= self.start) else {
             return Ok(None);
         };
         let (_, _, height, width) = x.dims4()?;
@@ -222,6 +232,22 @@ mod tests {
             1., 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
         ];
         assert_eq!(rows[1], expected);
+    }
+
+    #[test]
+    fn before_its_start_everything_may_change() {
+        let mut blend = blend(&[[0., 1.]], &[[0., 1.]]).beginning_at(1);
+        let x = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+        let mut blends = |index| {
+            let step = StepInfo {
+                index,
+                ..StepInfo::default()
+            };
+            blend.begin(step);
+            blend.rewrite(&SITE, maps(&[Some(0), Some(15)])).unwrap();
+            blend.finish(&x).unwrap().is_some()
+        };
+        assert!(!blends(0) && blends(1));
     }
 
     #[test]

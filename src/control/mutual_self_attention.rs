@@ -20,10 +20,10 @@ pub struct MasactrlStart {
 
 impl MasactrlStart {
     /// The published start in proportion: layer 10 of the 16 of Stable Diffusion 1.5 (44 of
-    /// SDXL's 70), and the second step: 4 of 50 are part of the first of four.
-    pub fn of_layers(layers: usize) -> Self {
+    /// SDXL's 70), and step 4 of 50; with four steps the second: 4 of 50 are part of the first.
+    pub fn usual(steps: usize, layers: usize) -> Self {
         Self {
-            step: 1,
+            step: (4 * steps).div_ceil(50),
             layer: (10 * layers).div_ceil(16),
         }
     }
@@ -91,6 +91,11 @@ impl AttentionControl for MutualSelfAttention {
             _ => Intervention::None,
         }
     }
+
+    /// The features of the source are the same whatever the text.
+    fn unconditional_intervention(&self, site: &Site) -> Intervention {
+        self.intervention(site)
+    }
 }
 
 impl WalkControl for MutualSelfAttention {
@@ -137,10 +142,11 @@ mod tests {
 
     #[test]
     fn the_usual_start_is_the_published_one() {
-        let of = |layers| MasactrlStart::of_layers(layers).to_string();
-        assert_eq!([of(16), of(70)], ["1:10", "1:44"]);
+        let of = |steps, layers| MasactrlStart::usual(steps, layers).to_string();
+        assert_eq!([of(4, 16), of(3, 16), of(4, 70)], ["1:10", "1:10", "1:44"]);
+        assert_eq!([of(50, 16), of(20, 16)], ["4:10", "2:10"]);
         let read = |text: &str| text.parse::<MasactrlStart>();
-        assert_eq!(read("1:10").unwrap(), MasactrlStart::of_layers(16));
+        assert_eq!(read("1:10").unwrap(), MasactrlStart::usual(4, 16));
         for text in ["", "1", ":", "1:", "-1:2", "1:2:3", "1.0:2"] {
             assert!(read(text).is_err(), "{text}");
         }

@@ -74,7 +74,7 @@ pub enum Blend {
 pub struct ControlPlan {
     /// How attention follows the source.
     pub mode: ControlMode,
-    /// Where MasaCtrl begins; by default [`MasactrlStart::of_layers`] says.
+    /// Where MasaCtrl begins; by default [`MasactrlStart::usual`] says.
     pub masactrl_start: Option<MasactrlStart>,
     /// The steps in which it does.
     pub cross: CrossReplaceSteps,
@@ -117,6 +117,8 @@ impl Controls {
 pub struct WalkInfo {
     /// Number of steps.
     pub steps: usize,
+    /// The first step, from 0, after which local blend acts.
+    pub blend_from: usize,
     /// The levels of the UNet with attention (number of times the side is halved).
     pub attentive_levels: Vec<usize>,
     /// Number of its transformer blocks.
@@ -185,14 +187,15 @@ impl ControlPlan {
         if self.mode != ControlMode::Masactrl {
             return Ok(None);
         }
-        let start = self.masactrl_start(walk.transformer_blocks);
+        let start = self.masactrl_start(walk.steps, walk.transformer_blocks);
         start.check(walk.steps, walk.transformer_blocks)?;
         Ok(Some(MutualSelfAttention::new(start)))
     }
 
-    /// Where MasaCtrl begins in a network of so many transformer blocks.
-    pub fn masactrl_start(&self, transformer_blocks: usize) -> MasactrlStart {
-        let usual = MasactrlStart::of_layers(transformer_blocks);
+    /// Where MasaCtrl begins in a walk of so many steps in a network of so many transformer
+    /// blocks.
+    pub fn masactrl_start(&self, steps: usize, transformer_blocks: usize) -> MasactrlStart {
+        let usual = MasactrlStart::usual(steps, transformer_blocks);
         self.masactrl_start.unwrap_or(usual)
     }
 
@@ -353,7 +356,8 @@ impl ControlPlan {
             source: Tensor::new(sources, &walk.device)?,
             target: Tensor::new(own, &walk.device)?,
         };
-        Ok(Some(LocalBlend::new(words, &walk.attentive_levels)))
+        let blend = LocalBlend::new(words, &walk.attentive_levels);
+        Ok(Some(blend.beginning_at(walk.blend_from)))
     }
 
     /// Returns an error if a word that was named for the targets is in none of them.

@@ -1,4 +1,4 @@
-//! Noise predictors: a UNet with guidance.
+//! Noise predictors, and a UNet that takes its guidance as an input.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,7 @@ use crate::{
     guidance::Guidance,
     model::{
         Conditioning,
-        attention::{AttentionControl, NoControl},
+        attention::AttentionControl,
         unet::{PreparedText, Unet, UnetInput},
     },
     schedule::Timestep,
@@ -17,6 +17,11 @@ use crate::{
 pub trait Predictor {
     /// Number of rows.
     fn rows(&self) -> usize;
+
+    /// Number of evaluations of the network at timestep `t`, each of all rows.
+    fn evaluations(&self, _t: Timestep) -> usize {
+        1
+    }
 
     /// Whether the rows use their early prompts at timestep `t`.
     fn is_early(&self, _t: Timestep) -> bool {
@@ -60,35 +65,63 @@ impl BatchConditioning {
     }
 }
 
+/// The texts of the rows, prepared once for all steps.
+pub(super) struct RowTexts<'a> {
+    guidance: &'a [Guidance],
+    own: PreparedText,
+    early: Option<PreparedText>,
+}
+
+impl<'a> RowTexts<'a> {
+    pub(super) fn new(unet: &Unet, rows: &'a BatchConditioning) -> Result<Self> {
+        let early = rows.early.as_ref().map(|text| unet.prepare(text));
+        Ok(Self {
+            guidance: &rows.guidance,
+            own: unet.prepare(&rows.text)?,
+            early: early.transpose()?,
+        })
+    }
+
+    pub(super) fn guidance(&self) -> &'a [Guidance] {
+        self.guidance
+    }
+
+    /// Whether those at timestep `t` are the early ones.
+    pub(super) fn is_early(&self, t: Timestep) -> bool {
+        self.early.is_some() && self.guidance.iter().any(|w| w.tau().is_early(t))
+    }
+
+    /// Those at timestep `t`.
+    pub(super) fn at(&self, t: Timestep) -> &PreparedText {
+        let early = self.early.as_ref().filter(|_| self.is_early(t));
+        early.unwrap_or(&self.own)
+    }
+}
+
 /// A guidance-distilled UNet, which takes the guidance strength as an input: one
 /// evaluation per step.
 pub struct EmbeddedGuidance<'a> {
     unet: &'a Unet,
-    guidance: &'a [Guidance],
-    text: PreparedText,
-    early: Option<PreparedText>,
+    texts: RowTexts<'a>,
 }
 
 impl<'a> EmbeddedGuidance<'a> {
     /// Prepares the texts of the rows, once for all steps.
     pub fn new(unet: &'a Unet, rows: &'a BatchConditioning) -> Result<Self> {
-        let early = rows.early.as_ref().map(|text| unet.prepare(text));
         Ok(Self {
             unet,
-            guidance: &rows.guidance,
-            text: unet.prepare(&rows.text)?,
-            early: early.transpose()?,
+            texts: RowTexts::new(unet, rows)?,
         })
     }
 }
 
 impl Predictor for EmbeddedGuidance<'_> {
     fn rows(&self) -> usize {
-        self.guidance.len()
+        self.texts.guidance().len()
     }
 
     fn is_early(&self, t: Timestep) -> bool {
-        self.early.is_some() && self.guidance.iter().any(|w| w.tau().is_early(t))
+        self.texts.is_early(t)
     }
 
     fn predict(
@@ -97,68 +130,13 @@ impl Predictor for EmbeddedGuidance<'_> {
         t: Timestep,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let guidance: Vec<f64> = self.guidance.iter().map(|w| w.at(t)).collect();
-        let early = self.early.as_ref().filter(|_| self.is_early(t));
+        let guidance: Vec<f64> = self.texts.guidance().iter().map(|w| w.at(t)).collect();
         let input = UnetInput {
             latent: x,
             times: &vec![t; guidance.len()],
             guidance: &guidance,
-            text: early.unwrap_or(&self.text),
+            text: self.texts.at(t),
         };
         self.unet.forward(input, control)
     }
-}
-
-/// A UNet without guidance input: two evaluations per step, the second with the empty
-/// prompt (classifier-free guidance, arXiv 2207.12598).
-pub struct ClassifierFree<'a> {
-    unet: &'a Unet,
-    guidance: Vec<Guidance>,
-    text: PreparedText,
-    empty: PreparedText,
-}
-
-impl<'a> ClassifierFree<'a> {
-    /// Prepares the texts of the rows, and `empty` of as many rows of the empty prompt.
-    pub fn new(unet: &'a Unet, rows: &BatchConditioning, empty: &Conditioning) -> Result<Self> {
-        Ok(Self {
-            unet,
-            guidance: rows.guidance.clone(),
-            text: unet.prepare(&rows.text)?,
-            empty: unet.prepare(empty)?,
-        })
-    }
-}
-
-impl Predictor for ClassifierFree<'_> {
-    fn rows(&self) -> usize {
-        self.guidance.len()
-    }
-
-    fn predict(
-        &self,
-        x: &Tensor,
-        t: Timestep,
-        control: &mut dyn AttentionControl,
-    ) -> Result<Tensor> {
-        let (times, unguided) = (vec![t; self.rows()], vec![0.0; self.rows()]);
-        let input = |text| UnetInput {
-            latent: x,
-            times: &times,
-            guidance: &unguided,
-            text,
-        };
-        let with_text = self.unet.forward(input(&self.text), control)?;
-        let without = self.unet.forward(input(&self.empty), &mut NoControl)?;
-        let guidance: Vec<f64> = self.guidance.iter().map(|w| w.at(t)).collect();
-        classifier_free(&with_text, &without, &guidance)
-    }
-}
-
-/// `without + (w + 1) (with_text - without)` for noise (rows, 4, h, w) and the
-/// strength w of each row; w = 0 returns `with_text`.
-pub fn classifier_free(with_text: &Tensor, without: &Tensor, guidance: &[f64]) -> Result<Tensor> {
-    let scales: Vec<_> = guidance.iter().map(|w| (w + 1.0) as f32).collect();
-    let scales = Tensor::from_vec(scales, ((), 1, 1, 1), without.device())?;
-    Ok((without + (with_text - without)?.broadcast_mul(&scales)?)?)
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::WalkControl;
+use super::{NullEmbeddings, WalkControl};
 use crate::{
     error::Result,
     model::attention::AttentionControl,
@@ -16,6 +16,8 @@ pub struct Inverted {
     pub latent: Tensor,
     /// What came before it.
     pub trajectory: Trajectory,
+    /// What null-text inversion optimised; else empty.
+    pub null_embeddings: NullEmbeddings,
 }
 
 impl Inverted {
@@ -27,6 +29,7 @@ impl Inverted {
         Ok(Self {
             latent: self.latent.to_device(device)?,
             trajectory: Trajectory(trajectory.collect::<Result<_>>()?),
+            null_embeddings: self.null_embeddings.to_device(device)?,
         })
     }
 }
@@ -37,6 +40,7 @@ impl From<Tensor> for Inverted {
         Self {
             latent,
             trajectory: Trajectory::default(),
+            null_embeddings: NullEmbeddings::default(),
         }
     }
 }
@@ -70,11 +74,14 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// For a walk along `timesteps` from `start`, the noised form of the `clean` latent.
+    /// For a walk along `timesteps` from `start`, the noised form of the `clean` latent; or, if
+    /// the timesteps begin at 0, that latent itself.
     pub(crate) fn new(clean: Tensor, start: Tensor, timesteps: &Timesteps) -> Self {
         let jumps: Vec<_> = timesteps.jumps().map(|jump| jump.to).collect();
+        let mut latents = vec![(Timestep(0), clean), (timesteps.start(), start)];
+        latents.dedup_by_key(|(at, _)| *at);
         Self {
-            latents: vec![(Timestep(0), clean), (timesteps.start(), start)],
+            latents,
             ahead: jumps.into_iter(),
         }
     }
@@ -85,6 +92,7 @@ impl Recorder {
         Inverted {
             latent,
             trajectory: Trajectory(self.latents),
+            null_embeddings: NullEmbeddings::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Event, Observer, Predictor};
+use super::{Event, Observer, Predictor, Solver};
 use crate::{
     error::{Error, Result},
     model::attention::{AttentionControl, NoControl},
@@ -48,8 +48,10 @@ pub struct Walk<'a> {
     pub predictor: &'a dyn Predictor,
     /// The noise schedule.
     pub schedule: &'a NoiseSchedule,
-    /// The timesteps of the evaluations, then that of the result.
+    /// The timesteps of the latents, from the first to the result's.
     pub timesteps: &'a Timesteps,
+    /// How each step is computed.
+    pub solver: Solver,
 }
 
 impl Walk<'_> {
@@ -62,20 +64,23 @@ impl Walk<'_> {
     ) -> Result<Tensor> {
         for (step, jump) in self.timesteps.jumps().enumerate() {
             let (_, _, height, width) = x.dims4()?;
+            let at = self.solver.predicted_at(jump);
             control.begin(StepInfo {
                 index: step,
-                timestep: jump.from,
-                early: self.predictor.is_early(jump.from),
+                timestep: at,
+                early: self.predictor.is_early(at),
                 latent: (height, width),
             });
             // Detached: no gradients flow through the loop while a network is trained.
-            let eps = self.predictor.predict(&x, jump.from, control)?.detach();
-            x = self.schedule.jump(&x, &eps, jump)?;
-            observer.observe(Event::Evaluated {
-                step,
-                of: self.timesteps.count(),
-                rows: self.predictor.rows(),
-            });
+            let eps = self.predictor.predict(&x, at, control)?.detach();
+            x = self.solver.jump(self.schedule, &x, &eps, jump)?;
+            for _ in 0..self.predictor.evaluations(at) {
+                observer.observe(Event::Evaluated {
+                    step,
+                    of: self.timesteps.count(),
+                    rows: self.predictor.rows(),
+                });
+            }
             observer.observe(Event::Value(&format!("step{step}"), &x));
             if let Some(changed) = control.finish(&x)? {
                 observer.observe(Event::Value(&format!("step{step}.blended"), &changed));

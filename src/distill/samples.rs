@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use candle_core::{Device, Tensor};
 
 use crate::{
-    diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Walk},
+    diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Solver, Walk},
     error::{Error, Result},
     guidance::{Guidance, Tau},
     model::{Conditioning, attention::NoControl, unet::Unet, vae::Vae},
@@ -80,6 +80,7 @@ impl Samples {
             predictor: &EmbeddedGuidance::new(unet, &rows)?,
             schedule,
             timesteps,
+            solver: Solver::Consistency,
         };
         walk.run(x, &mut NoControl, &mut Silent)
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Family, TrainedOn, config, is_model_folder,
+    Family, MethodName, TrainedOn, config, is_model_folder,
     manifest::Manifest,
     presets::{Preset, Variant},
     shapes,
@@ -18,7 +18,7 @@ use crate::{
     hub::{Cache, FileTree, Location, Repository},
     io::{Digests, Source},
     lora::{Direction, RELEASED_ALPHA, WeightedLora, finite_alpha},
-    schedule::Timesteps,
+    schedule::{DdimSteps, Timesteps},
 };
 
 /// The user's choice of a model and its overrides. Paths are as given, or
@@ -87,6 +87,8 @@ pub struct ModelFiles {
     pub(super) guidance: Option<f64>,
     /// The default tau of edits.
     pub(super) tau: Option<Tau>,
+    /// The default method, and its steps.
+    pub(super) method: (MethodName, DdimSteps),
     pub(super) trained_on: TrainedOn,
     pub(super) loras: Vec<WeightedLora<Location>>,
     /// A single-file checkpoint with UNet, autoencoder and text encoders.
@@ -112,6 +114,11 @@ pub(super) struct DirectionAdapter {
 }
 
 impl DirectionAdapter {
+    /// Whether nothing is known of it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.adapter.is_none() && self.timesteps.is_none()
+    }
+
     /// The adapter's file, which must not state the other direction.
     pub(super) fn adapter_file(&self) -> Result<Option<Source>> {
         let Some(adapter) = &self.adapter else {
@@ -189,6 +196,7 @@ impl ModelFiles {
             lora_alpha: None,
             guidance: None,
             tau: None,
+            method: Default::default(),
             trained_on: TrainedOn::default(),
             loras: Vec::new(),
             single: None,
@@ -231,6 +239,7 @@ impl ModelFiles {
             lora_alpha: None,
             guidance: manifest.guidance,
             tau: manifest.tau,
+            method: (manifest.method, manifest.steps),
             trained_on: manifest.trained_on,
             loras: Vec::new(),
             single: None,

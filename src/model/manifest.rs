@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::TrainedOn;
+use super::{MethodName, TrainedOn};
 use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
     hub::FileTree,
     lora::finite_alpha,
-    schedule::Timesteps,
+    schedule::{DdimSteps, Timesteps},
 };
 
 /// The contents of `icd.toml`; its paths are relative to the folder.
@@ -28,6 +28,9 @@ pub(super) struct Manifest {
     pub(super) guidance: Option<f64>,
     #[serde(deserialize_with = "tau")]
     pub(super) tau: Option<Tau>,
+    pub(super) method: MethodName,
+    #[serde(deserialize_with = "steps")]
+    pub(super) steps: DdimSteps,
     pub(super) trained_on: TrainedOn,
 }
 
@@ -59,6 +62,10 @@ fn guidance<'de, D: Deserializer<'de>>(file: D) -> Result<Option<f64>, D::Error>
 
 fn tau<'de, D: Deserializer<'de>>(file: D) -> Result<Option<Tau>, D::Error> {
     checked(file, Tau::step)
+}
+
+fn steps<'de, D: Deserializer<'de>>(file: D) -> Result<DdimSteps, D::Error> {
+    DdimSteps::new(usize::deserialize(file)?).map_err(de::Error::custom)
 }
 
 /// The value that `check` makes of the file's; its error names the line of the file.

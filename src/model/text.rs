@@ -42,6 +42,22 @@ impl Conditioning {
         })
     }
 
+    /// A single row repeated to so many; as many are left as they are.
+    pub fn spread(&self, rows: usize) -> Result<Self> {
+        match self.hidden_states.dim(0)? {
+            1 if rows > 1 => self.rows(std::iter::repeat_n(0, rows)),
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// The conditioning of zeros, which stands for no prompt in SDXL.
+    pub fn zeroed(&self) -> Result<Self> {
+        Ok(Self {
+            hidden_states: self.hidden_states.zeros_like()?,
+            pooled: self.pooled.as_ref().map(Tensor::zeros_like).transpose()?,
+        })
+    }
+
     /// These hidden states with the pooled text embeddings of `other`.
     pub fn pooled_as(self, other: &Self) -> Self {
         Self {

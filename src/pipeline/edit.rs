@@ -5,17 +5,17 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::{
-    Pipeline, encode_prompts,
+    Method, Pipeline, encode_prompts,
     groups::{Gathered, groups},
-    while_loading,
+    negative, predictor, while_loading,
 };
 use crate::{
     control::{
         Anchor, AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, SourceAnchor,
         WalkInfo, join_rows,
     },
-    diffusion::{BatchConditioning, EmbeddedGuidance, Event, Inverted, Observer, WalkControl},
-    error::{Error, Result},
+    diffusion::{BatchConditioning, Event, Inverted, Observer, Unconditional, WalkControl},
+    error::{Error, Result, Setting},
     guidance::Guidance,
     model::{Conditioning, EncodedPrompts, Model, unet::Unet},
     prompt::Prompt,
@@ -28,8 +28,15 @@ pub struct Edit {
     pub source: String,
     /// What it should show, one prompt for each edit.
     pub targets: Vec<String>,
-    /// The guidance of the targets.
+    /// How noise becomes a picture; that of the inversion, or one that it
+    /// [serves](Method::serves).
+    pub method: Method,
+    /// The guidance of the targets, and with other methods than consistency models of the
+    /// source, too.
     pub guidance: Guidance,
+    /// What classifier-free guidance leads away from; by default the empty prompt. None with
+    /// negative-prompt inversion, where it is the source prompt.
+    pub negative_prompt: Option<String>,
     /// The prompt of the targets while their guidance is reduced; their own by default.
     pub early_prompt: Option<String>,
     /// What preserves the source.
@@ -98,15 +105,15 @@ impl Pipeline {
             let text = encode_prompts(&text, &self.named_prompts(edit), observer)?;
             self.encoded(edit, text)
         };
-        let load = || self.networks.reverse_unet_with_loras();
+        let load = || self.networks.reverse_unet_with_loras(&edit.method);
         let (encoded, unet) = while_loading(prepare, load, LOADING, observer)?;
         observer.observe(Event::Begins("editing"));
         self.walked(inverted, (edit, encoded), &unet, observer)
     }
 
     /// Makes several edits of one inverted picture, one after another with the same networks:
-    /// each is what [`edit`](Self::edit) makes of it alone. Prompts that several have are
-    /// encoded once.
+    /// each is what [`edit`](Self::edit) makes of it alone. They have the method of the first.
+    /// Prompts that several have are encoded once.
     pub fn edits(
         &self,
         inverted: &Inverted,
@@ -128,7 +135,12 @@ impl Pipeline {
             };
             edits.iter().map(one).collect()
         };
-        let load = || self.networks.reverse_unet_with_loras();
+        let method = edits.first().map(|edit| edit.method.clone());
+        let method = method.unwrap_or_default();
+        if let Some(other) = edits.iter().find(|edit| edit.method != method) {
+            return Err(differing(&method, &other.method));
+        }
+        let load = || self.networks.reverse_unet_with_loras(&method);
         let (encoded, unet) = while_loading(prepare, load, LOADING, observer)?;
         observer.observe(Event::Begins("editing"));
         let pairs = edits.iter().zip(encoded);
@@ -153,9 +165,10 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Edited> {
         let Encoded { text, mut controls } = encoded;
+        edit.check()?;
         let sources = usize::from(edit.walks_source(&mut controls));
         if sources == 1 && edit.control.anchor == Anchor::On {
-            let timesteps = self.model().reverse_timesteps()?;
+            let timesteps = edit.method.reverse_timesteps(self.model())?;
             controls.anchor = SourceAnchor::new(&inverted.trajectory, &timesteps);
         }
         let mut gathered = Gathered::new(observer, sources);
@@ -184,10 +197,12 @@ impl Pipeline {
         observer: &mut dyn Observer,
     ) -> Result<Walked> {
         let rows = group.conditioning()?;
+        let unconditional = group.unconditional(self.model(), inverted)?;
         let x = inverted.latent.repeat((rows.count(), 1, 1, 1))?;
-        let timesteps = self.model().reverse_timesteps()?;
-        let predictor = EmbeddedGuidance::new(unet, &rows)?;
-        let walk = self.walk(&predictor, &timesteps);
+        let method = &group.edit.method;
+        let timesteps = method.reverse_timesteps(self.model())?;
+        let predictor = predictor(unet, &rows, unconditional.as_ref())?;
+        let walk = self.walk(&*predictor, (&timesteps, method.solver()));
         let latents = walk.run(x, &mut group.controls.chain(), observer)?;
         observer.observe(Event::Value("latent", &latents));
         let blend = group.controls.plan.blend.as_ref();
@@ -198,17 +213,20 @@ impl Pipeline {
         })
     }
 
-    /// The number of rows that each step evaluates, for each group of targets that is walked,
-    /// given the tokenized [`prompts`](Edit::tokenize). Fails on words that they do not have;
-    /// loads nothing.
+    /// The number of rows of each evaluation, given the tokenized [`prompts`](Edit::tokenize).
+    /// Fails on words that they do not have; loads nothing.
     pub fn rows_evaluated(&self, edit: &Edit, prompts: &[Prompt]) -> Result<Vec<usize>> {
+        edit.check()?;
         let mut controls = EditControls::new(edit, self.model(), prompts)?;
         let sources = usize::from(edit.walks_source(&mut controls));
-        let groups = groups(edit.targets.len(), sources, self.max_rows);
-        Ok(groups.into_iter().map(|own| sources + own.len()).collect())
+        let groups = groups(edit.targets.len(), sources, self.max_rows).into_iter();
+        let each = edit.method.evaluations(self.model(), edit.guidance)?;
+        let rows = groups.flat_map(|own| vec![sources + own.len(); each]);
+        Ok(rows.collect())
     }
 
-    /// The prompts of the rows and the early prompt, with the names of their states.
+    /// The prompts of the rows, the early prompt and the negative one, with the names of their
+    /// states.
     fn named_prompts<'a>(&self, edit: &'a Edit) -> Vec<(String, &'a str)> {
         let name = |row| match row {
             // An inversion reports the source's states without LoRAs as `text_src`.
@@ -219,10 +237,28 @@ impl Pipeline {
         };
         let early = edit.early_prompt.as_deref();
         let early = early.map(|prompt| ("early".into(), prompt));
+        let negative = edit.negative_row();
+        let negative = negative.map(|prompt| ("negative".into(), prompt));
         let rows = edit.prompts().enumerate();
         rows.map(|(row, prompt)| (name(row), prompt))
             .chain(early)
+            .chain(negative)
             .collect()
+    }
+}
+
+/// The error of edits of one inversion by two methods.
+fn differing(first: &Method, other: &Method) -> Error {
+    match first.told() == other.told() {
+        true => Error::of(
+            Setting::Guidance,
+            "the method nti optimises its embeddings for one guidance: edits of one inversion \
+             have the same",
+        ),
+        false => Error::of(
+            Setting::Method,
+            format!("{}: the first edit is by {}", other.told(), first.told()),
+        ),
     }
 }
 
@@ -245,13 +281,13 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// The conditioning of its rows. The early prompt's states are the last of all; the pooled
-    /// embedding stays each row's own.
+    /// The conditioning of its rows. The early prompt's states are those after the targets'; the
+    /// pooled embedding stays each row's own. A consistency model leaves the source unguided.
     fn conditioning(&self) -> Result<BatchConditioning> {
         let targets = self.targets.clone().map(|target| target + 1);
         let prompts: Vec<_> = self.rows.clone().chain(targets).collect();
         let of = |prompt| match prompt {
-            0 => Guidance::NONE,
+            0 if self.edit.method == Method::Icd => Guidance::NONE,
             _ => self.edit.guidance,
         };
         let early_row = self.edit.targets.len() + 1;
@@ -266,6 +302,25 @@ impl Group<'_> {
             early,
             guidance: prompts.into_iter().map(of).collect(),
         })
+    }
+}
+
+impl Group<'_> {
+    /// What classifier-free guidance leads all rows away from; the states of the negative prompt
+    /// are the last.
+    fn unconditional(&self, model: &Model, inverted: &Inverted) -> Result<Option<Unconditional>> {
+        let last = self.states.hidden_states.dim(0)? - 1;
+        let row = |row| self.states.rows([row].into_iter());
+        let prompt = self.edit.negative_prompt.as_deref();
+        Ok(Some(match &self.edit.method {
+            Method::Icd => return Ok(None),
+            Method::Ddim(_) => Unconditional::Fixed(negative(model, prompt, row(last)?)?),
+            Method::Npi(_) => Unconditional::Fixed(row(0)?),
+            Method::Nti(_, null_text) => Unconditional::PerStep {
+                embeddings: inverted.null_embeddings.clone(),
+                pooled: negative(model, Some(&null_text.begin), row(last)?)?.pooled,
+            },
+        }))
     }
 }
 
@@ -314,7 +369,8 @@ struct EditControls {
 impl EditControls {
     fn new(edit: &Edit, model: &Model, prompts: &[Prompt]) -> Result<Self> {
         let walk = WalkInfo {
-            steps: model.reverse_timesteps()?.count(),
+            steps: edit.method.reverse_timesteps(model)?.count(),
+            blend_from: edit.method.blend_from(),
             attentive_levels: model.unet_config().attentive_levels(),
             transformer_blocks: model.unet_config().transformer_blocks(),
             device: model.device().clone(),
@@ -370,11 +426,36 @@ impl Edit {
         Self {
             source: source.into(),
             targets: vec![target.into()],
+            method: Method::Icd,
             guidance,
+            negative_prompt: None,
             early_prompt: None,
             control: ControlPlan::default(),
             mask: None,
             outputs: Outputs::default(),
+        }
+    }
+
+    /// Fails on settings that its method has no use for.
+    fn check(&self) -> Result<()> {
+        let reason = match (&self.method, &self.negative_prompt) {
+            (Method::Icd, Some(_)) => {
+                "consistency models are guided without one: it is for the methods ddim and nti"
+            }
+            (Method::Npi(_), Some(_)) => {
+                "the method npi leads away from the source prompt: it is for ddim and nti"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::of(Setting::NegativePrompt, reason))
+    }
+
+    /// The prompt whose states are the last, if the method reads it.
+    fn negative_row(&self) -> Option<&str> {
+        match &self.method {
+            Method::Icd | Method::Npi(_) => None,
+            Method::Ddim(_) => Some(self.negative_prompt.as_deref().unwrap_or_default()),
+            Method::Nti(_, null_text) => Some(&null_text.begin),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Files of inverted pictures (safetensors: tensor `latent`, those before it as
-//! `trajectory.TIMESTEP`, and metadata).
+//! `trajectory.TIMESTEP`, the embeddings of null-text inversion as `null_embedding.TIMESTEP`, and
+//! metadata).
 
 mod cache;
 
@@ -11,53 +12,40 @@ use clap::ValueEnum;
 use safetensors::{SafeTensors, tensor::TensorView};
 
 use crate::{
-    diffusion::{Inverted, Trajectory},
+    diffusion::{Inverted, NullEmbeddings, Trajectory},
     error::{Error, Result},
+    guidance::{Guidance, Tau},
     io::{Existing, Metadata, encoded_tensors, read_file, write_file},
-    model::Model,
+    model::{MethodName, Model},
     picture::{
         Picture, Size,
         fit::{Canvas, Fit},
     },
-    schedule::{TIMESTEPS, Timestep},
+    schedule::{DdimSteps, TIMESTEPS, Timestep},
 };
 
 pub use cache::InversionCache;
 
+use super::{Method, NullText};
+
 /// The name of the inverted latent, and the prefix of those before it.
 const LATENT: &str = "latent";
 const TRAJECTORY: &str = "trajectory.";
+/// The prefix of the embeddings of null-text inversion.
+const NULL_EMBEDDING: &str = "null_embedding.";
 
-/// Metadata keys: the inversion method.
+/// Metadata keys: the inversion method, its steps, and what embeddings were optimised for.
 const METHOD: &str = "method";
+const STEPS: &str = "steps";
+const GUIDANCE: &str = "guidance";
+const TAU: &str = "tau";
+const NEGATIVE_PROMPT: &str = "negative_prompt";
 /// How a photo was resized.
 const SIZE: &str = "size";
 const FIT: &str = "fit";
 const PHOTO: &str = "photo";
 /// The photo's ICC colour profile, in Base64.
 const PROFILE: &str = "profile";
-
-/// How a picture was inverted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Method {
-    /// By the forward consistency model.
-    #[default]
-    Icd,
-}
-
-impl Method {
-    /// Its name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Icd => "icd",
-        }
-    }
-
-    /// The method of that name.
-    fn named(name: &str) -> Option<Self> {
-        [Self::Icd].into_iter().find(|method| method.name() == name)
-    }
-}
 
 /// An inverted picture.
 #[derive(Clone, Debug)]
@@ -88,12 +76,8 @@ impl Latents {
         let inverted = inverted(&tensors).map_err(|reason| fault(&reason))?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| fault(&error))?;
         let mut notes = header.metadata().clone().unwrap_or_default();
-        // Older files do not state it: there was one method.
-        let method = match notes.remove(METHOD) {
-            Some(name) => Method::named(&name)
-                .ok_or_else(|| fault(&format!("its method {name:?} is not known")))?,
-            None => Method::default(),
-        };
+        let method = method(&mut notes).map_err(|reason| fault(&reason))?;
+        check_embeddings(&method, &inverted.null_embeddings).map_err(|reason| fault(&reason))?;
         let mut take = |key| notes.remove(key).unwrap_or_default();
         Ok(Self {
             method,
@@ -106,7 +90,12 @@ impl Latents {
 
     /// Whether a file with tensors of these names holds an inverted picture and nothing else.
     pub fn are_all(names: &[String]) -> bool {
-        let is_one = |name: &String| name == LATENT || name.starts_with(TRAJECTORY);
+        let is_one = |name: &String| {
+            name == LATENT
+                || [TRAJECTORY, NULL_EMBEDDING]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+        };
         names.iter().any(|name| name == LATENT) && names.iter().all(is_one)
     }
 
@@ -128,7 +117,37 @@ impl Latents {
             let reason = format!("its latent has {found} channels, the model requires {wanted}");
             return Err(Error::weights(file, reason));
         }
+        let wanted = (
+            model.tokenizers()?.context(),
+            model.unet_config().cross_attention_dim,
+        );
+        let mut embeddings = self.inverted.null_embeddings.0.iter();
+        let other = embeddings.find(|(_, own)| own.dims()[1..] != [wanted.0, wanted.1]);
+        if let Some((at, own)) = other {
+            let reason = format!(
+                "its tensor {:?} has shape {:?}, the model requires (1, {}, {})",
+                format!("{NULL_EMBEDDING}{at}"),
+                own.dims(),
+                wanted.0,
+                wanted.1
+            );
+            return Err(Error::weights(file, reason));
+        }
         Ok(())
+    }
+
+    /// Refuses latents that do not serve an edit by `method`; `file` is for the message.
+    pub fn check_method(&self, file: &Path, method: &Method) -> Result<()> {
+        if self.method.serves(method) {
+            return Ok(());
+        }
+        let reason = format!(
+            "they were inverted by {}, which does not serve an edit by {}: invert the picture \
+             again, or edit by the method of the file",
+            self.method.told(),
+            method.told()
+        );
+        Err(Error::weights(file, reason))
     }
 
     /// How the photo was fitted, and its size; `None` if the file does not state it.
@@ -171,13 +190,84 @@ impl Latents {
     pub fn encoded(&self) -> Result<Vec<u8>> {
         let mut notes = self.notes.clone();
         notes.insert(METHOD.into(), self.method.name().into());
+        notes.extend(stated(&self.method));
         notes.insert("prompt".into(), self.prompt.clone());
         notes.insert("model".into(), self.model.clone());
-        let Inverted { latent, trajectory } = &self.inverted;
+        let Inverted {
+            latent,
+            trajectory,
+            null_embeddings,
+        } = &self.inverted;
         let passed = trajectory.0.iter();
         let passed = passed.map(|(at, latent)| (format!("{TRAJECTORY}{at}"), latent.clone()));
+        let optimised = null_embeddings.0.iter();
+        let optimised = optimised.map(|(at, own)| (format!("{NULL_EMBEDDING}{at}"), own.clone()));
         let latents = [(LATENT.to_owned(), latent.clone())].into_iter();
-        encoded_tensors(&latents.chain(passed).collect(), &notes)
+        encoded_tensors(&latents.chain(passed).chain(optimised).collect(), &notes)
+    }
+}
+
+/// What the metadata state of a method beside its name.
+fn stated(method: &Method) -> Vec<(String, String)> {
+    let steps = method.steps().map(|steps| (STEPS, steps.to_string()));
+    let optimised = method.null_text().map(|NullText { guidance, begin }| {
+        [
+            (GUIDANCE, guidance.strength().to_string()),
+            (TAU, guidance.tau().to_string()),
+            (NEGATIVE_PROMPT, begin.clone()),
+        ]
+    });
+    let all = steps.into_iter().chain(optimised.into_iter().flatten());
+    all.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The method that metadata state, which is removed from them. Older files do not state it:
+/// there was one.
+fn method(notes: &mut Metadata) -> Result<Method, String> {
+    let Some(name) = notes.remove(METHOD) else {
+        return Ok(Method::default());
+    };
+    let unknown = || format!("its method {name:?} is not known");
+    let kind = MethodName::named(&name).ok_or_else(unknown)?;
+    if kind == MethodName::Icd {
+        return Ok(Method::Icd);
+    }
+    let mut take = |key: &str| {
+        let missing = || format!("its metadata lack {key:?} of the method {name}");
+        notes.remove(key).ok_or_else(missing)
+    };
+    let told = |key: &'static str| move |error: Error| format!("its {key}: {error}");
+    let steps: DdimSteps = take(STEPS)?.parse().map_err(told(STEPS))?;
+    Ok(match kind {
+        MethodName::Icd => Method::Icd,
+        MethodName::Ddim => Method::Ddim(steps),
+        MethodName::Npi => Method::Npi(steps),
+        MethodName::Nti => {
+            let tau: Tau = take(TAU)?.parse().map_err(told(TAU))?;
+            let scale = take(GUIDANCE)?;
+            let scale = scale
+                .parse()
+                .map_err(|_| format!("its guidance {scale:?} is no number"))?;
+            let guidance = Guidance::classifier_free(scale, tau).map_err(told(GUIDANCE))?;
+            let begin = take(NEGATIVE_PROMPT)?;
+            Method::Nti(steps, NullText { guidance, begin })
+        }
+    })
+}
+
+/// Refuses null-text inversions without an embedding for each of their steps.
+fn check_embeddings(method: &Method, embeddings: &NullEmbeddings) -> Result<(), String> {
+    let Method::Nti(steps, _) = method else {
+        return Ok(());
+    };
+    let timesteps = steps.reverse();
+    let mut jumps = timesteps.jumps();
+    match jumps.find(|jump| embeddings.at(jump.from).is_none()) {
+        Some(jump) => Err(format!(
+            "it holds no tensor `{NULL_EMBEDDING}{}`",
+            jump.from
+        )),
+        None => Ok(()),
     }
 }
 
@@ -185,28 +275,58 @@ impl Latents {
 fn inverted(tensors: &SafeTensors) -> Result<Inverted, String> {
     let missing = || format!("it holds no tensor `{LATENT}`");
     let latent = tensors.tensor(LATENT).map_err(|_| missing())?;
-    let latent = checked(LATENT, &latent)?;
-    let mut passed = Vec::new();
-    for (name, view) in tensors.iter() {
-        let Some(at) = name.strip_prefix(TRAJECTORY) else {
-            continue;
-        };
-        let at = timestep(at).ok_or_else(|| format!("its tensor {name:?} has no timestep"))?;
-        let before = checked(name, &view)?;
-        if before.dims() != latent.dims() {
-            return Err(format!(
-                "its tensor {name:?} has shape {:?}, `{LATENT}` {:?}",
-                before.dims(),
-                latent.dims()
-            ));
-        }
-        passed.push((at, before));
+    let latent = checked(LATENT, &latent, Form::Latent)?;
+    let passed = of_timesteps(tensors, TRAJECTORY, Form::Latent)?;
+    let is_other = |(_, before): &&(Timestep, Tensor)| before.dims() != latent.dims();
+    if let Some((at, before)) = passed.iter().find(is_other) {
+        let name = format!("{TRAJECTORY}{at}");
+        return Err(format!(
+            "its tensor {name:?} has shape {:?}, `{LATENT}` {:?}",
+            before.dims(),
+            latent.dims()
+        ));
     }
-    passed.sort_by_key(|(at, _)| *at);
+    let optimised = of_timesteps(tensors, NULL_EMBEDDING, Form::Embedding)?;
     Ok(Inverted {
         latent,
         trajectory: Trajectory(passed),
+        null_embeddings: NullEmbeddings(optimised),
     })
+}
+
+/// The tensors of a prefix by their timesteps, in ascending order.
+fn of_timesteps(
+    tensors: &SafeTensors,
+    prefix: &str,
+    form: Form,
+) -> Result<Vec<(Timestep, Tensor)>, String> {
+    let mut found = Vec::new();
+    for (name, view) in tensors.iter() {
+        let Some(at) = name.strip_prefix(prefix) else {
+            continue;
+        };
+        let at = timestep(at).ok_or_else(|| format!("its tensor {name:?} has no timestep"))?;
+        found.push((at, checked(name, &view, form)?));
+    }
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found)
+}
+
+/// What a tensor of a file is.
+#[derive(Clone, Copy)]
+enum Form {
+    Latent,
+    Embedding,
+}
+
+impl Form {
+    /// Its shape as it is told, and its rank.
+    fn shape(self) -> (&'static str, usize) {
+        match self {
+            Self::Latent => ("(1, 4, h, w)", 4),
+            Self::Embedding => ("(1, tokens, width)", 3),
+        }
+    }
 }
 
 /// A timestep as it is written.
@@ -216,8 +336,8 @@ fn timestep(text: &str) -> Option<Timestep> {
     is_known.then_some(Timestep(at))
 }
 
-/// A latent (1, c, h, w) of a file, in f32.
-fn checked(name: &str, view: &TensorView) -> Result<Tensor, String> {
+/// A tensor of a file, in f32.
+fn checked(name: &str, view: &TensorView, form: Form) -> Result<Tensor, String> {
     let tensor = || -> candle_core::Result<_> {
         let dtype = DType::try_from(view.dtype())?;
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
@@ -226,9 +346,10 @@ fn checked(name: &str, view: &TensorView) -> Result<Tensor, String> {
         Ok((tensor, sum))
     };
     let (tensor, sum) = tensor().map_err(|error| error.to_string())?;
-    if tensor.rank() != 4 || view.shape()[0] != 1 {
+    let (shape, rank) = form.shape();
+    if tensor.rank() != rank || view.shape()[0] != 1 {
         return Err(format!(
-            "its tensor {name:?} has shape {:?}, not (1, 4, h, w)",
+            "its tensor {name:?} has shape {:?}, not {shape}",
             tensor.dims()
         ));
     }
@@ -261,6 +382,7 @@ mod tests {
             inverted: Inverted {
                 latent: latent.clone(),
                 trajectory,
+                null_embeddings: NullEmbeddings::default(),
             },
             prompt: "a \"bird\" 🐦".into(),
             model: "sd15 0".into(),

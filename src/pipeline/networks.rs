@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::DType;
 use clap::ValueEnum;
 
+use super::Method;
 use crate::{
     error::Result,
     model::{Adapters, Model, TextEncoders, unet::Unet, vae::Vae},
@@ -37,6 +39,8 @@ pub(super) struct Networks {
     forward: Slot<Unet>,
     reverse: Slot<Unet>,
     reverse_with_loras: Slot<Unet>,
+    base: Slot<Unet>,
+    base_with_loras: Slot<Unet>,
     layers: SharedLayers,
 }
 
@@ -51,6 +55,8 @@ impl Networks {
             forward: Slot::default(),
             reverse: Slot::default(),
             reverse_with_loras: Slot::default(),
+            base: Slot::default(),
+            base_with_loras: Slot::default(),
             layers: SharedLayers::default(),
         }
     }
@@ -80,21 +86,42 @@ impl Networks {
         }
     }
 
-    /// The UNet of inversions.
-    pub(super) fn forward_unet(&self) -> Result<Arc<Unet>> {
-        self.unet(&self.forward, Adapters::Forward)
+    /// The UNet of inversions by a method.
+    pub(super) fn forward_unet(&self, method: &Method) -> Result<Arc<Unet>> {
+        match method {
+            Method::Icd => self.unet(&self.forward, Adapters::Forward),
+            Method::Ddim(_) | Method::Npi(_) | Method::Nti(..) => self.base_unet(),
+        }
     }
 
     /// The UNet of reconstructions.
-    pub(super) fn reverse_unet(&self) -> Result<Arc<Unet>> {
-        self.unet(&self.reverse, Adapters::Reverse)
+    pub(super) fn reverse_unet(&self, method: &Method) -> Result<Arc<Unet>> {
+        match method {
+            Method::Icd => self.unet(&self.reverse, Adapters::Reverse),
+            Method::Ddim(_) | Method::Npi(_) | Method::Nti(..) => self.base_unet(),
+        }
     }
 
     /// The UNet of edits and generations.
-    pub(super) fn reverse_unet_with_loras(&self) -> Result<Arc<Unet>> {
-        match self.model.has_loras() {
-            true => self.unet(&self.reverse_with_loras, Adapters::ReverseWithLoras),
-            false => self.reverse_unet(),
+    pub(super) fn reverse_unet_with_loras(&self, method: &Method) -> Result<Arc<Unet>> {
+        match (self.model.has_loras(), method) {
+            (false, _) => self.reverse_unet(method),
+            (true, Method::Icd) => self.unet(&self.reverse_with_loras, Adapters::ReverseWithLoras),
+            (true, _) => self.unet(&self.base_with_loras, Adapters::Loras),
+        }
+    }
+
+    fn base_unet(&self) -> Result<Arc<Unet>> {
+        self.unet(&self.base, Adapters::None)
+    }
+
+    /// The UNet without adapters, for gradients: in f32, which half precision is too coarse for.
+    /// Where that is not its usual form, it is not kept, and its activations are not either.
+    pub(super) fn differentiable_unet(&self) -> Result<Arc<Unet>> {
+        let is_exact = self.model.placement().dtype == DType::F32;
+        match is_exact {
+            true => self.base_unet(),
+            false => self.model.differentiable_unet().map(Arc::new),
         }
     }
 

@@ -6,12 +6,15 @@ use icd::{
         Amplify, Anchor, Blend, ControlMode, ControlPlan, CrossReplaceSteps, MasactrlStart,
         StepRange,
     },
-    guidance::{Guidance, Tau},
+    guidance::Tau,
     model::Model,
     pipeline::{Edit, Outputs},
 };
 
-use super::values::{EarlyPrompt, amplify, blend, cross_replace};
+use super::{
+    method::{Chosen, GivenGuidance},
+    values::{EarlyPrompt, amplify, blend, cross_replace},
+};
 
 /// The heading of these flags in the help. None of them changes the inversion.
 pub(crate) const HEADING: &str = "Strength and control";
@@ -21,19 +24,20 @@ pub(crate) const HEADING: &str = "Strength and control";
 #[command(next_help_heading = HEADING)]
 pub(crate) struct ControlArgs {
     /// Guidance scale of the target prompt [default: 19 for SD1.5, 7 for SDXL, or as the
-    /// model's icd.toml says].
+    /// model's icd.toml says; 7.5 for methods other than icd, where 1 is unguided].
     #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// The fraction of the timesteps, from clean (0) to noise (1), above which guidance is off; a lower
     /// tau preserves more of the picture; 0.7..0.9 is a ramp [default: 0.8 or 0.7,
-    /// depending on the reverse adapter's timesteps, or as the model's icd.toml says].
+    /// depending on the reverse adapter's timesteps, or as the model's icd.toml says; 1 for
+    /// methods other than icd].
     #[arg(long, allow_negative_numbers = true)]
     tau: Option<Tau>,
     /// How attention follows the source (prompt-to-prompt, or MasaCtrl).
     #[arg(long, default_value = "auto")]
     control: ControlMode,
     /// The step and the self-attention layer, counted from 0, where MasaCtrl begins; later ones
-    /// change more [default: 1:10 for SD1.5, 1:44 for SDXL].
+    /// change more [default: 1:10 for SD1.5, 1:44 for SDXL; 4:10 and 4:44 of 50 steps].
     #[arg(long, value_name = "STEP:LAYER")]
     masactrl_start: Option<MasactrlStart>,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
@@ -78,23 +82,29 @@ impl ControlArgs {
     pub(crate) fn edit(
         &self,
         model: &Model,
+        chosen: Chosen,
         source: String,
         targets: Vec<String>,
-    ) -> icd::Result<Edit> {
-        let tau = match self.tau {
-            Some(tau) => tau,
-            None => model.edit_tau()?,
-        };
-        let strength = self.guidance.unwrap_or(model.edit_guidance());
-        Ok(Edit {
+    ) -> Edit {
+        Edit {
             early_prompt: self.early_prompt(model, &source),
             source,
             targets,
-            guidance: Guidance::new(strength, tau)?,
+            method: chosen.method,
+            guidance: chosen.guidance,
+            negative_prompt: chosen.negative_prompt,
             control: self.plan(model),
             mask: None,
             outputs: Outputs::default(),
-        })
+        }
+    }
+
+    /// The guidance that was given.
+    pub(crate) fn guidance(&self) -> GivenGuidance {
+        GivenGuidance {
+            strength: self.guidance,
+            tau: self.tau,
+        }
     }
 
     fn plan(&self, model: &Model) -> ControlPlan {

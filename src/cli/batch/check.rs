@@ -109,12 +109,7 @@ fn of_inversion(
         anyhow::bail!("latents are inverted already");
     };
     let placed = args.placed(photo, model, console)?;
-    let load = Workload {
-        latent: model.latent_size(placed.picture.size())?,
-        evaluations: vec![1; model.forward_timesteps()?.count()],
-        encoded: 1,
-        decoded: 0,
-    };
+    let load = args.workload(model, placed.picture.size())?;
     let settings = of_inverted(args, task, &read.1, pipeline)?;
     Ok((vec![settings], load, None))
 }

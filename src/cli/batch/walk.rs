@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use icd::{
     diffusion::Inverted,
-    pipeline::{Edit, Edited, Pipeline},
+    pipeline::{Edit, Edited, Method, Pipeline},
 };
 
 use super::{
@@ -102,11 +102,12 @@ impl Run<'_> {
             bail!("latents are inverted already");
         };
         let placed = args.placed(photo, self.pipeline.model(), self.console)?;
-        let inversion: Inversion = args.inversion(self.pipeline, &placed, self.console);
+        let inversion: Inversion = args.inversion(self.pipeline, &placed, self.console)?;
         let cache = args.cache.as_ref();
-        let inverted = self.inversions.of(&task.shared()[1], || {
-            Ok(inversion.cached(cache, self.console)?.inverted)
-        })?;
+        let key = inversion_key(task, &inversion.invert.method);
+        let inverted = self
+            .inversions
+            .of(&key, || Ok(inversion.cached(cache, self.console)?.inverted))?;
         let bytes = inversion.latents(inverted)?.encoded()?;
         self.publish(task, 0, (&settings, &bytes), began)
     }
@@ -128,7 +129,8 @@ impl Run<'_> {
             edits.push(args.prepared(given, self.pipeline, self.console)?);
         }
         let (head, task) = (&edits[0], &jobs[0].1.task);
-        let inverted = self.inversions.of(&task.shared()[1], || {
+        let key = inversion_key(task, &head.request.method);
+        let inverted = self.inversions.of(&key, || {
             head.inverted(self.pipeline, first.cache.as_ref(), self.console)
         })?;
         let all = edits.iter().flat_map(|edit| edit.request.targets.clone());
@@ -190,6 +192,12 @@ impl Run<'_> {
             seconds: began.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// What tells the inversions of a model apart.
+fn inversion_key(task: &Task, method: &Method) -> String {
+    let [_, inversion] = task.shared();
+    format!("{inversion} {}", method.inversion_key().unwrap_or_default())
 }
 
 /// The bytes of a result, with its settings unless the job leaves them out.

@@ -16,8 +16,8 @@ use icd::{
 use crate::cli::{
     Console, ReportArgs,
     args::{
-        control::ControlArgs, device, model::ModelArgs, output, result::KeepPixels,
-        shard::ShardChoice, size::SizeArgs, values::Seed,
+        control::ControlArgs, device, method::MethodArgs, model::ModelArgs, output,
+        result::KeepPixels, shard::ShardChoice, size::SizeArgs, values::Seed,
     },
     batch::{
         jobs::{self, Line},
@@ -105,6 +105,8 @@ struct OfJobs {
     restore_size: bool,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     #[command(flatten)]
     size: SizeArgs,
 }

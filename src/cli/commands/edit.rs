@@ -27,6 +27,7 @@ use crate::cli::{
     Console, ReportArgs,
     args::{
         control::ControlArgs,
+        method::MethodArgs,
         model::ModelArgs,
         output::{self, beside_name, is_stdout, numbered},
         result::ResultArgs,
@@ -89,6 +90,8 @@ pub(crate) struct EditArgs {
     #[command(flatten)]
     pub(crate) control: ControlArgs,
     #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
     pub(crate) result: ResultArgs,
     #[command(flatten)]
     pub(crate) size: SizeArgs,
@@ -110,7 +113,9 @@ Examples:
   icd edit --from dog.png --amplify dog=5 -o dog-stronger.png
   icd edit --from dog.png --sweep tau=0.6,0.8 --sweep self-replace=0.2,0.6 \\
       -o sheet.png
-  icd edit --from sheet.png --pick 2,1 -o picked.png";
+  icd edit --from sheet.png --pick 2,1 -o picked.png
+  icd edit --image in.png --src-prompt \"a cat on a sofa\" \\
+      --tgt-prompt \"a dog on a sofa\" --method npi --steps 20 -o npi.png";
 
 impl EditArgs {
     pub(crate) fn run(&self, settings: Settings) -> Result<()> {

@@ -13,11 +13,12 @@ use icd::{
     Error,
     guidance::{Guidance, Tau},
     io::write_tensors,
-    model::Model,
+    model::{MethodName, Model},
     noise::Noise,
     picture::{Picture, Size},
-    pipeline::{Pipeline, Residency, Workload},
+    pipeline::{Generate, Method, Pipeline, Residency, Workload},
     prompt::Prompt,
+    schedule::DdimSteps,
 };
 use serde_json::Value;
 
@@ -69,13 +70,22 @@ pub(crate) struct GenerateArgs {
         allow_negative_numbers = true
     )]
     pub(crate) seed: Seed,
-    /// Guidance scale [default: 7, or as the model's icd.toml says].
+    /// Guidance scale [default: 7, or as the model's icd.toml says; 7.5 with --steps, where 1 is
+    /// unguided].
     #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// The fraction of the timesteps, from clean (0) to noise (1), above which guidance is off: 1 guides
     /// every step; 0.7..0.9 is a ramp.
     #[arg(long, default_value = "1", allow_negative_numbers = true)]
     tau: Tau,
+    /// DDIM steps of the model without adapters, with classifier-free guidance [default: the
+    /// steps of the reverse adapter; 50 with --negative-prompt or without adapters].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    steps: Option<DdimSteps>,
+    /// What the picture should not show: what classifier-free guidance leads away from; see
+    /// --steps.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative_prompt: Option<String>,
     /// The size: N for a square, or WxH [default: the model's].
     #[arg(long, value_name = "N|WxH", value_parser = size)]
     size: Option<Size>,
@@ -98,6 +108,8 @@ Examples:
   icd generate --prompt \"a cute owl with a graduation cap\" --seed 150 \\
       -o owl.png
   icd generate --prompt \"a lighthouse at dawn\" --count 4 --tau 0.8
+  icd generate --prompt \"a lighthouse at dawn\" --steps 30 \\
+      --negative-prompt \"blurred\"
   icd generate --from generated-2.png --seed random -o another.png";
 
 impl GenerateArgs {
@@ -126,22 +138,29 @@ impl GenerateArgs {
         let model = pipeline.model();
         let text = self.prompt.clone().unwrap_or_default();
         let prompt = model.tokenizers()?.tokenize(&text)?;
-        let guidance = self.guidance(model)?;
+        let method = self.method(model);
+        let guidance = self.guidance(model, &method)?;
         let size = self.size(model)?;
         warn_of_prompts(model, slice::from_ref(&prompt), console)?;
         warn_of_guidance(guidance, console);
         warn_of_size(model, size, console)?;
         warn_of_other_model(model, &settings, console)?;
-        model.reverse_timesteps()?; // fails before anything is loaded
+        method.reverse_timesteps(model)?; // fails before anything is loaded
+        let settings = settings.of_method(&method).of_guidance(guidance);
+        let settings = settings.leaving_out(&["method"]).made_with(model)?;
         Ok(Prepared {
-            text,
+            generate: Generate {
+                prompt: text,
+                negative_prompt: self.negative_prompt.clone(),
+                guidance,
+                method,
+            },
             prompt,
-            guidance,
             size,
             latent: model.latent_size(size)?,
             seed: self.seed.told(console),
             count: self.count as usize,
-            settings: settings.of_guidance(guidance).made_with(model)?,
+            settings,
         })
     }
 
@@ -150,14 +169,30 @@ impl GenerateArgs {
         let model = pipeline.model();
         let work = Work::of(pipeline, prepared.workload(model)?, prepared.size)?;
         let Prepared {
-            prompt, guidance, ..
+            prompt, generate, ..
         } = prepared;
-        dry_run::print_generation(model, prompt, *guidance, &work, self.report.json)
+        let guided = (&generate.method, generate.guidance);
+        dry_run::print_generation(model, prompt, guided, &work, self.report.json)
     }
 
-    fn guidance(&self, model: &Model) -> icd::Result<Guidance> {
-        let strength = self.guidance.unwrap_or(model.generation_guidance());
-        Guidance::new(strength, self.tau)
+    /// DDIM if it is asked for, or the model is for it; else the reverse consistency model.
+    fn method(&self, model: &Model) -> Method {
+        let (usual, steps) = model.method();
+        let is_asked = self.steps.is_some() || self.negative_prompt.is_some();
+        match is_asked || usual != MethodName::Icd || model.is_plain() {
+            true => Method::Ddim(self.steps.unwrap_or(steps)),
+            false => Method::Icd,
+        }
+    }
+
+    fn guidance(&self, model: &Model, method: &Method) -> icd::Result<Guidance> {
+        let usual = match method {
+            Method::Icd => model.generation_guidance(),
+            _ => (model.stated_guidance(model.method().0).0)
+                .filter(|_| model.method().0 != MethodName::Icd)
+                .unwrap_or(Guidance::USUAL_SCALE),
+        };
+        method.guidance(self.guidance.unwrap_or(usual), self.tau)
     }
 
     fn size(&self, model: &Model) -> icd::Result<Size> {
@@ -254,9 +289,8 @@ impl GenerateArgs {
 
 /// A generation that was checked against its model: pictures with seeds in order.
 pub(crate) struct Prepared {
-    text: String,
+    generate: Generate,
     prompt: Prompt,
-    guidance: Guidance,
     /// The size of the pictures.
     pub(crate) size: Size,
     latent: Size,
@@ -277,17 +311,20 @@ impl Prepared {
     ) -> Result<(Vec<Tensor>, Vec<Picture>)> {
         let noises = indices.iter().map(|&index| self.noise(pipeline, index));
         let noises: Vec<_> = noises.collect::<icd::Result<_>>()?;
-        let latents = pipeline.generate(&self.text, &noises, self.guidance, console)?;
+        let latents = pipeline.generate_by(&self.generate, &noises, console)?;
         let pictures = pipeline.decode(&Tensor::cat(&latents, 0)?, console)?;
         Ok((latents, pictures))
     }
 
     /// What the networks have to do.
     pub(crate) fn workload(&self, model: &Model) -> Result<Workload> {
-        let steps = model.reverse_timesteps()?.count();
+        let Generate {
+            method, guidance, ..
+        } = &self.generate;
+        let each = method.evaluations(model, *guidance)?;
         Ok(Workload {
             latent: self.latent,
-            evaluations: vec![1; steps * self.count],
+            evaluations: vec![1; each * self.count],
             encoded: 0,
             decoded: self.count,
         })

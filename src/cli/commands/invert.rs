@@ -8,15 +8,17 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use icd::{
-    model::Model,
-    picture::Picture,
-    pipeline::{Latents, Pipeline},
+    guidance::Tau,
+    model::{MethodName, Model},
+    picture::{Picture, Size},
+    pipeline::{Invert, Latents, Pipeline, Workload},
 };
 use serde_json::json;
 
 use crate::cli::{
     Console, ReportArgs,
     args::{
+        method::{GivenGuidance, MethodArgs},
         model::ModelArgs,
         output::{self, WriteArgs},
         size::SizeArgs,
@@ -50,7 +52,8 @@ pub(crate) struct InvertArgs {
         allow_negative_numbers = true
     )]
     pub(crate) seed: Seed,
-    /// Reconstruct the picture without guidance into this file, and print PSNR and SSIM.
+    /// Reconstruct the picture without guidance (nti: with the guidance that it is for) into
+    /// this file, and print PSNR and SSIM.
     #[arg(long, value_name = "FILE", value_parser = output::picture_file())]
     reconstruct: Option<PathBuf>,
     /// Every intermediate value, as safetensors.
@@ -59,8 +62,16 @@ pub(crate) struct InvertArgs {
     /// Keep inversions in this folder and reuse them.
     #[arg(long, env = "ICD_CACHE", hide_env_values = true, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
+    /// The guidance scale that the embeddings of --method nti are optimised for [default: 7.5].
+    #[arg(long, allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// The fraction of the timesteps above which that guidance is off [default: 1].
+    #[arg(long, allow_negative_numbers = true)]
+    tau: Option<Tau>,
     #[command(flatten)]
     write: WriteArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     #[command(flatten)]
     pub(crate) size: SizeArgs,
     #[command(flatten)]
@@ -73,6 +84,8 @@ const EXAMPLES: &str = "\
 Examples:
   icd invert --image in.png --prompt \"a photo of a bird\" \\
       --reconstruct back.png
+  icd invert --image in.png --prompt \"a photo of a bird\" --method nti \\
+      --steps 20 -o nti.safetensors
   icd edit --latents in.latents.safetensors \\
       --tgt-prompt \"a photo of a lego bird\"";
 
@@ -83,10 +96,15 @@ impl InvertArgs {
         let photo = picture::read(&self.image, &console)?;
         let pipeline = self.model.open(&console)?;
         let placed = self.placed(&photo, pipeline.model(), &console)?;
-        let inversion = self.inversion(&pipeline, &placed, &console);
+        let inversion = self.inversion(&pipeline, &placed, &console)?;
+        self.warn_of_guidance(&inversion.invert, &console);
         let latents = inversion.cached(self.cache.as_ref(), &mut console)?;
         latents.write(&output, self.write.existing())?;
-        let mut facts = json!({ "prompt": self.prompt, "seed": inversion.seed });
+        let mut facts = json!({ "prompt": self.prompt, "seed": inversion.invert.seed });
+        if let Some(steps) = inversion.invert.method.steps() {
+            facts["method"] = json!(inversion.invert.method.name());
+            facts["steps"] = json!(steps.count());
+        }
         if let Some(file) = &self.reconstruct {
             let likeness = self.reconstructed(&inversion, &latents, file, &mut console)?;
             console.note(&format!("reconstruction: {likeness}"));
@@ -119,12 +137,43 @@ impl InvertArgs {
         pipeline: &'a Pipeline,
         placed: &'a Placed<'a>,
         console: &Console,
-    ) -> Inversion<'a> {
-        Inversion {
+    ) -> Result<Inversion<'a>> {
+        Ok(Inversion {
             pipeline,
             placed,
-            prompt: &self.prompt,
-            seed: self.seed.told(console),
+            invert: self.invert(pipeline.model(), self.seed.told(console))?,
+        })
+    }
+
+    /// The settings of the inversion.
+    pub(crate) fn invert(&self, model: &Model, seed: u64) -> icd::Result<Invert> {
+        let given = GivenGuidance {
+            strength: self.guidance,
+            tau: self.tau,
+        };
+        Ok(Invert {
+            prompt: self.prompt.clone(),
+            seed,
+            method: self.method.chosen(model, given, None)?.method,
+        })
+    }
+
+    /// What the networks have to do for a picture of this size.
+    pub(crate) fn workload(&self, model: &Model, size: Size) -> icd::Result<Workload> {
+        let method = self.invert(model, 0)?.method;
+        Ok(Workload {
+            latent: model.latent_size(size)?,
+            evaluations: method.inversion_evaluations(model)?,
+            encoded: 1,
+            decoded: 0,
+        })
+    }
+
+    /// Warns about guidance that no embedding is optimised for.
+    fn warn_of_guidance(&self, invert: &Invert, console: &Console) {
+        let is_given = self.guidance.is_some() || self.tau.is_some();
+        if is_given && invert.method.kind() != MethodName::Nti {
+            console.warn("--guidance, --tau: inversions are unguided; they are for --method nti");
         }
     }
 
@@ -149,9 +198,8 @@ impl InvertArgs {
         console: &mut Console,
     ) -> Result<Likeness> {
         let pipeline = inversion.pipeline;
-        let inverted = &latents.inverted.latent;
-        let inverted = inverted.to_device(pipeline.model().device())?;
-        let latent = pipeline.reconstruct(&inverted, &self.prompt, console)?;
+        let inverted = latents.inverted.to_device(pipeline.model().device())?;
+        let latent = pipeline.reconstruct_by(&inverted, &inversion.invert, console)?;
         let result = pipeline.decode(&latent, console)?.swap_remove(0);
         let result = result.with_profile_of(inversion.placed.photo);
         picture::write(&result, file, None, self.write.existing())?;

@@ -33,16 +33,20 @@ const MODEL: &[&str] = &[
 
 /// Settings that the program derives from others where they are left to it: with those
 /// changed they are derived anew.
-const DERIVED: [(&str, &[&[&str]]); 7] = [
+const DERIVED: [(&str, &[&[&str]]); 9] = [
     ("amplify", &[PROMPTS, &["control"]]),
     ("blend", &[PROMPTS]),
     ("control", &[PROMPTS, MODEL]),
     ("early_prompt", &[MODEL, &["control"]]),
-    ("guidance", &[MODEL]),
-    ("masactrl_start", &[MODEL, &["control"]]),
-    ("tau", &[MODEL]),
+    ("guidance", &[MODEL, METHOD]),
+    ("masactrl_start", &[MODEL, METHOD, &["control"]]),
+    ("method", &[MODEL]),
+    ("steps", &[MODEL, METHOD]),
+    ("tau", &[MODEL, METHOD]),
 ];
 
+/// Flags that choose a method.
+const METHOD: &[&str] = &["method", "steps", "negative_prompt"];
 /// Flags of prompts.
 const PROMPTS: &[&str] = &["src_prompt", "tgt_prompt"];
 

@@ -4,7 +4,7 @@ use std::{any::TypeId, ffi::OsStr};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, ArgMatches};
-use icd::{control::StepRange, guidance::Tau, picture::Size};
+use icd::{control::StepRange, guidance::Tau, picture::Size, schedule::DdimSteps};
 use serde_json::{Value, json};
 
 use crate::cli::args::values::Seed;
@@ -53,6 +53,7 @@ fn is_numeric(arg: &Arg) -> bool {
         TypeId::of::<Seed>(),
         TypeId::of::<Size>(),
         TypeId::of::<Tau>(),
+        TypeId::of::<DdimSteps>(),
         TypeId::of::<StepRange>(),
         TypeId::of::<(Option<String>, StepRange)>(),
     ];

@@ -8,7 +8,7 @@ use icd::{
     guidance::Guidance,
     model::Model,
     picture::Size,
-    pipeline::{Cost, Edit, Pipeline, Workload},
+    pipeline::{Cost, Edit, Method, Pipeline, Workload},
     prompt::{Prompt, Word},
     schedule::Timesteps,
 };
@@ -60,12 +60,12 @@ pub(crate) fn print_edit(
         facts.extend(control(edit, source, target)?);
         Ok(facts)
     };
-    let forward = model.forward_timesteps()?;
+    let forward = edit.method.forward_timesteps(model)?;
     let mut first = first(model, work)?;
     first.push(Fact::of("source", tokens(model, source)?));
     let targets: Vec<_> = targets.iter().map(target).collect::<Result<_>>()?;
     let mut last = vec![timesteps("forward", &forward)];
-    last.extend(facts(model, edit.guidance, work)?);
+    last.extend(facts(model, (&edit.method, edit.guidance), work)?);
     if !as_json {
         return print([first, targets.concat(), last].concat());
     }
@@ -82,7 +82,7 @@ pub(crate) fn print_edit(
 /// Prints the axes and cells of a sheet, timesteps and memory, as lines or as a JSON object.
 /// `told` are the axes as lines, `cells` what is told of each cell in JSON.
 pub(crate) fn print_sheet(
-    model: &Model,
+    (model, method): (&Model, &Method),
     (told, cells): (&[String], Value),
     work: &Work,
     as_json: bool,
@@ -91,8 +91,8 @@ pub(crate) fn print_sheet(
     let count = cells.as_array().map_or(0, Vec::len);
     all.push(Fact::of("sweep", told));
     all.push(Fact::of("cells", count).with("cells", cells));
-    all.push(timesteps("forward", &model.forward_timesteps()?));
-    all.push(timesteps("reverse", &model.reverse_timesteps()?));
+    all.push(timesteps("forward", &method.forward_timesteps(model)?));
+    all.push(timesteps("reverse", &method.reverse_timesteps(model)?));
     all.extend(taken(model, work)?);
     match as_json {
         true => print_line(&object(all).to_string()),
@@ -104,13 +104,13 @@ pub(crate) fn print_sheet(
 pub(crate) fn print_generation(
     model: &Model,
     prompt: &Prompt,
-    guidance: Guidance,
+    guided: (&Method, Guidance),
     work: &Work,
     as_json: bool,
 ) -> Result<()> {
     let mut all = first(model, work)?;
     all.push(Fact::of("prompt", tokens(model, prompt)?));
-    all.extend(facts(model, guidance, work)?);
+    all.extend(facts(model, guided, work)?);
     match as_json {
         true => print_line(&object(all).to_string()),
         false => print(all),
@@ -160,16 +160,26 @@ fn first(model: &Model, work: &Work) -> Result<Facts> {
 }
 
 /// What is told after the prompts.
-fn facts(model: &Model, guidance: Guidance, work: &Work) -> Result<Facts> {
-    let reverse = model.reverse_timesteps()?;
+fn facts(model: &Model, (method, guidance): (&Method, Guidance), work: &Work) -> Result<Facts> {
+    let reverse = method.reverse_timesteps(model)?;
     let strengths: Vec<_> = reverse.jumps().map(|jump| guidance.at(jump.from)).collect();
-    let mut facts = vec![
-        timesteps("reverse", &reverse),
-        Fact::of("guidance", along(&reverse, guidance))
-            .with("guidance_scale", json!(guidance.strength()))
-            .with("guidance_steps", json!(strengths))
-            .with("tau", number(&guidance.tau().to_string())),
-    ];
+    let told = match method.steps() {
+        None => Vec::new(),
+        Some(_) => {
+            vec![Fact::of("method", method.told()).with("method_name", json!(method.name()))]
+        }
+    };
+    let mut facts = [
+        told,
+        vec![
+            timesteps("reverse", &reverse),
+            Fact::of("guidance", along(&reverse, guidance))
+                .with("guidance_scale", json!(guidance.strength()))
+                .with("guidance_steps", json!(strengths))
+                .with("tau", number(&guidance.tau().to_string())),
+        ],
+    ]
+    .concat();
     facts.extend(taken(model, work)?);
     Ok(facts)
 }
@@ -281,10 +291,26 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     ])
 }
 
-/// The guidance at each step.
+/// Most steps of which each is told.
+const FEW: usize = 12;
+
+/// The guidance at each step; of many steps where it changes.
 fn along(path: &Timesteps, guidance: Guidance) -> String {
-    let segments = path.jumps();
-    listed(segments.map(|jump| format!("{} at {}", guidance.at(jump.from), jump.from.0)))
+    let mut told: Vec<_> = path
+        .jumps()
+        .map(|jump| (guidance.at(jump.from), jump.from.0))
+        .collect();
+    let word = match told.len() > FEW {
+        true => {
+            told.dedup_by_key(|(strength, _)| *strength);
+            "from"
+        }
+        false => "at",
+    };
+    listed(
+        told.iter()
+            .map(|(strength, at)| format!("{strength} {word} {at}")),
+    )
 }
 
 /// The memory of each network's weights.

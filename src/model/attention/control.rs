@@ -78,6 +78,13 @@ pub trait AttentionControl {
         Intervention::None
     }
 
+    /// The intervention requested at `site` in the evaluation without text of classifier-free
+    /// guidance, which follows the one with it. Maps of words are none of its: by default
+    /// nothing.
+    fn unconditional_intervention(&self, _site: &Site) -> Intervention {
+        Intervention::None
+    }
+
     /// Rewrites the requested maps (rows, heads, queries, keys); on input they sum
     /// to one over the keys.
     fn rewrite(&mut self, _site: &Site, maps: Tensor) -> Result<Tensor> {

@@ -4,7 +4,13 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::{error::Result, io::Existing, model::Model, picture::Picture, pipeline::Latents};
+use crate::{
+    error::Result,
+    io::Existing,
+    model::Model,
+    picture::Picture,
+    pipeline::{Invert, Latents, Method},
+};
 
 /// A folder of inverted pictures. Its files are those of `icd invert` and may be deleted
 /// at any time.
@@ -21,24 +27,24 @@ impl InversionCache {
         }
     }
 
-    /// The file of a fitted picture that `model` inverts under a prompt with the noise of a
-    /// seed.
-    pub fn file(
-        &self,
-        model: &Model,
-        picture: &Picture,
-        prompt: &str,
-        seed: u64,
-    ) -> Result<PathBuf> {
+    /// The file of a fitted picture that `model` inverts as the settings say.
+    pub fn file(&self, model: &Model, picture: &Picture, invert: &Invert) -> Result<PathBuf> {
         let mut hash = Sha256::new();
-        for part in [
+        let method = &invert.method;
+        // Methods that draw no noise have one file for all seeds.
+        let seed = match method {
+            Method::Icd => invert.seed,
+            Method::Ddim(_) | Method::Npi(_) | Method::Nti(..) => 0,
+        };
+        let parts = [
             env!("CARGO_PKG_VERSION").to_owned(),
             model.inversion_key()?,
-            model.forward_timesteps()?.to_string(),
+            method.forward_timesteps(model)?.to_string(),
             picture.size().to_string(),
             seed.to_string(),
-            prompt.to_owned(),
-        ] {
+            invert.prompt.clone(),
+        ];
+        for part in parts.into_iter().chain(method.inversion_key()) {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -50,13 +56,19 @@ impl InversionCache {
     }
 
     /// The contents of `file`; `None` if it is no file, cannot be read, is no latent of the
-    /// picture in this model, or does not tell how it got there: the next [`put`](Self::put) replaces it.
-    pub fn get(&self, file: &Path, model: &Model, picture: &Picture) -> Option<Latents> {
+    /// picture in this model, does not serve the method, or does not tell how it got there: the next [`put`](Self::put) replaces it.
+    pub fn get(
+        &self,
+        file: &Path,
+        model: &Model,
+        (picture, method): (&Picture, &Method),
+    ) -> Option<Latents> {
         if !file.is_file() {
             return None; // a pipe would be waited for
         }
         let found = Latents::read(file).ok()?;
         found.check_origin(file, model).ok()?;
+        found.check_method(file, method).ok()?;
         let size = model.latent_size(picture.size()).ok()?;
         let shape = [size.height, size.width];
         let inverted = &found.inverted;
@@ -81,6 +93,8 @@ mod tests {
         model::ModelChoice,
         nn::Placement,
         picture::{Size, tests::noise},
+        pipeline::NullText,
+        schedule::DdimSteps,
     };
 
     fn model(dtype: DType, path: &str) -> Model {
@@ -98,21 +112,44 @@ mod tests {
         let cache = InversionCache::new("cache");
         let usual = model(DType::F32, "");
         let picture = noise(8, 8);
-        let first = cache.file(&usual, &picture, "a bird", 0).unwrap();
-        assert_eq!(first, cache.file(&usual, &picture, "a bird", 0).unwrap());
+        let of = |prompt: &str, seed, method| Invert {
+            prompt: prompt.into(),
+            seed,
+            method,
+        };
+        let steps = |count| DdimSteps::new(count).unwrap();
+        let icd = |prompt, seed| of(prompt, seed, Method::Icd);
+        let ddim = |count| of("a bird", 0, Method::Ddim(steps(count)));
+        let nti = |begin: &str| {
+            let null_text = NullText {
+                begin: begin.into(),
+                ..NullText::default()
+            };
+            of("a bird", 0, Method::Nti(steps(50), null_text))
+        };
+        let file = |invert: &Invert| cache.file(&usual, &picture, invert);
+        let first = file(&icd("a bird", 0)).unwrap();
+        assert_eq!(first, file(&icd("a bird", 0)).unwrap());
+        let npi = of("a bird", 7, Method::Npi(steps(50)));
+        assert_eq!(file(&npi).unwrap(), file(&ddim(50)).unwrap());
         let wide = Picture::new(Size::new(16, 4), picture.pixels().to_vec()).unwrap();
+        let bird = &icd("a bird", 0);
         let others = [
-            cache.file(&usual, &picture, "a bird", 1),
-            cache.file(&usual, &picture, "a bird ", 0),
-            cache.file(&usual, &wide, "a bird", 0),
-            cache.file(&usual, &noise(8, 9), "a bird", 0),
-            cache.file(&model(DType::F16, ""), &picture, "a bird", 0),
-            cache.file(&model(DType::F32, "19,500,999"), &picture, "a bird", 0),
+            file(&icd("a bird", 1)),
+            file(&icd("a bird ", 0)),
+            cache.file(&usual, &wide, bird),
+            cache.file(&usual, &noise(8, 9), bird),
+            cache.file(&model(DType::F16, ""), &picture, bird),
+            cache.file(&model(DType::F32, "19,500,999"), &picture, bird),
+            file(&ddim(50)),
+            file(&ddim(20)),
+            file(&nti("")),
+            file(&nti("blurred")),
         ];
         let mut names: Vec<_> = others.map(Result::unwrap).to_vec();
         names.push(first);
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 11);
     }
 }

@@ -9,7 +9,7 @@ use icd::{
     diffusion::Inverted,
     model::Model,
     picture::{Picture, Size},
-    pipeline::{Edit, Outputs, Pipeline, Workload},
+    pipeline::{Edit, Invert, Method, Outputs, Pipeline, Workload},
     prompt::Prompt,
 };
 
@@ -44,8 +44,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) seed: u64,
     /// The source prompt and those of the targets.
     prompts: Vec<Prompt>,
-    /// The rows of each group of targets.
-    rows: Vec<usize>,
+    /// The rows of each evaluation.
+    evaluations: Vec<usize>,
     mask: Option<&'a Picture>,
     keep_pixels: Option<KeepPixels>,
     size: ResultSize,
@@ -66,8 +66,9 @@ impl EditArgs {
             frame.check_restorable()?;
         }
         let request = self.request(model, &frame, given.mask)?;
+        self.check_latents(given.input, &request, console)?;
         let prompts = request.tokenize(model)?;
-        let rows = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
+        let evaluations = pipeline.rows_evaluated(&request, &prompts)?; // fails on unknown words
         warn_of_edit(model, &prompts, console)?;
         warn(model, (&frame, &request), &given.settings, console)?;
         let seed = self.seed.told(console);
@@ -80,20 +81,30 @@ impl EditArgs {
             request,
             seed,
             prompts,
-            rows,
+            evaluations,
         })
     }
 
+    fn check_latents(&self, input: &Input, request: &Edit, console: &Console) -> Result<()> {
+        if let Input::Latents(file, latents) = input {
+            let chosen = (&request.method, request.guidance);
+            self.method
+                .check_latents((file, latents), chosen, console)?;
+        }
+        Ok(())
+    }
+
     fn request(&self, model: &Model, frame: &Frame, mask: Option<&Picture>) -> Result<Edit> {
-        let stated = match frame {
-            Frame::Latents(latents, _) => Some(&latents.prompt),
-            Frame::Photo(..) => None,
-        };
+        let latents = frame.latents();
+        let stated = latents.map(|latents| latents.prompt.clone());
         let prompt = self.src_prompt.clone();
-        let prompt = prompt.or_else(|| stated.filter(|prompt| !prompt.is_empty()).cloned());
+        let prompt = prompt.or_else(|| stated.filter(|prompt| !prompt.is_empty()));
         let reason = "the latents do not state what the picture shows: pass --src-prompt";
         let prompt = prompt.ok_or_else(|| Error::setting(reason))?;
-        let request = self.control.edit(model, prompt, self.tgt_prompt.clone())?;
+        let given = self.control.guidance();
+        let chosen = self.method.chosen(model, given, latents)?;
+        let targets = self.tgt_prompt.clone();
+        let request = self.control.edit(model, chosen, prompt, targets);
         let result = &self.result;
         let mask = mask.map(|mask| frame.latent_mask(mask, model.device()));
         let attention = result.attention_maps.is_some();
@@ -147,18 +158,21 @@ impl Prepared<'_> {
 
     /// What the networks have to do.
     pub(crate) fn workload(&self, model: &Model) -> Result<Workload> {
-        let inversion = match self.frame.placed() {
-            Some(_) => vec![1; model.forward_timesteps()?.count()],
-            None => Vec::new(),
-        };
-        let steps = model.reverse_timesteps()?.count();
-        let edit = self.rows.iter().flat_map(|&rows| vec![rows; steps]);
+        let inversion = self.inversion_evaluations(model)?;
         Ok(Workload {
             latent: self.frame.latent()?,
-            evaluations: inversion.into_iter().chain(edit).collect(),
+            evaluations: [&inversion[..], &self.evaluations].concat(),
             encoded: usize::from(self.frame.placed().is_some()),
             decoded: self.request.targets.len() + usize::from(self.request.outputs.source),
         })
+    }
+
+    /// The rows of each evaluation of the inversion; none of what is inverted already.
+    pub(super) fn inversion_evaluations(&self, model: &Model) -> Result<Vec<usize>> {
+        match self.frame.placed() {
+            Some(_) => Ok(self.request.method.inversion_evaluations(model)?),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The input, inverted, on the model's device; a picture's inversion may be in `cache`.
@@ -173,8 +187,11 @@ impl Prepared<'_> {
                 let inversion = Inversion {
                     pipeline,
                     placed,
-                    prompt: &self.request.source,
-                    seed: self.seed,
+                    invert: Invert {
+                        prompt: self.request.source.clone(),
+                        seed: self.seed,
+                        method: self.request.method.clone(),
+                    },
                 };
                 inversion.cached(cache, console)?.inverted
             }
@@ -228,9 +245,9 @@ fn warn(
     warn_of_size(model, frame.worked(model)?, console)?;
     note_unanchored(frame, edit, console);
     warn_of_other_model(model, settings, console)?;
-    match frame.placed() {
-        Some(_) => warn_of_gap(model, console),
-        None => Ok(()),
+    match (frame.placed(), &edit.method) {
+        (Some(_), Method::Icd) => warn_of_gap(model, console),
+        _ => Ok(()),
     }
 }
 

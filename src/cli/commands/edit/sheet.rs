@@ -187,6 +187,7 @@ impl Sheet {
         let work = Work::of(pipeline, work, edits[0].frame.worked(model)?)?;
         let axes: Vec<_> = self.grid.axes().map(Axis::to_string).collect();
         let told = (&axes[..], self.cells());
+        let model = (model, &edits[0].request.method);
         dry_run::print_sheet(model, told, &work, self.base.report.json)
     }
 }
@@ -194,10 +195,7 @@ impl Sheet {
 /// What the networks have to do for edits that share their inversion.
 fn workload(model: &Model, edits: &[Prepared]) -> Result<Workload> {
     let mut work = edits[0].workload(model)?;
-    let inversion = match edits[0].frame.placed() {
-        Some(_) => model.forward_timesteps()?.count(),
-        None => 0,
-    };
+    let inversion = edits[0].inversion_evaluations(model)?.len();
     for edit in &edits[1..] {
         let own = edit.workload(model)?;
         work.evaluations.extend(&own.evaluations[inversion..]);

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::cli::{
     Console, ReportArgs,
-    args::{control::ControlArgs, model::ModelArgs, result::KeepPixels, size::SizeArgs},
+    args::{
+        control::ControlArgs, method::MethodArgs, model::ModelArgs, result::KeepPixels,
+        size::SizeArgs,
+    },
 };
 
 /// Edits the pictures of a data set and measures the results.
@@ -47,6 +50,8 @@ pub(crate) struct EditingArgs {
     out: OutArgs,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    _method: MethodArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]

@@ -6,6 +6,7 @@ use icd::{
     batch::Job,
     eval::{Data, Sample, toy},
     metrics::Metric,
+    model::MethodName,
 };
 use serde_json::json;
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::cli::{
     ReportArgs,
-    args::{model::ModelArgs, size::SizeArgs},
+    args::{method::MethodArgs, model::ModelArgs, size::SizeArgs},
 };
 
 /// Inverts pictures, reconstructs them unguided, and compares.
@@ -27,6 +28,8 @@ pub(crate) struct InversionArgs {
     pictures: PicturesArgs,
     #[command(flatten)]
     out: OutArgs,
+    #[command(flatten)]
+    method: MethodArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -54,7 +57,12 @@ impl InversionArgs {
         if data == Data::Toy {
             toy::write(&samples)?;
         }
-        let jobs = samples.iter().map(|sample| job(sample, data, given.1));
+        let asked = self.method.asked().unwrap_or_default();
+        let jobs = samples.iter().map(|sample| {
+            let mut job = job(sample, asked);
+            add_model(&mut job, data, given.1);
+            job
+        });
         let making = Making {
             data: &self.pictures.data,
             out: &self.out,
@@ -80,16 +88,21 @@ impl InversionArgs {
     }
 }
 
-/// An edit that changes nothing: unguided, under the prompt of the inversion, without control.
-fn job(sample: &Sample, data: Data, given: &ArgMatches) -> Job {
+/// An edit that changes nothing: under the prompt of the inversion, without control, and
+/// unguided, unless embeddings are optimised for guidance.
+fn job(sample: &Sample, method: MethodName) -> Job {
     let mut job = job_of(sample);
+    let unguided = match method {
+        MethodName::Icd => Some(json!(0)),
+        MethodName::Ddim | MethodName::Npi => Some(json!(1)),
+        MethodName::Nti => None,
+    };
+    job.extend(unguided.map(|unguided| ("guidance".to_owned(), unguided)));
     let plain = [
-        ("guidance", json!(0)),
         ("control", json!("none")),
         ("amplify", json!(["none"])),
         ("keep_pixels", json!("off")),
     ];
     job.extend(plain.map(|(key, value)| (key.to_owned(), value)));
-    add_model(&mut job, data, given);
     job
 }
