@@ -8,7 +8,7 @@ use icd::{
     guidance::Guidance,
     model::Model,
     pipeline::{Edit, Method},
-    prompt::Prompt,
+    prompt::{Prompt, words::WordTokens},
 };
 use serde_json::{Value, json};
 
@@ -54,15 +54,39 @@ impl Settings {
             Some(words) => settings.chosen("amplify", words),
             None => settings, // `auto` says it best
         };
-        let settings = match blended(plan, source, target) {
-            Some(pairs) if plan.blend.contains(&Blend::Auto) => {
-                settings.chosen("blend", json!(pairs))
-            }
+        let pairs = paired(
+            &plan.blend,
+            (source, target),
+            ControlPlan::blended,
+            |blend| ControlPlan {
+                blend,
+                ..plan.clone()
+            },
+        );
+        let settings = settings.of_pairs("blend", &plan.blend, pairs);
+        let mask = &plan.masactrl_mask;
+        let pairs = paired(
+            mask,
+            (source, target),
+            ControlPlan::masked,
+            |masactrl_mask| ControlPlan {
+                masactrl_mask,
+                ..plan.clone()
+            },
+        );
+        settings
+            .of_pairs("masactrl_mask", mask, pairs)
+            .made_with(model)
+    }
+
+    /// The setting of pairs of words that `pairs` name for this target.
+    fn of_pairs(self, key: &str, given: &[Blend], pairs: Option<Vec<String>>) -> Self {
+        match pairs {
+            Some(pairs) if given.contains(&Blend::Auto) => self.chosen(key, json!(pairs)),
             // The others are for other targets: this one lacks their words.
-            Some(pairs) if pairs.len() < plan.blend.len() => settings.with("blend", json!(pairs)),
-            _ => settings,
-        };
-        settings.made_with(model)
+            Some(pairs) if pairs.len() < given.len() => self.with(key, json!(pairs)),
+            _ => self,
+        }
     }
 
     /// The settings of a method other than that of consistency models.
@@ -114,18 +138,24 @@ fn amplified(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Val
     })
 }
 
-/// The values of `--blend` that name the pairs of words, if naming them has the same effect.
-fn blended(plan: &ControlPlan, source: &Prompt, target: &Prompt) -> Option<Vec<String>> {
-    let blended = plan.blended(source, target).ok()?;
-    let pairs = blended.iter();
+/// What pairs of words a plan means for two prompts.
+type Pairs = fn(&ControlPlan, &Prompt, &Prompt) -> icd::Result<Vec<(WordTokens, WordTokens)>>;
+
+/// The values that name the pairs of words `given` of a plan, if naming them has the same effect;
+/// `plan` is the one with others.
+fn paired(
+    given: &[Blend],
+    (source, target): (&Prompt, &Prompt),
+    meant: Pairs,
+    plan: impl Fn(Vec<Blend>) -> ControlPlan,
+) -> Option<Vec<String>> {
+    let found = meant(&plan(given.to_vec()), source, target).ok()?;
+    let pairs = found.iter();
     let pairs: Vec<_> = pairs
         .map(|(from, to)| format!("{}:{}", from.word, to.word))
         .collect();
     let read = pairs.iter().map(|pair| values::blend(pair).ok());
-    let named = ControlPlan {
-        blend: read.collect::<Option<_>>()?,
-        ..plan.clone()
-    };
-    let is_same = named.blended(source, target).ok()? == blended;
+    let named = plan(read.collect::<Option<_>>()?);
+    let is_same = meant(&named, source, target).ok()? == found;
     (is_same && !pairs.is_empty()).then_some(pairs)
 }

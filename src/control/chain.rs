@@ -5,12 +5,12 @@ use candle_core::Tensor;
 use crate::{
     diffusion::{StepInfo, WalkControl},
     error::Result,
-    model::attention::{AttentionControl, Intervention, Site},
+    model::attention::{Attend, AttentionControl, Intervention, Site},
 };
 
 /// Controls that are applied in order. If any replaces the maps of an attention layer
-/// with the first row's, or its keys and values, only this happens; otherwise all controls that ask for the maps
-/// rewrite them in turn. Each changes the latents as left by the one before. Controls
+/// with the first row's, or its keys and values, or computes what is read, only this happens;
+/// otherwise all controls that ask for the maps rewrite them in turn. Each changes the latents as left by the one before. Controls
 /// that only observe belong at the end.
 pub struct Chain<'a>(pub Vec<&'a mut dyn WalkControl>);
 
@@ -33,6 +33,14 @@ impl AttentionControl for Chain<'_> {
         }
         Ok(maps)
     }
+
+    fn attend(&mut self, site: &Site, qkv: [&Tensor; 3], attend: Attend) -> Result<Tensor> {
+        let mut controls = self.0.iter_mut();
+        match controls.find(|control| control.intervention(site) == Intervention::Attention) {
+            Some(control) => control.attend(site, qkv, attend),
+            None => attend(qkv),
+        }
+    }
 }
 
 /// The intervention that excludes the others, else maps, which several can rewrite.
@@ -40,8 +48,9 @@ fn first_ranked(asked: impl Iterator<Item = Intervention>) -> Intervention {
     let rank = |asked: &Intervention| match asked {
         Intervention::None => 0,
         Intervention::Maps => 1,
-        Intervention::FirstRowsKeysValues => 2,
-        Intervention::FirstRowsMaps => 3,
+        Intervention::Attention => 2,
+        Intervention::FirstRowsKeysValues => 3,
+        Intervention::FirstRowsMaps => 4,
     };
     asked.max_by_key(rank).unwrap_or(Intervention::None)
 }

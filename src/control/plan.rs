@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
 use super::{
-    Anchor, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MutualSelfAttention,
-    PromptToPrompt, StepRange, WordPair,
+    Anchor, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MaskWords,
+    MaskedSelfAttention, MutualSelfAttention, PromptToPrompt, StepRange, WordPair,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
@@ -60,7 +60,7 @@ pub enum Amplify {
 /// The factor of [`Amplify::Auto`].
 const AUTO_FACTOR: f64 = 4.0;
 
-/// Words that local blend restricts the edit to.
+/// Words that local blend restricts the edit to, or whose attention masks MasaCtrl.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Blend {
     /// The words that differ between source and target, where they differ.
@@ -76,6 +76,8 @@ pub struct ControlPlan {
     pub mode: ControlMode,
     /// Where MasaCtrl begins; by default [`MasactrlStart::usual`] says.
     pub masactrl_start: Option<MasactrlStart>,
+    /// The words whose attention masks it; without any there is no mask.
+    pub masactrl_mask: Vec<Blend>,
     /// The steps in which it does.
     pub cross: CrossReplaceSteps,
     /// The steps in which self-attention maps are the source's.
@@ -95,6 +97,8 @@ pub struct Controls {
     pub prompt_to_prompt: Option<PromptToPrompt>,
     /// Lets targets see the source's features.
     pub mutual_self_attention: Option<MutualSelfAttention>,
+    /// The same in two parts, in its place.
+    pub masked_self_attention: Option<MaskedSelfAttention>,
     /// Keeps the latent where the chosen words do not attend.
     pub blend: Option<LocalBlend>,
 }
@@ -104,7 +108,9 @@ impl Controls {
     pub fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
         let edit = self.prompt_to_prompt.as_ref();
         let blend = self.blend.as_ref();
+        let masked = self.masked_self_attention.as_ref();
         Ok(Self {
+            masked_self_attention: masked.map(|control| control.of_targets(targets)),
             prompt_to_prompt: edit.map(|control| control.of_targets(targets)),
             mutual_self_attention: self.mutual_self_attention,
             blend: blend.map(|blend| blend.of_targets(targets)).transpose()?,
@@ -135,6 +141,7 @@ impl Default for ControlPlan {
         Self {
             mode: ControlMode::Auto,
             masactrl_start: None,
+            masactrl_mask: Vec::new(),
             cross: CrossReplaceSteps {
                 default: StepRange::CROSS,
                 words: Vec::new(),
@@ -157,9 +164,25 @@ impl ControlPlan {
         let is_named = |amplify: &Amplify| matches!(amplify, Amplify::Word(..));
         let acts = self.mode.follows_maps() || self.amplify.iter().any(is_named);
         let prompt_to_prompt = acts.then(|| self.prompt_to_prompt(source, targets, walk));
+        let start = self.checked_masactrl_start(walk)?;
+        let (plain, masked) = match self.masactrl_mask.is_empty() {
+            true => (start, None),
+            false => (None, start),
+        };
+        let masked = masked.map(|start| {
+            let targets = targets.iter();
+            let words = targets.map(|target| self.mask_words(source, target));
+            let words = words.collect::<Result<_>>()?;
+            Ok::<_, Error>(MaskedSelfAttention::new(
+                start,
+                words,
+                &walk.attentive_levels,
+            ))
+        });
         Ok(Controls {
             prompt_to_prompt: prompt_to_prompt.transpose()?,
-            mutual_self_attention: self.mutual_self_attention(walk)?,
+            mutual_self_attention: plain.map(MutualSelfAttention::new),
+            masked_self_attention: masked.transpose()?,
             blend: self.local_blend(source, targets, walk)?,
         })
     }
@@ -183,13 +206,28 @@ impl ControlPlan {
         ))
     }
 
-    fn mutual_self_attention(&self, walk: &WalkInfo) -> Result<Option<MutualSelfAttention>> {
+    /// The tokens whose attention masks MasaCtrl for a target.
+    fn mask_words(&self, source: &Prompt, target: &Prompt) -> Result<MaskWords> {
+        let pairs = self.masked(source, target)?;
+        if pairs.is_empty() {
+            return Err(no_pairs(Setting::MasactrlMask, target));
+        }
+        let (from, to): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let tokens = |words: Vec<WordTokens>| words.into_iter().flat_map(|word| word.tokens);
+        Ok(MaskWords {
+            source: tokens(from).collect(),
+            target: tokens(to).collect(),
+        })
+    }
+
+    /// Where MasaCtrl begins, if it is asked for.
+    fn checked_masactrl_start(&self, walk: &WalkInfo) -> Result<Option<MasactrlStart>> {
         if self.mode != ControlMode::Masactrl {
             return Ok(None);
         }
         let start = self.masactrl_start(walk.steps, walk.transformer_blocks);
         start.check(walk.steps, walk.transformer_blocks)?;
-        Ok(Some(MutualSelfAttention::new(start)))
+        Ok(Some(start))
     }
 
     /// Where MasaCtrl begins in a walk of so many steps in a network of so many transformer
@@ -223,23 +261,16 @@ impl ControlPlan {
         source: &Prompt,
         target: &Prompt,
     ) -> Result<Vec<(WordTokens, WordTokens)>> {
-        let mut blended = Vec::new();
-        for blend in &self.blend {
-            match blend {
-                Blend::Auto => blended.extend(words::changed_pairs(source, target)),
-                Blend::Pair(pair) => {
-                    let (from, to) = pair.reading(source, slice::from_ref(target));
-                    let missing = |_| WordTokens::missing(to);
-                    let to = target.find_word(to).unwrap_or_else(missing);
-                    blended.push((source.find_word(from)?, to));
-                }
-            }
-        }
-        let is_there = |pair: &(WordTokens, WordTokens)| !pair.1.is_missing();
-        if blended.iter().any(is_there) {
-            blended.retain(is_there);
-        }
-        Ok(blended)
+        pairs(&self.blend, source, target)
+    }
+
+    /// The pairs of words whose attention masks MasaCtrl for a target, as [`blended`](Self::blended).
+    pub fn masked(
+        &self,
+        source: &Prompt,
+        target: &Prompt,
+    ) -> Result<Vec<(WordTokens, WordTokens)>> {
+        pairs(&self.masactrl_mask, source, target)
     }
 
     /// How cross-attention follows from `source` to `target`, with `Auto` resolved.
@@ -341,12 +372,7 @@ impl ControlPlan {
         for target in targets {
             let pairs = self.blended(source, target)?;
             if pairs.is_empty() {
-                let reason = format!(
-                    "no words of {:?} and the source prompt differ one for one: name them, as \
-                     in bird:dog",
-                    target.text()
-                );
-                return Err(Error::of(Setting::Blend, reason));
+                return Err(no_pairs(Setting::Blend, target));
             }
             let (from, to): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
             sources.push(marked(source, &from));
@@ -367,7 +393,8 @@ impl ControlPlan {
             Amplify::Auto => None,
         });
         let replaced = self.cross.words.iter().map(|(word, _)| &word[..]);
-        let blended = self.blend.iter().filter_map(|blend| match blend {
+        let pairs = self.blend.iter().chain(&self.masactrl_mask);
+        let blended = pairs.filter_map(|blend| match blend {
             Blend::Pair(pair) => Some(pair.reading(source, targets).1),
             Blend::Auto => None,
         });
@@ -378,6 +405,40 @@ impl ControlPlan {
         }
         Ok(())
     }
+}
+
+/// The pairs of words of the source and of a target that are meant by `words`.
+fn pairs(
+    words: &[Blend],
+    source: &Prompt,
+    target: &Prompt,
+) -> Result<Vec<(WordTokens, WordTokens)>> {
+    let mut blended = Vec::new();
+    for blend in words {
+        match blend {
+            Blend::Auto => blended.extend(words::changed_pairs(source, target)),
+            Blend::Pair(pair) => {
+                let (from, to) = pair.reading(source, slice::from_ref(target));
+                let missing = |_| WordTokens::missing(to);
+                let to = target.find_word(to).unwrap_or_else(missing);
+                blended.push((source.find_word(from)?, to));
+            }
+        }
+    }
+    let is_there = |pair: &(WordTokens, WordTokens)| !pair.1.is_missing();
+    if blended.iter().any(is_there) {
+        blended.retain(is_there);
+    }
+    Ok(blended)
+}
+
+/// The error of pairs that the prompts do not show.
+fn no_pairs(setting: Setting, target: &Prompt) -> Error {
+    let reason = format!(
+        "no words of {:?} and the source prompt differ one for one: name them, as in bird:dog",
+        target.text()
+    );
+    Error::of(setting, reason)
 }
 
 /// 1 for the tokens of these words of a prompt, else 0.

@@ -12,7 +12,7 @@ use crate::{
     guidance::Guidance,
     model::{
         Conditioning,
-        attention::{AttentionControl, Intervention, Site},
+        attention::{Attend, AttentionControl, Intervention, Site},
         unet::{PreparedText, Unet, UnetInput},
     },
     schedule::Timestep,
@@ -162,6 +162,10 @@ impl AttentionControl for WithoutText<'_> {
 
     fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor> {
         self.0.rewrite(site, maps)
+    }
+
+    fn attend(&mut self, site: &Site, qkv: [&Tensor; 3], attend: Attend) -> Result<Tensor> {
+        self.0.attend(site, qkv, attend)
     }
 }
 

@@ -4,7 +4,9 @@ mod control;
 
 use candle_core::Tensor;
 
-pub use control::{AttentionControl, AttentionKind, BlockPlace, Intervention, NoControl, Site};
+pub use control::{
+    Attend, AttentionControl, AttentionKind, BlockPlace, Intervention, NoControl, Site,
+};
 
 use crate::{
     error::{Error, Result},
@@ -87,6 +89,13 @@ impl Reading {
             Intervention::Maps => {
                 let maps = self.ops.attention_maps(q, k, self.heads)?; // (b, heads, n, m)
                 self.ops.read_maps(&control.rewrite(site, maps)?, v)?
+            }
+            Intervention::Attention => {
+                let full = |[q, k, v]: [&Tensor; 3]| {
+                    let mode = AttentionMode::Full;
+                    Ok(self.ops.attention([q, k, v], self.heads, mode)?)
+                };
+                control.attend(site, [q, k, v], &full)?
             }
         };
         Ok(self.out.forward_onto(&y, Some(residual))?)

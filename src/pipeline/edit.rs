@@ -407,6 +407,9 @@ impl EditControls {
         if let Some(control) = &mut self.plan.mutual_self_attention {
             controls.push(control);
         }
+        if let Some(control) = &mut self.plan.masked_self_attention {
+            controls.push(control);
+        }
         if let Some(blend) = &mut self.plan.blend {
             controls.push(blend);
         }

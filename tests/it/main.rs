@@ -29,6 +29,7 @@ mod hub;
 mod inversion_cache;
 mod keep_pixels;
 mod layers;
+mod methods;
 mod metrics;
 mod model_folders;
 mod pictures;

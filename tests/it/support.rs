@@ -167,6 +167,11 @@ impl Run {
         self
     }
 
+    /// A path in the run's folder.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Puts a file into the run's folder.
     pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
         std::fs::write(self.folder.path().join(name), content).expect("a file of the run");

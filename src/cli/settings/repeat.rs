@@ -33,12 +33,13 @@ const MODEL: &[&str] = &[
 
 /// Settings that the program derives from others where they are left to it: with those
 /// changed they are derived anew.
-const DERIVED: [(&str, &[&[&str]]); 9] = [
+const DERIVED: [(&str, &[&[&str]]); 10] = [
     ("amplify", &[PROMPTS, &["control"]]),
     ("blend", &[PROMPTS]),
     ("control", &[PROMPTS, MODEL]),
     ("early_prompt", &[MODEL, &["control"]]),
     ("guidance", &[MODEL, METHOD]),
+    ("masactrl_mask", &[PROMPTS, &["control"]]),
     ("masactrl_start", &[MODEL, METHOD, &["control"]]),
     ("method", &[MODEL]),
     ("steps", &[MODEL, METHOD]),

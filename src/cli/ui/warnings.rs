@@ -53,11 +53,15 @@ pub(crate) fn warn_of_factors(plan: &ControlPlan, console: &Console) {
     }
 }
 
-/// Warns about a start of MasaCtrl where that is not used.
+/// Warns about settings of MasaCtrl where that is not used.
 pub(crate) fn warn_of_masactrl(plan: &ControlPlan, console: &Console) {
-    if let Some(start) = plan.masactrl_start
-        && plan.mode != ControlMode::Masactrl
-    {
+    if plan.mode == ControlMode::Masactrl {
+        return;
+    }
+    if !plan.masactrl_mask.is_empty() {
+        console.warn("--masactrl-mask has no effect without --control masactrl");
+    }
+    if let Some(start) = plan.masactrl_start {
         console.warn(&format!(
             "--masactrl-start {start} has no effect without --control masactrl"
         ));

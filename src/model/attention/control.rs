@@ -68,7 +68,12 @@ pub enum Intervention {
     FirstRowsKeysValues,
     /// The maps are computed and passed to `rewrite`.
     Maps,
+    /// The control computes what is read, in `attend`.
+    Attention,
 }
+
+/// Plain attention of queries (b, n, c) over keys and values (b, m, c): (b, n, c).
+pub type Attend<'a> = &'a dyn Fn([&Tensor; 3]) -> Result<Tensor>;
 
 /// Reads and optionally rewrites attention maps during a UNet evaluation; by default it does
 /// nothing.
@@ -89,6 +94,11 @@ pub trait AttentionControl {
     /// to one over the keys.
     fn rewrite(&mut self, _site: &Site, maps: Tensor) -> Result<Tensor> {
         Ok(maps)
+    }
+
+    /// What queries (rows, n, c) read of keys and values of the same shape.
+    fn attend(&mut self, _site: &Site, qkv: [&Tensor; 3], attend: Attend) -> Result<Tensor> {
+        attend(qkv)
     }
 }
 
