@@ -16,7 +16,7 @@ mod word_pair;
 use candle_core::Tensor;
 
 pub use anchor::{Anchor, SourceAnchor};
-pub use attention_store::AttentionStore;
+pub use attention_store::{AttentionStore, Onlooker};
 pub use chain::Chain;
 pub use latent_mask::LatentMask;
 pub use local_blend::{BlendWords, LocalBlend};

@@ -31,6 +31,14 @@ impl AttentionStore {
         }
     }
 
+    /// Adds maps (rows, heads, queries, tokens).
+    fn add(&mut self, site: &Site, maps: &Tensor) -> Result<()> {
+        let (rows, _, _, tokens) = maps.dims4()?;
+        let heads = maps.to_dtype(DType::F32)?.sum(1)?; // (rows, queries, tokens)
+        let own = heads.reshape((rows, site.height, site.width, tokens))?;
+        add_to(&mut self.sum, own)
+    }
+
     /// One store of the rows of several, each of which begins with as many `sources`.
     pub(crate) fn joined(stores: &[Self], sources: usize) -> Result<Option<Self>> {
         let Some(first) = stores.first() else {
@@ -65,10 +73,7 @@ impl AttentionControl for AttentionStore {
 
     /// Stores maps (rows, heads, queries, tokens) and returns them unchanged.
     fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor> {
-        let (rows, _, _, tokens) = maps.dims4()?;
-        let heads = maps.to_dtype(DType::F32)?.sum(1)?; // (rows, queries, tokens)
-        let own = heads.reshape((rows, site.height, site.width, tokens))?;
-        add_to(&mut self.sum, own)?;
+        self.add(site, &maps)?;
         Ok(maps)
     }
 }
@@ -76,6 +81,25 @@ impl AttentionControl for AttentionStore {
 impl WalkControl for AttentionStore {
     fn begin(&mut self, step: StepInfo) {
         self.early = step.early;
+    }
+}
+
+/// A store of the maps that other controls ask for; it asks for none, and so changes nothing.
+#[derive(Clone, Debug)]
+pub struct Onlooker(pub AttentionStore);
+
+impl AttentionControl for Onlooker {
+    fn seen(&mut self, site: &Site, maps: &Tensor) -> Result<()> {
+        match self.0.intervention(site) {
+            Intervention::Maps => self.0.add(site, maps),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WalkControl for Onlooker {
+    fn begin(&mut self, step: StepInfo) {
+        self.0.begin(step);
     }
 }
 

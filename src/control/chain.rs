@@ -31,6 +31,9 @@ impl AttentionControl for Chain<'_> {
                 maps = control.rewrite(site, maps)?;
             }
         }
+        for control in &mut self.0 {
+            control.seen(site, &maps)?;
+        }
         Ok(maps)
     }
 

@@ -33,7 +33,7 @@ pub struct MaskWords {
 /// As in the authors' code (`MutualSelfAttentionControlMaskAuto`) the maps are the means over
 /// heads and layers of the cross-attention before this layer in the same step, at a quarter of
 /// the latent's side, stretched from 0 to 1 and enlarged by repetition; the source's is cut at a
-/// threshold. Where a map is flat, or covers everything, all keys are read.
+/// threshold. Where a map is flat, or covers everything or nothing, all keys are read.
 #[derive(Clone, Debug)]
 pub struct MaskedSelfAttention {
     start: MasactrlStart,
@@ -111,7 +111,8 @@ impl MaskedSelfAttention {
             return attend([q, k, v]);
         };
         let [inside, outside] = source.parts();
-        if outside.is_empty() {
+        // A small word may fall between the places of a coarser layer.
+        if inside.is_empty() || outside.is_empty() {
             return attend([q, k, v]);
         }
         let of = |places: Vec<u32>| {

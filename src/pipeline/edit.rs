@@ -7,12 +7,13 @@ use candle_core::Tensor;
 use super::{
     Method, Pipeline, encode_prompts,
     groups::{Gathered, groups},
+    hint::{Hint, Shown, hint},
     negative, predictor, while_loading,
 };
 use crate::{
     control::{
-        Anchor, AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, SourceAnchor,
-        WalkInfo, join_rows,
+        Anchor, AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, Onlooker,
+        SourceAnchor, WalkInfo, join_rows,
     },
     diffusion::{BatchConditioning, Event, Inverted, Observer, Unconditional, WalkControl},
     error::{Error, Result, Setting},
@@ -73,6 +74,8 @@ pub struct Edited {
     pub blend_mask: Option<Tensor>,
     /// Cross-attention maps, a row for each latent above, if they were asked for.
     pub attention: Option<AttentionStore>,
+    /// For each target what to try next, if what the edit computed shows that it failed.
+    pub hints: Vec<Option<Hint>>,
 }
 
 impl Edited {
@@ -86,6 +89,7 @@ impl Edited {
             targets: rows(&self.targets)?,
             prompts: self.prompts.iter().take(1).chain(own).cloned().collect(),
             blend_mask: self.blend_mask.as_ref().map(rows).transpose()?,
+            hints: self.hints[targets.clone()].to_vec(),
             attention: None,
         })
     }
@@ -175,6 +179,7 @@ impl Pipeline {
         let group = |targets: Range<usize>| {
             let group = Group {
                 edit,
+                prompts: &text.prompts,
                 states: &text.states,
                 controls: controls.of_targets(&targets)?,
                 rows: 1 - sources..1,
@@ -207,6 +212,7 @@ impl Pipeline {
         observer.observe(Event::Value("latent", &latents));
         let blend = group.controls.plan.blend.as_ref();
         Ok(Walked {
+            hints: group.hints(&latents)?,
             latents,
             blend_mask: blend.and_then(LocalBlend::mask).cloned(),
             attention: group.controls.store,
@@ -271,6 +277,8 @@ struct Encoded {
 /// Some of the targets of an edit, and the source if it is needed.
 struct Group<'a> {
     edit: &'a Edit,
+    /// The source prompt and those of all targets.
+    prompts: &'a [Prompt],
     /// Of all prompts, and of the early one.
     states: &'a Conditioning,
     controls: EditControls,
@@ -306,6 +314,24 @@ impl Group<'_> {
 }
 
 impl Group<'_> {
+    /// What to try next for each target, given the latents of all rows.
+    fn hints(&self, latents: &Tensor) -> Result<Vec<Option<Hint>>> {
+        let sources = self.rows.len();
+        let one = |(index, target): (usize, usize)| {
+            let shown = Shown {
+                maps: &self.controls.onlooker.0,
+                latents,
+                row: sources + index,
+            };
+            let prompts = (&self.prompts[0], &self.prompts[target + 1]);
+            match sources {
+                0 => Ok(None), // no maps are read without the source
+                _ => hint(self.edit, prompts, &shown),
+            }
+        };
+        self.targets.clone().enumerate().map(one).collect()
+    }
+
     /// What classifier-free guidance leads all rows away from; the states of the negative prompt
     /// are the last.
     fn unconditional(&self, model: &Model, inverted: &Inverted) -> Result<Option<Unconditional>> {
@@ -330,6 +356,7 @@ struct Walked {
     latents: Tensor,
     blend_mask: Option<Tensor>,
     attention: Option<AttentionStore>,
+    hints: Vec<Option<Hint>>,
 }
 
 /// The result of all groups.
@@ -339,7 +366,9 @@ fn joined(groups: Vec<Walked>, sources: usize, prompts: Vec<Prompt>) -> Result<E
         false => join_rows(&parts, sources).map(Some),
     };
     let (mut latents, mut masks, mut stores) = (Vec::new(), Vec::new(), Vec::new());
+    let mut hints = Vec::new();
     for group in groups {
+        hints.extend(group.hints);
         latents.push(group.latents);
         masks.extend(group.blend_mask);
         stores.extend(group.attention);
@@ -354,6 +383,7 @@ fn joined(groups: Vec<Walked>, sources: usize, prompts: Vec<Prompt>) -> Result<E
         targets: targets(&latents)?,
         blend_mask: joined(masks)?.as_ref().map(targets).transpose()?,
         prompts,
+        hints,
         attention: AttentionStore::joined(&stores, sources)?,
     })
 }
@@ -364,6 +394,7 @@ struct EditControls {
     plan: Controls,
     mask: Option<LatentMask>,
     store: Option<AttentionStore>,
+    onlooker: Onlooker,
 }
 
 impl EditControls {
@@ -381,6 +412,7 @@ impl EditControls {
             plan: edit.control.controls(prompts, &walk)?,
             mask: mask.transpose()?.map(LatentMask::new),
             store: (edit.outputs.attention).then(|| AttentionStore::new(&walk.attentive_levels)),
+            onlooker: Onlooker(AttentionStore::new(&walk.attentive_levels)),
         })
     }
 
@@ -391,6 +423,7 @@ impl EditControls {
             plan: self.plan.of_targets(targets)?,
             mask: self.mask.clone(),
             store: self.store.clone(),
+            onlooker: self.onlooker.clone(),
         })
     }
 
@@ -419,6 +452,7 @@ impl EditControls {
         if let Some(store) = &mut self.store {
             controls.push(store);
         }
+        controls.push(&mut self.onlooker);
         Chain(controls)
     }
 }

@@ -320,7 +320,7 @@ class Masked(Masactrl):
         if source is None or target is None:
             return full(k, v)
         inside = source >= self.THRESHOLD
-        if inside.all():
+        if inside.all() or not inside.any():
             return full(k, v)
         inner = full(k[:, :, inside], v[:, :, inside])
         outer = full(k[:, :, ~inside], v[:, :, ~inside])

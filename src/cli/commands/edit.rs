@@ -39,7 +39,7 @@ use crate::cli::{
     picture,
     settings::{InputHash, Settings},
     storage,
-    ui::sheets,
+    ui::{hints, sheets},
 };
 
 /// Edits a picture, given a prompt that describes it and one for the result.
@@ -148,11 +148,16 @@ impl EditArgs {
         files.write(&pipeline, (&edit, &edited), &mut console)?;
         console.write_dump(dump, 0, self.result.save.write.existing())?;
         console.finish();
-        let mut results = outputs.iter().zip(&edit.request.targets).zip(settings);
-        results.try_for_each(|((output, target), settings)| {
+        let targets = edit.request.targets.iter().zip(&edited.hints);
+        let mut results = outputs.iter().zip(targets).zip(settings);
+        results.try_for_each(|((output, (target, hint)), settings)| {
             let mut facts = Value::Object(settings.facts());
             facts["source"] = json!(edit.request.source);
             facts["target"] = json!(target);
+            if let Some(hint) = hint {
+                console.note(&hints::line(hint));
+                facts["hint"] = hints::fact(hint);
+            }
             console.result(output, 0, facts)
         })
     }

@@ -96,6 +96,11 @@ pub trait AttentionControl {
         Ok(maps)
     }
 
+    /// Shows the maps that were requested, by whatever control, as they are used.
+    fn seen(&mut self, _site: &Site, _maps: &Tensor) -> Result<()> {
+        Ok(())
+    }
+
     /// What queries (rows, n, c) read of keys and values of the same shape.
     fn attend(&mut self, _site: &Site, qkv: [&Tensor; 3], attend: Attend) -> Result<Tensor> {
         attend(qkv)
