@@ -27,9 +27,9 @@
 //! | [`batch`] | many jobs: manifests, shards, the ledger of results, the list of failures |
 //! | [`convert`] | weights files rewritten: dtype, names, merged adapters |
 //! | [`distill`] | guidance and consistency distillation: losses, AdamW, checkpoints |
-//! | [`pipeline`] | a model's loaded networks: invert, edit, generate, reconstruct, decode |
+//! | [`pipeline`] | a model's loaded networks: invert, edit, generate, reconstruct, decode, by any method |
 //! | [`control`] | prompt-to-prompt, MasaCtrl, local blend, masks, the anchored source, the attention store |
-//! | [`diffusion`] | the walk, the noise prediction under guidance, events |
+//! | [`diffusion`] | the walk and its solvers, the noise prediction under guidance, null-text inversion, events |
 //! | [`metrics`] | measures of edits: PSNR, SSIM, LPIPS, CLIP score, structure distance, DINOv2 |
 //! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `shapes` |
 //! | [`lora`] | adapter files: their tensor names, alpha and weights |

@@ -79,6 +79,9 @@ pub struct Record {
     pub bytes: u64,
     /// How long it took to make, in seconds; 0 if it was found.
     pub seconds: f64,
+    /// How often a network was evaluated for it and what was made with it; 0 if it was found.
+    #[serde(default)]
+    pub evaluations: usize,
 }
 
 impl Record {
@@ -123,6 +126,14 @@ impl Records {
         });
         let (count, seconds, bytes) = sums;
         (count > 0.0).then(|| (seconds / count, bytes / count))
+    }
+
+    /// The mean evaluations for a file, of those that took any; `None` without any.
+    pub fn mean_evaluations(&self) -> Option<f64> {
+        let all = self.0.values().flatten().map(|one| one.evaluations);
+        let made: Vec<_> = all.filter(|count| *count > 0).collect();
+        let sum = made.iter().sum::<usize>() as f64;
+        (!made.is_empty()).then(|| sum / made.len() as f64)
     }
 
     /// Adds what is known of a file now.
@@ -240,6 +251,7 @@ mod tests {
             sha256: Record::digest(b"x"),
             bytes: 1,
             seconds: 2.0,
+            evaluations: 3,
         }
     }
 

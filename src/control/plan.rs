@@ -1,14 +1,18 @@
 //! The user's settings of a control, and the controls made from them for given
 //! prompts.
 
-use std::{ops::Range, slice};
+mod pairs;
+
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 
+pub use pairs::Blend;
+
 use super::{
     Anchor, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MaskWords,
-    MaskedSelfAttention, MutualSelfAttention, PromptToPrompt, StepRange, WordPair,
+    MaskedSelfAttention, MutualSelfAttention, PromptToPrompt, StepRange,
     prompt_to_prompt::{CrossEdit, Target},
 };
 use crate::{
@@ -18,6 +22,8 @@ use crate::{
         words::{self, WordTokens},
     },
 };
+
+use pairs::{no_pairs, pairs};
 
 /// How the target's attention follows the source's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,15 +65,6 @@ pub enum Amplify {
 
 /// The factor of [`Amplify::Auto`].
 const AUTO_FACTOR: f64 = 4.0;
-
-/// Words that local blend restricts the edit to, or whose attention masks MasaCtrl.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Blend {
-    /// The words that differ between source and target, where they differ.
-    Auto,
-    /// A source word and a target word, wherever they stand.
-    Pair(WordPair),
-}
 
 /// The settings that keep an edit close to its source.
 #[derive(Clone, Debug, PartialEq)]
@@ -405,40 +402,6 @@ impl ControlPlan {
         }
         Ok(())
     }
-}
-
-/// The pairs of words of the source and of a target that are meant by `words`.
-fn pairs(
-    words: &[Blend],
-    source: &Prompt,
-    target: &Prompt,
-) -> Result<Vec<(WordTokens, WordTokens)>> {
-    let mut blended = Vec::new();
-    for blend in words {
-        match blend {
-            Blend::Auto => blended.extend(words::changed_pairs(source, target)),
-            Blend::Pair(pair) => {
-                let (from, to) = pair.reading(source, slice::from_ref(target));
-                let missing = |_| WordTokens::missing(to);
-                let to = target.find_word(to).unwrap_or_else(missing);
-                blended.push((source.find_word(from)?, to));
-            }
-        }
-    }
-    let is_there = |pair: &(WordTokens, WordTokens)| !pair.1.is_missing();
-    if blended.iter().any(is_there) {
-        blended.retain(is_there);
-    }
-    Ok(blended)
-}
-
-/// The error of pairs that the prompts do not show.
-fn no_pairs(setting: Setting, target: &Prompt) -> Error {
-    let reason = format!(
-        "no words of {:?} and the source prompt differ one for one: name them, as in bird:dog",
-        target.text()
-    );
-    Error::of(setting, reason)
 }
 
 /// 1 for the tokens of these words of a prompt, else 0.

@@ -1,26 +1,27 @@
 //! An edit: its settings, rows, controls and walk.
 
+mod controls;
+mod group;
+
 use std::ops::Range;
 
 use candle_core::Tensor;
 
 use super::{
-    Method, Pipeline, encode_prompts,
+    Hint, Method, Pipeline, encode_prompts,
     groups::{Gathered, groups},
-    hint::{Hint, Shown, hint},
-    negative, predictor, while_loading,
+    predictor, while_loading,
 };
 use crate::{
-    control::{
-        Anchor, AttentionStore, Chain, ControlPlan, Controls, LatentMask, LocalBlend, Onlooker,
-        SourceAnchor, WalkInfo, join_rows,
-    },
-    diffusion::{BatchConditioning, Event, Inverted, Observer, Unconditional, WalkControl},
+    control::{Anchor, AttentionStore, ControlPlan, LocalBlend, SourceAnchor},
+    diffusion::{Event, Inverted, Observer, WalkControl},
     error::{Error, Result, Setting},
     guidance::Guidance,
-    model::{Conditioning, EncodedPrompts, Model, unet::Unet},
+    model::{EncodedPrompts, Model, unet::Unet},
     prompt::Prompt,
 };
+use controls::EditControls;
+use group::{Group, Walked, joined};
 
 /// The settings of an edit.
 #[derive(Clone, Debug)]
@@ -272,189 +273,6 @@ fn differing(first: &Method, other: &Method) -> Error {
 struct Encoded {
     text: EncodedPrompts,
     controls: EditControls,
-}
-
-/// Some of the targets of an edit, and the source if it is needed.
-struct Group<'a> {
-    edit: &'a Edit,
-    /// The source prompt and those of all targets.
-    prompts: &'a [Prompt],
-    /// Of all prompts, and of the early one.
-    states: &'a Conditioning,
-    controls: EditControls,
-    /// The prompts of the sources: 0, or none.
-    rows: Range<usize>,
-    /// The targets, counted from 0.
-    targets: Range<usize>,
-}
-
-impl Group<'_> {
-    /// The conditioning of its rows. The early prompt's states are those after the targets'; the
-    /// pooled embedding stays each row's own. A consistency model leaves the source unguided.
-    fn conditioning(&self) -> Result<BatchConditioning> {
-        let targets = self.targets.clone().map(|target| target + 1);
-        let prompts: Vec<_> = self.rows.clone().chain(targets).collect();
-        let of = |prompt| match prompt {
-            0 if self.edit.method == Method::Icd => Guidance::NONE,
-            _ => self.edit.guidance,
-        };
-        let early_row = self.edit.targets.len() + 1;
-        let pick = |prompt: &usize| if *prompt == 0 { 0 } else { early_row };
-        let text = self.states.rows(prompts.iter().copied())?;
-        let early = match self.edit.early_prompt {
-            Some(_) => Some(self.states.rows(prompts.iter().map(pick))?.pooled_as(&text)),
-            None => None,
-        };
-        Ok(BatchConditioning {
-            text,
-            early,
-            guidance: prompts.into_iter().map(of).collect(),
-        })
-    }
-}
-
-impl Group<'_> {
-    /// What to try next for each target, given the latents of all rows.
-    fn hints(&self, latents: &Tensor) -> Result<Vec<Option<Hint>>> {
-        let sources = self.rows.len();
-        let one = |(index, target): (usize, usize)| {
-            let shown = Shown {
-                maps: &self.controls.onlooker.0,
-                latents,
-                row: sources + index,
-            };
-            let prompts = (&self.prompts[0], &self.prompts[target + 1]);
-            match sources {
-                0 => Ok(None), // no maps are read without the source
-                _ => hint(self.edit, prompts, &shown),
-            }
-        };
-        self.targets.clone().enumerate().map(one).collect()
-    }
-
-    /// What classifier-free guidance leads all rows away from; the states of the negative prompt
-    /// are the last.
-    fn unconditional(&self, model: &Model, inverted: &Inverted) -> Result<Option<Unconditional>> {
-        let last = self.states.hidden_states.dim(0)? - 1;
-        let row = |row| self.states.rows([row].into_iter());
-        let prompt = self.edit.negative_prompt.as_deref();
-        Ok(Some(match &self.edit.method {
-            Method::Icd => return Ok(None),
-            Method::Ddim(_) => Unconditional::Fixed(negative(model, prompt, row(last)?)?),
-            Method::Npi(_) => Unconditional::Fixed(row(0)?),
-            Method::Nti(_, null_text) => Unconditional::PerStep {
-                embeddings: inverted.null_embeddings.clone(),
-                pooled: negative(model, Some(&null_text.begin), row(last)?)?.pooled,
-            },
-        }))
-    }
-}
-
-/// What the walk of a group results in, a row for the source, if it is needed, and for each
-/// target.
-struct Walked {
-    latents: Tensor,
-    blend_mask: Option<Tensor>,
-    attention: Option<AttentionStore>,
-    hints: Vec<Option<Hint>>,
-}
-
-/// The result of all groups.
-fn joined(groups: Vec<Walked>, sources: usize, prompts: Vec<Prompt>) -> Result<Edited> {
-    let joined = |parts: Vec<Tensor>| match parts.is_empty() {
-        true => Ok(None),
-        false => join_rows(&parts, sources).map(Some),
-    };
-    let (mut latents, mut masks, mut stores) = (Vec::new(), Vec::new(), Vec::new());
-    let mut hints = Vec::new();
-    for group in groups {
-        hints.extend(group.hints);
-        latents.push(group.latents);
-        masks.extend(group.blend_mask);
-        stores.extend(group.attention);
-    }
-    let none = || Error::setting("an edit needs a target prompt");
-    let latents = joined(latents)?.ok_or_else(none)?;
-    let targets = |rows: &Tensor| rows.narrow(0, sources, rows.dim(0)? - sources);
-    Ok(Edited {
-        source: (sources == 1)
-            .then(|| latents.narrow(0, 0, 1))
-            .transpose()?,
-        targets: targets(&latents)?,
-        blend_mask: joined(masks)?.as_ref().map(targets).transpose()?,
-        prompts,
-        hints,
-        attention: AttentionStore::joined(&stores, sources)?,
-    })
-}
-
-/// The controls of an edit's walk.
-struct EditControls {
-    anchor: Option<SourceAnchor>,
-    plan: Controls,
-    mask: Option<LatentMask>,
-    store: Option<AttentionStore>,
-    onlooker: Onlooker,
-}
-
-impl EditControls {
-    fn new(edit: &Edit, model: &Model, prompts: &[Prompt]) -> Result<Self> {
-        let walk = WalkInfo {
-            steps: edit.method.reverse_timesteps(model)?.count(),
-            blend_from: edit.method.blend_from(),
-            attentive_levels: model.unet_config().attentive_levels(),
-            transformer_blocks: model.unet_config().transformer_blocks(),
-            device: model.device().clone(),
-        };
-        let mask = edit.mask.as_ref().map(|mask| mask.to_device(&walk.device));
-        Ok(Self {
-            anchor: None, // the inversion is not known here
-            plan: edit.control.controls(prompts, &walk)?,
-            mask: mask.transpose()?.map(LatentMask::new),
-            store: (edit.outputs.attention).then(|| AttentionStore::new(&walk.attentive_levels)),
-            onlooker: Onlooker(AttentionStore::new(&walk.attentive_levels)),
-        })
-    }
-
-    /// The controls of the source and of some of the targets, which are counted from 0.
-    fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
-        Ok(Self {
-            anchor: self.anchor.clone(),
-            plan: self.plan.of_targets(targets)?,
-            mask: self.mask.clone(),
-            store: self.store.clone(),
-            onlooker: self.onlooker.clone(),
-        })
-    }
-
-    /// In order: what blends in the source comes after its anchor; the store comes last and
-    /// sees the maps as they are used.
-    fn chain(&mut self) -> Chain<'_> {
-        let mut controls: Vec<&mut dyn WalkControl> = Vec::new();
-        if let Some(anchor) = &mut self.anchor {
-            controls.push(anchor);
-        }
-        if let Some(control) = &mut self.plan.prompt_to_prompt {
-            controls.push(control);
-        }
-        if let Some(control) = &mut self.plan.mutual_self_attention {
-            controls.push(control);
-        }
-        if let Some(control) = &mut self.plan.masked_self_attention {
-            controls.push(control);
-        }
-        if let Some(blend) = &mut self.plan.blend {
-            controls.push(blend);
-        }
-        if let Some(mask) = &mut self.mask {
-            controls.push(mask);
-        }
-        if let Some(store) = &mut self.store {
-            controls.push(store);
-        }
-        controls.push(&mut self.onlooker);
-        Chain(controls)
-    }
 }
 
 impl Edit {

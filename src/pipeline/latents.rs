@@ -3,30 +3,31 @@
 //! metadata).
 
 mod cache;
+mod stated;
+mod tensors;
 
 use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use safetensors::{SafeTensors, tensor::TensorView};
+use safetensors::SafeTensors;
 
 use crate::{
-    diffusion::{Inverted, NullEmbeddings, Trajectory},
+    diffusion::Inverted,
     error::{Error, Result},
-    guidance::{Guidance, Tau},
     io::{Existing, Metadata, encoded_tensors, read_file, write_file},
-    model::{MethodName, Model},
+    model::Model,
     picture::{
         Picture, Size,
         fit::{Canvas, Fit},
     },
-    schedule::{DdimSteps, TIMESTEPS, Timestep},
 };
 
 pub use cache::InversionCache;
 
-use super::{Method, NullText};
+use super::Method;
+use stated::{METHOD, check_embeddings, method, stated};
+use tensors::inverted;
 
 /// The name of the inverted latent, and the prefix of those before it.
 const LATENT: &str = "latent";
@@ -34,12 +35,6 @@ const TRAJECTORY: &str = "trajectory.";
 /// The prefix of the embeddings of null-text inversion.
 const NULL_EMBEDDING: &str = "null_embedding.";
 
-/// Metadata keys: the inversion method, its steps, and what embeddings were optimised for.
-const METHOD: &str = "method";
-const STEPS: &str = "steps";
-const GUIDANCE: &str = "guidance";
-const TAU: &str = "tau";
-const NEGATIVE_PROMPT: &str = "negative_prompt";
 /// How a photo was resized.
 const SIZE: &str = "size";
 const FIT: &str = "fit";
@@ -207,166 +202,20 @@ impl Latents {
     }
 }
 
-/// What the metadata state of a method beside its name.
-fn stated(method: &Method) -> Vec<(String, String)> {
-    let steps = method.steps().map(|steps| (STEPS, steps.to_string()));
-    let optimised = method.null_text().map(|NullText { guidance, begin }| {
-        [
-            (GUIDANCE, guidance.strength().to_string()),
-            (TAU, guidance.tau().to_string()),
-            (NEGATIVE_PROMPT, begin.clone()),
-        ]
-    });
-    let all = steps.into_iter().chain(optimised.into_iter().flatten());
-    all.map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-/// The method that metadata state, which is removed from them. Older files do not state it:
-/// there was one.
-fn method(notes: &mut Metadata) -> Result<Method, String> {
-    let Some(name) = notes.remove(METHOD) else {
-        return Ok(Method::default());
-    };
-    let unknown = || format!("its method {name:?} is not known");
-    let kind = MethodName::named(&name).ok_or_else(unknown)?;
-    if kind == MethodName::Icd {
-        return Ok(Method::Icd);
-    }
-    let mut take = |key: &str| {
-        let missing = || format!("its metadata lack {key:?} of the method {name}");
-        notes.remove(key).ok_or_else(missing)
-    };
-    let told = |key: &'static str| move |error: Error| format!("its {key}: {error}");
-    let steps: DdimSteps = take(STEPS)?.parse().map_err(told(STEPS))?;
-    Ok(match kind {
-        MethodName::Icd => Method::Icd,
-        MethodName::Ddim => Method::Ddim(steps),
-        MethodName::Npi => Method::Npi(steps),
-        MethodName::Nti => {
-            let tau: Tau = take(TAU)?.parse().map_err(told(TAU))?;
-            let scale = take(GUIDANCE)?;
-            let scale = scale
-                .parse()
-                .map_err(|_| format!("its guidance {scale:?} is no number"))?;
-            let guidance = Guidance::classifier_free(scale, tau).map_err(told(GUIDANCE))?;
-            let begin = take(NEGATIVE_PROMPT)?;
-            Method::Nti(steps, NullText { guidance, begin })
-        }
-    })
-}
-
-/// Refuses null-text inversions without an embedding for each of their steps.
-fn check_embeddings(method: &Method, embeddings: &NullEmbeddings) -> Result<(), String> {
-    let Method::Nti(steps, _) = method else {
-        return Ok(());
-    };
-    let timesteps = steps.reverse();
-    let mut jumps = timesteps.jumps();
-    match jumps.find(|jump| embeddings.at(jump.from).is_none()) {
-        Some(jump) => Err(format!(
-            "it holds no tensor `{NULL_EMBEDDING}{}`",
-            jump.from
-        )),
-        None => Ok(()),
-    }
-}
-
-/// The latents of a file.
-fn inverted(tensors: &SafeTensors) -> Result<Inverted, String> {
-    let missing = || format!("it holds no tensor `{LATENT}`");
-    let latent = tensors.tensor(LATENT).map_err(|_| missing())?;
-    let latent = checked(LATENT, &latent, Form::Latent)?;
-    let passed = of_timesteps(tensors, TRAJECTORY, Form::Latent)?;
-    let is_other = |(_, before): &&(Timestep, Tensor)| before.dims() != latent.dims();
-    if let Some((at, before)) = passed.iter().find(is_other) {
-        let name = format!("{TRAJECTORY}{at}");
-        return Err(format!(
-            "its tensor {name:?} has shape {:?}, `{LATENT}` {:?}",
-            before.dims(),
-            latent.dims()
-        ));
-    }
-    let optimised = of_timesteps(tensors, NULL_EMBEDDING, Form::Embedding)?;
-    Ok(Inverted {
-        latent,
-        trajectory: Trajectory(passed),
-        null_embeddings: NullEmbeddings(optimised),
-    })
-}
-
-/// The tensors of a prefix by their timesteps, in ascending order.
-fn of_timesteps(
-    tensors: &SafeTensors,
-    prefix: &str,
-    form: Form,
-) -> Result<Vec<(Timestep, Tensor)>, String> {
-    let mut found = Vec::new();
-    for (name, view) in tensors.iter() {
-        let Some(at) = name.strip_prefix(prefix) else {
-            continue;
-        };
-        let at = timestep(at).ok_or_else(|| format!("its tensor {name:?} has no timestep"))?;
-        found.push((at, checked(name, &view, form)?));
-    }
-    found.sort_by_key(|(at, _)| *at);
-    Ok(found)
-}
-
-/// What a tensor of a file is.
-#[derive(Clone, Copy)]
-enum Form {
-    Latent,
-    Embedding,
-}
-
-impl Form {
-    /// Its shape as it is told, and its rank.
-    fn shape(self) -> (&'static str, usize) {
-        match self {
-            Self::Latent => ("(1, 4, h, w)", 4),
-            Self::Embedding => ("(1, tokens, width)", 3),
-        }
-    }
-}
-
-/// A timestep as it is written.
-fn timestep(text: &str) -> Option<Timestep> {
-    let at: u16 = text.parse().ok()?;
-    let is_known = usize::from(at) < TIMESTEPS && at.to_string() == text;
-    is_known.then_some(Timestep(at))
-}
-
-/// A tensor of a file, in f32.
-fn checked(name: &str, view: &TensorView, form: Form) -> Result<Tensor, String> {
-    let tensor = || -> candle_core::Result<_> {
-        let dtype = DType::try_from(view.dtype())?;
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
-        let tensor = tensor.to_dtype(DType::F32)?;
-        let sum = tensor.abs()?.sum_all()?.to_scalar::<f32>()?;
-        Ok((tensor, sum))
-    };
-    let (tensor, sum) = tensor().map_err(|error| error.to_string())?;
-    let (shape, rank) = form.shape();
-    if tensor.rank() != rank || view.shape()[0] != 1 {
-        return Err(format!(
-            "its tensor {name:?} has shape {:?}, not {shape}",
-            tensor.dims()
-        ));
-    }
-    if !sum.is_finite() {
-        return Err(format!(
-            "its tensor {name:?} has values that are not numbers"
-        ));
-    }
-    Ok(tensor)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
+    use candle_core::{DType, Device, Tensor};
+
     use super::*;
-    use crate::io::write_tensors;
+    use crate::{
+        diffusion::{NullEmbeddings, Trajectory},
+        guidance::{Guidance, Tau},
+        io::write_tensors,
+        pipeline::NullText,
+        schedule::{DdimSteps, Timestep},
+    };
 
     #[test]
     fn what_is_written_is_read() {
@@ -399,6 +248,68 @@ mod tests {
         let passed = read.inverted.trajectory.0.iter();
         let passed: Vec<_> = passed.map(|(at, x)| (at.0, values(x)[1])).collect();
         assert_eq!(passed, [(0, 2.), (259, 3.)]);
+    }
+
+    /// Latents of null-text inversion in two steps, with embeddings for these timesteps.
+    fn null_text(timesteps: &[u16]) -> Latents {
+        let x = |shape: &[usize]| Tensor::full(0.5f32, shape, &Device::Cpu).unwrap();
+        let embeddings = timesteps.iter();
+        let embeddings = embeddings
+            .map(|&at| (Timestep(at), x(&[1, 3, 2])))
+            .collect();
+        let guidance = Guidance::classifier_free(5.5, Tau::step(0.8).unwrap()).unwrap();
+        let begin = "blurred".to_owned();
+        let steps = DdimSteps::new(2).unwrap();
+        Latents {
+            method: Method::Nti(steps, NullText { guidance, begin }),
+            inverted: Inverted {
+                null_embeddings: NullEmbeddings(embeddings),
+                ..x(&[1, 4, 2, 2]).into()
+            },
+            prompt: String::new(),
+            model: String::new(),
+            notes: HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn null_text_inversions_state_all_that_an_edit_needs() {
+        let file = Path::new("x.safetensors");
+        let written = null_text(&[1, 501]);
+        let read = Latents::decode(&written.encoded().unwrap(), file).unwrap();
+        assert_eq!(read.method, written.method);
+        let at: Vec<_> = read
+            .inverted
+            .null_embeddings
+            .0
+            .iter()
+            .map(|(at, _)| at.0)
+            .collect();
+        assert_eq!(at, [1, 501]);
+        assert!(read.notes.is_empty());
+    }
+
+    #[test]
+    fn what_a_method_lacks_is_named() {
+        let file = Path::new("x.safetensors");
+        let told = |latents: &Latents| {
+            let read = Latents::decode(&latents.encoded().unwrap(), file);
+            read.unwrap_err().to_string()
+        };
+        assert!(told(&null_text(&[1])).contains("null_embedding.501"));
+        let mut wrong = null_text(&[1, 501]);
+        let x = Tensor::ones((1, 3), DType::F32, &Device::Cpu).unwrap();
+        wrong.inverted.null_embeddings.0[0].1 = x;
+        assert!(told(&wrong).contains("null_embedding.1"));
+        for (name, key) in [("ddim", "steps"), ("other", "other")] {
+            let mut stated = null_text(&[]);
+            stated.method = Method::Icd;
+            let x = stated.inverted.latent.clone();
+            let notes = HashMap::from([("method".to_owned(), name.to_owned())]);
+            let bytes = encoded_tensors(&vec![("latent".into(), x)], &notes).unwrap();
+            let told = Latents::decode(&bytes, file).unwrap_err().to_string();
+            assert!(told.contains(key), "{told}");
+        }
     }
 
     #[test]

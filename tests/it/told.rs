@@ -557,3 +557,32 @@ fn errors_of_all_kinds_are_coloured_alike() {
     let plain = icd("inspect").args("nowhere").done().stderr;
     assert!(plain.starts_with("error: nowhere"), "{plain}");
 }
+
+/// Of an edit whose change is everywhere, although its words have a place.
+#[test]
+fn what_an_edit_wants_next_is_told_unless_nothing_seems_wrong() {
+    let edit = |flags: &str| {
+        let run = icd("edit").path("--model", &data("sd"));
+        let run = run.path("--image", &data("photo.png"));
+        let run = run.with("--src-prompt", "a photo of a bird standing on a branch");
+        let target = "a photo of a lego bird standing on a branch";
+        let run = run.with("--tgt-prompt", target).args("-o out.png --json");
+        let done = run.args(flags).succeeds();
+        let told: Value = serde_json::from_str(&done.stdout).expect("a JSON object");
+        (done.stderr, told["hint"].clone())
+    };
+    let far = edit("--control refine --amplify lego=0.01 --cross-replace 1");
+    assert!(
+        far.0.contains("hint: no place looked at \"lego\" much"),
+        "{}",
+        far.0
+    );
+    assert!(far.0.contains("try --amplify lego=0.02"), "{}", far.0);
+    assert_eq!(far.1["flag"], "amplify");
+    assert_eq!(far.1["value"], "lego=0.02");
+    let quiet = edit("--control refine --amplify lego=0.01 --cross-replace 1 -q");
+    assert!(quiet.0.is_empty() && quiet.1 == far.1);
+    // Without maps nothing is known.
+    let free = edit("--control none");
+    assert!(!free.0.contains("hint:") && free.1.is_null());
+}

@@ -40,8 +40,8 @@ pub(crate) struct ControlArgs {
     /// change more [default: 1:10 for SD1.5, 1:44 for SDXL; 4:10 and 4:44 of 50 steps].
     #[arg(long, value_name = "STEP:LAYER")]
     masactrl_start: Option<MasactrlStart>,
-    /// MasaCtrl in two parts: what a target word covers reads what its source word covers, the
-    /// rest the rest; auto: the words that differ; repeat it for several [default: no mask].
+    /// Masks of MasaCtrl: what a target word covers reads what its source word covers, and the
+    /// rest the rest; auto: the words that differ; repeat it for several [default: no masks].
     #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend, allow_hyphen_values = true)]
     masactrl_mask: Vec<Blend>,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION

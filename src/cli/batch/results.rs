@@ -56,6 +56,8 @@ pub(crate) struct Made<'a> {
     pub(crate) fingerprint: &'a Fingerprint,
     pub(crate) bytes: &'a [u8],
     pub(crate) seconds: f64,
+    /// The evaluations of networks since its job began.
+    pub(crate) evaluations: usize,
 }
 
 impl Results {
@@ -95,6 +97,11 @@ impl Results {
     /// The mean seconds and bytes of earlier results; `None` without any.
     pub(crate) fn mean(&self) -> Option<(f64, f64)> {
         self.known().records.mean()
+    }
+
+    /// The mean evaluations for a result; `None` without any.
+    pub(crate) fn mean_evaluations(&self) -> Option<f64> {
+        self.known().records.mean_evaluations()
     }
 
     /// What ledgers tell of the file of a result.
@@ -170,6 +177,7 @@ impl Results {
             fingerprint: wanted,
             bytes: &bytes,
             seconds: 0.0,
+            evaluations: 0,
         }))
     }
 
@@ -198,6 +206,7 @@ impl Results {
             sha256: Record::digest(made.bytes),
             bytes: made.bytes.len() as u64,
             seconds: made.seconds,
+            evaluations: made.evaluations,
         }
     }
 

@@ -190,6 +190,7 @@ impl Run<'_> {
             fingerprint,
             bytes,
             seconds: began.elapsed().as_secs_f64(),
+            evaluations: self.console.evaluations().len(),
         })
     }
 }

@@ -84,8 +84,8 @@ const EXAMPLES: &str = "\
 Examples:
   icd invert --image in.png --prompt \"a photo of a bird\" \\
       --reconstruct back.png
-  icd invert --image in.png --prompt \"a photo of a bird\" --method nti \\
-      --steps 20 -o nti.safetensors
+  icd invert --image in.png --prompt \"a photo of a bird\" --method ddim \\
+      --steps 20 -o ddim.safetensors
   icd edit --latents in.latents.safetensors \\
       --tgt-prompt \"a photo of a lego bird\"";
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     OutArgs, PicturesArgs,
-    evaluation::{self, Done, Evaluation, add_model, job_of},
+    evaluation::{self, Done, Evaluation, Taken, add_model, job_of},
     made::{self, Making},
 };
 use crate::cli::{
@@ -143,7 +143,7 @@ impl EditingArgs {
             &done,
             (&device, self.model.yes()),
             &name,
-            None,
+            (None, Taken::default()),
             &mut console,
         )
     }

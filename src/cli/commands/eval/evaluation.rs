@@ -20,6 +20,7 @@ use super::{
 };
 use crate::cli::{
     Console, ReportArgs,
+    batch::results::Results,
     settings::{Origin, Settings, is_typed},
 };
 
@@ -51,6 +52,24 @@ pub(super) fn job_of(sample: &Sample) -> Job {
 pub(super) fn add_model(job: &mut Job, data: Data, given: &ArgMatches) {
     if data == Data::Toy && !is_typed("model", given) {
         job.insert("model".into(), json!(toy::NAME));
+    }
+}
+
+/// What a result took, on average over those of which it is known: no part of the files of
+/// tables, which do not depend on machines.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// Evaluations of networks.
+    pub(super) evaluations: Option<f64>,
+    pub(super) seconds: Option<f64>,
+}
+
+impl Taken {
+    fn of(results: &Results) -> Self {
+        Self {
+            evaluations: results.mean_evaluations(),
+            seconds: results.mean().map(|(seconds, _)| seconds),
+        }
     }
 }
 
@@ -87,6 +106,7 @@ impl Evaluation<'_> {
             results[*index] = PathBuf::new();
         }
         let mut runner = made.runner;
+        let taken = Taken::of(&runner.results);
         let device = runner.device().clone();
         runner.close();
         let part = Done {
@@ -99,7 +119,7 @@ impl Evaluation<'_> {
             &part,
             (&device, yes),
             "icd",
-            made.failed,
+            (made.failed, taken),
             &mut runner.console,
         )
     }
@@ -110,7 +130,7 @@ impl Evaluation<'_> {
         part: &Done,
         (device, yes): (&Device, bool),
         name: &str,
-        failed: Option<String>,
+        (failed, taken): (Option<String>, Taken),
         console: &mut Console,
     ) -> Result<()> {
         let measure = &self.out.measure;
@@ -137,6 +157,7 @@ impl Evaluation<'_> {
             measured,
             left_out: self.left_out.clone(),
             failed,
+            taken,
             shown: self.out.shown,
         };
         tables.write(console, self.report.json)

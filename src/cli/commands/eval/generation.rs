@@ -8,6 +8,7 @@ use icd::{
     Error,
     eval::{Area, Data, Sample},
     metrics::Metric,
+    schedule::DdimSteps,
 };
 use serde_json::json;
 
@@ -35,6 +36,12 @@ pub(crate) struct GenerationArgs {
     /// Guidance scale [default: as for `icd generate`].
     #[arg(long, allow_negative_numbers = true)]
     guidance: Option<f64>,
+    /// DDIM steps of the model without adapters [default: as for `icd generate`].
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    steps: Option<DdimSteps>,
+    /// What the pictures should not show, as for `icd generate`.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative_prompt: Option<String>,
     /// The size of the pictures: N for a square, or WxH [default: the model's].
     #[arg(long, value_name = "N|WxH", value_parser = size)]
     size: Option<icd::picture::Size>,

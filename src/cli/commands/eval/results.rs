@@ -11,7 +11,7 @@ use icd::{
 };
 use serde_json::{Map, Value, json};
 
-use super::measured::Measured;
+use super::{evaluation::Taken, measured::Measured};
 use crate::cli::{Console, exit::Exit, ui::console::print_line};
 
 /// Beside the pictures: for programs, in PnPInversion's form, and for people.
@@ -35,6 +35,8 @@ pub(super) struct Tables<'a> {
     pub(super) left_out: Option<String>,
     /// The message that some jobs failed.
     pub(super) failed: Option<String>,
+    /// What a result took.
+    pub(super) taken: Taken,
     /// How many results the report shows.
     pub(super) shown: usize,
 }
@@ -66,8 +68,14 @@ impl Tables<'_> {
         if as_json {
             let facts = facts.as_object().into_iter().flatten();
             let brief = facts.filter(|(key, _)| *key != "values" && *key != "settings");
+            let taken = [
+                ("evaluations_per_result", self.taken.evaluations),
+                ("seconds_per_result", self.taken.seconds),
+            ];
+            let taken = taken.map(|(key, value)| (key.to_owned(), json!(value)));
             let brief: Map<_, _> = brief
                 .map(|(key, value)| (key.clone(), value.clone()))
+                .chain(taken)
                 .collect();
             print_line(&Value::Object(brief).to_string())?;
         }
@@ -100,6 +108,11 @@ impl Tables<'_> {
                 "{}: {value} (mean of {})",
                 column.name(),
                 mean.count
+            ));
+        }
+        if let (Some(evaluations), Some(seconds)) = (self.taken.evaluations, self.taken.seconds) {
+            console.note(&format!(
+                "network evaluations: {evaluations:.1}, seconds: {seconds:.2} (means of a result)"
             ));
         }
         if let Some(left_out) = &self.left_out {
