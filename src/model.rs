@@ -325,7 +325,8 @@ impl Model {
     pub fn forward_timesteps(&self) -> Result<Timesteps> {
         let read = || {
             let timesteps = self.parts.forward.timesteps(lora::forward_timesteps)?;
-            let unknown = || unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
+            let unknown =
+                || self.unknown_timesteps(Setting::ForwardTimesteps, "19,259,519,779,999");
             timesteps.ok_or_else(unknown)?.ascending()
         };
         once(&self.known.forward, read)
@@ -335,10 +336,28 @@ impl Model {
     pub fn reverse_timesteps(&self) -> Result<Timesteps> {
         let read = || {
             let timesteps = self.parts.reverse.timesteps(lora::reverse_timesteps)?;
-            let unknown = || unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
+            let unknown = || self.unknown_timesteps(Setting::ReverseTimesteps, "999,779,519,259,0");
             timesteps.ok_or_else(unknown)?.descending()
         };
         once(&self.known.reverse, read)
+    }
+
+    /// The error of timesteps that nothing states.
+    fn unknown_timesteps(&self, setting: Setting, example: &str) -> Error {
+        match self.is_plain() {
+            true => Error::of(
+                Setting::Method,
+                "icd needs consistency adapters, and the model names none: name them, or choose \
+                 ddim, npi or nti",
+            ),
+            false => Error::of(
+                setting,
+                format!(
+                    "neither the metadata nor the file name of an adapter states them: set them, \
+                     as in {example}"
+                ),
+            ),
+        }
     }
 
     /// The UNet with these adapters merged in.
@@ -500,13 +519,6 @@ fn once<T: Clone>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Resul
         Some(known) => Ok(known.clone()),
         None => make().map(|made| cell.get_or_init(|| made).clone()),
     }
-}
-
-fn unknown_timesteps(setting: Setting, example: &str) -> Error {
-    let reason = format!(
-        "neither the metadata nor the file name of an adapter states them: set them, as in {example}"
-    );
-    Error::of(setting, reason)
 }
 
 /// Whether `home` is a model folder in the diffusers layout.

@@ -130,7 +130,8 @@ impl Predictor for EmbeddedGuidance<'_> {
         t: Timestep,
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
-        let guidance: Vec<f64> = self.texts.guidance().iter().map(|w| w.at(t)).collect();
+        let guidance = self.texts.guidance().iter();
+        let guidance: Vec<f64> = guidance.map(|w| w.strength_at(t)).collect();
         let input = UnetInput {
             latent: x,
             times: &vec![t; guidance.len()],

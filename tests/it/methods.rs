@@ -228,12 +228,15 @@ fn a_plain_model_generates_without_being_told_how() {
     let told: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(told["evaluations"].as_array().unwrap().len(), 100);
     assert_eq!(told["guidance_scale"], 7.5);
-    let edit = plain_model(icd("edit").path("--image", &data("photo.png")));
-    let edit = edit
-        .with("--src-prompt", SOURCE)
-        .with("--tgt-prompt", TARGET);
-    edit.args("--size 64 --method ddim --steps 2 -o out.png")
-        .succeeds();
+    let edit = || {
+        let run = plain_model(icd("edit").path("--image", &data("photo.png")));
+        let run = run
+            .with("--src-prompt", SOURCE)
+            .with("--tgt-prompt", TARGET);
+        run.args("--size 64 -o out.png")
+    };
+    edit().args("--method ddim --steps 2").succeeds();
+    edit().fails(2, &["--method", "adapters", "ddim"]);
 }
 
 #[test]
@@ -396,4 +399,26 @@ fn evaluations_run_by_any_method_and_tell_what_a_result_took() {
     let told = back.args("--json").succeeds().stdout;
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["evaluations_per_result"], 6.0);
+}
+
+/// Of SDXL no prompt stands for zeros, unless its index says otherwise (diffusers'
+/// `force_zeros_for_empty_prompt`).
+#[test]
+fn no_negative_prompt_is_what_the_index_of_the_model_says() {
+    let generated = |index: Option<bool>| {
+        let run = icd("generate").folder("model");
+        copy(&data("sdxl"), &run.at("model"), &|_: &std::path::Path| true);
+        if let Some(zeroed) = index {
+            let file = run.at("model/model_index.json");
+            let mut index: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+            index["force_zeros_for_empty_prompt"] = zeroed.into();
+            fs::write(&file, index.to_string()).unwrap();
+        }
+        let run = run.args("--model model --prompt bird --size 64 --steps 2");
+        let done = run.args("--save-latents x.safetensors").succeeds();
+        done.bytes("x.safetensors")
+    };
+    let zeroed = generated(None);
+    assert_eq!(generated(Some(true)), zeroed);
+    assert_ne!(generated(Some(false)), zeroed);
 }
