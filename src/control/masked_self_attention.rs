@@ -91,8 +91,11 @@ impl MaskedSelfAttention {
         let tokens = Tensor::new(tokens, before[0].device())?;
         let mean = Tensor::stack(&before, 0)?.mean(0)?; // (height, width, tokens)
         let own = mean.index_select(&tokens, 2)?.sum(D::Minus1)?;
-        let (size, values) = (own.dims2()?, own.flatten_all()?.to_vec1()?);
-        let stretched = WordMap { size, values }.stretched();
+        let map = WordMap {
+            size: own.dims2()?,
+            values: own.flatten_all()?.to_vec1()?,
+        };
+        let stretched = map.stretched();
         Ok(stretched.map(|map| map.resized((site.height, site.width))))
     }
 

@@ -134,13 +134,11 @@ impl Predictor for ClassifierFree<'_> {
         control: &mut dyn AttentionControl,
     ) -> Result<Tensor> {
         let with_text = self.evaluated((x, t), self.texts.at(t), control)?;
-        match self.evaluations(t) {
-            1 => Ok(with_text),
-            _ => {
-                let without = self.without_text((x, t), control)?;
-                classifier_free(&with_text, &without, &self.strengths(t))
-            }
+        if self.evaluations(t) == 1 {
+            return Ok(with_text);
         }
+        let without = self.without_text((x, t), control)?;
+        classifier_free(&with_text, &without, &self.strengths(t))
     }
 }
 

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::{
         control::{Amplify, Blend},
-        diffusion::WalkControl as _,
+        diffusion::{StepInfo, WalkControl as _},
         guidance::Guidance,
         model::{
             Model, ModelChoice,
@@ -226,7 +226,7 @@ mod tests {
         let of_row = |row: usize| {
             let prompt = &prompts[row];
             let mut values = vec![0.1f32; 4 * tokens];
-            for (word, own) in looks.iter() {
+            for (word, own) in &looks {
                 for token in prompt.find(word).unwrap_or_default() {
                     for place in 0..4 {
                         values[place * tokens + token] = own[place];
@@ -245,7 +245,7 @@ mod tests {
             height: 2,
             width: 2,
         };
-        maps.begin(Default::default());
+        maps.begin(StepInfo::default());
         maps.rewrite(&site, values).unwrap();
         let after = Tensor::from_vec(change.to_vec(), (1, 1, 2, 2), &Device::Cpu).unwrap();
         let latents = Tensor::cat(&[after.zeros_like().unwrap(), after], 0).unwrap();

@@ -63,7 +63,7 @@ mod tests {
             let gradient = ((&w * 2.0).unwrap() * &k).unwrap();
             w = adam.stepped(&w, &gradient).unwrap();
         }
-        let expected = [0.507_964, -1.502_956, 2.501_780];
+        let expected = [0.507_964, -1.502_956, 2.501_78];
         let found: Vec<f32> = w.to_vec1().unwrap();
         let close = |(x, y): (&f32, f32)| (x - y).abs() < 2e-6;
         assert!(found.iter().zip(expected).all(close), "{found:?}");
