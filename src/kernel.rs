@@ -14,9 +14,9 @@
 //! Pictures are (b, h, w, c), sequences (b, n, c): a pixel is a row of a matrix, a
 //! vector contains neighbouring channels, and the heads of an attention operation are
 //! parts of a row. Vectors come from [`pulp`], and threads write to disjoint slices; only
-//! the instructions for bf16 (`bf16::unit`) and the request for huge pages (`pages`) are
-//! `unsafe`, in files of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it), but
-//! not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
+//! the instructions for bf16 (`bf16::unit`) and large buffers (`pages`) are `unsafe`, in files
+//! of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it),
+//! but not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
 //! NVIDIA's GPUs, whose launches are `unsafe`.
 
 #![allow(clippy::inline_always)] // Vectors remain in registers only if everything is inlined.
@@ -44,6 +44,7 @@ mod rearrange;
 mod scratch;
 mod simd;
 mod softmax;
+mod stored;
 
 pub use adamw::{AdamWStep, adamw, follow};
 pub use attention::{
@@ -61,6 +62,7 @@ pub use elementwise::{Activation, activate, add, geglu};
 pub use epilogue::{ConvEpilogue, Epilogue};
 pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};
 pub use layer_norm::layer_norm;
-pub use linear::{PackedLinear, add_product, linear, linear_geglu, linear_tracked};
+pub use linear::{PackedLinear, linear, linear_geglu, linear_tracked};
 pub use rearrange::{concat, enlarge};
 pub use simd::{check_instruction_set, instruction_set};
+pub use stored::{add_product, convert};

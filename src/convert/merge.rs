@@ -68,7 +68,7 @@ fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> L
     let merged = move |stored: &Tensor| {
         let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored));
         let merged = change
-            .merged_into(&Packed::F32, stored)?
+            .merged_into(&Packed::F32, stored, DType::F32)?
             .ok_or_else(mismatch)?;
         match narrow::lost(stored, &merged)? {
             Some(value) => {

@@ -31,7 +31,7 @@ use super::simd::{Bf16Limit, bf16_limit};
 pub use unit::Unit;
 
 pub(super) use lines::{
-    COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, pair, round_row, short_line,
+    COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, pair, round_row, rounded, short_line,
 };
 pub(super) use pairs::{Pairs, Terms};
 pub(super) use picture::convolve;

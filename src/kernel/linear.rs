@@ -142,25 +142,6 @@ const GEGLU_ROWS: usize = 8;
 /// Rows whose two halves are computed at once.
 const HALVES: usize = 48;
 
-/// Adds the product of a (m, k) and b (k, n) to `onto` (m, ..), which has m n values. All
-/// f32, contiguous and on a CPU. Not differentiable.
-pub fn add_product(onto: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let ((m, k), (terms, n)) = (a.dims2()?, b.dims2()?);
-    if k != terms || onto.elem_count() != m * n {
-        bail!("add_product: {a:?} times {b:?} onto {onto:?}");
-    }
-    let (mut out, shape) = (zeros(m * n), onto.shape());
-    op::with([onto, a, b], |[onto, a, b]| {
-        let packed = Matrix::contiguous(b, n).packed(k);
-        let addends = Addends {
-            residual: Some(onto),
-            ..Addends::default()
-        };
-        product(&Matrix::contiguous(a, k), &packed, addends, &mut out);
-        op::tensor(out, shape)
-    })
-}
-
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
 /// All f32, contiguous and on a CPU; differentiable in all arguments.
 pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {

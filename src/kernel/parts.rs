@@ -47,6 +47,11 @@ pub(super) fn map<T: Send, U: Send>(
     parts.map(|(i, part)| work(i, part)).collect()
 }
 
+/// Replaces the contents of a vector by the results of `work` for each of so many indices.
+pub(super) fn fill<T: Send>(out: &mut Vec<T>, count: usize, work: &(dyn Fn(usize) -> T + Sync)) {
+    (0..count).into_par_iter().map(work).collect_into_vec(out);
+}
+
 /// The results of `work` for each part, of `values` values in total.
 pub(super) fn map_parts<T: Send>(
     parts: usize,
@@ -79,6 +84,9 @@ mod tests {
             });
             let expected = (0..values).map(|i| 1.0 + (i / part) as f32);
             assert_eq!(out, expected.collect::<Vec<_>>());
+            let mut filled = vec![1];
+            fill(&mut filled, values, &|i| i * i);
+            assert_eq!(filled, (0..values).map(|i| i * i).collect::<Vec<_>>());
             let squares = map_parts(part, values, &|i| i * i);
             assert_eq!(squares, (0..part).map(|i| i * i).collect::<Vec<_>>());
         }

@@ -148,17 +148,37 @@ pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 
 /// 2 to the x for x up to 0, within 3 units in the last place; exactly 0 up to -127.
 ///
-/// With n the nearest integer, 2^x = 2^n 2^(x - n); the second factor is the
-/// polynomial of least relative error (1e-7) among those with the value and the
+/// The polynomial is that of least relative error (1e-7) among those with the value and the
 /// derivative of 2^x at 0.
 #[inline(always)]
 pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let polynomial = [
+        1.330_058_6e-3,
+        9.669_689e-3,
+        5.550_558_5e-2,
+        0.240_222_83,
+        LN_2,
+        1.0,
+    ];
+    power_of_two(s, x, polynomial)
+}
+
+/// The same with a relative error of 1e-4, for what is rounded to bf16; exactly 1 at 0.
+#[inline(always)]
+pub(super) fn exp2_for_bf16<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    power_of_two(s, x, [5.500_893_3e-2, 0.242_210_97, 0.693_282_9, 1.0])
+}
+
+/// 2 to the x for x up to 0. With n the nearest integer, it is 2^n 2^(x - n); the second factor
+/// is a polynomial, highest coefficient first.
+#[inline(always)]
+fn power_of_two<S: Simd, const N: usize>(s: S, x: S::f32s, polynomial: [f32; N]) -> S::f32s {
     let x = s.max_f32s(x, s.splat_f32s(-127.0));
     let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
     let r = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
-    let mut p = s.splat_f32s(1.330_058_6e-3);
-    for term in [9.669_689e-3, 5.550_558_5e-2, 0.240_222_83, LN_2, 1.0] {
-        p = s.mul_add_e_f32s(p, r, s.splat_f32s(term));
+    let mut p = s.splat_f32s(polynomial[0]);
+    for term in &polynomial[1..] {
+        p = s.mul_add_e_f32s(p, r, s.splat_f32s(*term));
     }
     // At -127 the power takes all of the exponent away from 1, which leaves 0.
     times_power(s, p, shifted)

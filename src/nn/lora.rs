@@ -58,12 +58,15 @@ impl LoraDelta {
         })
     }
 
-    /// Adds the delta to a weight (outputs, ..) and returns it in f32, or `None` if the
-    /// shapes do not match.
-    pub fn merged_into(&self, ops: &dyn Ops, weight: &Tensor) -> Result<Option<Tensor>> {
-        let weight = weight.to_dtype(DType::F32)?.contiguous()?;
-        let (outputs, count) = (weight.dim(0)?, weight.elem_count());
-        if !self.belongs(outputs, count)? {
+    /// A weight (outputs, ..) with the delta added in f32, in `dtype`, or `None` if the shapes do
+    /// not match.
+    pub fn merged_into(
+        &self,
+        ops: &dyn Ops,
+        weight: &Tensor,
+        dtype: DType,
+    ) -> Result<Option<Tensor>> {
+        if !self.belongs(weight.dim(0)?, weight.elem_count())? {
             return Ok(None);
         }
         let factor = |x: &Tensor| {
@@ -71,7 +74,7 @@ impl LoraDelta {
             x.flatten_from(1)?.contiguous()
         };
         let (up, down) = (factor(&(&self.up * self.scale)?)?, factor(&self.down)?);
-        ops.add_product(&weight, &up, &down).map(Some)
+        ops.add_product(weight, [&up, &down], dtype).map(Some)
     }
 
     /// The error message for a weight that does not match.
@@ -139,7 +142,10 @@ mod tests {
             scale: 0.25,
         };
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = delta.merged_into(&Packed::F32, &weight).unwrap().unwrap();
+        let merged = delta
+            .merged_into(&Packed::F32, &weight, DType::F32)
+            .unwrap()
+            .unwrap();
         let (up, down) = (delta.up.flatten_from(1), delta.down.flatten_from(1));
         let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
         let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
@@ -159,11 +165,17 @@ mod tests {
         let stack = sum_of([layer(&one), layer(&two)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
         let merged = stack["x"]
-            .merged_into(&Packed::F32, &weight)
+            .merged_into(&Packed::F32, &weight, DType::F32)
             .unwrap()
             .unwrap();
-        let first = one.merged_into(&Packed::F32, &weight).unwrap().unwrap();
-        let expected = two.merged_into(&Packed::F32, &first).unwrap().unwrap();
+        let first = one
+            .merged_into(&Packed::F32, &weight, DType::F32)
+            .unwrap()
+            .unwrap();
+        let expected = two
+            .merged_into(&Packed::F32, &first, DType::F32)
+            .unwrap()
+            .unwrap();
         let gap = (merged - expected).unwrap().abs().unwrap().max_all();
         assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
     }
@@ -178,7 +190,7 @@ mod tests {
         for shape in [[7, 6], [5, 7], [6, 5]] {
             assert!(
                 delta
-                    .merged_into(&Packed::F32, &waves(&shape, 0.))
+                    .merged_into(&Packed::F32, &waves(&shape, 0.), DType::F32)
                     .unwrap()
                     .is_none()
             );

@@ -106,10 +106,21 @@ pub trait Ops: Debug + Send + Sync {
         Ok(bias)
     }
 
-    /// Adds the product of low-rank factors up (outputs, rank) and down (rank, rest) to a
-    /// weight, all in f32 on one device.
-    fn add_product(&self, weight: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
-        weight + up.matmul(down)?.reshape(weight.shape())?
+    /// A weight as it is stored, in `dtype`.
+    fn convert(&self, weight: &Tensor, dtype: DType) -> Result<Tensor> {
+        weight.to_dtype(dtype)
+    }
+
+    /// A weight as it is stored plus the product of low-rank factors up (outputs, rank) and down
+    /// (rank, rest), which are f32 and on its device: added in f32, and rounded to `dtype`.
+    fn add_product(
+        &self,
+        weight: &Tensor,
+        [up, down]: [&Tensor; 2],
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let product = up.matmul(down)?.reshape(weight.shape())?;
+        (weight.to_dtype(DType::F32)? + product)?.to_dtype(dtype)
     }
 
     /// x (.., inputs) to (.., outputs).

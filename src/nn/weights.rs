@@ -268,13 +268,13 @@ impl<'a> Weights<'a> {
             Lora::Merged(deltas) => deltas.get(module),
             _ => None,
         };
+        let dtype = self.placement.dtype;
         let Some(delta) = module.and_then(merged) else {
-            return Ok(stored.to_dtype(self.placement.dtype)?);
+            return Ok(self.ops().convert(&stored, dtype)?);
         };
         let mismatch = || self.fault(&delta.mismatch(&stored));
-        let merged = delta.merged_into(self.ops(), &stored)?;
-        let merged = merged.ok_or_else(mismatch)?;
-        Ok(merged.to_dtype(self.placement.dtype)?)
+        let merged = delta.merged_into(self.ops(), &stored, dtype)?;
+        merged.ok_or_else(mismatch)
     }
 
     fn note(&self, tensor: String) {

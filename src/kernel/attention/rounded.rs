@@ -203,28 +203,20 @@ impl WithSimd for Task<'_, '_> {
         let mut online = Online::new(self.sizes.scale());
         let mut totals = vec![Sums::default(); self.values.len() * e.div_ceil(TALL)];
         let seen = self.sizes.seen(&self.queries);
-        for start in (0..seen).step_by(KEYS) {
-            let keys = start..seen.min(start + KEYS);
-            let scores = &mut scores[..keys.len().div_ceil(TERMS)];
-            for (first, scores) in keys.clone().step_by(TERMS).zip(&mut *scores) {
-                let operands = Operands {
-                    a: self.keys,
-                    rows: tiles(first, keys.end),
-                    steps: &depth,
-                    b: &queries,
-                };
-                session.multiply(operands, Start::Zero, scores);
+        let block = |start: usize| start..seen.min(start + KEYS);
+        let mut blocks = (0..seen).step_by(KEYS).map(block).peekable();
+        let Some(first) = blocks.peek() else { return };
+        self.score(&session, first, (&queries, &depth), &mut scores);
+        let mut shrink = online.weigh(s, &scores[..tiles_of(first)], &mut weights);
+        while let Some(keys) = blocks.next() {
+            // Each product is in time before softmax reads or writes what it needs.
+            if let Some(next) = blocks.peek() {
+                self.score(&session, next, (&queries, &depth), &mut scores);
             }
-            self.mask(&keys, scores);
-            let shrink = online.weigh(s, scores, &mut weights);
-            self.read(
-                s,
-                &session,
-                (start / TERMS, scores.len()),
-                &weights,
-                shrink,
-                &mut totals,
-            );
+            self.read(s, &session, &keys, &weights, shrink, &mut totals);
+            if let Some(next) = blocks.peek() {
+                shrink = online.weigh(s, &scores[..tiles_of(next)], &mut weights);
+            }
         }
         self.write(&online, &totals);
     }
@@ -240,7 +232,35 @@ fn tiles(first: usize, end: usize) -> (usize, Option<usize>) {
     (first, (second < end).then_some(second))
 }
 
+/// The number of blocks of 32 keys.
+#[inline(always)]
+fn tiles_of(keys: &Range<usize>) -> usize {
+    keys.len().div_ceil(TERMS)
+}
+
 impl Task<'_, '_> {
+    /// The scores of some keys.
+    #[inline(always)]
+    fn score(
+        &self,
+        session: &Session,
+        keys: &Range<usize>,
+        (queries, depth): (&[Line], &Steps),
+        scores: &mut [Sums],
+    ) {
+        let scores = &mut scores[..tiles_of(keys)];
+        for (first, scores) in keys.clone().step_by(TERMS).zip(&mut *scores) {
+            let operands = Operands {
+                a: self.keys,
+                rows: tiles(first, keys.end),
+                steps: depth,
+                b: queries,
+            };
+            session.multiply(operands, Start::Zero, scores);
+        }
+        self.mask(keys, scores);
+    }
+
     /// Hides keys for earlier queries, and what is behind the last key.
     #[inline(always)]
     fn mask(&self, keys: &Range<usize>, scores: &mut [Sums]) {
@@ -259,19 +279,20 @@ impl Task<'_, '_> {
         }
     }
 
-    /// Adds the weighted values of some blocks of keys to the totals.
+    /// Adds the weighted values of some keys to the totals.
     #[inline(always)]
     fn read<S: Simd>(
         &self,
         s: S,
         session: &Session,
-        (first, count): (usize, usize),
+        keys: &Range<usize>,
         weights: &[Line],
         shrink: Option<[f32; COLUMNS]>,
         totals: &mut [Sums],
     ) {
         let e = self.sizes.e;
         let height = e.next_multiple_of(ROWS);
+        let (first, count) = (keys.start / TERMS, tiles_of(keys));
         let steps = Steps::at((0..count).map(|i| i * height));
         for (values, totals) in self.values.iter().zip(totals.chunks_mut(e.div_ceil(TALL))) {
             for (row, totals) in (0..e).step_by(TALL).zip(totals) {

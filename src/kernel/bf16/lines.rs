@@ -88,7 +88,7 @@ impl Operands<'_> {
 
 /// The nearest bf16, ties to even, in the upper half; what is not a number stays so.
 #[inline(always)]
-fn rounded(x: f32) -> u32 {
+pub(in crate::kernel) fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
     let near = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
     if x.is_nan() { bits | 0x40_0000 } else { near }

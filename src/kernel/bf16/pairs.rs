@@ -1,21 +1,25 @@
 //! The right side of a product: pairs of terms, rounded to bf16 and packed once.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
+use pulp::{Simd, WithSimd};
 
-use super::lines::{COLUMNS, Line, ROWS, TERMS, line, widened};
-use crate::kernel::parts::map;
+use super::lines::{COLUMNS, Line, ROWS, TERMS, rounded, widened};
+use crate::kernel::{pages::room, parts::fill, simd::vectorised};
 
-/// A matrix of steps of 32 terms and panels of 32 columns: for each panel and step, 16
-/// lines with the pairs of 16 columns, and 16 of the next 16.
+/// A matrix of steps of 32 terms and panels of 32 columns.
 #[derive(Clone, Debug)]
 pub(in crate::kernel) struct Pairs {
     columns: usize,
-    panels: Vec<Vec<Line>>,
+    steps: usize,
+    /// Panel by panel, and in a panel step by step.
+    blocks: Vec<Block>,
 }
 
-/// Lines of a step of a panel.
-const STEP: usize = 2 * ROWS;
+/// A step of a panel: 16 lines with the pairs of 16 columns, and 16 of the next 16.
+type Block = [Line; 2 * ROWS];
 
 impl Pairs {
     /// Packs weights on a CPU in a matrix of `steps` and `columns`. `of(step, column)` is the
@@ -33,35 +37,32 @@ impl Pairs {
         };
         let start = layout.start_offset();
         Ok(match storage {
-            CpuStorage::F32(v) => Self::pack(&v[start..], (steps, columns), of, |x| x),
-            CpuStorage::F16(v) => Self::pack(&v[start..], (steps, columns), of, f16::to_f32),
-            CpuStorage::BF16(v) => Self::pack(&v[start..], (steps, columns), of, bf16::to_f32),
+            CpuStorage::F32(v) => Self::pack(&v[start..], (steps, columns), of),
+            CpuStorage::F16(v) => Self::pack(&v[start..], (steps, columns), of),
+            CpuStorage::BF16(v) => Self::pack(&v[start..], (steps, columns), of),
             _ => bail!("weights of type {:?} cannot be packed", weight.dtype()),
         })
     }
 
     /// Packs values on this computer's threads.
-    pub(in crate::kernel) fn pack<T: Copy + Sync>(
+    pub(in crate::kernel) fn pack<T: Round>(
         values: &[T],
         (steps, columns): (usize, usize),
         of: impl Fn(usize, usize) -> Terms + Sync,
-        to_f32: impl Fn(T) -> f32 + Sync,
     ) -> Self {
-        let panel = |panel| {
-            let mut lines = vec![Line::default(); steps * STEP];
-            for (i, lines) in lines.chunks_mut(ROWS).enumerate() {
-                let (step, first) = (i / 2, panel * COLUMNS + i % 2 * ROWS);
-                for column in first..columns.min(first + ROWS) {
-                    let terms = of(step, column).read(values, &to_f32);
-                    for (slot, pair) in lines.iter_mut().zip(line(&terms).0) {
-                        slot.0[column - first] = pair;
-                    }
-                }
-            }
-            lines
-        };
-        let panels = map((0..columns.div_ceil(COLUMNS)).collect(), &|_, i| panel(i));
-        Self { columns, panels }
+        let count = columns.div_ceil(COLUMNS) * steps;
+        let mut blocks = room(count);
+        fill(&mut blocks, count, &|i| {
+            let (panel, step) = (i / steps, i % steps);
+            let columns = panel * COLUMNS..columns.min((panel + 1) * COLUMNS);
+            let terms = |column| of(step, column);
+            vectorised(PackBlock(values, columns, terms))
+        });
+        Self {
+            columns,
+            steps,
+            blocks,
+        }
     }
 
     /// Number of columns.
@@ -71,19 +72,19 @@ impl Pairs {
 
     /// Number of panels.
     pub(super) fn panels(&self) -> usize {
-        self.panels.len()
+        self.columns.div_ceil(COLUMNS)
     }
 
     /// The lines of a panel, step by step.
     #[inline(always)]
     pub(super) fn panel(&self, panel: usize) -> &[Line] {
-        &self.panels[panel]
+        self.blocks[panel * self.steps..][..self.steps].as_flattened()
     }
 
     /// A value as it was rounded.
     pub(in crate::kernel) fn value(&self, step: usize, term: usize, column: usize) -> f32 {
         let half = column % COLUMNS / ROWS;
-        let lines = &self.panel(column / COLUMNS)[step * STEP + half * ROWS..];
+        let lines = &self.blocks[column / COLUMNS * self.steps + step][half * ROWS..];
         widened(lines[term / 2].0[column % ROWS])[term % 2]
     }
 }
@@ -98,21 +99,68 @@ pub(in crate::kernel) struct Terms {
 }
 
 impl Terms {
-    /// The terms in f32, and zeros.
+    /// The terms rounded, and zeros.
     #[inline(always)]
-    fn read<T: Copy>(self, values: &[T], to_f32: impl Fn(T) -> f32) -> [f32; TERMS] {
-        let mut terms = [0.0; TERMS];
+    fn read<T: Round>(self, values: &[T]) -> [u16; TERMS] {
+        let mut terms = [0; TERMS];
         let values = &values[self.first..];
         if self.stride == 1 {
             for (slot, x) in terms.iter_mut().zip(&values[..self.count]) {
-                *slot = to_f32(*x);
+                *slot = x.bits();
             }
         } else {
             let values = values.iter().step_by(self.stride).take(self.count);
             for (slot, x) in terms.iter_mut().zip(values) {
-                *slot = to_f32(*x);
+                *slot = x.bits();
             }
         }
         terms
+    }
+}
+
+/// Packs some columns of a step: values, columns, and the terms of each.
+struct PackBlock<'a, T, F>(&'a [T], Range<usize>, F);
+
+impl<T: Round, F: Fn(usize) -> Terms> WithSimd for PackBlock<'_, T, F> {
+    type Output = Block;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Block {
+        let Self(values, columns, terms) = self;
+        let mut block = [Line::default(); 2 * ROWS];
+        for (i, column) in columns.enumerate() {
+            let pairs: [u32; TERMS / 2] = pulp::bytemuck::cast(terms(column).read::<T>(values));
+            for (line, pair) in block[i / ROWS * ROWS..].iter_mut().zip(pairs) {
+                line.0[i % ROWS] = pair;
+            }
+        }
+        block
+    }
+}
+
+/// A type whose values are rounded to bf16.
+pub(in crate::kernel) trait Round: Copy + Sync {
+    /// The bits of the nearest bf16.
+    fn bits(self) -> u16;
+}
+
+impl Round for f32 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        (rounded(self) >> 16) as u16
+    }
+}
+
+impl Round for f16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_f32().bits()
+    }
+}
+
+impl Round for bf16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_bits()
     }
 }

@@ -339,7 +339,7 @@ pub(super) fn trials(unit: Unit) -> (impl FnMut(), impl FnMut()) {
         stride: columns,
         count: TERMS,
     };
-    let rounded = Pairs::pack(&right, (terms / TERMS, columns), of, |x| x);
+    let rounded = Pairs::pack(&right, (terms / TERMS, columns), of);
     let (again, mut out) = (left.clone(), vec![0f32; rows * columns]);
     let mut other = out.clone();
     let by_unit = move || {

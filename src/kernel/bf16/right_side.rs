@@ -32,7 +32,7 @@ impl RightSide {
                     count: TERMS.min(rows - step * TERMS),
                 };
                 let shape = (rows.div_ceil(TERMS), columns);
-                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of, |x| x))
+                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of))
             }
         }
     }
@@ -53,7 +53,7 @@ impl RightSide {
                     count: TERMS.min(terms - step * TERMS),
                 };
                 let shape = (terms.div_ceil(TERMS), rows);
-                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of, |x| x))
+                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of))
             }
         }
     }

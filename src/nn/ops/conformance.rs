@@ -598,7 +598,10 @@ fn low_rank_products_are_added_to_weights() {
             .zip(delta)
             .map(|(w, d)| w + d)
             .collect();
-        let merged = backend.ops.add_product(&weight, &up, &down).unwrap();
+        let merged = backend
+            .ops
+            .add_product(&weight, [&up, &down], DType::F32)
+            .unwrap();
         backend.agrees("add_product", &merged, &expected);
     }
 }

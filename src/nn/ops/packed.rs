@@ -40,8 +40,12 @@ impl Ops for Packed {
         }
     }
 
-    fn add_product(&self, weight: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
-        kernel::add_product(weight, up, down)
+    fn convert(&self, weight: &Tensor, dtype: DType) -> Result<Tensor> {
+        kernel::convert(weight, dtype)
+    }
+
+    fn add_product(&self, weight: &Tensor, factors: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
+        kernel::add_product(self.0, weight, factors, dtype)
     }
 
     fn linear(&self, x: &Tensor, weight: &LinearWeight, epilogue: Epilogue) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use pulp::Simd;
 use super::TALL;
 use crate::kernel::{
     bf16::{COLUMNS, Line, ROWS, Sums},
-    simd::exp2,
+    simd::{exp2, exp2_for_bf16},
 };
 
 /// Online softmax down the columns of successive blocks (M. Milakov and N. Gimelshein,
@@ -84,10 +84,8 @@ fn weigh_column<S: Simd>(
         for (rows, weights) in block.0.as_chunks::<2>().0.iter().zip(weights) {
             let mut pair = [peak; 2];
             for ((x, sum), row) in pair.iter_mut().zip(&mut sums).zip(rows) {
-                *x = exp2(
-                    s,
-                    s.mul_add_e_f32s(S::as_simd_f32s(row).0[i], scale, offset),
-                );
+                let scaled = s.mul_add_e_f32s(S::as_simd_f32s(row).0[i], scale, offset);
+                *x = exp2_for_bf16(s, scaled);
                 *sum = s.add_f32s(*sum, *x);
             }
             S::as_mut_simd_u32s(&mut weights.0).0[at] = round_pair(s, pair);
