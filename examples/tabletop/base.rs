@@ -25,7 +25,7 @@ use rand::Rng;
 
 use super::{
     Options, configs, export,
-    scenes::{COUNT, Scenes},
+    scenes::Scenes,
     stage::{Stage, accumulation, storage},
     tokenizer, words,
     world::{Dice, dice},
@@ -48,11 +48,11 @@ const LAST: u16 = 999;
 const UNCAPTIONED: f64 = 0.1;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
+    Stage::Words.require(options)?;
     let scenes = Scenes::open(options)?;
     let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
     let mut trainer = Base::new(options, scenes, tokenizer)?;
-    Stage::Base.train(options, STEPS, &mut trainer)?;
-    export(options)
+    Stage::Base.train(options, STEPS, &mut trainer)
 }
 
 /// Writes the networks as they are now as a model folder.
@@ -164,7 +164,9 @@ pub(crate) fn named(network: &str, fresh: &RandomInit) -> impl Iterator<Item = (
 impl Trainer for Base {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let mut dice = dice(self.seed ^ 0xBA5E, step as u64);
-        let scenes: Vec<_> = (0..BATCH).map(|_| dice.random_range(0..COUNT)).collect();
+        let scenes: Vec<_> = (0..BATCH)
+            .map(|_| dice.random_range(0..self.scenes.count()))
+            .collect();
         let captions: Vec<_> = scenes.iter().map(|&i| self.caption(i, &mut dice)).collect();
         let times: Vec<_> = (0..BATCH).map(|_| time(&mut dice)).collect();
         let x = self.scenes.latents(&scenes)?;

@@ -10,7 +10,7 @@ use icd::{
     diffusion::{BatchConditioning, ClassifierFree, Silent, Walk},
     eval::world::psnr,
     guidance::{Guidance, Tau},
-    model::{Adapters, Model, ModelChoice, attention::NoControl},
+    model::{Adapters, Model, ModelChoice, attention::NoControl, vae::Vae},
     noise::Noise,
     picture::{Picture, sheet::sheet},
     schedule::Timesteps,
@@ -20,11 +20,13 @@ use rayon::prelude::*;
 use super::{
     Options, autoencoder, base, configs,
     stage::storage,
-    world::{HELD_OUT, Scene, Wording, dice},
+    world::{HELD_OUT, Pair, Scene, Verdict, Wording, dice},
 };
 
 /// Reconstructions that are measured.
-const MEASURED: u64 = 200;
+const MEASURED: u64 = 100;
+/// Edits that are judged.
+const JUDGED: u64 = 40;
 /// Pictures in a row of a sheet.
 const ACROSS: usize = 10;
 /// Steps of the teacher.
@@ -32,28 +34,39 @@ const STEPS: u16 = 50;
 /// 0 is unguided.
 const GUIDANCE: f64 = 3.0;
 
-/// Measures the autoencoder and draws `vae.png`.
+/// Measures the autoencoder and draws `vae.png`. What it does not keep of a true edited
+/// picture no edit of latents can show.
 pub(crate) fn autoencoder(options: &Options) -> Result<()> {
     let vae = autoencoder::finished(options, 1.0)?;
     let draw = |i| Scene::any(&mut dice(HELD_OUT, i)).render();
     let pictures: Vec<_> = (0..MEASURED).into_par_iter().map(draw).collect();
-    let back = pictures
-        .iter()
-        .map(|picture| {
-            let latent = vae.encode(&picture.to_tensor(&Device::Cpu)?)?.mean()?;
-            Ok(Picture::from_tensor(&vae.decode(&latent)?)?)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let mean = pictures
-        .iter()
-        .zip(&back)
-        .filter_map(|(a, b)| psnr(a, b, |_| true))
-        .sum::<f64>()
-        / MEASURED as f64;
-    println!("{MEASURED} held-out scenes are reconstructed at {mean:.2} dB");
+    let back = pictures.iter().map(|picture| kept(&vae, picture));
+    let back: Vec<_> = back.collect::<Result<_>>()?;
+    let pairs = pictures.iter().zip(&back);
+    let psnrs: Vec<_> = pairs.filter_map(|(a, b)| psnr(a, b, |_| true)).collect();
+    println!(
+        "{MEASURED} held-out scenes are reconstructed at {:.2} dB, the worst at {:.2}",
+        psnrs.iter().sum::<f64>() / psnrs.len() as f64,
+        psnrs.iter().copied().fold(f64::MAX, f64::min)
+    );
+    let judge = |index| -> Result<_> {
+        let pair = Pair::numbered(Pair::SEED, index);
+        let kept = kept(&vae, &pair.target.render())?;
+        Ok(Verdict::of(&pair, &kept))
+    };
+    let verdicts: Vec<_> = (0..JUDGED).map(judge).collect::<Result<_>>()?;
+    let wrong = verdicts.iter().filter(|verdict| !verdict.is_right);
+    let wrong: Vec<_> = wrong.map(|verdict| verdict.change.name()).collect();
+    println!("of {JUDGED} true edits these are judged wrong after it: {wrong:?}");
     let shown = [pictures, back].map(|row| row.into_iter().take(ACROSS).collect());
     sheet(&shown)?.write(&options.out.join("vae.png"))?;
     Ok(())
+}
+
+/// What the autoencoder keeps of a picture.
+fn kept(vae: &Vae, picture: &Picture) -> Result<Picture> {
+    let latent = vae.encode(&picture.to_tensor(&Device::Cpu)?)?.mean()?;
+    Ok(Picture::from_tensor(&vae.decode(&latent)?)?)
 }
 
 /// Draws `base.png`: scenes, and below each what the teacher makes of its caption.
@@ -61,7 +74,7 @@ pub(crate) fn teacher(options: &Options) -> Result<()> {
     base::export(options)?;
     let model = open(&options.out.join("model"))?;
     let scenes: Vec<_> = (0..ACROSS as u64)
-        .map(|i| Scene::any(&mut dice(HELD_OUT, i)))
+        .map(|i| Scene::any(&mut dice(HELD_OUT, i)).usual())
         .collect();
     let captions: Vec<_> = scenes
         .iter()

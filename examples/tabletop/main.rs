@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// The scene that `draw` draws; held-out ones by default
     #[arg(long)]
     caption: Option<String>,
+    /// Scenes that text encoder and UNet learn from
+    #[arg(long, default_value_t = 40_000)]
+    scenes: usize,
     /// Threads; all cores by default
     #[arg(long)]
     threads: Option<usize>,

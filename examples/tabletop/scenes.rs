@@ -9,15 +9,15 @@ use icd::{
     io::{Checkpoint, Existing, write_tensors},
     model::vae::Vae,
 };
+use indicatif::ProgressBar;
 use rayon::prelude::*;
 
 use super::{
     Options, autoencoder,
+    stage::Stage,
     world::{Dice, Scene, Wording, dice},
 };
 
-/// How many scenes there are to learn from.
-pub(crate) const COUNT: usize = 40_000;
 /// Pictures that are encoded at once.
 const AT_ONCE: usize = 32;
 
@@ -35,9 +35,10 @@ impl Scenes {
     /// there is one.
     pub(crate) fn open(options: &Options) -> Result<Self> {
         let file = options.out.join("latents.safetensors");
+        Stage::Vae.require(options)?;
         if !file.exists() {
             let vae = autoencoder::finished(options, 1.0)?;
-            let latents = encoded(&vae, options.seed)?;
+            let latents = encoded(&vae, options)?;
             write_tensors(
                 &file,
                 &vec![("latents".into(), latents)],
@@ -56,6 +57,11 @@ impl Scenes {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.latents.dims()[0]
+    }
+
     /// The latents (b, 4, 16, 16) of these scenes.
     pub(crate) fn latents(&self, indices: &[usize]) -> icd::Result<Tensor> {
         let indices: Vec<_> = indices.iter().map(|&i| i as u32).collect();
@@ -70,17 +76,17 @@ impl Scenes {
     }
 }
 
-fn encoded(vae: &Vae, seed: u64) -> Result<Tensor> {
-    let parts = (0..COUNT).step_by(AT_ONCE).map(|first| {
-        let draw = |i| {
-            Scene::any(&mut dice(seed, i as u64))
-                .render()
-                .to_tensor(&Device::Cpu)
-        };
-        let pictures: icd::Result<Vec<_>> =
-            (first..first + AT_ONCE).into_par_iter().map(draw).collect();
-        let latents = vae.encode(&Tensor::cat(&pictures?, 0)?)?.mean()?;
-        Ok(latents)
+fn encoded(vae: &Vae, options: &Options) -> Result<Tensor> {
+    let draw = |index: usize| {
+        let mut dice = dice(options.seed, index as u64);
+        Scene::any(&mut dice).render().to_tensor(&Device::Cpu)
+    };
+    let bar = ProgressBar::new(options.scenes as u64).with_message("latents");
+    let parts = (0..options.scenes).step_by(AT_ONCE).map(|first| {
+        let indices = first..(first + AT_ONCE).min(options.scenes);
+        bar.set_position(first as u64);
+        let pictures: icd::Result<Vec<_>> = indices.into_par_iter().map(draw).collect();
+        Ok(vae.encode(&Tensor::cat(&pictures?, 0)?)?.mean()?)
     });
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }

@@ -1,8 +1,8 @@
 //! The stages of the making: their files, and how they are trained.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
 use clap::ValueEnum;
 use icd::{
@@ -13,6 +13,9 @@ use icd::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Options, autoencoder, base, look, words};
+
+/// The folder of what finished stages leave.
+const WEIGHTS: &str = "weights";
 
 /// The stages of the making, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,7 +49,19 @@ impl Stage {
     /// The file of the weights in f16 that the finished stage leaves.
     fn finished(self, options: &Options) -> PathBuf {
         let name = format!("{}.safetensors", self.name());
-        options.out.join("weights").join(name)
+        options.out.join(WEIGHTS).join(name)
+    }
+
+    /// Fails unless the stage is finished: the next one learns from its weights.
+    pub(crate) fn require(self, options: &Options) -> Result<()> {
+        let file = self.finished(options);
+        ensure!(
+            file.exists(),
+            "{}: make the stage {} first",
+            file.display(),
+            self.name()
+        );
+        Ok(())
     }
 
     /// The weights by name: those of the finished stage, or what it has learnt so far.
@@ -63,14 +78,18 @@ impl Stage {
         Ok(Learnt { checkpoint, prefix })
     }
 
+    /// Trains the stage if it is not finished; the last one leaves a model folder.
     pub(crate) fn make(self, options: &Options) -> Result<()> {
-        if self.finished(options).exists() {
-            return Ok(());
+        if !self.finished(options).exists() {
+            match self {
+                Self::Vae => autoencoder::make(options),
+                Self::Words => words::make(options),
+                Self::Base => base::make(options),
+            }?;
         }
         match self {
-            Self::Vae => autoencoder::make(options),
-            Self::Words => words::make(options),
-            Self::Base => base::make(options),
+            Self::Base => base::export(options),
+            Self::Vae | Self::Words => Ok(()),
         }
     }
 
@@ -106,6 +125,7 @@ impl Stage {
         bar.finish();
         let tensors = self.weights(options)?.below("", DType::F16)?;
         let file = self.finished(options);
+        fs::create_dir_all(options.out.join(WEIGHTS))?;
         Ok(write_tensors(
             &file,
             &tensors,

@@ -27,7 +27,7 @@ use super::{
     Options, autoencoder,
     base::{named, read},
     configs,
-    scenes::{COUNT, Scenes},
+    scenes::Scenes,
     stage::{Stage, accumulation, storage},
     tokenizer,
     world::{HELD_OUT, Scene, Wording, dice},
@@ -189,7 +189,9 @@ impl Words {
 impl Trainer for Words {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let mut dice = dice(self.seed ^ 0x0DD5, step as u64);
-        let scenes: Vec<_> = (0..BATCH).map(|_| dice.random_range(0..COUNT)).collect();
+        let scenes: Vec<_> = (0..BATCH)
+            .map(|_| dice.random_range(0..self.scenes.count()))
+            .collect();
         let captions = scenes.iter().map(|&i| self.scenes.caption(i, &mut dice));
         let captions: Vec<_> = captions.collect();
         let truth = self.scenes.latents(&scenes)?;

@@ -58,7 +58,7 @@ impl Verdict {
 
 /// The index of the candidate that the picture shows. Only pixels count on which candidates
 /// differ.
-pub(crate) fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
+fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
     let drawn: Vec<_> = candidates.iter().map(Scene::render).collect();
     let mut counts = vec![false; SIDE * SIDE];
     for other in drawn.iter().skip(1) {

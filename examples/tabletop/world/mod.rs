@@ -22,7 +22,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 pub(crate) use caption::Wording;
 pub(crate) use edit::{Change, Pair};
-pub(crate) use judge::{Verdict, nearest};
+pub(crate) use judge::Verdict;
 pub(crate) use render::SIDE;
 pub(crate) use scene::{Scene, Thing};
 pub(crate) use vocabulary::{Colour, Light, Material, Place, Shape, Size, Surface, Wall};
