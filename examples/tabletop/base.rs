@@ -31,7 +31,7 @@ use super::{
     world::{Dice, dice},
 };
 
-const STEPS: usize = 10_000;
+const STEPS: usize = 8_000;
 const BATCH: usize = 32;
 /// Latents that a thread learns at once.
 const ROWS: usize = 4;
