@@ -72,8 +72,9 @@ impl<A: Samples, B: Samples> WithSimd for Outer<'_, A, B> {
         for start in (0..self.samples).step_by(SAMPLES) {
             let range = start..(start + SAMPLES).min(self.samples);
             let mut a = self.a.samples(range.clone());
-            a.iter_mut()
-                .for_each(|sample| *sample = &sample[self.first..]);
+            for sample in &mut a {
+                *sample = &sample[self.first..];
+            }
             let b = self.b.samples(range);
             let block = Block { a: &a, b: &b };
             match S::REGISTER_COUNT >= 32 {
