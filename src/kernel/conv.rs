@@ -5,7 +5,10 @@ pub(super) mod patches;
 mod tests;
 pub(super) mod winograd;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{Result, Shape, Tensor, bail};
 use half::bf16;
@@ -302,5 +305,9 @@ impl Samples for Tap<'_> {
     #[inline(always)]
     fn sample(&self, sample: usize) -> &[f32] {
         self.patches.pixel(sample, self.tap)
+    }
+
+    fn samples(&self, samples: Range<usize>) -> Vec<&[f32]> {
+        self.patches.pixels(samples, self.tap).collect()
     }
 }

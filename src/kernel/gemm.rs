@@ -33,6 +33,11 @@ pub(super) trait Lhs: Sync {
 
     /// Terms of a row, within one run.
     fn row(&self, row: usize, terms: Range<usize>) -> &[f32];
+
+    /// The same of consecutive rows.
+    fn rows(&self, rows: Range<usize>, terms: Range<usize>) -> Vec<&[f32]> {
+        rows.map(|row| self.row(row, terms.clone())).collect()
+    }
 }
 
 /// A matrix whose rows are `stride` values apart.
@@ -115,11 +120,7 @@ impl<A: Lhs> WithSimd for Product<'_, '_, A> {
             // A block does not extend beyond the run.
             let start = terms.end;
             terms = start..(start + TERMS).min((start / run + 1) * run);
-            let rows: Vec<_> = task
-                .rows
-                .clone()
-                .map(|row| a.row(row, terms.clone()))
-                .collect();
+            let rows = a.rows(task.rows.clone(), terms.clone());
             for &panel in panels {
                 let block = Block {
                     rows: &rows,

@@ -43,6 +43,7 @@ mod stage;
 mod support;
 mod surface;
 mod sweep;
+mod tabletop;
 mod told;
 mod training;
 mod trust;

@@ -138,6 +138,32 @@ impl<'a> Patches<'a> {
         self.at(image, y, x)
     }
 
+    /// The channels of the input at one tap of consecutive output pixels, which costs fewer
+    /// divisions than [`pixel`](Self::pixel).
+    pub(in crate::kernel) fn pixels(
+        &self,
+        rows: Range<usize>,
+        tap: usize,
+    ) -> impl Iterator<Item = &[f32]> {
+        let (side, (height, width)) = (self.geometry.side, self.to);
+        let (down, right) = (tap / side, tap % side);
+        let (mut line, mut column) = (rows.start / width, rows.start % width);
+        let (mut image, mut y) = (line / height, line % height);
+        rows.map(move |_| {
+            let pixel = self.at(
+                image,
+                self.ys[y * side + down],
+                self.xs[column * side + right],
+            );
+            column += 1;
+            if column == width {
+                (line, column) = (line + 1, 0);
+                (image, y) = (line / height, line % height);
+            }
+            pixel
+        })
+    }
+
     /// The N x N input pixels of a tile of outputs that begins at (y, x), for a 3x3
     /// convolution.
     pub(in crate::kernel) fn piece<const N: usize>(
@@ -219,6 +245,12 @@ impl Lhs for Patches<'_> {
     fn row(&self, row: usize, terms: Range<usize>) -> &[f32] {
         let first = terms.start % self.channels;
         &self.pixel(row, terms.start / self.channels)[first..][..terms.len()]
+    }
+
+    fn rows(&self, rows: Range<usize>, terms: Range<usize>) -> Vec<&[f32]> {
+        let (tap, first) = (terms.start / self.channels, terms.start % self.channels);
+        let pixels = self.pixels(rows, tap);
+        pixels.map(|pixel| &pixel[first..][..terms.len()]).collect()
     }
 }
 

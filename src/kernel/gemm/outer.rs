@@ -1,5 +1,7 @@
 //! Sums of outer products, for the gradient of a product's right side.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::{Lhs, Matrix, packed::WIDEST};
@@ -17,6 +19,11 @@ const SAMPLES: usize = 128;
 /// A matrix with a row for each sample.
 pub(in crate::kernel) trait Samples: Sync {
     fn sample(&self, sample: usize) -> &[f32];
+
+    /// The rows of consecutive samples.
+    fn samples(&self, samples: Range<usize>) -> Vec<&[f32]> {
+        samples.map(|sample| self.sample(sample)).collect()
+    }
 }
 
 impl Samples for Matrix<'_> {
@@ -64,11 +71,11 @@ impl<A: Samples, B: Samples> WithSimd for Outer<'_, A, B> {
     fn with_simd<S: Simd>(self, s: S) {
         for start in (0..self.samples).step_by(SAMPLES) {
             let range = start..(start + SAMPLES).min(self.samples);
-            let a: Vec<_> = range
-                .clone()
-                .map(|i| &self.a.sample(i)[self.first..])
-                .collect();
-            let b: Vec<_> = range.map(|i| self.b.sample(i)).collect();
+            let mut a = self.a.samples(range.clone());
+            for sample in &mut a {
+                *sample = &sample[self.first..];
+            }
+            let b = self.b.samples(range);
             let block = Block { a: &a, b: &b };
             match S::REGISTER_COUNT >= 32 {
                 true => block.strips::<S, 8>(s, self.columns, self.out),
