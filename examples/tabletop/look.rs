@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    diffusion::{BatchConditioning, ClassifierFree, Silent, Walk},
+    diffusion::{BatchConditioning, ClassifierFree, Silent, Solver, Unconditional, Walk},
     eval::world::psnr,
     guidance::{Guidance, Tau},
     model::{Adapters, Model, ModelChoice, attention::NoControl, vae::Vae},
@@ -107,7 +107,7 @@ fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
         early: None,
         guidance: vec![Guidance::new(GUIDANCE, Tau::CONSTANT)?; count],
     };
-    let empty = text.encode(&vec![""; count])?.states;
+    let empty = Unconditional::Fixed(text.encode(&[""])?.states);
     let timesteps: Vec<_> = (0..STEPS)
         .rev()
         .map(|step| 19 + 20 * step)
@@ -117,6 +117,7 @@ fn drawn(model: &Model, captions: &[String]) -> Result<Tensor> {
         predictor: &ClassifierFree::new(&unet, &rows, &empty)?,
         schedule: model.schedule(),
         timesteps: &Timesteps::reverse(&timesteps)?,
+        solver: Solver::Consistency,
     };
     let (c, h, w) = configs::LATENT;
     let noise = Noise::new(7).normal((count, c, h, w), &Device::Cpu)?;
