@@ -149,16 +149,10 @@ impl Learnt {
 
     /// The tensors below `module`, which may be empty, named without it.
     pub(crate) fn below(&self, module: &str, dtype: DType) -> Result<Tensors> {
-        let above = [&self.prefix[..], module];
-        let prefix: String = above
-            .into_iter()
-            .filter(|name| !name.is_empty())
-            .map(|name| format!("{name}."))
-            .collect();
         let mut names = self.checkpoint.names();
         names.sort_unstable();
         let take = |name: &String| {
-            let own = name.strip_prefix(&prefix)?;
+            let own = inside(module, inside(&self.prefix, name)?)?;
             Some((own.to_owned(), name.clone()))
         };
         let load = |(own, name): (String, String)| {
@@ -166,6 +160,14 @@ impl Learnt {
             Ok((own, tensor.to_dtype(dtype)?))
         };
         names.iter().filter_map(take).map(load).collect()
+    }
+}
+
+/// The name of a tensor within a module, all of them if that has no name.
+fn inside<'a>(module: &str, name: &'a str) -> Option<&'a str> {
+    match module {
+        "" => Some(name),
+        _ => name.strip_prefix(module)?.strip_prefix('.'),
     }
 }
 

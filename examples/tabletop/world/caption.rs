@@ -175,18 +175,17 @@ impl<'a> Reader<'a> {
     fn read(&mut self, word: &'a str) -> Result<(), String> {
         let usual = SYNONYMS.iter().find(|(_, other)| *other == word);
         let word = usual.map_or(word, |(usual, _)| usual);
-        match word {
-            "table" => self.setting.0 = Some(self.told(Surface::ALL, Surface::word)?),
-            "wall" => self.setting.1 = Some(self.told(Wall::ALL, Wall::word)?),
-            "light" => self.setting.2 = Some(self.told(Light::ALL, Light::word)?),
-            "left" | "middle" | "right" => return self.placed(word),
-            _ => match Shape::ALL.iter().find(|shape| shape.word() == word) {
-                Some(&shape) => self.thing(shape)?,
-                None => {
-                    self.words.push(word);
-                    return Ok(());
-                }
-            },
+        let shape = Shape::ALL.iter().find(|shape| shape.word() == word);
+        match (word, shape) {
+            ("table", _) => self.setting.0 = Some(self.told(Surface::ALL, Surface::word)?),
+            ("wall", _) => self.setting.1 = Some(self.told(Wall::ALL, Wall::word)?),
+            ("light", _) => self.setting.2 = Some(self.told(Light::ALL, Light::word)?),
+            ("left" | "middle" | "right", _) => return self.placed(word),
+            (_, Some(&shape)) => self.thing(shape)?,
+            _ => {
+                self.words.push(word);
+                return Ok(());
+            }
         }
         self.words.clear();
         Ok(())
