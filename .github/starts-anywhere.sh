@@ -20,8 +20,9 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 cp "$binary" "$root/icd"
 cp "$(dirname "$0")/../examples/scene.png" "$root"
+chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
-"${as_root[@]}" env -i chroot "$root" /icd edit --model shapes --image scene.png \
+"${as_root[@]}" env -i "$chroot" "$root" /icd edit --model shapes --image scene.png \
     --src-prompt "a blue star" --tgt-prompt "a red star" -o edited.png
 [ -s "$root/edited.png" ]

@@ -14,8 +14,8 @@
 //! Pictures are (b, h, w, c), sequences (b, n, c): a pixel is a row of a matrix, a
 //! vector contains neighbouring channels, and the heads of an attention operation are
 //! parts of a row. Vectors come from [`pulp`], and threads write to disjoint slices; only
-//! the instructions for bf16 (`bf16::unit`) and large buffers (`pages`) are `unsafe`, in files
-//! of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it),
+//! the instructions for bf16 (`bf16::unit`) and large buffers (`pages`, `reuse`) are `unsafe`, in
+//! files of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it),
 //! but not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
 //! NVIDIA's GPUs, whose launches are `unsafe`.
 
@@ -41,6 +41,7 @@ mod pages;
 mod parts;
 pub mod profile;
 mod rearrange;
+mod reuse;
 mod scratch;
 mod simd;
 mod softmax;
@@ -64,5 +65,6 @@ pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};
 pub use layer_norm::layer_norm;
 pub use linear::{PackedLinear, linear, linear_geglu, linear_tracked};
 pub use rearrange::{concat, enlarge};
+pub use reuse::ReusingAllocator;
 pub use simd::{check_instruction_set, instruction_set};
 pub use stored::{add_product, convert};

@@ -16,10 +16,11 @@ use super::parts::PART;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 const LARGE: usize = 1 << 22;
 
-/// Sizes in bytes of buffers that several threads clear: glibc hands out again what was freed,
-/// up to the second size, and its own clearing is as slow as a fast product. What is larger, and
-/// everything from other C libraries, comes cleared from the system.
-const SHARED: std::ops::Range<usize> = match cfg!(target_env = "gnu") {
+/// Sizes in bytes of buffers that several threads clear. On Linux such a buffer was most often in
+/// use before (glibc keeps what is freed up to the second size, with musl
+/// [`ReusingAllocator`](super::ReusingAllocator) does), and clearing it on one thread takes as
+/// long as a fast product. What is larger comes cleared from the system.
+const SHARED: std::ops::Range<usize> = match cfg!(target_os = "linux") {
     true => 1 << 20..1 << 25,
     false => 0..0,
 };
