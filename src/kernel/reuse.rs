@@ -1,6 +1,6 @@
-//! An allocator that keeps large blocks for their next use. musl maps each block of more than
-//! 128 KiB anew and returns it to Linux when it is freed; clearing its pages again then takes as
-//! long as a fast product. glibc keeps such blocks by itself.
+//! An allocator that keeps what is freed for its next use. musl is slow where several threads
+//! allocate; it maps each block of more than 128 KiB anew and returns it to Linux when it is freed,
+//! and clearing its pages again takes as long as a fast product. glibc keeps blocks by itself.
 
 #![expect(
     unsafe_code,
@@ -14,10 +14,10 @@ use std::{
 };
 
 /// The least size of a block that is kept, in bytes.
-const LEAST: usize = 1 << 17;
+const LEAST: usize = 1 << 12;
 
 /// Blocks that are kept at most, and their bytes.
-const BLOCKS: usize = 64;
+const BLOCKS: usize = 128;
 const BYTES: usize = 1 << 28;
 
 /// The system's allocator, with up to 256 MiB of freed blocks kept for their next use. Meant as

@@ -68,3 +68,23 @@ fn an_entry_of_another_shape_is_not_used() {
         assert_eq!(evaluations(&model, &cache), 0, "{shape:?}");
     }
 }
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_in_the_place_of_an_entry_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, cache) = (data("sd"), folder.path().join("cache"));
+    assert_eq!(evaluations(&model, &cache), 4);
+    let mut entries = fs::read_dir(&cache).expect("the cache");
+    let entry = entries.next().expect("an entry").expect("a file").path();
+    fs::remove_file(&entry).expect("an entry");
+    let made = std::process::Command::new("mkfifo").arg(&entry).status();
+    assert!(made.expect("mkfifo").success());
+    let done = icd("invert")
+        .path("--model", &model)
+        .path("--image", &data("square.png"))
+        .args("--prompt bird --size 64 -o x.safetensors")
+        .path("--cache", &cache)
+        .succeeds();
+    assert!(done.stderr.contains("no regular file"), "{}", done.stderr);
+}

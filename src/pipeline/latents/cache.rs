@@ -56,7 +56,8 @@ impl InversionCache {
     }
 
     /// The contents of `file`; `None` if it is no file, cannot be read, is no latent of the
-    /// picture in this model, does not serve the method, or does not tell how it got there: the next [`put`](Self::put) replaces it.
+    /// picture in this model, does not serve the method, or does not tell how it got there: the
+    /// next [`put`](Self::put) replaces it.
     pub fn get(
         &self,
         file: &Path,
@@ -76,8 +77,12 @@ impl InversionCache {
         is_whole.then_some(found)
     }
 
-    /// Writes an inverted picture.
+    /// Writes an inverted picture. What is there must be a file: a pipe would be waited for.
     pub fn put(&self, file: &Path, latents: &Latents) -> Result<()> {
+        if file.exists() && !file.is_file() {
+            let reason = "it is no regular file: remove it, or choose another cache";
+            return Err(crate::Error::weights(file, reason));
+        }
         std::fs::create_dir_all(&self.folder)
             .map_err(|error| crate::Error::io(&self.folder, error))?;
         latents.write(file, Existing::Replace)
