@@ -89,7 +89,8 @@ impl InversionArgs {
 }
 
 /// An edit that changes nothing: under the prompt of the inversion, without control, and
-/// unguided, unless embeddings are optimised for guidance.
+/// unguided, unless embeddings are optimised for guidance. It states its method, because what is
+/// unguided depends on that: the model's own default is not asked.
 fn job(sample: &Sample, method: MethodName) -> Job {
     let mut job = job_of(sample);
     let unguided = match method {
@@ -99,6 +100,7 @@ fn job(sample: &Sample, method: MethodName) -> Job {
     };
     job.extend(unguided.map(|unguided| ("guidance".to_owned(), unguided)));
     let plain = [
+        ("method", json!(method.as_str())),
         ("control", json!("none")),
         ("amplify", json!(["none"])),
         ("keep_pixels", json!("off")),
