@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use icd::{
     distill::{GradientAccumulation, Run, Trainer},
     io::{Checkpoint, Existing, Tensors, write_tensors},
+    kernel::Arithmetic,
     nn::{Placement, Weights},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -171,9 +172,14 @@ fn inside<'a>(module: &str, name: &'a str) -> Option<&'a str> {
     }
 }
 
-/// Small networks learn fastest on a CPU.
+/// Small networks learn fastest on a CPU, with products in bf16 where it multiplies that
+/// faster than f32; what is learnt is kept in f32.
 pub(crate) fn storage() -> Placement {
-    Placement::cpu_f32()
+    let dtype = match Arithmetic::prefers_bf16() {
+        true => DType::BF16,
+        false => DType::F32,
+    };
+    Placement::new(dtype, Device::Cpu)
 }
 
 /// The networks are too small to keep several threads busy with one operation, so every

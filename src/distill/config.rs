@@ -95,7 +95,9 @@ pub struct DistillConfig {
     /// third more time.
     #[serde(default, alias = "recompute")]
     pub gradient_checkpointing: bool,
-    /// The type of weights that are not trained.
+    /// The type of weights that are not trained. With bf16, a CPU that multiplies it faster than
+    /// f32 computes the products of both passes in it, with sums, trained weights and their
+    /// optimiser in f32.
     #[serde(default)]
     pub dtype: Precision,
     /// The peak learning rate.

@@ -2,9 +2,9 @@
 //! precision: by [`Unit`]s of the processor that multiply bf16 faster than f32.
 //!
 //! ```text
-//! linear  conv2d (picture)  attention
-//!    \________|_______________/
-//!          product                   strips of the left side, rounded on the way
+//! linear  conv2d (picture)  attention  gradients of weights
+//!    \________|_______________/              |
+//!          product                         outer    strips of the left side, rounded on the way
 //!       pairs   lines                the layout that all units read
 //!    unit (tiles, vdpbf16ps)   emulated
 //! ```
@@ -15,6 +15,7 @@
 mod emulated;
 mod finish;
 mod lines;
+mod outer;
 mod pairs;
 mod picture;
 mod product;
@@ -33,6 +34,7 @@ pub use unit::Unit;
 pub(super) use lines::{
     COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, pair, round_row, rounded, short_line,
 };
+pub(super) use outer::{OuterSums, Transposed};
 pub(super) use pairs::{Pairs, Terms};
 pub(super) use picture::convolve;
 pub(super) use product::{Rows, compute_rows, linear_geglu, product};

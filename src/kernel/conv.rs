@@ -1,6 +1,7 @@
 //! Convolution of pictures (b, h, w, c).
 
 pub(super) mod patches;
+mod rounded;
 #[cfg(test)]
 mod tests;
 pub(super) mod winograd;
@@ -11,11 +12,10 @@ use std::{
 };
 
 use candle_core::{Result, Shape, Tensor, bail};
-use half::bf16;
 
 use super::{
     Activation,
-    bf16::{Arithmetic, Pairs, RightSide, TERMS, Terms, convolve},
+    bf16::{Arithmetic, OuterSums, RightSide, Transposed, Unit, convolve},
     elementwise::total::sum_rows,
     epilogue::{Addends, ConvEpilogue},
     gemm::{
@@ -30,6 +30,7 @@ use super::{
     parts::each_part,
 };
 use patches::{ConvGeometry, Patches};
+use rounded::WeightShape;
 
 /// With fewer channels, patches are unfolded in memory.
 const FEW: usize = 16;
@@ -62,17 +63,7 @@ impl PackedConv {
                 PackedMatrix::new(weight, (taps * inputs, outputs), place)?.into()
             }
             Arithmetic::Bf16(unit) => {
-                // All taps of some channels, one after another.
-                let of = |step: usize, output| {
-                    let (channel, tap) = (step / taps * TERMS, step % taps);
-                    Terms {
-                        first: (output * inputs + channel) * taps + tap,
-                        stride: taps,
-                        count: TERMS.min(inputs - channel),
-                    }
-                };
-                let steps = inputs.div_ceil(TERMS) * taps;
-                RightSide::Bf16(unit, Pairs::new(weight, (steps, outputs), of)?)
+                RightSide::Bf16(unit, WeightShape::of(weight)?.forward(weight)?)
             }
         };
         Ok(Self::holding(packed, inputs, side))
@@ -91,25 +82,24 @@ impl PackedConv {
     fn adjoint(&self) -> &Self {
         self.adjoint.get_or_init(|| {
             let (inputs, outputs, taps) = (self.inputs, self.outputs(), self.side * self.side);
-            let from = |term: usize, input| {
-                let tap = taps - 1 - term / outputs;
-                (tap * inputs + input, term % outputs)
-            };
             let packed = match &self.packed {
-                RightSide::F32(packed) => packed.rearranged((taps * outputs, inputs), from),
-                RightSide::Bf16(_, pairs) => {
-                    let value = |term, output| {
-                        let (tap, channel) = (term / inputs, term % inputs);
-                        let step = channel / TERMS * taps + tap;
-                        bf16::from_f32(pairs.value(step, channel % TERMS, output))
+                RightSide::F32(packed) => {
+                    let from = |term: usize, input| {
+                        let tap = taps - 1 - term / outputs;
+                        (tap * inputs + input, term % outputs)
                     };
-                    PackedMatrix::of_bf16((taps * outputs, inputs), |term, input| {
-                        let (term, output) = from(term, input);
-                        value(term, output)
-                    })
+                    packed.rearranged((taps * outputs, inputs), from).into()
+                }
+                RightSide::Bf16(unit, pairs) => {
+                    let shape = WeightShape {
+                        outputs,
+                        inputs,
+                        taps,
+                    };
+                    RightSide::Bf16(*unit, shape.turned(pairs))
                 }
             };
-            Box::new(Self::holding(packed.into(), outputs, self.side))
+            Box::new(Self::holding(packed, outputs, self.side))
         })
     }
 
@@ -198,18 +188,28 @@ pub fn norm_silu_conv2d(
 
 /// Convolves x (b, h, w, inputs) with `weight` (outputs, inputs, k, k) and adds
 /// `bias` (outputs): (b, height, width, outputs). All f32, contiguous and on a
-/// CPU; differentiable in all arguments.
+/// CPU; differentiable in all arguments. The products of both passes are in `arithmetic`.
 pub fn conv2d_tracked(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
+    arithmetic: Arithmetic,
+    [x, weight, bias]: [&Tensor; 3],
     geometry: ConvGeometry,
 ) -> Result<Tensor> {
-    let packed = PackedConv::new(weight)?;
+    let packed = PackedConv::packed(weight, arithmetic)?;
     let (out, shape) = forward(x, &packed, geometry, ConvEpilogue::bias(Some(bias)))?;
     let backward = move |[x, weight, bias]: [&Tensor; 3], gradient: &Tensor| {
-        let for_x = || input_gradient(gradient, packed.adjoint(), x, geometry);
-        let for_weight = || weight_gradient(x, gradient, geometry);
+        let for_x = || match arithmetic {
+            Arithmetic::F32 => input_gradient(gradient, packed.adjoint(), x, geometry),
+            Arithmetic::Bf16(unit) => {
+                let pairs = WeightShape::of(weight)?.backward(weight)?;
+                let (packed, outputs) = (RightSide::Bf16(unit, pairs), packed.outputs());
+                let adjoint = PackedConv::holding(packed, outputs, geometry.side);
+                input_gradient(gradient, &adjoint, x, geometry)
+            }
+        };
+        let for_weight = || match arithmetic {
+            Arithmetic::F32 => weight_gradient(x, gradient, geometry),
+            Arithmetic::Bf16(unit) => rounded_weight_gradient(unit, x, gradient, geometry),
+        };
         Ok([
             op::if_tracked(x, for_x)?,
             op::if_tracked(weight, for_weight)?,
@@ -293,6 +293,31 @@ fn weight_gradient(x: &Tensor, gradient: &Tensor, geometry: ConvGeometry) -> Res
     op::tensor(out, (side, side, inputs, outputs))?
         .permute((3, 2, 0, 1))?
         .contiguous()
+}
+
+/// The same in bf16.
+fn rounded_weight_gradient(
+    unit: Unit,
+    x: &Tensor,
+    gradient: &Tensor,
+    geometry: ConvGeometry,
+) -> Result<Tensor> {
+    let dims @ (.., inputs) = x.dims4()?;
+    let (b, height, width, outputs) = gradient.dims4()?;
+    let (side, taps) = (geometry.side, geometry.side * geometry.side);
+    let sums = op::with([x, gradient], |[x, gradient]| {
+        let patches = &Patches::new(x, dims, None, geometry);
+        let gradient = Matrix::contiguous(gradient, outputs);
+        let gradient = Transposed::new(gradient, b * height * width);
+        let x: Vec<_> = (0..taps).map(|tap| Tap { patches, tap }).collect();
+        Ok(OuterSums::new(unit, &gradient, &x, inputs))
+    })?;
+    let value = |i: usize| {
+        let (output, input) = (i / taps / inputs, i / taps % inputs);
+        sums.at(i % taps, output, input)
+    };
+    let values = (0..outputs * inputs * taps).map(value).collect();
+    op::tensor(values, (outputs, inputs, side, side))
 }
 
 /// The inputs of one tap.

@@ -3,14 +3,16 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Shape, Tensor, bail};
-use half::bf16;
 
 use super::{
-    bf16::{Arithmetic, COLUMNS, Pairs, RightSide, Rows, TERMS, Terms, linear_geglu as bf16_geglu},
+    bf16::{
+        Arithmetic, COLUMNS, OuterSums, Pairs, RightSide, Rows, TERMS, Terms, Transposed,
+        linear_geglu as bf16_geglu,
+    },
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
-    gemm::{Matrix, Task, outer::outer, packed::PackedMatrix, product},
-    op::{self, Gradients},
+    gemm::{Matrix, Task, outer::outer, packed::PackedMatrix},
+    op,
     pages::zeros,
     parts::each_part,
     scratch::Scratch,
@@ -21,7 +23,7 @@ use super::{
 pub struct PackedLinear {
     packed: RightSide,
     inputs: usize,
-    adjoint: OnceLock<PackedMatrix>,
+    adjoint: OnceLock<RightSide>,
 }
 
 impl PackedLinear {
@@ -70,13 +72,21 @@ impl PackedLinear {
     }
 
     /// The weights of the backward pass, packed on first use.
-    fn adjoint(&self) -> &PackedMatrix {
-        let shape = (self.outputs(), self.inputs());
+    fn adjoint(&self) -> &RightSide {
+        let (outputs, inputs) = (self.outputs(), self.inputs());
         self.adjoint.get_or_init(|| match &self.packed {
-            RightSide::F32(packed) => packed.rearranged(shape, |output, input| (input, output)),
-            RightSide::Bf16(_, pairs) => PackedMatrix::of_bf16(shape, |output, input| {
-                bf16::from_f32(pairs.value(input / TERMS, input % TERMS, output))
-            }),
+            RightSide::F32(packed) => packed
+                .rearranged((outputs, inputs), |output, input| (input, output))
+                .into(),
+            RightSide::Bf16(unit, pairs) => {
+                let value = |i: usize| {
+                    let (output, input) = (i / inputs, i % inputs);
+                    pairs.value(input / TERMS, input % TERMS, output)
+                };
+                let values: Vec<_> = (0..outputs * inputs).map(value).collect();
+                let weight = Matrix::contiguous(&values, inputs);
+                RightSide::of(Arithmetic::Bf16(*unit), weight, outputs)
+            }
         })
     }
 }
@@ -90,7 +100,9 @@ pub fn linear(x: &Tensor, weight: &Arc<PackedLinear>, epilogue: Epilogue) -> Res
     let arguments = [x, epilogue.residual.unwrap_or(&none)];
     let backward = move |[x, residual]: [&Tensor; 2], gradient: &Tensor| {
         Ok([
-            op::if_tracked(x, || multiplied(gradient, weight.adjoint(), x))?,
+            op::if_tracked(x, || {
+                multiplied(gradient, (weight.adjoint(), weight.outputs()), x)
+            })?,
             residual.track_op().then(|| gradient.clone()),
         ])
     };
@@ -143,36 +155,62 @@ const GEGLU_ROWS: usize = 8;
 const HALVES: usize = 48;
 
 /// Maps x (.., inputs) by `weight` (outputs, inputs) and adds `bias` (outputs).
-/// All f32, contiguous and on a CPU; differentiable in all arguments.
-pub fn linear_tracked(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let packed = of_transposed(weight)?.into();
+/// All f32, contiguous and on a CPU; differentiable in all arguments. The products of both
+/// passes are in `arithmetic`.
+pub fn linear_tracked(arithmetic: Arithmetic, [x, weight, bias]: [&Tensor; 3]) -> Result<Tensor> {
+    let packed = PackedLinear::packed(weight, arithmetic)?.packed;
     let inputs = weight.dim(1)?;
     let (out, shape) = forward(x, (&packed, inputs), Epilogue::bias(Some(bias)))?;
+    let backward = move |[x, weight, bias]: [&Tensor; 3], gradient: &Tensor| {
+        Ok([
+            op::if_tracked(x, || input_gradient(arithmetic, weight, gradient, x))?,
+            op::if_tracked(weight, || weight_gradient(arithmetic, weight, gradient, x))?,
+            op::if_tracked(bias, || sum_rows(gradient))?,
+        ])
+    };
     op::tracked("linear", [x, weight, bias], out, shape, backward)
 }
 
-fn backward([x, weight, bias]: [&Tensor; 3], gradient: &Tensor) -> Result<Gradients<3>> {
+fn input_gradient(
+    arithmetic: Arithmetic,
+    weight: &Tensor,
+    gradient: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
-    let for_x = || {
-        let place = |output, input| output * inputs + input;
-        let packed = PackedMatrix::new(weight, (outputs, inputs), place)?;
-        multiplied(gradient, &packed, x)
-    };
-    let for_weight = || {
-        let mut out = vec![0f32; outputs * inputs];
-        op::with([gradient, x], |[gradient, x]| {
-            let samples = x.len() / inputs;
-            let [gradient, x] = [(gradient, outputs), (x, inputs)]
-                .map(|(values, terms)| Matrix::contiguous(values, terms));
-            outer(&gradient, &x, samples, inputs, &mut out);
-            op::tensor(out, weight.shape())
-        })
-    };
-    Ok([
-        op::if_tracked(x, for_x)?,
-        op::if_tracked(weight, for_weight)?,
-        op::if_tracked(bias, || sum_rows(gradient))?,
-    ])
+    let packed = op::with([&weight.contiguous()?], |[weight]| {
+        let weight = Matrix::contiguous(weight, inputs);
+        Ok(RightSide::of(arithmetic, weight, outputs))
+    })?;
+    multiplied(gradient, (&packed, outputs), x)
+}
+
+fn weight_gradient(
+    arithmetic: Arithmetic,
+    weight: &Tensor,
+    gradient: &Tensor,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    op::with([gradient, x], |[gradient, x]| {
+        let samples = x.len() / inputs;
+        let [gradient, x] = [(gradient, outputs), (x, inputs)]
+            .map(|(values, terms)| Matrix::contiguous(values, terms));
+        let out = match arithmetic {
+            Arithmetic::F32 => {
+                let mut out = vec![0f32; outputs * inputs];
+                outer(&gradient, &x, samples, inputs, &mut out);
+                out
+            }
+            Arithmetic::Bf16(unit) => {
+                let gradient = Transposed::new(gradient, samples);
+                let sums = OuterSums::new(unit, &gradient, &[x], inputs);
+                let value = |i: usize| sums.at(0, i / inputs, i % inputs);
+                (0..outputs * inputs).map(value).collect()
+            }
+        };
+        op::tensor(out, weight.shape())
+    })
 }
 
 /// Packs the transpose of weights (outputs, inputs).
@@ -197,12 +235,16 @@ fn forward(
     Ok((out, shape))
 }
 
-/// The rows of `left` times `packed`, in the shape of `like`.
-fn multiplied(left: &Tensor, packed: &PackedMatrix, like: &Tensor) -> Result<Tensor> {
+/// The rows of `left`, of so many terms, times `packed`, in the shape of `like`.
+fn multiplied(
+    left: &Tensor,
+    (packed, terms): (&RightSide, usize),
+    like: &Tensor,
+) -> Result<Tensor> {
     let mut out = vec![0f32; like.elem_count()];
     op::with([left], |[left]| {
-        let left = Matrix::contiguous(left, packed.terms());
-        product(&left, packed, Addends::default(), &mut out);
+        let left = Matrix::contiguous(left, terms);
+        packed.product(left, Addends::default(), &mut out);
         op::tensor(out, like.shape())
     })
 }
@@ -259,7 +301,7 @@ mod tests {
             let var = |shape: &[usize], phase| Var::from_tensor(&waves(shape, phase)).unwrap();
             let x = var(&[b, n, inputs], 0.1);
             let (weight, bias) = (var(&[outputs, inputs], 0.5), var(&[outputs], 0.9));
-            let y = linear_tracked(&x, &weight, &bias).unwrap();
+            let y = linear_tracked(Arithmetic::F32, [&x, &weight, &bias]).unwrap();
             let expected = plain(&x, &weight, &bias);
             assert!(gap(&y, &expected) < 1e-5 * inputs as f64);
             let slope = waves(&[b, n, outputs], 1.7);

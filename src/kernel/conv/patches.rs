@@ -103,7 +103,8 @@ impl<'a> Patches<'a> {
     }
 
     /// The patches of the output's gradient (b, height, width, channels) for each input, of
-    /// size `to`, from the last tap to the first.
+    /// size `to`, from the last tap to the first. With a stride, they are those of a picture
+    /// with zeros between the outputs.
     pub(in crate::kernel) fn adjoint(
         gradient: &'a [f32],
         shape: (usize, usize, usize, usize),
@@ -112,6 +113,12 @@ impl<'a> Patches<'a> {
     ) -> Self {
         Self {
             to,
+            geometry: ConvGeometry {
+                stride: 1,
+                before: geometry.side - 1 - geometry.before,
+                after: geometry.side - 1 - geometry.after,
+                ..geometry
+            },
             ys: geometry.outputs(to.0),
             xs: geometry.outputs(to.1),
             ..Self::new(gradient, shape, None, geometry)
@@ -147,21 +154,29 @@ impl<'a> Patches<'a> {
     ) -> impl Iterator<Item = &[f32]> {
         let (side, (height, width)) = (self.geometry.side, self.to);
         let (down, right) = (tap / side, tap % side);
+        let row = move |line: usize| self.row(line / height, self.ys[line % height * side + down]);
         let (mut line, mut column) = (rows.start / width, rows.start % width);
-        let (mut image, mut y) = (line / height, line % height);
+        let mut pixels = row(line);
         rows.map(move |_| {
-            let pixel = self.at(
-                image,
-                self.ys[y * side + down],
-                self.xs[column * side + right],
-            );
+            let x = self.xs[column * side + right];
             column += 1;
+            let pixel = match pixels {
+                Some(pixels) if x != OUTSIDE => &pixels[x * self.channels..][..self.channels],
+                _ => &self.zeros,
+            };
             if column == width {
                 (line, column) = (line + 1, 0);
-                (image, y) = (line / height, line % height);
+                pixels = row(line);
             }
             pixel
         })
+    }
+
+    /// The pixels of a row of the picture, if it is one.
+    fn row(&self, image: usize, y: usize) -> Option<&[f32]> {
+        let length = self.from.1 * self.channels;
+        let rows = self.x.get(image * self.from.0 * length..)?;
+        rows.get(y.checked_mul(length)?..)?.get(..length)
     }
 
     /// The N x N input pixels of a tile of outputs that begins at (y, x), for a 3x3

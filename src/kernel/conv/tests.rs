@@ -138,7 +138,7 @@ fn gradients_are_the_slopes_in_any_direction() {
         );
         let (x, weight) = (var(waves(x_shape, 0.3)), var(waves(w_shape, 1.1)));
         let bias = var(waves((1, 1, 1, outputs), 0.5).flatten_all().unwrap());
-        let y = conv2d_tracked(&x, &weight, &bias, geometry).unwrap();
+        let y = conv2d_tracked(Arithmetic::F32, [&x, &weight, &bias], geometry).unwrap();
         let slope = waves(y.dims4().unwrap(), 0.9); // of the loss sum(y * slope)
         let loss = (y * &slope).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();

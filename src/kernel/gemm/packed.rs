@@ -88,18 +88,6 @@ impl PackedMatrix {
         Self::holding(values, shape)
     }
 
-    /// Packs a matrix of bf16 values.
-    pub(in crate::kernel) fn of_bf16(
-        shape @ (terms, columns): (usize, usize),
-        value: impl Fn(usize, usize) -> bf16 + Sync,
-    ) -> Self {
-        let values: Vec<_> = (0..terms * columns)
-            .map(|i| value(i / columns, i % columns))
-            .collect();
-        let place = |term, column| term * columns + column;
-        Self::holding(Values::Bf16(pack(&values, shape, place)), shape)
-    }
-
     /// The index of the first term and the stride of each column.
     fn places(&self) -> Vec<(usize, usize)> {
         let of_panel = |panel: &Panel| {

@@ -57,7 +57,8 @@ impl Ops for Packed {
             }
             LinearWeight::Plain(weight) => {
                 let none = Tensor::zeros(weight.dim(0)?, DType::F32, x.device())?;
-                let y = kernel::linear_tracked(x, weight, epilogue.bias.unwrap_or(&none))?;
+                let bias = epilogue.bias.unwrap_or(&none);
+                let y = kernel::linear_tracked(self.0, [x, weight, bias])?;
                 added(y, epilogue.residual)
             }
         }
@@ -93,7 +94,7 @@ impl Ops for Packed {
                     kernel::conv2d(&x.contiguous()?, weight, geometry, epilogue)
                 })
             }
-            _ => tracked_conv2d(x, weight, geometry, epilogue),
+            _ => tracked_conv2d(self.0, x, weight, geometry, epilogue),
         }
     }
 
@@ -209,6 +210,7 @@ impl Ops for Packed {
 
 /// A differentiable convolution, by separate kernels.
 fn tracked_conv2d(
+    arithmetic: Arithmetic,
     x: &Tensor,
     weight: &ConvWeight,
     geometry: ConvGeometry,
@@ -224,7 +226,7 @@ fn tracked_conv2d(
             kernel::conv2d(x, weight, geometry, ConvEpilogue::bias(bias))?
         }
         (ConvWeight::Plain(weight), Some(bias)) => {
-            kernel::conv2d_tracked(x, weight, bias, geometry)?
+            kernel::conv2d_tracked(arithmetic, [x, weight, bias], geometry)?
         }
         (ConvWeight::ChannelsLast(_), _) => bail!("the weights belong to the CUDA kernels"),
         (ConvWeight::Plain(_), None) => bail!("a trained convolution must have a bias"),
