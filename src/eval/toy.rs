@@ -41,7 +41,7 @@ fn sample(index: u64, folder: &Path) -> Sample {
         result: name.into(),
         source_prompt,
         target_prompt,
-        words: None,
+        words: pair.words(),
         area: Area::Mask(mask.expect("a value for each pixel")),
         seed: Some(noise_seed(index)),
         truth: Some(Box::new(pair)),
@@ -89,4 +89,30 @@ pub fn write(samples: &[Sample]) -> Result<()> {
         scene.render().write(&sample.image)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::world::Change;
+
+    #[test]
+    fn the_words_of_an_edit_occur_once_in_its_captions() {
+        let occurs = |word: &str, caption: &str| {
+            let words = caption.split_whitespace();
+            words.filter(|found| *found == word).count()
+        };
+        let mut told = 0;
+        for sample in samples(80, Path::new("")) {
+            let change = sample.truth.unwrap().change;
+            let Some([source, target]) = sample.words else {
+                continue;
+            };
+            told += 1;
+            assert!(!matches!(change, Change::Add | Change::Remove));
+            assert_eq!(occurs(&source, &sample.source_prompt), 1, "{source}");
+            assert_eq!(occurs(&target, &sample.target_prompt), 1, "{target}");
+        }
+        assert!(told > 50, "of 60 edits of an attribute {told}");
+    }
 }

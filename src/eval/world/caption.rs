@@ -80,7 +80,8 @@ impl Wording {
         }
     }
 
-    fn shape(self, shape: Shape) -> &'static str {
+    /// The word for a shape.
+    pub(super) fn shape(self, shape: Shape) -> &'static str {
         match shape {
             Shape::Circle if self.synonyms => "disc",
             Shape::Square if self.synonyms => "box",

@@ -172,6 +172,24 @@ impl Pair {
         (caption(&self.source), caption(&self.target))
     }
 
+    /// The word in each caption for what the edit changes, if there is one that names nothing
+    /// else there.
+    pub fn words(&self) -> Option<[String; 2]> {
+        let Change::Of(attribute) = self.change else {
+            return None; // a thing that comes or goes has a word in one caption only
+        };
+        if Attribute::BEHIND.contains(&attribute) {
+            return Some(["background"; 2].map(String::from));
+        }
+        let word = |scene: &Scene| {
+            let word = |thing: &Thing| self.wording.shape(thing.shape);
+            let own = word(&scene.things[self.thing]);
+            let count = scene.things.iter().filter(|thing| word(thing) == own).count();
+            (count == 1).then(|| own.to_owned())
+        };
+        Some([word(&self.source)?, word(&self.target)?])
+    }
+
     /// The pixels that differ between the true pictures, row by row.
     pub fn mask(before: &Picture, after: &Picture) -> Vec<bool> {
         let (before, after) = (before.pixels().chunks(3), after.pixels().chunks(3));

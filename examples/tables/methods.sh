@@ -1,0 +1,45 @@
+#!/bin/sh
+# Edits of the bundled world by each method, measured by `icd eval editing`, as a table in Markdown:
+#
+#     examples/tables/methods.sh DIR [N]
+#
+# The results are kept in DIR, N pairs of each method (all 300 where it is not said; of null-text
+# inversion 50 at most). Stopped at any moment, the same command goes on where it was.
+set -eu
+
+out=${1:?name the folder of the results}
+pairs=${2:-300}
+icd=${ICD:-target/release/icd}
+mkdir -p "$out"
+
+echo "| method | pairs | edit is right | unchanged pixels, dB | evaluations | seconds |"
+echo "|---|---:|---:|---:|---:|---:|"
+
+# measure NAME PAIRS TITLE [FLAG] ..
+measure() {
+    name=$1 count=$2 title=$3
+    shift 3
+    "$icd" eval editing shapes --out "$out/$name" --limit "$count" --shown 20 "$@" \
+        > "$out/$name.txt" 2> "$out/$name.log"
+    awk -v title="$title" '
+        $1 == "edit_right:" { right = $2; gsub(/[^0-9]/, "", $5); count = $5 }
+        $1 == "psnr_unchanged_pixels:" { kept = $2 }
+        $1 == "network" { evaluations = $3 + 0; seconds = $5 + 0 }
+        END {
+            printf "| %s | %d | %.1f %% | %.2f | %g | %.2f |\n",
+                title, count, 100 * right, kept, evaluations, seconds
+        }' "$out/$name.txt"
+}
+
+few=$(( pairs < 50 ? pairs : 50 ))
+measure icd "$pairs" "icd, prompt-to-prompt"
+measure icd-anchor "$pairs" "the same, anchored" --anchor
+measure icd-free "$pairs" "icd, no control" --control none
+measure icd-masactrl "$pairs" "icd, MasaCtrl" --control masactrl
+measure icd-blend "$pairs" "icd, prompt-to-prompt, blended" --blend-words --keep-pixels off
+measure icd-kept "$pairs" "the same, the photo's pixels kept" --blend-words
+measure ddim "$pairs" "DDIM, prompt-to-prompt" --method ddim
+measure ddim-anchor "$pairs" "the same, anchored" --method ddim --anchor
+measure npi "$pairs" "negative-prompt inversion, prompt-to-prompt" --method npi
+measure icd-few "$few" "icd, prompt-to-prompt"
+measure nti "$few" "null-text inversion, prompt-to-prompt" --method nti
