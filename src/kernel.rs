@@ -63,7 +63,7 @@ pub use elementwise::{Activation, activate, add, geglu};
 pub use epilogue::{ConvEpilogue, Epilogue};
 pub use group_norm::{GroupSums, Moments, group_norm, group_norm_by, group_sums};
 pub use layer_norm::layer_norm;
-pub use linear::{PackedLinear, linear, linear_geglu, linear_tracked};
+pub use linear::{PackedLinear, feed_forward, linear, linear_geglu, linear_tracked};
 pub use rearrange::{concat, enlarge};
 pub use reuse::ReusingAllocator;
 pub use simd::{check_instruction_set, instruction_set};

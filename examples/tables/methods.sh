@@ -20,7 +20,7 @@ measure() {
     name=$1 count=$2 title=$3
     shift 3
     "$icd" eval editing shapes --out "$out/$name" --limit "$count" --shown 20 "$@" \
-        > "$out/$name.txt" 2> "$out/$name.log"
+        > /dev/null 2> "$out/$name.log"
     awk -v title="$title" '
         $1 == "edit_right:" { right = $2; gsub(/[^0-9]/, "", $5); count = $5 }
         $1 == "psnr_unchanged_pixels:" { kept = $2 }
@@ -28,7 +28,7 @@ measure() {
         END {
             printf "| %s | %d | %.1f %% | %.2f | %g | %.2f |\n",
                 title, count, 100 * right, kept, evaluations, seconds
-        }' "$out/$name.txt"
+        }' "$out/$name.log"
 }
 
 few=$(( pairs < 50 ? pairs : 50 ))

@@ -13,6 +13,7 @@
 //! threads; that of the emulation is that of the tiles, bit by bit.
 
 mod emulated;
+mod feed_forward;
 mod finish;
 mod lines;
 mod outer;
@@ -31,6 +32,7 @@ use candle_core::DType;
 use super::simd::{Bf16Limit, bf16_limit};
 pub use unit::Unit;
 
+pub(super) use feed_forward::FeedForward;
 pub(super) use lines::{
     COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, pair, round_row, rounded, short_line,
 };

@@ -6,8 +6,8 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use super::{
     bf16::{
-        Arithmetic, COLUMNS, OuterSums, Pairs, RightSide, Rows, TERMS, Terms, Transposed,
-        linear_geglu as bf16_geglu,
+        Arithmetic, COLUMNS, FeedForward, OuterSums, Pairs, RightSide, Rows, TERMS, Terms,
+        Transposed, linear_geglu as bf16_geglu,
     },
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
@@ -68,6 +68,15 @@ impl PackedLinear {
         match self.packed {
             RightSide::F32(_) => rows >= GEGLU_ROWS * self.inputs,
             RightSide::Bf16(..) => (self.outputs() / 2).is_multiple_of(COLUMNS),
+        }
+    }
+
+    /// Whether [`feed_forward`] with this first layer is faster than two operations for this
+    /// many rows.
+    pub fn begins_feed_forward(&self, rows: usize) -> bool {
+        match &self.packed {
+            RightSide::F32(_) => false,
+            RightSide::Bf16(_, pairs) => self.fuses_geglu(rows) && FeedForward::pays(pairs, rows),
         }
     }
 
@@ -142,6 +151,43 @@ pub fn linear_geglu(
                 addends.add_to_rows(&mut halves, both, range.start, count);
                 gate(&halves, d, out);
             });
+        })
+    })?;
+    op::tensor(out, shape)
+}
+
+/// Maps x (.., inputs) by [`linear_geglu`] of `inner` to (.., d) and by `outer` to
+/// (.., outputs), with biases, and adds the residual, without (.., d) in memory. All f32,
+/// contiguous and on a CPU, with weights in bf16. Not differentiable: a tracked x is an error.
+pub fn feed_forward(
+    x: &Tensor,
+    [inner, outer]: [&PackedLinear; 2],
+    [inner_bias, bias]: [Option<&Tensor>; 2],
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    op::untracked("feed_forward", &[x])?;
+    let (RightSide::Bf16(unit, first), RightSide::Bf16(_, second)) = (&inner.packed, &outer.packed)
+    else {
+        bail!("feed_forward requires weights in bf16");
+    };
+    let (both, width) = (inner.outputs(), outer.inputs);
+    let fits = |bias: &Tensor| bias.dims() == [both];
+    if both != 2 * width || !width.is_multiple_of(COLUMNS) || !inner_bias.is_none_or(fits) {
+        bail!("feed_forward: {both} outputs of the first layer for {width} inputs of the second");
+    }
+    let shape = Shape::from(mapped(x, inner.inputs, outer.outputs())?);
+    let mut out = zeros(shape.elem_count());
+    let none = op::tensor(Vec::new(), 0)?;
+    op::with([x, inner_bias.unwrap_or(&none)], |[x, between]| {
+        Epilogue { bias, residual }.with(&shape, |addends| {
+            let network = FeedForward {
+                unit: *unit,
+                inner: first,
+                inner_bias: inner_bias.map(|_| between),
+                outer: second,
+                addends,
+            };
+            network.compute(Matrix::contiguous(x, inner.inputs), &mut out);
         })
     })?;
     op::tensor(out, shape)

@@ -163,24 +163,42 @@ pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     power_of_two(s, x, polynomial)
 }
 
-/// The same with a relative error of 1e-4, for what is rounded to bf16; exactly 1 at 0.
+/// The same with a relative error of 1e-4, for what becomes bf16; exactly 1 at 0.
 #[inline(always)]
 pub(super) fn exp2_for_bf16<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    power_of_two(s, x, [5.500_893_3e-2, 0.242_210_97, 0.693_282_9, 1.0])
+    power_of_two(s, x, FOR_BF16)
 }
 
-/// 2 to the x for x up to 0. With n the nearest integer, it is 2^n 2^(x - n); the second factor
-/// is a polynomial, highest coefficient first.
+/// The same for x from -126 to 0 only, which needs no comparison.
+#[inline(always)]
+pub(super) fn bounded_exp2_for_bf16<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    bounded_power_of_two(s, x, FOR_BF16)
+}
+
+/// A polynomial for 2^x from -1/2 to 1/2.
+const FOR_BF16: [f32; 4] = [5.500_893_3e-2, 0.242_210_97, 0.693_282_9, 1.0];
+
+/// 2 to the x for x up to 0. At -127 the power takes all of the exponent away from 1, which
+/// leaves 0.
 #[inline(always)]
 fn power_of_two<S: Simd, const N: usize>(s: S, x: S::f32s, polynomial: [f32; N]) -> S::f32s {
-    let x = s.max_f32s(x, s.splat_f32s(-127.0));
+    bounded_power_of_two(s, s.max_f32s(x, s.splat_f32s(-127.0)), polynomial)
+}
+
+/// 2 to the x for x from -127 to 0. With n the nearest integer, it is 2^n 2^(x - n); the second
+/// factor is a polynomial, highest coefficient first.
+#[inline(always)]
+fn bounded_power_of_two<S: Simd, const N: usize>(
+    s: S,
+    x: S::f32s,
+    polynomial: [f32; N],
+) -> S::f32s {
     let shifted = s.add_f32s(x, s.splat_f32s(ROUND));
     let r = s.sub_f32s(x, s.sub_f32s(shifted, s.splat_f32s(ROUND)));
     let mut p = s.splat_f32s(polynomial[0]);
     for term in &polynomial[1..] {
         p = s.mul_add_e_f32s(p, r, s.splat_f32s(*term));
     }
-    // At -127 the power takes all of the exponent away from 1, which leaves 0.
     times_power(s, p, shifted)
 }
 

@@ -259,8 +259,8 @@ impl TransformerBlock {
             ..site
         };
         let x = &self.attn2.forward_onto(x, &normed, text, &here, control)?;
-        let gated = self.ff_in.forward_geglu(&self.norm3.forward(x)?)?; // (b, n, inner)
-        Ok(self.ff_out.forward_onto(&gated, Some(x))?)
+        let normed = self.norm3.forward(x)?;
+        Ok(self.ff_in.feed_forward(&self.ff_out, &normed, Some(x))?)
     }
 }
 

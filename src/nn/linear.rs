@@ -87,6 +87,21 @@ impl Linear {
         }
     }
 
+    /// The feed-forward network of this layer with GEGLU and `outer`, onto a residual: x
+    /// (.., inputs) to (.., outputs).
+    pub fn feed_forward(
+        &self,
+        outer: &Self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if self.lora.is_some() || outer.lora.is_some() {
+            return outer.forward_onto(&self.forward_geglu(x)?, residual);
+        }
+        let layers = [self, outer].map(|layer| (&layer.weight, layer.bias.as_ref()));
+        self.ops.feed_forward(x, layers, residual)
+    }
+
     /// The layer without its LoRA branch.
     fn base(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let bias = self.bias.as_ref();

@@ -138,6 +138,19 @@ pub trait Ops: Debug + Send + Sync {
         self.geglu(&self.linear(x, weight, Epilogue::bias(bias))?)
     }
 
+    /// The feed-forward network of a transformer: [`linear_geglu`](Self::linear_geglu) of x by
+    /// the first layer's weight and bias, then a linear layer with the second's, onto a residual.
+    fn feed_forward(
+        &self,
+        x: &Tensor,
+        [inner, outer]: [(&LinearWeight, Option<&Tensor>); 2],
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let gated = self.linear_geglu(x, inner.0, inner.1)?;
+        let bias = outer.1;
+        self.linear(&gated, outer.0, Epilogue { bias, residual })
+    }
+
     /// x (b, h, w, inputs) to (b, height, width, outputs).
     fn conv2d(
         &self,

@@ -184,7 +184,11 @@ impl Pair {
         let word = |scene: &Scene| {
             let word = |thing: &Thing| self.wording.shape(thing.shape);
             let own = word(&scene.things[self.thing]);
-            let count = scene.things.iter().filter(|thing| word(thing) == own).count();
+            let count = scene
+                .things
+                .iter()
+                .filter(|thing| word(thing) == own)
+                .count();
             (count == 1).then(|| own.to_owned())
         };
         Some([word(&self.source)?, word(&self.target)?])

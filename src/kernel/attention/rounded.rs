@@ -79,7 +79,8 @@ fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Ve
         ..
     } = sizes;
     let keys = rounded(sizes, (0..b).step_by(group), |at| {
-        lines_of(sizes.head(k, m, d, at), m)
+        let keys = sizes.head(k, m, d, at);
+        (lines_of(keys, m), norms(keys, 0..m).fold(0.0, f32::max))
     });
     let values = rounded(sizes, 0..b, |at| transposed(sizes.head(v, m, e, at), m));
     let blocks = n.div_ceil(COLUMNS);
@@ -105,7 +106,8 @@ fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Ve
             sizes,
             rows: sizes.head(q, n, d, (first, head)),
             queries: start..n.min(start + COLUMNS),
-            keys: &keys[i / blocks],
+            keys: &keys[i / blocks].0,
+            longest: keys[i / blocks].1,
             values: &values,
             out: &mut out,
         });
@@ -114,11 +116,11 @@ fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Ve
 }
 
 /// A left side for each head of some images.
-fn rounded(
+fn rounded<T: Send>(
     sizes: Sizes,
     images: impl Iterator<Item = usize>,
-    round: impl Fn((usize, usize)) -> Vec<Line> + Sync,
-) -> Vec<Vec<Line>> {
+    round: impl Fn((usize, usize)) -> T + Sync,
+) -> Vec<T> {
     let all = images.flat_map(|image| (0..sizes.heads).map(move |head| (image, head)));
     map(all.collect(), &|_, at| round(at))
 }
@@ -142,6 +144,30 @@ fn lines_of(matrix: Matrix, rows: usize) -> Vec<Line> {
         }
     }
     vectorised(Round(matrix, rows))
+}
+
+/// Bounds of the lengths of rows, of what bf16 makes of them, too.
+fn norms(matrix: Matrix<'_>, rows: Range<usize>) -> impl Iterator<Item = f32> {
+    const ROUNDING: f32 = 1.01;
+    rows.map(move |row| {
+        let terms = &matrix.values[row * matrix.stride..][..matrix.terms];
+        match ROUNDING * square(terms).sqrt() {
+            norm if norm.is_nan() => f32::INFINITY,
+            norm => norm,
+        }
+    })
+}
+
+/// The sum of squares.
+fn square(terms: &[f32]) -> f32 {
+    let (blocks, rest) = terms.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += x * x;
+        }
+    }
+    sums.into_iter().chain(rest.iter().map(|x| x * x)).sum()
 }
 
 /// The columns of a matrix, a block of rows after another.
@@ -183,6 +209,8 @@ struct Task<'a, 'b> {
     rows: Matrix<'a>,
     queries: Range<usize>,
     keys: &'a [Line],
+    /// A bound of the length of a key.
+    longest: f32,
     values: &'a [&'a [Line]],
     /// For each image, the rows of the queries.
     out: &'a mut [&'b mut [f32]],
@@ -200,14 +228,14 @@ impl WithSimd for Task<'_, '_> {
         let depth = Steps::at((0..d.div_ceil(TERMS)).map(|i| i * height));
         let mut scores: [Sums; KEYS / TERMS] = std::array::from_fn(|_| Sums::default());
         let mut weights = [Line::default(); KEYS];
-        let mut online = Online::new(self.sizes.scale());
+        let mut online = Online::new(self.sizes.scale(), self.bounds());
         let mut totals = vec![Sums::default(); self.values.len() * e.div_ceil(TALL)];
         let seen = self.sizes.seen(&self.queries);
         let block = |start: usize| start..seen.min(start + KEYS);
         let mut blocks = (0..seen).step_by(KEYS).map(block).peekable();
         let Some(first) = blocks.peek() else { return };
         self.score(&session, first, (&queries, &depth), &mut scores);
-        let mut shrink = online.weigh(s, &scores[..tiles_of(first)], &mut weights);
+        let mut shrink = online.weigh(s, self.shown(first, &scores), &mut weights);
         while let Some(keys) = blocks.next() {
             // Each product is in time before softmax reads or writes what it needs.
             if let Some(next) = blocks.peek() {
@@ -215,7 +243,7 @@ impl WithSimd for Task<'_, '_> {
             }
             self.read(s, &session, &keys, &weights, shrink, &mut totals);
             if let Some(next) = blocks.peek() {
-                shrink = online.weigh(s, &scores[..tiles_of(next)], &mut weights);
+                shrink = online.weigh(s, self.shown(next, &scores), &mut weights);
             }
         }
         self.write(&online, &totals);
@@ -239,6 +267,22 @@ fn tiles_of(keys: &Range<usize>) -> usize {
 }
 
 impl Task<'_, '_> {
+    /// Bounds of the absolute values of the scores of each query: products of lengths.
+    fn bounds(&self) -> [f32; COLUMNS] {
+        let mut bounds = [0.0; COLUMNS];
+        let norms = norms(self.rows, self.queries.clone());
+        for (bound, norm) in bounds.iter_mut().zip(norms) {
+            *bound = norm * self.longest;
+        }
+        bounds
+    }
+
+    /// The scores of some keys, and whether none is hidden.
+    fn shown<'s>(&self, keys: &Range<usize>, scores: &'s [Sums]) -> (&'s [Sums], bool) {
+        let whole = !self.sizes.causal && keys.len().is_multiple_of(TERMS);
+        (&scores[..tiles_of(keys)], whole)
+    }
+
     /// The scores of some keys.
     #[inline(always)]
     fn score(

@@ -2,8 +2,16 @@
 
 use pulp::Simd;
 
-use super::{lines::COLUMNS, product::Place};
+use super::lines::COLUMNS;
 use crate::kernel::{elementwise::gated, epilogue::Addends};
+
+/// A row of the output.
+#[derive(Clone, Copy, Default)]
+pub(super) struct OutputRow {
+    pub(super) index: usize,
+    /// Its group, of those that have a bias each.
+    pub(super) group: usize,
+}
 
 /// What is done with the sums of P panels, for a row of the output.
 pub(super) trait Finish<const P: usize>: Sync {
@@ -18,7 +26,7 @@ pub(super) trait Finish<const P: usize>: Sync {
         &self,
         s: S,
         sums: [&[f32; COLUMNS]; P],
-        place: Place,
+        row: OutputRow,
         column: usize,
         out: &mut [f32],
     );
@@ -59,13 +67,13 @@ impl Finish<1> for Added<'_> {
         &self,
         s: S,
         [sums]: [&[f32; COLUMNS]; 1],
-        place: Place,
+        row: OutputRow,
         column: usize,
         out: &mut [f32],
     ) {
         let Addends { bias, residual } = self.addends;
-        let bias = bias.map(|bias| &bias[place.group * self.columns + column..]);
-        let residual = residual.map(|residual| &residual[place.row * self.columns + column..]);
+        let bias = bias.map(|bias| &bias[row.group * self.columns + column..]);
+        let residual = residual.map(|residual| &residual[row.index * self.columns + column..]);
         if let Ok(out) = <&mut [f32; COLUMNS]>::try_from(&mut *out) {
             return add_whole(s, sums, [bias, residual], out);
         }
@@ -117,7 +125,7 @@ impl Finish<2> for Gated<'_> {
         &self,
         s: S,
         sums: [&[f32; COLUMNS]; 2],
-        _: Place,
+        _: OutputRow,
         column: usize,
         out: &mut [f32],
     ) {

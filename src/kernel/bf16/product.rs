@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     Pairs,
-    finish::{Added, Finish, Gated},
+    finish::{Added, Finish, Gated, OutputRow},
     lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, round_row},
     unit::{Session, Unit},
 };
@@ -160,26 +160,25 @@ fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>>
 
 /// Where a row of a strip goes. It is found once for all panels: divisions are slow.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+struct Place {
     /// The part of the task, and the first value of the row in it.
     part: usize,
     at: usize,
-    /// Its number in the output.
-    pub(super) row: usize,
-    /// Its group.
-    pub(super) group: usize,
+    row: OutputRow,
 }
 
 impl Task<'_> {
     /// The place of a row of the strip.
     fn place(&self, row: u32, group: impl Fn(usize) -> usize) -> Option<Place> {
         let (part, within) = (row as usize / self.height, row as usize % self.height);
-        let row = self.parts.get(part).filter(|_| row != NOWHERE)?.0 + within;
+        let index = self.parts.get(part).filter(|_| row != NOWHERE)?.0 + within;
         Some(Place {
             part,
             at: within * self.width,
-            row,
-            group: group(row),
+            row: OutputRow {
+                index,
+                group: group(index),
+            },
         })
     }
 }
@@ -232,7 +231,7 @@ impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
                 let out = &mut self.task.parts[place.part].1[place.at..];
                 let sums = sums.each_ref().map(|sums| &sums.0[j]);
                 self.finish
-                    .write(s, sums, *place, i * COLUMNS, &mut out[from..end]);
+                    .write(s, sums, place.row, i * COLUMNS, &mut out[from..end]);
             }
         }
     }
@@ -249,7 +248,11 @@ impl<'a> Rows<'a> {
     /// The first rows of a matrix.
     pub(in crate::kernel) fn new(matrix: Matrix<'a>, rows: usize) -> Self {
         let fit = STRIP / matrix.terms.div_ceil(TERMS).max(1) / (2 * ROWS) * (2 * ROWS);
-        let height = fit.clamp(2 * ROWS, TALLEST);
+        Self::of_height(matrix, rows, fit.clamp(2 * ROWS, TALLEST))
+    }
+
+    /// The same in strips of `height` rows.
+    pub(super) fn of_height(matrix: Matrix<'a>, rows: usize, height: usize) -> Self {
         Self {
             matrix,
             count: rows,

@@ -12,8 +12,8 @@ use super::{
 
 use crate::kernel::{
     Activation, ConvEpilogue, ConvGeometry, Epilogue, PackedConv, PackedLinear, Sees, attend,
-    attend_causally, attend_rounded, attend_through_first, conv2d, conv2d_tracked, group_norm,
-    linear, linear_geglu, linear_tracked, norm_silu_conv2d,
+    attend_causally, attend_rounded, attend_through_first, conv2d, conv2d_tracked, feed_forward,
+    group_norm, linear, linear_geglu, linear_tracked, norm_silu_conv2d,
 };
 
 /// The units of this processor.
@@ -244,6 +244,32 @@ fn gated_layers_agree_with_f32() {
 }
 
 #[test]
+fn a_feed_forward_network_has_the_bits_of_its_layers() {
+    for (rows, inputs, d, outputs) in [(5, 20, 32, 33), (300, 64, 96, 40), (700, 33, 640, 70)] {
+        let x = waves(&[rows, inputs], 0.1);
+        let inner = [waves(&[2 * d, inputs], 0.5), waves(&[2 * d], 0.9)];
+        let outer = [waves(&[outputs, d], 1.5), waves(&[outputs], 1.9)];
+        let residual = waves(&[rows, outputs], 2.3);
+        for unit in units() {
+            let packed = |weight: &Tensor| {
+                Arc::new(PackedLinear::packed(weight, Arithmetic::Bf16(unit)).unwrap())
+            };
+            let [first, second] = [packed(&inner[0]), packed(&outer[0])];
+            for bare in [false, true] {
+                let of = |x| (!bare).then_some(x);
+                let residual = of(&residual);
+                let gated = linear_geglu(&x, &first, of(&inner[1])).unwrap();
+                let bias = of(&outer[1]);
+                let apart = linear(&gated, &second, Epilogue { bias, residual }).unwrap();
+                let biases = [of(&inner[1]), bias];
+                let fused = feed_forward(&x, [&first, &second], biases, residual).unwrap();
+                assert!(values(&fused) == values(&apart), "{unit:?} {rows} {bare}");
+            }
+        }
+    }
+}
+
+#[test]
 fn convolutions_agree_with_f32_for_many_shapes() {
     let same = ConvGeometry::same;
     let halving = ConvGeometry {
@@ -388,16 +414,19 @@ fn attention_agrees_with_f32_for_many_shapes() {
             waves(&[b, m, heads * d], 0.7),
         );
         let v = waves(&[b, m, heads * e], 1.9);
-        for sees in [Sees::All, Sees::ThroughFirst, Sees::Earlier] {
+        // Of the larger scores, the maximum is found block by block.
+        let larger = (&q * 16.0).unwrap();
+        let all = [Sees::All, Sees::ThroughFirst, Sees::Earlier];
+        for (q, sees) in all.iter().flat_map(|sees| [(&q, *sees), (&larger, *sees)]) {
             if sees == Sees::Earlier && n != m {
                 continue;
             }
             let what = format!("{sees:?} {b} x {heads} x {n} to {m}, {d}, {e}");
             check(&what, (4e-3, 2.0), |arithmetic| match (arithmetic, sees) {
-                (Arithmetic::Bf16(unit), _) => attend_rounded(unit, [&q, &k, &v], heads, sees),
-                (_, Sees::All) => attend(&q, &k, &v, heads),
-                (_, Sees::ThroughFirst) => attend_through_first(&q, &k, &v, heads),
-                (_, Sees::Earlier) => attend_causally(&q, &k, &v, heads),
+                (Arithmetic::Bf16(unit), _) => attend_rounded(unit, [q, &k, &v], heads, sees),
+                (_, Sees::All) => attend(q, &k, &v, heads),
+                (_, Sees::ThroughFirst) => attend_through_first(q, &k, &v, heads),
+                (_, Sees::Earlier) => attend_causally(q, &k, &v, heads),
             });
         }
     }

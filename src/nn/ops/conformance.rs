@@ -217,6 +217,17 @@ fn gated_linear_layers_multiply_one_half_by_the_gelu_of_the_other() {
             );
             let y = ops.linear_geglu(&x, &weight, Some(&bias)).unwrap();
             backend.agrees("linear_geglu", &y, &expected);
+            let outer = ops.pack_linear(backend.waves(&[7, d], 1.3)).unwrap();
+            let residual = backend.waves(&[rows, 7], 2.1);
+            let layers = [(&weight, Some(&bias)), (&outer, None)];
+            let found = ops.feed_forward(&x, layers, Some(&residual)).unwrap();
+            let bias = None;
+            let onto = Epilogue {
+                bias,
+                residual: Some(&residual),
+            };
+            let apart = ops.linear(&y, &outer, onto).unwrap();
+            backend.agrees("feed_forward", &found, &f64s(&apart));
         }
     }
 }

@@ -80,6 +80,31 @@ impl Ops for Packed {
         }
     }
 
+    fn feed_forward(
+        &self,
+        x: &Tensor,
+        [inner, outer]: [(&LinearWeight, Option<&Tensor>); 2],
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if let (LinearWeight::Packed(first), LinearWeight::Packed(second)) = (inner.0, outer.0)
+            && !x.track_op()
+            && first.begins_feed_forward(rows(x))
+        {
+            let (x, residual) = (
+                &x.contiguous()?,
+                residual.map(Tensor::contiguous).transpose()?,
+            );
+            let about = |_: &Tensor| feed_forward_about(x, [first, second]);
+            return profile::of(about, || {
+                let biases = [inner.1, outer.1];
+                kernel::feed_forward(x, [first, second], biases, residual.as_ref())
+            });
+        }
+        let gated = self.linear_geglu(x, inner.0, inner.1)?;
+        let bias = outer.1;
+        self.linear(&gated, outer.0, Epilogue { bias, residual })
+    }
+
     fn conv2d(
         &self,
         x: &Tensor,
@@ -251,9 +276,21 @@ fn named(name: &str, work: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
 
 /// The profile's name and the number of floating point operations of a linear layer.
 fn linear_about(x: &Tensor, weight: &PackedLinear) -> (String, f64) {
-    let (rows, inputs, outputs) = (rows(x), weight.inputs(), weight.outputs());
-    let flops = 2.0 * (rows * inputs * outputs) as f64;
-    (format!("linear of {rows} rows"), flops)
+    let rows = rows(x);
+    (format!("linear of {rows} rows"), linear_flops(rows, weight))
+}
+
+fn linear_flops(rows: usize, weight: &PackedLinear) -> f64 {
+    2.0 * (rows * weight.inputs() * weight.outputs()) as f64
+}
+
+/// The same for a feed-forward network.
+fn feed_forward_about(x: &Tensor, layers: [&PackedLinear; 2]) -> (String, f64) {
+    let flops = layers
+        .map(|layer| linear_flops(rows(x), layer))
+        .iter()
+        .sum();
+    (format!("feed-forward of {} rows", rows(x)), flops)
 }
 
 /// The same for a convolution of x to y.
