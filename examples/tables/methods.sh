@@ -38,8 +38,13 @@ measure icd-free "$pairs" "icd, no control" --control none
 measure icd-masactrl "$pairs" "icd, MasaCtrl" --control masactrl
 measure icd-blend "$pairs" "icd, prompt-to-prompt, blended" --blend-words --keep-pixels off
 measure icd-kept "$pairs" "the same, the photo's pixels kept" --blend-words
-measure ddim "$pairs" "DDIM, prompt-to-prompt" --method ddim
-measure ddim-anchor "$pairs" "the same, anchored" --method ddim --anchor
-measure npi "$pairs" "negative-prompt inversion, prompt-to-prompt" --method npi
+measure ddim "$pairs" "DDIM, prompt-to-prompt, guidance 7.5" --method ddim
+# As strong as the model's own guidance of 4, of which 0 is unguided.
+measure ddim-5 "$pairs" "the same, guidance 5" --method ddim --guidance 5
+measure npi-5 "$pairs" "negative-prompt inversion, prompt-to-prompt, guidance 5" \
+    --method npi --guidance 5
 measure icd-few "$few" "icd, prompt-to-prompt"
-measure nti "$few" "null-text inversion, prompt-to-prompt" --method nti
+measure nti-5 "$few" "null-text inversion, prompt-to-prompt, guidance 5" \
+    --method nti --guidance 5
+measure ddim-5-anchor "$pairs" "DDIM, prompt-to-prompt, guidance 5, anchored" \
+    --method ddim --guidance 5 --anchor
