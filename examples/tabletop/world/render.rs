@@ -50,6 +50,18 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// Whether each pixel shows a thing in its middle, row by row.
+    pub(crate) fn covered(&self) -> Vec<bool> {
+        let (stage, camera) = (Stage::new(self), Camera::new());
+        let middle = |i: usize| {
+            let (column, row) = ((i % SIDE) as f32 + 0.5, (i / SIDE) as f32 + 0.5);
+            stage.shows_thing(camera.ray(column, row))
+        };
+        (0..SIDE * SIDE).map(middle).collect()
+    }
+}
+
 impl Camera {
     fn new() -> Self {
         let ahead = (AIM - EYE).unit();

@@ -100,6 +100,11 @@ impl Stage {
         self.seen(ray, sample, 0)
     }
 
+    /// Whether a ray meets a thing before the table and the wall.
+    pub(super) fn shows_thing(&self, ray: Ray) -> bool {
+        self.hit(ray).is_some_and(|hit| hit.body.is_some())
+    }
+
     fn seen(&self, ray: Ray, sample: usize, bounces: usize) -> Vec3 {
         let Some(hit) = self.hit(ray) else {
             return self.lamp.room(ray);
