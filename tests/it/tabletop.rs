@@ -109,3 +109,30 @@ fn true_edits_are_judged_right_and_sources_wrong() {
         assert!(!source.is_right && source.whole < 40.0, "{source:?}");
     }
 }
+
+#[test]
+fn covered_pixels_are_those_that_things_hide() {
+    let scene = scene(
+        "at the front middle a large red ball on a slate table before a grey wall in soft light",
+    );
+    let bare = Scene {
+        things: Vec::new(),
+        ..scene.clone()
+    };
+    let (covered, bare) = (scene.covered(), bare.render());
+    let picture = scene.render();
+    let red = |picture: &Picture, i: usize| {
+        let pixel = &picture.pixels()[3 * i..][..3];
+        i32::from(pixel[0]) - i32::from(pixel[2])
+    };
+    let inside: Vec<_> = (0..SIDE * SIDE).filter(|&i| covered[i]).collect();
+    assert!(
+        (600..3000).contains(&inside.len()),
+        "{} pixels",
+        inside.len()
+    );
+    let shown = inside
+        .iter()
+        .filter(|&&i| red(&picture, i) > red(&bare, i) + 20);
+    assert!(shown.count() * 10 > 9 * inside.len(), "the ball is red");
+}
