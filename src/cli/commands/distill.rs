@@ -77,8 +77,8 @@ relative to the file:
   gradient_accumulation = 1         # micro-batches per batch: less memory
   parallel_micro_batches = 1        # at the same time: for small networks
   gradient_checkpointing = false    # less memory, a third more time
-  dtype = "f32"             # of frozen weights: f32, f16 or bf16; with bf16, a CPU that
-                            # multiplies it faster also trains with products in bf16
+  dtype = "f32"             # of frozen weights: f32, f16 or bf16, in which
+                            # some CPUs also compute all products faster
   learning_rate = 8e-6
   warmup = 0                # steps of linear warm-up
   lr_schedule = "constant"  # or "cosine", to zero
