@@ -46,5 +46,3 @@ measure npi-5 "$pairs" "negative-prompt inversion, prompt-to-prompt, guidance 5"
 measure icd-few "$few" "icd, prompt-to-prompt"
 measure nti-5 "$few" "null-text inversion, prompt-to-prompt, guidance 5" \
     --method nti --guidance 5
-measure ddim-5-anchor "$pairs" "DDIM, prompt-to-prompt, guidance 5, anchored" \
-    --method ddim --guidance 5 --anchor
