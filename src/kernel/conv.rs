@@ -26,7 +26,7 @@ use super::{
     },
     group_norm::{affines, group_norm},
     op,
-    pages::zeros,
+    pages::unset,
     parts::each_part,
 };
 use patches::{ConvGeometry, Patches};
@@ -251,7 +251,7 @@ fn computed(
         let patches = Patches::new(x, dims, epilogue.upsample, geometry);
         let (height, width) = patches.size();
         let shape = Shape::from((b, height, width, weight.outputs()));
-        let mut out = zeros(shape.elem_count());
+        let mut out = unset(shape.elem_count());
         epilogue.with(&shape, |addends| compute(&patches, addends, &mut out))?;
         Ok((out, shape))
     })
@@ -265,7 +265,7 @@ fn input_gradient(
     geometry: ConvGeometry,
 ) -> Result<Tensor> {
     let ((_, h, w, _), shape) = (x.dims4()?, gradient.dims4()?);
-    let mut out = vec![0f32; x.elem_count()];
+    let mut out = unset(x.elem_count());
     op::with([gradient], |[gradient]| {
         let patches = Patches::adjoint(gradient, shape, (h, w), geometry);
         adjoint.convolve(&patches, Addends::default(), &mut out);

@@ -18,7 +18,7 @@ use super::{
         map::{Formula, Rows, map, sum_columns},
     },
     op,
-    pages::zeros,
+    pages::unset,
     simd::vectorised,
 };
 
@@ -114,7 +114,7 @@ impl<C: Curve> Norm<C> {
     }
 
     fn apply(&self, x: &[f32], affines: &[Affine]) -> Vec<f32> {
-        let mut y = zeros(x.len());
+        let mut y = unset(x.len());
         let wide = self.form.wide();
         self.form.share(&mut y, &|picture, from, y| {
             let [center, scale, shift] = affines[picture].rows();

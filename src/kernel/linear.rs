@@ -13,7 +13,7 @@ use super::{
     epilogue::{Addends, Epilogue},
     gemm::{Matrix, Task, outer::outer, packed::PackedMatrix},
     op,
-    pages::zeros,
+    pages::unset,
     parts::each_part,
     scratch::Scratch,
 };
@@ -131,7 +131,7 @@ pub fn linear_geglu(
     if x.track_op() || !both.is_multiple_of(2) {
         bail!("linear_geglu requires an untracked input and an even width");
     }
-    let mut out = zeros(shape.iter().product());
+    let mut out = unset(shape.iter().product());
     let count = out.len() / d;
     op::with([x], |[x]| {
         let x = Matrix::contiguous(x, inputs);
@@ -176,7 +176,7 @@ pub fn feed_forward(
         bail!("feed_forward: {both} outputs of the first layer for {width} inputs of the second");
     }
     let shape = Shape::from(mapped(x, inner.inputs, outer.outputs())?);
-    let mut out = zeros(shape.elem_count());
+    let mut out = unset(shape.elem_count());
     let none = op::tensor(Vec::new(), 0)?;
     op::with([x, inner_bias.unwrap_or(&none)], |[x, between]| {
         Epilogue { bias, residual }.with(&shape, |addends| {
@@ -273,7 +273,7 @@ fn forward(
     epilogue: Epilogue,
 ) -> Result<(Vec<f32>, Shape)> {
     let shape = Shape::from(mapped(x, inputs, weight.columns())?);
-    let mut out = zeros(shape.elem_count());
+    let mut out = unset(shape.elem_count());
     op::with([x], |[x]| {
         let x = Matrix::contiguous(x, inputs);
         epilogue.with(&shape, |addends| weight.product(x, addends, &mut out))
@@ -287,7 +287,7 @@ fn multiplied(
     (packed, terms): (&RightSide, usize),
     like: &Tensor,
 ) -> Result<Tensor> {
-    let mut out = vec![0f32; like.elem_count()];
+    let mut out = unset(like.elem_count());
     op::with([left], |[left]| {
         let left = Matrix::contiguous(left, terms);
         packed.product(left, Addends::default(), &mut out);

@@ -3,48 +3,38 @@
 
 #![expect(
     unsafe_code,
-    reason = "a system call that std does not have, and zeros that several threads write"
+    reason = "a system call that std does not have, and buffers that are not cleared"
 )]
-
-use std::mem::MaybeUninit;
-
-use rayon::prelude::*;
-
-use super::parts::PART;
 
 /// The least size in bytes for which huge pages are asked for.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 const LARGE: usize = 1 << 22;
 
-/// Sizes in bytes of buffers that several threads clear. On Linux such a buffer was most often in
-/// use before (glibc keeps what is freed up to the second size, with musl
-/// [`ReusingAllocator`](super::ReusingAllocator) does), and clearing it on one thread takes as
-/// long as a fast product. What is larger comes cleared from the system.
-const SHARED: std::ops::Range<usize> = match cfg!(target_os = "linux") {
-    true => 1 << 20..1 << 25,
-    false => 0..0,
-};
-
-/// A buffer of zeros, on huge pages if it is large and the system has them.
-pub(super) fn zeros(length: usize) -> Vec<f32> {
-    match SHARED.contains(&(length * size_of::<f32>())) {
-        true => cleared(length),
-        false => zeros_of(length),
-    }
+/// A buffer for values that a kernel computes, on huge pages if it is large and the system has
+/// them. All of them must be overwritten before one is read: they are what the memory held, and
+/// NaN in tests. Clearing a buffer takes as long as a fast product.
+pub(super) fn unset(length: usize) -> Vec<f32> {
+    #[cfg(all(not(test), any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return as_found(length);
+    #[cfg(not(all(not(test), any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    vec![f32::NAN; length]
 }
 
-/// A buffer of zeros that all threads write.
-fn cleared(length: usize) -> Vec<f32> {
-    let mut buffer = room(length);
-    let values = &mut buffer.spare_capacity_mut()[..length];
-    let parts = values.par_chunks_mut(PART);
-    parts.for_each(|part| part.fill(MaybeUninit::new(0.0)));
-    // SAFETY: all of them are written.
-    unsafe { buffer.set_len(length) };
+/// A buffer of what the memory held.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn as_found(length: usize) -> Vec<f32> {
+    let mut buffer = room::<f32>(length);
+    let start = buffer.as_mut_ptr();
+    // SAFETY: there is room for so many values. The assembly is given their address and may have
+    // written them, for all that the compiler knows, and any bits are a number.
+    unsafe {
+        std::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags));
+        buffer.set_len(length);
+    }
     buffer
 }
 
-/// The same of numbers of any type.
+/// A buffer of zeros, on huge pages as above.
 pub(super) fn zeros_of<T: Copy + Default>(length: usize) -> Vec<T> {
     let buffer = vec![T::default(); length];
     prefer_huge_pages(&buffer);
@@ -85,21 +75,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_of_all_sizes_are_zeros_that_can_be_written() {
-        for length in [
-            0,
-            1,
-            1000,
-            1 << 18,
-            (1 << 20) - 1,
-            (1 << 21) + 12345,
-            1 << 23,
-        ] {
+    fn buffers_of_all_sizes_can_be_written() {
+        for length in [0, 1, 1000, 1 << 18, (1 << 21) + 12345, 1 << 23] {
             drop(vec![f32::NAN; length]); // which the next buffer may be
-            let mut buffer = zeros(length);
-            assert!(buffer.len() == length && buffer.iter().all(|x| *x == 0.0));
-            buffer.fill(1.0);
-            assert_eq!(buffer.iter().sum::<f32>(), length as f32);
+            let zeros = zeros_of::<f32>(length);
+            assert!(zeros.len() == length && zeros.iter().all(|x| *x == 0.0));
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            {
+                let mut buffer = as_found(length);
+                buffer.fill(1.0);
+                assert_eq!(
+                    buffer.iter().map(|x| f64::from(*x)).sum::<f64>(),
+                    length as f64
+                );
+            }
         }
     }
 }

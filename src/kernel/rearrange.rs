@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor, bail};
 use super::{
     conv::patches::nearest,
     op::{self, Gradients},
-    pages::zeros,
+    pages::unset,
     parts::{share, whole_rows},
 };
 
@@ -36,7 +36,7 @@ pub fn concat(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 fn join([a, b]: [&[f32]; 2], [c1, c2]: [usize; 2]) -> Vec<f32> {
     let c = (c1 + c2).max(1);
-    let mut out = zeros(a.len() + b.len());
+    let mut out = unset(a.len() + b.len());
     share(&mut out, whole_rows(c), &|i, out| {
         let first = i * (whole_rows(c) / c);
         for (row, out) in out.chunks_mut(c).enumerate() {
@@ -51,7 +51,7 @@ fn join([a, b]: [&[f32]; 2], [c1, c2]: [usize; 2]) -> Vec<f32> {
 /// Columns of `x` (.., c), in the shape of `like`.
 fn columns(x: &Tensor, columns: Range<usize>, like: &Tensor) -> Result<Tensor> {
     let c = x.dim(candle_core::D::Minus1)?;
-    let mut out = zeros(like.elem_count());
+    let mut out = unset(like.elem_count());
     op::with([x], |[x]| {
         let (width, part) = (columns.len().max(1), whole_rows(columns.len()));
         share(&mut out, part, &|i, out| {
@@ -73,7 +73,7 @@ pub fn enlarge(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     }
     let (ys, xs) = (nearest(h, height), nearest(w, width));
     let y = op::with([x], |[x]| {
-        let mut out = zeros(b * height * width * c);
+        let mut out = unset(b * height * width * c);
         share(&mut out, width * c, &|row, out| {
             let from = row / height * h + ys[row % height];
             let from = &x[from * w * c..][..w * c];
@@ -94,9 +94,10 @@ fn shrink(x: &Tensor, gradient: &Tensor) -> Result<Gradients<1>> {
     let (_, h, w, c) = x.dims4()?;
     let (_, height, width, _) = gradient.dims4()?;
     let (ys, xs) = (nearest(h, height), nearest(w, width));
-    let mut out = zeros(x.elem_count());
+    let mut out = unset(x.elem_count());
     op::with([gradient], |[gradient]| {
         share(&mut out, w * c, &|row, out| {
+            out.fill(0.0);
             let rows = repeated(&ys, row % h).map(|y| row / h * height + y);
             for row in rows {
                 let gradient = &gradient[row * width * c..][..width * c];

@@ -25,7 +25,7 @@ pub(super) fn attend(arguments: [&[f32]; 3], sizes: Sizes, together: bool) -> Ve
     let group = if together { b } else { 1 };
     let place =
         |image, query: usize, head| (image / group * heads + head) * panels.len() + panel_of[query];
-    let mut out = pages::zeros(b * n * heads * e);
+    let mut out = pages::unset(b * n * heads * e);
     let count = b.div_ceil(group.max(1)) * heads * panels.len();
     let shares = shares(&mut out, e, (n, heads), count, place);
     each(shares, &|i, mut out| {

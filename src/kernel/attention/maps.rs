@@ -7,7 +7,7 @@ use crate::kernel::{
     bf16::{Arithmetic, RightSide},
     gemm::Matrix,
     op,
-    pages::zeros,
+    pages::unset,
     parts::{each, map},
     softmax::normalise,
 };
@@ -35,7 +35,7 @@ pub fn attention_maps_in(
     let sizes = Sizes::of([q, k, k], heads)?;
     op::untracked("an attention map", &[q, k])?;
     let Sizes { b, n, m, .. } = sizes;
-    let mut out = zeros(b * heads * n * m);
+    let mut out = unset(b * heads * n * m);
     op::with([q, k], |[q, k]| {
         let keys = packed(sizes, |at| {
             RightSide::transposed(arithmetic, sizes.head(k, m, sizes.d, at), m)
@@ -68,7 +68,7 @@ pub fn read_maps_in(arithmetic: Arithmetic, maps: &Tensor, v: &Tensor) -> Result
         e,
         causal: false,
     };
-    let mut out = zeros(b * n * wide);
+    let mut out = unset(b * n * wide);
     op::with([maps, v], |[maps, v]| {
         let values = packed(sizes, |at| {
             RightSide::of(arithmetic, sizes.head(v, m, e, at), m)

@@ -22,7 +22,7 @@ use crate::kernel::{
     },
     gemm::Matrix,
     op,
-    pages::zeros,
+    pages::unset,
     parts::{each, map},
     simd::vectorised,
 };
@@ -86,7 +86,7 @@ fn forward(unit: Unit, [q, k, v]: [&[f32]; 3], sizes: Sizes, group: usize) -> Ve
     let blocks = n.div_ceil(COLUMNS);
     let place =
         |image, query: usize, head| (image / group * heads + head) * blocks + query / COLUMNS;
-    let mut out = zeros(b * n * heads * e);
+    let mut out = unset(b * n * heads * e);
     let parts = shares(
         &mut out,
         e,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::kernel::{
-    pages::zeros,
+    pages::unset,
     parts::{share, whole_rows},
     simd::vectorised,
 };
@@ -56,7 +56,7 @@ pub(in crate::kernel) fn map_rows<const N: usize, const M: usize>(
     width: usize,
     values: usize,
 ) -> Vec<f32> {
-    let mut out = zeros(values);
+    let mut out = unset(values);
     let (row, part) = (M * width, whole_rows(M * width));
     share(&mut out, part, &|i, out| {
         let inputs = inputs.map(|rows| Rows(rows.row(i * part / row), rows.1));

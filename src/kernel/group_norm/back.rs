@@ -19,6 +19,7 @@ use crate::kernel::{
         map::{Formula, Rows, accumulate, map, sum_columns},
     },
     op::{self, Gradients},
+    pages::unset,
     simd::vectorised,
 };
 
@@ -78,7 +79,7 @@ impl<C: Curve> Norm<C> {
         let pictures = slopes.iter().zip(self.moments.chunks(form.groups));
         let lines = pictures.map(|(sums, moments)| line(form, moments, weight, sums));
         let lines: Vec<_> = lines.collect();
-        let mut dx = vec![0f32; x.len()];
+        let mut dx = unset(x.len());
         form.share(&mut dx, &|picture, from, dx| {
             let [x, dy] = [x, dy].map(|v| Rows(&v[from..], wide));
             let [center, scale, shift] = affines[picture].rows();
