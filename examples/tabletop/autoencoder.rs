@@ -5,54 +5,57 @@ use std::collections::HashMap;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
-    distill::{AdamW, AdamWConfig, GradientAccumulation, LrSchedule, Metrics, Trainer},
+    distill::{AdamW, AdamWConfig, LrSchedule, Metrics, Trainer},
     io::Tensors,
     model::vae::Vae,
     nn::{RandomInit, Weights},
     noise::Noise,
+    picture::{Picture, Size},
 };
+use rand::Rng;
 use rayon::prelude::*;
 
 use super::{
     Options, configs,
+    drawn::Drawn,
     stage::{Stage, accumulation, storage},
-    world::{SIDE, Scene, dice},
+    world::{Dice, SIDE, Scene, dice},
 };
 
-/// Steps in which all pixels count alike ..
-const EVEN: usize = 8_000;
-/// .. and then those in which things do more than what they stand on, most of which is the same
-/// in every picture.
-const SHARP: usize = 3_000;
-const BATCH: usize = 4;
-/// Pictures that a thread learns at once.
-const ROWS: usize = 2;
-const EVEN_RATE: LrSchedule = LrSchedule {
+/// Steps that learn from parts of pictures, most of them around a thing: most of a picture is
+/// table and wall, which are learnt soon ..
+const OF_PARTS: usize = 6_500;
+/// .. and then steps that learn from whole ones, in which things count more.
+const OF_WHOLES: usize = 1_000;
+const STEPS: usize = OF_PARTS + OF_WHOLES;
+/// Pixels along each side of a part.
+const PART: usize = SIDE / 2;
+/// Parts of a step, or whole pictures, which have as many pixels, and how many of them a thread
+/// learns at once.
+const PARTS: (usize, usize) = (16, 8);
+const WHOLES: (usize, usize) = (4, 2);
+/// The share of parts that show a thing in their middle, or so many pixels beside it at most.
+const CENTRED: f64 = 0.8;
+const ASIDE: usize = 20;
+const RATE: LrSchedule = LrSchedule {
     peak: 1.5e-3,
     warmup: 200,
-    end: Some(EVEN),
+    end: Some(STEPS),
 };
-const SHARP_RATE: LrSchedule = LrSchedule {
-    peak: 1e-3,
-    warmup: 100,
-    end: Some(SHARP),
-};
-/// How much the latents' divergence from normal noise weighs beside the squared error of the
+/// How much the latents' divergence from normal noise weighs beside the absolute error of the
 /// picture: enough to keep them small and smooth. The latents have a 48th of its values, so
 /// they are kept more exact than where there are more.
-const EVEN_DIVERGENCE: f64 = 3e-5;
-/// The same beside the weighed absolute error.
-const SHARP_DIVERGENCE: f64 = 5e-4;
-/// The weight of a pixel of a thing, or beside one; that of others is 1.
-const THING: f32 = 8.0;
+const DIVERGENCE: f64 = 3e-4;
+/// The weight of a pixel of a thing in a whole picture, or beside one; that of others is 1.
+const THING: f32 = 4.0;
 /// Pixels that count as beside a thing.
 const BESIDE: usize = 2;
 /// Absolute errors are smooth below this.
 const SMOOTH: f64 = 1e-2;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
-    let mut trainer = Autoencoder::new(options.seed)?;
-    Stage::Vae.train(options, EVEN + SHARP, &mut trainer)
+    let mut trainer = Autoencoder::new(options)?;
+    Stage::Vae.train(options, STEPS, &mut trainer)
 }
 
 /// The trained autoencoder, whose latents are multiplied with `scale`.
@@ -65,13 +68,13 @@ pub(crate) fn finished(options: &Options, scale: f64) -> Result<Vae> {
 struct Autoencoder {
     vae: Vae,
     optimiser: AdamW,
-    accumulation: GradientAccumulation,
+    pictures: Drawn,
     seed: u64,
 }
 
 impl Autoencoder {
-    fn new(seed: u64) -> Result<Self> {
-        let fresh = RandomInit::new(seed).trainable();
+    fn new(options: &Options) -> Result<Self> {
+        let fresh = RandomInit::new(options.seed).trainable();
         let storage = storage();
         let vae = Vae::new(&Weights::initial(&fresh, &storage), configs::vae(1.0))?;
         let config = AdamWConfig {
@@ -82,38 +85,35 @@ impl Autoencoder {
         Ok(Self {
             vae,
             optimiser: AdamW::new(fresh.vars(), config)?,
-            accumulation: accumulation(BATCH, ROWS)?,
-            seed,
+            pictures: Drawn::open(options)?,
+            seed: options.seed,
         })
     }
 }
 
 impl Trainer for Autoencoder {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
-        let [pictures, weights] = pictures(self.seed, step)?;
-        let (c, h, w) = configs::LATENT;
-        let noise = Noise::new(self.seed ^ step as u64).normal((BATCH, c, h, w), &Device::Cpu)?;
-        let ([_, error, divergence], gradients) =
-            self.accumulation.learn(&self.optimiser, |part| {
-                let of = |x: &Tensor| x.narrow(0, part.start, part.len());
-                let posterior = self.vae.encode(&of(&pictures)?)?;
-                let latent = posterior.sample(&of(&noise)?)?;
-                let square = (self.vae.decode(&latent)? - of(&pictures)?)?.sqr()?;
-                let (error, divergence) = (square.mean_all()?, posterior.kl()?);
-                let loss = if step < EVEN {
-                    (&error + (&divergence * EVEN_DIVERGENCE)?)?
-                } else {
-                    let absolute = (square + SMOOTH * SMOOTH)?.sqrt()?;
-                    let absolute = absolute.broadcast_mul(&of(&weights)?)?.mean_all()?;
-                    (absolute + (&divergence * SHARP_DIVERGENCE)?)?
-                };
-                Ok([loss, error, divergence])
-            })?;
-        let rate = match step.checked_sub(EVEN) {
-            None => EVEN_RATE.at(step),
-            Some(step) => SHARP_RATE.at(step),
+        let ([pictures, weights], rows) = match step < OF_PARTS {
+            true => (self.parts(step)?, PARTS.1),
+            false => (self.wholes(step)?, WHOLES.1),
         };
-        let norm = self.optimiser.step(&gradients, rate)?;
+        let (b, _, height, width) = pictures.dims4()?;
+        let (c, factor) = (configs::LATENT.0, SIDE / configs::LATENT.1);
+        let shape = (b, c, height / factor, width / factor);
+        let noise = Noise::new(self.seed ^ step as u64).normal(shape, &Device::Cpu)?;
+        let accumulation = accumulation(b, rows).expect("threads share a step evenly");
+        let ([_, error, divergence], gradients) = accumulation.learn(&self.optimiser, |part| {
+            let of = |x: &Tensor| x.narrow(0, part.start, part.len());
+            let posterior = self.vae.encode(&of(&pictures)?)?;
+            let latent = posterior.sample(&of(&noise)?)?;
+            let square = (self.vae.decode(&latent)? - of(&pictures)?)?.sqr()?;
+            let (error, divergence) = (square.mean_all()?, posterior.kl()?);
+            let absolute = (square + SMOOTH * SMOOTH)?.sqrt()?;
+            let absolute = absolute.broadcast_mul(&of(&weights)?)?.mean_all()?;
+            let loss = (absolute + (&divergence * DIVERGENCE)?)?;
+            Ok([loss, error, divergence])
+        })?;
+        let norm = self.optimiser.step(&gradients, RATE.at(step))?;
         Ok(vec![
             ("psnr", -10.0 * (error / 4.0).log10()),
             ("divergence", divergence),
@@ -130,21 +130,64 @@ impl Trainer for Autoencoder {
     }
 }
 
-/// The pictures (b, 3, h, w) of a step, and the weights (b, 1, h, w) of their pixels.
-fn pictures(seed: u64, step: usize) -> icd::Result<[Tensor; 2]> {
-    let draw = |i: usize| -> icd::Result<_> {
-        let mut dice = dice(seed, (step * BATCH + i) as u64);
-        let scene = Scene::any(&mut dice);
-        let weights = match step < EVEN {
-            true => vec![1.0; SIDE * SIDE],
-            false => weights(&scene.covered()),
+/// A picture and the weight of each of its pixels.
+type Weighed = (Picture, Vec<f32>);
+
+impl Autoencoder {
+    /// The parts of pictures (b, 3, h, w) that a step learns from, and the weights (b, 1, h, w)
+    /// of their pixels.
+    fn parts(&self, step: usize) -> icd::Result<[Tensor; 2]> {
+        let part = |index: usize, dice: &mut Dice| {
+            let corner = corner(&self.pictures.scene(index), dice);
+            let part = self.pictures.part(index, corner, PART);
+            (part, vec![1.0; PART * PART])
         };
-        let weights = Tensor::from_vec(weights, (1, 1, SIDE, SIDE), &Device::Cpu)?;
-        Ok((scene.render().to_tensor(&Device::Cpu)?, weights))
+        self.gathered(step, PARTS.0, &part)
+    }
+
+    /// The same of whole pictures.
+    fn wholes(&self, step: usize) -> icd::Result<[Tensor; 2]> {
+        let whole = |index: usize, _: &mut Dice| {
+            let covered = self.pictures.scene(index).covered();
+            (self.pictures.picture(index), weights(&covered))
+        };
+        self.gathered(step, WHOLES.0, &whole)
+    }
+
+    /// What is taken of so many pictures drawn by lot.
+    fn gathered(
+        &self,
+        step: usize,
+        count: usize,
+        take: &(dyn Fn(usize, &mut Dice) -> Weighed + Sync),
+    ) -> icd::Result<[Tensor; 2]> {
+        let taken = (0..count).into_par_iter().map(|i| {
+            let mut dice = dice(!self.seed, (step * PARTS.0 + i) as u64);
+            let index = dice.random_range(0..self.pictures.count());
+            let (picture, weights) = take(index, &mut dice);
+            let Size { width, height } = picture.size();
+            let weights = Tensor::from_vec(weights, (1, 1, height, width), &Device::Cpu)?;
+            Ok((picture.to_tensor(&Device::Cpu)?, weights))
+        });
+        let taken: icd::Result<Vec<_>> = taken.collect();
+        let (pictures, weights): (Vec<_>, Vec<_>) = taken?.into_iter().unzip();
+        Ok([Tensor::cat(&pictures, 0)?, Tensor::cat(&weights, 0)?])
+    }
+}
+
+/// The pixel (column, row) where a part of a scene's picture begins.
+fn corner(scene: &Scene, dice: &mut Dice) -> (usize, usize) {
+    let last = SIDE - PART;
+    if !dice.random_bool(CENTRED) {
+        return (dice.random_range(0..=last), dice.random_range(0..=last));
+    }
+    let thing = dice.random_range(0..scene.things.len());
+    let (column, row) = scene.pixel_of(thing);
+    let mut from = |middle: usize| {
+        let start = middle + dice.random_range(0..=2 * ASIDE);
+        start.saturating_sub(ASIDE + PART / 2).min(last)
     };
-    let drawn: icd::Result<Vec<_>> = (0..BATCH).into_par_iter().map(draw).collect();
-    let (pictures, weights): (Vec<_>, Vec<_>) = drawn?.into_iter().unzip();
-    Ok([Tensor::cat(&pictures, 0)?, Tensor::cat(&weights, 0)?])
+    (from(column), from(row))
 }
 
 /// The weight of each pixel, given which show things.

@@ -16,6 +16,7 @@ mod base;
 mod bundle;
 mod configs;
 mod draw;
+mod drawn;
 mod export;
 mod look;
 mod scenes;
@@ -48,8 +49,8 @@ pub(crate) struct Options {
     /// The scene that `draw` draws; held-out ones by default
     #[arg(long)]
     caption: Option<String>,
-    /// Scenes that text encoder and UNet learn from
-    #[arg(long, default_value_t = 40_000)]
+    /// Scenes that all learn from
+    #[arg(long, default_value_t = 30_000)]
     scenes: usize,
     /// Threads; all cores by default
     #[arg(long)]

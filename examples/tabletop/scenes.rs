@@ -10,10 +10,10 @@ use icd::{
     model::vae::Vae,
 };
 use indicatif::ProgressBar;
-use rayon::prelude::*;
 
 use super::{
     Options, autoencoder,
+    drawn::Drawn,
     stage::Stage,
     world::{Dice, Scene, Wording, dice},
 };
@@ -77,15 +77,13 @@ impl Scenes {
 }
 
 fn encoded(vae: &Vae, options: &Options) -> Result<Tensor> {
-    let draw = |index: usize| {
-        let mut dice = dice(options.seed, index as u64);
-        Scene::any(&mut dice).render().to_tensor(&Device::Cpu)
-    };
+    let drawn = Drawn::open(options)?;
     let bar = ProgressBar::new(options.scenes as u64).with_message("latents");
-    let parts = (0..options.scenes).step_by(AT_ONCE).map(|first| {
-        let indices = first..(first + AT_ONCE).min(options.scenes);
+    let parts = (0..drawn.count()).step_by(AT_ONCE).map(|first| {
+        let indices = first..(first + AT_ONCE).min(drawn.count());
         bar.set_position(first as u64);
-        let pictures: icd::Result<Vec<_>> = indices.into_par_iter().map(draw).collect();
+        let picture = |index| drawn.picture(index).to_tensor(&Device::Cpu);
+        let pictures: icd::Result<Vec<_>> = indices.map(picture).collect();
         Ok(vae.encode(&Tensor::cat(&pictures?, 0)?)?.mean()?)
     });
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)

@@ -33,7 +33,7 @@ fn a_scene_has_the_same_bytes_on_every_machine() {
     }
     assert_eq!(
         format!("{:x}", hash.finalize()),
-        "14c92b6d21410db3b7dd80bf1c3cd95940fada8f74515abdcab9ad3a0a63f60b"
+        "4e99c3fc03fa8678ecf44a8f543fb010945ecbe064c052cf2be999d081167da0"
     );
 }
 
@@ -75,16 +75,17 @@ fn captions_of_an_edit_differ_in_the_words_for_it() {
 #[test]
 fn a_mask_has_the_thing_and_its_shadow_and_no_more() {
     let both = scene(
-        "at the front middle a large red cube and at the back left a small blue ball \
+        "at the front left a large red cube and at the back left a small blue ball \
          on a slate table before a grey wall in warm light",
     );
     let pictures = Change::Remove.candidates(&both, 0);
+    let cube = both.pixel_of(0);
     let (both, ball) = (pictures[0].render(), pictures[1].render());
     let mask = Pair::mask(&both, &ball);
     let is_in = |column: usize, row: usize| mask[row * SIDE + column];
-    assert!(is_in(64, 90), "the cube");
+    assert!(is_in(cube.0, cube.1), "the cube");
     // The lamp is on the left.
-    let shadow = (96, 98);
+    let shadow = (cube.0 + 34, cube.1 + 10);
     assert!(is_in(shadow.0, shadow.1));
     assert!(brightness(&both, shadow) + 15.0 < brightness(&ball, shadow));
     assert!(
@@ -113,7 +114,7 @@ fn true_edits_are_judged_right_and_sources_wrong() {
 #[test]
 fn covered_pixels_are_those_that_things_hide() {
     let scene = scene(
-        "at the front middle a large red ball on a slate table before a grey wall in soft light",
+        "at the front left a large red ball on a slate table before a grey wall in soft light",
     );
     let bare = Scene {
         things: Vec::new(),
@@ -135,4 +136,14 @@ fn covered_pixels_are_those_that_things_hide() {
         .iter()
         .filter(|&&i| red(&picture, i) > red(&bare, i) + 20);
     assert!(shown.count() * 10 > 9 * inside.len(), "the ball is red");
+    // Its middle lies in the middle of its pixels.
+    let (column, row) = scene.pixel_of(0);
+    let across = inside.iter().filter(|&i| i / SIDE == row).map(|i| i % SIDE);
+    let up = inside
+        .iter()
+        .filter(|&i| i % SIDE == column)
+        .map(|i| i / SIDE);
+    for (line, middle) in [(across.collect::<Vec<_>>(), column), (up.collect(), row)] {
+        assert!((line[0] + line[line.len() - 1]).abs_diff(2 * middle) <= 4);
+    }
 }

@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
             ("table", _) => self.setting.0 = Some(self.told(Surface::ALL, Surface::word)?),
             ("wall", _) => self.setting.1 = Some(self.told(Wall::ALL, Wall::word)?),
             ("light", _) => self.setting.2 = Some(self.told(Light::ALL, Light::word)?),
-            ("left" | "middle" | "right", _) => return self.placed(word),
+            ("left" | "right", _) => return self.placed(word),
             (_, Some(&shape)) => self.thing(shape)?,
             _ => {
                 self.words.push(word);
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
             self.told(Colour::ALL, Colour::word)?,
             material.unwrap_or(Material::Matte),
             self.told(Size::ALL, Size::word)?,
-            place.unwrap_or(Place::FrontMiddle),
+            place.unwrap_or(Place::FrontLeft),
         );
         self.things.push((thing, place.is_some()));
         Ok(())

@@ -168,7 +168,7 @@ fn coming(change: Change, dice: &mut Dice) -> (Scene, Scene, usize) {
     let thing = with.things.len();
     with.things.push(Thing::any(dice));
     let room = with.room(thing);
-    let place = *room.choose(dice).expect("a column is free");
+    let place = *room.choose(dice).expect("a place is free");
     with.things[thing] = with.things[thing].at(place);
     match change {
         Change::Add => {

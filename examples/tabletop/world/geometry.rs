@@ -74,6 +74,11 @@ impl Solid {
         vec3(cos * v.x + sin * v.z, v.y, cos * v.z - sin * v.x)
     }
 
+    /// The middle of the ball around it.
+    pub(super) fn middle(&self) -> Vec3 {
+        self.ball.0
+    }
+
     /// The signed distance of a point.
     pub(super) fn distance(&self, point: Vec3) -> f32 {
         distance(self.shape, self.inside(point)) * self.scale

@@ -20,7 +20,7 @@ const SAMPLES: [(f32, f32); 4] = [
     (0.625, 0.875),
 ];
 
-const EYE: Vec3 = vec3(0.0, 3.9, 6.5);
+const EYE: Vec3 = vec3(0.0, 4.9, 6.0);
 const AIM: Vec3 = vec3(0.0, 0.5, -0.1);
 /// Half of the picture's side, one unit from the eye.
 const HALF: f32 = 0.33;
@@ -38,8 +38,9 @@ impl Scene {
     pub(crate) fn render(&self) -> Picture {
         let (stage, camera) = (Stage::new(self), Camera::new());
         let pixel = |i: usize| {
+            let (column, row) = ((i % SIDE) as f32, (i / SIDE) as f32);
             let sum = SAMPLES.iter().enumerate().fold(Vec3::ZERO, |sum, (k, at)| {
-                let ray = camera.ray((i % SIDE) as f32 + at.0, (i / SIDE) as f32 + at.1);
+                let ray = camera.ray(column + at.0, row + at.1);
                 sum + exposed(stage.light(ray, k))
             });
             let mean = sum * (1.0 / SAMPLES.len() as f32);
@@ -48,9 +49,12 @@ impl Scene {
         let bytes = (0..SIDE * SIDE).flat_map(pixel).collect();
         Picture::new(Sides::new(SIDE, SIDE), bytes).expect("three bytes for each pixel")
     }
-}
 
-impl Scene {
+    /// The pixel (column, row) that shows the middle of a thing, or what hides it.
+    pub(crate) fn pixel_of(&self, thing: usize) -> (usize, usize) {
+        Camera::new().pixel(Stage::new(self).middle(thing))
+    }
+
     /// Whether each pixel shows a thing in its middle, row by row.
     pub(crate) fn covered(&self) -> Vec<bool> {
         let (stage, camera) = (Stage::new(self), Camera::new());
@@ -68,6 +72,14 @@ impl Camera {
         let right = ahead.cross(vec3(0.0, 1.0, 0.0)).unit();
         let up = right.cross(ahead);
         Self { ahead, right, up }
+    }
+
+    /// The pixel in whose direction a point is; the nearest one if it is beside the picture.
+    fn pixel(&self, point: Vec3) -> (usize, usize) {
+        let to = point - EYE;
+        let place = |axis: Vec3| to.dot(axis) / (to.dot(self.ahead) * HALF);
+        let pixel = |x: f32| ((x + 1.0) * 0.5 * SIDE as f32).clamp(0.0, SIDE as f32 - 1.0) as usize;
+        (pixel(place(self.right)), pixel(-place(self.up)))
     }
 
     fn ray(&self, column: f32, row: f32) -> Ray {

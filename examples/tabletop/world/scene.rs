@@ -36,7 +36,7 @@ pub(super) struct Untold {
 /// A picture before it is drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scene {
-    /// One to three things, each in a column of its own.
+    /// One to three things, each in a place of its own.
     pub(crate) things: Vec<Thing>,
     /// What they stand on.
     pub(crate) surface: Surface,
@@ -50,14 +50,11 @@ impl Scene {
     /// A scene drawn by lot.
     pub(crate) fn any(dice: &mut Dice) -> Self {
         let count = [1, 2, 2, 2, 3, 3][dice.random_range(0..6)];
-        let mut columns = [0, 1, 2];
-        columns.shuffle(dice);
-        let thing = |column: usize, dice: &mut Dice| {
-            let front = 3 * dice.random_range(0..2);
-            Thing::any(dice).at(Place::ALL[column + front])
-        };
+        let mut places = Place::ALL.to_vec();
+        places.shuffle(dice);
+        let places = places.into_iter().take(count);
         Self {
-            things: columns[..count].iter().map(|&i| thing(i, dice)).collect(),
+            things: places.map(|place| Thing::any(dice).at(place)).collect(),
             surface: Surface::any(dice),
             wall: Wall::any(dice),
             light: Light::any(dice),
@@ -86,11 +83,9 @@ impl Scene {
     /// The places that are free beside the other things than this one.
     pub(crate) fn room(&self, thing: usize) -> Vec<Place> {
         let others = self.things.iter().enumerate().filter(|(i, _)| *i != thing);
-        let taken: Vec<_> = others.map(|(_, other)| other.place.column()).collect();
+        let taken: Vec<_> = others.map(|(_, other)| other.place).collect();
         let places = Place::ALL.iter().copied();
-        places
-            .filter(|place| !taken.contains(&place.column()))
-            .collect()
+        places.filter(|place| !taken.contains(place)).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! corners.
 
 use super::{
-    Colour, Material, Scene, Size, Surface, Thing,
+    Colour, Material, Place, Scene, Size, Surface, Thing,
     geometry::{Ray, Solid},
     light::Lamp,
     material::Finish,
@@ -47,16 +47,18 @@ struct Hit<'a> {
 impl Body {
     fn new(thing: &Thing) -> Self {
         let (x, z) = thing.untold.offset;
-        let column = thing.place.column() as f32 - 1.0;
-        let (spread, depth) = match thing.place.is_front() {
-            true => (1.38, 0.85),
-            false => (1.5, -0.8),
+        // No thing stands right behind another.
+        let (right, front) = match thing.place {
+            Place::BackLeft => (-1.6, -0.95),
+            Place::BackRight => (0.6, -0.95),
+            Place::FrontLeft => (-0.5, 0.9),
+            Place::FrontRight => (1.25, 0.9),
         };
         let radius = match thing.size {
-            Size::Small => 0.42,
-            Size::Large => 0.62,
+            Size::Small => 0.56,
+            Size::Large => 0.8,
         };
-        let foot = vec3(spread * column + x, 0.0, depth + z);
+        let foot = vec3(right + x, 0.0, front + z);
         let scale = radius * thing.untold.scale;
         Self {
             solid: Solid::new(thing.shape, foot, scale, thing.untold.turn),
@@ -98,6 +100,11 @@ impl Stage {
     /// The light that comes along a ray; `sample`, from 0 to 3, selects points of the lamp.
     pub(super) fn light(&self, ray: Ray, sample: usize) -> Vec3 {
         self.seen(ray, sample, 0)
+    }
+
+    /// The middle of a thing.
+    pub(super) fn middle(&self, thing: usize) -> Vec3 {
+        self.bodies[thing].solid.middle()
     }
 
     /// Whether a ray meets a thing before the table and the wall.

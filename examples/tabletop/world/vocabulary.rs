@@ -48,11 +48,10 @@ words! {
     Size { Small = "small", Large = "large" }
 }
 words! {
-    /// Where a thing stands; there is one thing at most on the left, in the middle and on
-    /// the right.
+    /// Where a thing stands; there is one thing at most in each place.
     Place {
-        BackLeft = "back left", BackMiddle = "back middle", BackRight = "back right",
-        FrontLeft = "front left", FrontMiddle = "front middle", FrontRight = "front right",
+        BackLeft = "back left", BackRight = "back right",
+        FrontLeft = "front left", FrontRight = "front right",
     }
 }
 words! {
@@ -66,20 +65,4 @@ words! {
 words! {
     /// A warm lamp on the left, a cool window on the right, or soft light from above.
     Light { Warm = "warm", Cool = "cool", Soft = "soft" }
-}
-
-impl Place {
-    /// 0 on the left, 1 in the middle, 2 on the right.
-    pub(crate) fn column(self) -> usize {
-        match self {
-            Self::BackLeft | Self::FrontLeft => 0,
-            Self::BackMiddle | Self::FrontMiddle => 1,
-            Self::BackRight | Self::FrontRight => 2,
-        }
-    }
-
-    /// Whether it is in the front.
-    pub(crate) fn is_front(self) -> bool {
-        matches!(self, Self::FrontLeft | Self::FrontMiddle | Self::FrontRight)
-    }
 }
