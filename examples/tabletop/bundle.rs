@@ -1,4 +1,4 @@
-//! The finished model as the folder that the program carries: weights in f16,
+//! The finished model as the folder that the program carries: weights in 8 bits,
 //! the distilled UNet, its two adapters, and an `icd.toml` that names them.
 
 use std::{
@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
-use icd::io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_tensors};
+use candle_core::Device;
+use icd::io::{Checkpoint, Existing, Source, Tensors, safetensors_metadata, write_quantized};
 
 use super::{Options, tokenizer};
 
@@ -38,7 +38,7 @@ pub(crate) fn write(options: &Options) -> Result<()> {
             "text_encoder" => "model.safetensors",
             _ => UNET,
         };
-        halved(
+        stored(
             &out.join(from).join(weights),
             &bundle.join(to).join(weights),
         )?;
@@ -50,7 +50,7 @@ pub(crate) fn write(options: &Options) -> Result<()> {
             name.starts_with(direction) && name.ends_with(".safetensors")
         });
         let adapter = adapter.with_context(|| format!("there is no {direction} adapter yet"))?;
-        halved(adapter, &bundle.join(format!("{direction}.safetensors")))?;
+        stored(adapter, &bundle.join(format!("{direction}.safetensors")))?;
     }
     let recipe = format!(
         "forward_adapter = \"forward.safetensors\"\nreverse_adapter = \"reverse.safetensors\"\n\
@@ -74,17 +74,13 @@ fn copied(file: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file of weights with its tensors in f16.
-fn halved(from: &Path, to: &Path) -> Result<()> {
+/// A file of weights with its matrices and filters in 8 bits.
+fn stored(from: &Path, to: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(from)?;
-    let half = |name: String| {
-        let tensor = checkpoint.load(&name, &Device::Cpu)?;
-        Ok((name, tensor.to_dtype(DType::F16)?))
-    };
-    let mut names = checkpoint.names();
-    names.sort_unstable();
-    let tensors: Tensors = names.into_iter().map(half).collect::<Result<_>>()?;
-    Ok(write_tensors(
+    let names = checkpoint.names().into_iter();
+    let tensors = names.map(|name| Ok((name.clone(), checkpoint.load(&name, &Device::Cpu)?)));
+    let tensors: Tensors = tensors.collect::<Result<_>>()?;
+    Ok(write_quantized(
         to,
         &tensors,
         safetensors_metadata(&Source::from(from))?,

@@ -18,9 +18,9 @@ pub(super) fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<u64> {
     let mut tensors: Vec<_> = tensors.iter().collect();
-    tensors.sort_by_key(|tensor| by_width(tensor.dtype, &tensor.name));
+    tensors.sort_by_key(|tensor| by_width(tensor.dtype.into(), &tensor.name));
     let table = tensors.iter();
-    let table = table.map(|tensor| (&tensor.name[..], tensor.dtype, &tensor.shape[..]));
+    let table = table.map(|tensor| (&tensor.name[..], tensor.dtype.into(), &tensor.shape[..]));
     let header = header(table, notes);
     let sizes = tensors.iter().map(|tensor| tensor.size());
     let length = (header.len() + sizes.sum::<usize>()) as u64;

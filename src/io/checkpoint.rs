@@ -14,13 +14,14 @@ use candle_core::{
     Device, Tensor,
     safetensors::{Load, MmapedSafetensors, SliceSafetensors},
 };
-use safetensors::tensor::TensorView;
+use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 
 use super::{
     Source,
     known::{KnownFile, Role},
     pickle::StateDict,
+    quantized::{dequantized, scale_of, scaled_by},
 };
 use crate::error::{Error, Result, reason_of};
 
@@ -135,7 +136,15 @@ impl Tensors {
                 return shards.iter().flat_map(StateDict::names).cloned().collect();
             }
         };
-        safetensors.into_iter().map(|(name, _)| name).collect()
+        let is_tensor = |name: &String| !self.is_scale(name);
+        let names = safetensors.into_iter().map(|(name, _)| name);
+        names.filter(is_tensor).collect()
+    }
+
+    /// Whether a tensor of a safetensors file has the scales of another one in 8 bits.
+    fn is_scale(&self, name: &str) -> bool {
+        let scaled = scaled_by(name).and_then(|name| self.mapped(name));
+        scaled.is_some_and(|view| view.dtype() == Dtype::I8)
     }
 
     /// A tensor of a safetensors file.
@@ -210,7 +219,7 @@ impl Checkpoint {
         shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
-    /// Reads a tensor in its stored type.
+    /// Reads a tensor in its stored type; 8-bit weights with a scale for each row as f32.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let missing = || self.tensor_fault(name, MISSING);
         let view = self.views.get(name).ok_or_else(missing)?;
@@ -226,6 +235,13 @@ impl Checkpoint {
         }
         let view = self.tensors.mapped(name);
         let view = view.ok_or_else(|| fault(MISSING.into()))?;
+        if view.dtype() == Dtype::I8 {
+            let scale = self.tensors.mapped(&scale_of(name));
+            let scale = scale.ok_or_else(|| fault(UNSCALED.into()))?;
+            return Ok(dequantized(&view, &scale)
+                .map_err(fault)?
+                .to_device(device)?);
+        }
         dtype::known(view.dtype()).map_err(fault)?;
         view.load(device).map_err(|error| fault(reason_of(&error)))
     }
@@ -302,6 +318,9 @@ fn first_bytes(file: &Path) -> Result<[u8; 8]> {
     read.map_err(|_| Error::weights(file, "it is empty or cut off"))?;
     Ok(bytes)
 }
+
+/// What is wrong with a tensor of signed bytes alone.
+const UNSCALED: &str = "its signed bytes have no scales beside them";
 
 /// What is missing of a tensor of which only the name is known.
 const MISSING: &str = "it is missing";

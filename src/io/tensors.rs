@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
-use super::{Existing, write_file};
+use super::{Existing, quantized, write_file};
 use crate::error::Result;
 
 /// The metadata of a safetensors file.
@@ -35,9 +35,9 @@ pub fn encoded_tensors(tensors: &Tensors, metadata: &Metadata) -> Result<Vec<u8>
         .iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
     let mut tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-    tensors.sort_by_key(|(name, tensor)| by_width(tensor.dtype(), name));
+    tensors.sort_by_key(|(name, tensor)| by_width(tensor.dtype().into(), name));
     let table = tensors.iter();
-    let table = table.map(|(name, tensor)| (&name[..], tensor.dtype(), tensor.dims()));
+    let table = table.map(|(name, tensor)| (&name[..], tensor.dtype().into(), tensor.dims()));
     let mut bytes = header(table, metadata);
     for (_, tensor) in &tensors {
         bytes.extend_from_slice(&tensor.data());
@@ -45,24 +45,56 @@ pub fn encoded_tensors(tensors: &Tensors, metadata: &Metadata) -> Result<Vec<u8>
     Ok(bytes)
 }
 
+/// Writes weights to a safetensors file atomically: matrices and filters in 8 bits with a scale
+/// for each row, in the names and layout of compressed-tensors, others in f16.
+/// [`Checkpoint`](super::Checkpoint) reads what was 8 bits as f32.
+pub fn write_quantized(
+    file: &Path,
+    tensors: &Tensors,
+    metadata: Metadata,
+    existing: Existing,
+) -> Result<()> {
+    let entries = tensors
+        .iter()
+        .map(|(name, tensor)| quantized::entries(name, tensor));
+    let entries: Result<Vec<_>> = entries.collect();
+    let mut entries: Vec<_> = entries?.into_iter().flatten().collect();
+    entries.sort_by_key(|entry| (by_width(entry.dtype, &entry.name).0, entry.name.clone()));
+    let table = entries.iter();
+    let table = table.map(|entry| (&entry.name[..], entry.dtype, &entry.shape[..]));
+    let mut bytes = header(table, &metadata);
+    for entry in &entries {
+        bytes.extend_from_slice(&entry.bytes);
+    }
+    write_file(file, &bytes, existing)
+}
+
+/// A tensor as a file holds it.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Vec<u8>,
+}
+
 /// The order of tensors in a file: wide types first, so that each is aligned.
-pub(crate) fn by_width(dtype: DType, name: &str) -> (Reverse<usize>, &str) {
-    (Reverse(dtype.size_in_bytes()), name)
+pub(crate) fn by_width(dtype: Dtype, name: &str) -> (Reverse<usize>, &str) {
+    (Reverse(dtype.bitsize()), name)
 }
 
 /// The header of a safetensors file, preceded by its length: the metadata, and the name,
 /// type and shape of each tensor in the order of their bytes.
 pub(crate) fn header<'a>(
-    tensors: impl IntoIterator<Item = (&'a str, DType, &'a [usize])>,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
     metadata: &Metadata,
 ) -> Vec<u8> {
     let metadata: BTreeMap<_, _> = metadata.iter().collect();
     let mut table = Map::from_iter([("__metadata__".to_owned(), json!(metadata))]);
     let mut begin = 0;
     for (name, dtype, shape) in tensors {
-        let end = begin + shape.iter().product::<usize>() * dtype.size_in_bytes();
+        let end = begin + shape.iter().product::<usize>() * dtype.bitsize() / 8;
         let entry = json!({
-            "dtype": Dtype::from(dtype),
+            "dtype": dtype,
             "shape": shape,
             "data_offsets": [begin, end],
         });
@@ -77,6 +109,7 @@ pub(crate) fn header<'a>(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
     use safetensors::SafeTensors;
 
     use super::*;

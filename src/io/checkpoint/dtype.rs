@@ -24,6 +24,8 @@ impl Checkpoint {
 /// holds what the original held.
 pub(super) fn known(dtype: Dtype) -> Result<DType, String> {
     match dtype {
+        // Weights in 8 bits are read with their scales.
+        Dtype::I8 => Ok(DType::F32),
         // Candle does not support their values.
         Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2 | Dtype::F8_E8M0 => Err(dtype),
         other => DType::try_from(other).map_err(|_| other),
