@@ -153,7 +153,7 @@ fn both_protocols_measure_what_the_oracle_measures() {
 
 fn toy(out: &Path, more: &str) -> Run {
     icd("eval")
-        .args("editing shapes --limit 6")
+        .args("editing shapes")
         .args(more)
         .path("--out", out)
 }
@@ -167,15 +167,15 @@ fn tables(out: &Path) -> [String; 2] {
 fn what_was_interrupted_or_divided_comes_to_the_same_tables() {
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name);
-    toy(&at("whole"), "").succeeds();
+    toy(&at("whole"), "--limit 6").succeeds();
     // Two shards, of which one is cut off: a result and a score are missing, a line is torn.
-    toy(&at("parts"), "--shard 1/2").succeeds();
-    toy(&at("parts"), "--shard 2/2").succeeds();
+    toy(&at("parts"), "--limit 6 --shard 1/2").succeeds();
+    toy(&at("parts"), "--limit 6 --shard 2/2").succeeds();
     fs::remove_file(at("parts/pictures/0001.png")).unwrap();
     let scores = at("parts/scores-2-of-2.jsonl");
     let text = fs::read(&scores).unwrap();
     fs::write(&scores, &text[..text.len() - 30]).unwrap();
-    let done: Done = toy(&at("parts"), "--verbose").succeeds();
+    let done: Done = toy(&at("parts"), "--limit 6 --verbose").succeeds();
     assert!(
         done.stderr.contains("1 done, 5 finished before"),
         "{}",
@@ -191,12 +191,23 @@ fn what_was_interrupted_or_divided_comes_to_the_same_tables() {
 }
 
 #[test]
+fn results_are_known_again_from_another_folder() {
+    let first = toy(Path::new("out"), "--limit 2").succeeds();
+    let again = toy(&first.path("out"), "--limit 2 --verbose").succeeds();
+    let told = "0 done, 2 finished before";
+    assert!(again.stderr.contains(told), "{}", again.stderr);
+}
+
+#[test]
 fn without_control_an_edit_is_another_and_is_told_apart() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    toy(&out, "").succeeds();
-    toy(&out, "--control none --amplify none --self-replace 0")
-        .fails(1, &["--force", "6 of 6 jobs failed"]);
+    toy(&out, "--limit 6").succeeds();
+    toy(
+        &out,
+        "--limit 6 --control none --amplify none --self-replace 0",
+    )
+    .fails(1, &["--force", "6 of 6 jobs failed"]);
     let metrics = fs::read_to_string(out.join("metrics.json")).unwrap();
     assert!(
         metrics.contains("\"edits\": 0"),
@@ -204,7 +215,7 @@ fn without_control_an_edit_is_another_and_is_told_apart() {
     );
     toy(
         &out,
-        "--control none --amplify none --self-replace 0 --force",
+        "--limit 6 --control none --amplify none --self-replace 0 --force",
     )
     .succeeds();
     let metrics: Value =

@@ -1,6 +1,6 @@
 //! From samples and their jobs to tables: what all evaluations have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use anyhow::Result;
 use candle_core::Device;
@@ -34,9 +34,11 @@ pub(super) fn settings((command, given): (&Command, &ArgMatches)) -> Map<String,
     facts
 }
 
-/// The edit of a sample as a job of a batch.
+/// The edit of a sample as a job of a batch. Its picture is named by an absolute path, by which
+/// its result is known again from any folder.
 pub(super) fn job_of(sample: &Sample) -> Job {
-    let image = sample.image.to_string_lossy().into_owned();
+    let image = path::absolute(&sample.image).unwrap_or_else(|_| sample.image.clone());
+    let image = image.to_string_lossy().into_owned();
     let facts = [
         ("image", json!(image)),
         ("src_prompt", json!(sample.source_prompt)),
