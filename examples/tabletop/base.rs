@@ -34,7 +34,7 @@ use super::{
 const STEPS: usize = 8_000;
 const BATCH: usize = 32;
 /// Latents that a thread learns at once.
-const ROWS: usize = 4;
+const ROWS: usize = 16;
 const RATE: LrSchedule = LrSchedule {
     peak: 1.5e-3,
     warmup: 500,
