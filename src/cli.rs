@@ -37,7 +37,10 @@ use config::{Config, is_set_to_nothing};
 use edit::{Call, Sweep};
 use exit::Exit;
 use settings::{Origin, Settings};
-use ui::console::{Console, log_error, log_failure};
+use ui::{
+    console::Console,
+    lines::{log_error, log_failure},
+};
 
 /// Edits real pictures with two prompts: invertible Consistency Distillation on
 /// Stable Diffusion 1.5 and SDXL.

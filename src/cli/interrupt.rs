@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use icd::io::hold_writing;
 
-use super::ui::console::log_line;
+use super::ui::lines::log_line;
 
 /// Ends the program at a signal once no bytes are being written, so that no file is
 /// left incomplete and no temporary file is left.

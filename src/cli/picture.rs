@@ -14,7 +14,7 @@ use super::{
     args::output,
     settings::{InputHash, Settings},
     storage,
-    ui::console::print_bytes,
+    ui::lines::print_bytes,
 };
 
 /// The bytes of a picture's file, or of stdin if the file is `-`, and their name.

@@ -15,8 +15,8 @@ use crate::cli::{
     ReportArgs,
     exit::Exit,
     ui::{
-        console::{log_error, print_line},
         dry_run::rough,
+        lines::{log_error, print_line},
         speed,
     },
 };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{runner::Outcome, task::Task};
-use crate::cli::{Console, ui::console::foreign};
+use crate::cli::{Console, ui::lines::foreign};
 
 /// How the lines of a batch are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::{jobs::Line, parser::Parser, results::Results, task::Task};
 use crate::cli::{
     ReportArgs,
     exit::Exit,
-    ui::console::{foreign, print_line},
+    ui::lines::{foreign, print_line},
 };
 
 /// Prints the status of the jobs of these lines; an end with code 1 unless all are done.

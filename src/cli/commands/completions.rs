@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use clap_complete::Shell;
 
-use crate::cli::{command, ui::console::print_bytes};
+use crate::cli::{command, ui::lines::print_bytes};
 
 const NAME: &str = "icd";
 

@@ -23,8 +23,9 @@ use crate::cli::{
     args::device::DeviceArgs,
     threads,
     ui::{
-        console::{log_line, print_line, progress_bar},
         download::{FetchOptions, fetch_missing},
+        lines::{log_line, print_line},
+        progress::progress_bar,
     },
 };
 

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{
     args::model::digests,
     settings::Settings,
-    ui::console::{print_fact, print_line},
+    ui::lines::{print_fact, print_line},
 };
 
 /// Describes a picture and its settings, a file of latents, weights, an adapter or a

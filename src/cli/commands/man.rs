@@ -13,7 +13,7 @@ use icd::io::write_file;
 use crate::cli::{
     args::output::WriteArgs,
     command,
-    ui::console::{print_bytes, print_line},
+    ui::lines::{print_bytes, print_line},
 };
 
 /// Prints the manual page, or writes a page for each command into a folder.

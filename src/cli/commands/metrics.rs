@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{
     Console, ReportArgs,
     args::{device::DeviceArgs, measure::MeasureArgs},
-    ui::console::print_line,
+    ui::lines::print_line,
 };
 
 /// Compares two pictures: how much of A is preserved in B, and how well B shows a prompt.

@@ -35,7 +35,7 @@ use self::{
     connector::{Connector, Cut},
     place::Place,
 };
-use crate::cli::ui::console::{foreign, log_line};
+use crate::cli::ui::lines::{foreign, log_line};
 
 /// Most bytes of an object that is read.
 const MAX_BYTES: u64 = 1 << 30;

@@ -3,115 +3,27 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{ErrorKind, Write, stderr, stdout},
-    ops::Deref,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Tensor;
-use clap::builder::Styles;
 use icd::{
     diffusion::{Event, Observer},
-    error::abridged,
     io::{Existing, Tensors, write_tensors},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::{
+    lines::{log_error, log_line, print_line, print_result},
+    progress::{Bar, JOBS, STEPPING, WAITING, style},
+};
 use crate::cli::{ReportArgs, args::output};
 
-/// Most bytes of a message and of one of its lines: it may quote what a stranger wrote.
-const MAX_MESSAGE: usize = 4096;
-const MAX_LINE: usize = 350;
 /// Most warnings that are told.
 const MAX_WARNINGS: usize = 1000;
-/// Most bytes of a stranger's text in a line.
-const MAX_FOREIGN: usize = 1000;
-
-/// Writes a message to stderr.
-pub(crate) fn log_line(message: &str) {
-    // A closed stderr is not an error.
-    let _ = writeln!(stderr(), "{}", harmless(&short(message)));
-}
-
-/// A message of which each line can be read, and none floods a terminal.
-pub(crate) fn short(message: &str) -> String {
-    let message = abridged(message, MAX_MESSAGE);
-    let lines: Vec<_> = message
-        .lines()
-        .map(|line| abridged(line, MAX_LINE))
-        .collect();
-    lines.join("\n")
-}
-
-/// Writes the JSON object of a failure to stderr, on one line.
-pub(crate) fn log_failure(message: &str, code: u8) {
-    let object = json!({ "error": { "message": short(message), "code": code } });
-    let _ = writeln!(stderr(), "{}", harmless(&object.to_string()));
-}
-
-/// Writes an error to stderr, with a label in the colour of clap's.
-pub(crate) fn log_error(message: &str) {
-    let style = Styles::styled();
-    let style = style.get_error();
-    let message = harmless(&short(message));
-    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {message}");
-}
-
-/// Writes a line, of text or JSON, to stdout.
-pub(crate) fn print_line(line: &str) -> Result<()> {
-    print_bytes(format!("{}\n", harmless(line)).as_bytes())
-}
-
-/// A text that a terminal does not obey: control characters and those that change the
-/// direction of writing are escaped, as in JSON.
-pub(crate) fn harmless(text: &str) -> String {
-    let directs = |char| matches!(char, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let one = |char: char| match char {
-        '\n' | '\t' => char.to_string(),
-        _ if char.is_control() || directs(char) => format!("\\u{:04x}", u32::from(char)),
-        _ => char.to_string(),
-    };
-    text.chars().map(one).collect()
-}
-
-/// A stranger's text, such as a licence or the name of a file, as a part of a line: cut,
-/// harmless and without line breaks, which could forge lines.
-pub(crate) fn foreign(text: &str) -> String {
-    one_line(&abridged(text, MAX_FOREIGN))
-}
-
-fn one_line(text: &str) -> String {
-    harmless(text).replace('\n', "\\n").replace('\t', "\\t")
-}
-
-/// Writes a result to stdout: the facts as a JSON object, or else its text.
-pub(crate) fn print_result(as_json: bool, facts: &Value, text: String) -> Result<()> {
-    print_line(&if as_json { facts.to_string() } else { text })
-}
-
-/// Writes a fact to stdout.
-pub(crate) fn print_fact(name: &str, value: &Value) -> Result<()> {
-    match value {
-        Value::String(text) => print_line(&format!("{}: {}", one_line(name), one_line(text))),
-        other => print_line(&format!("{}: {other}", one_line(name))),
-    }
-}
-
-/// Writes bytes to stdout. A closed pipe is not an error.
-pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
-    let mut out = stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("writing to stdout")
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Progress bar, evaluation count and dump of one run.
 pub(crate) struct Console {
     report: ReportArgs,
@@ -141,23 +53,6 @@ impl SharedConsole {
     }
 }
 
-/// A progress bar that is removed with the last console that has it, on errors too.
-struct Bar(ProgressBar);
-
-impl Deref for Bar {
-    type Target = ProgressBar;
-
-    fn deref(&self) -> &ProgressBar {
-        &self.0
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.finish_and_clear();
-    }
-}
-
 /// The progress of a batch.
 #[derive(Default)]
 struct Jobs {
@@ -179,10 +74,10 @@ impl Console {
     /// A console that keeps every value if a dump is requested.
     pub(crate) fn new(report: ReportArgs, dumps: bool) -> Self {
         let bar = match report.quiet {
-            true => ProgressBar::hidden(),
-            false => spinner(),
+            true => Bar::hidden(),
+            false => Bar::spinner(),
         };
-        Self::with_bar(report, dumps, Arc::new(Bar(bar)))
+        Self::with_bar(report, dumps, Arc::new(bar))
     }
 
     fn with_bar(report: ReportArgs, dumps: bool, bar: Arc<Bar>) -> Self {
@@ -273,7 +168,7 @@ impl Console {
 
     /// Prints messages to stderr, unless quiet, for whoever has no console.
     pub(crate) fn notes(&self) -> impl Fn(&str) + Send + Sync + 'static {
-        let (quiet, bar) = (self.report.quiet, self.bar.0.clone());
+        let (quiet, bar) = (self.report.quiet, (**self.bar).clone());
         move |line| {
             if !quiet {
                 bar.suspend(|| log_line(line));
@@ -419,55 +314,5 @@ impl Observer for Console {
 
     fn wants_values(&self) -> bool {
         self.dumps
-    }
-}
-
-/// The progress template for work of unknown length.
-const WAITING: &str = "{spinner} {msg} {elapsed}";
-/// The progress template for sampling steps.
-const STEPPING: &str = "{spinner} {msg} {bar:24} {pos}/{len} {elapsed}";
-/// The progress template for the jobs of a batch.
-const JOBS: &str = "{spinner} {prefix} {bar:24} {pos}/{len}, {per_sec}, {eta} to go{msg}";
-
-fn style(template: &str) -> ProgressStyle {
-    let style = ProgressStyle::with_template(template);
-    style.unwrap_or_else(|_| ProgressStyle::default_spinner())
-}
-
-/// A progress bar of this template and length, 0 if it is not known yet.
-pub(crate) fn progress_bar(template: &str, length: u64) -> ProgressBar {
-    ProgressBar::new(length).with_style(style(template))
-}
-
-fn spinner() -> ProgressBar {
-    let bar = progress_bar(WAITING, 0);
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_line_of_a_message_is_long() {
-        let message = format!("a {}: it is missing\nsee --help", "x".repeat(3000));
-        let told = short(&message);
-        assert!(told.lines().all(|line| line.len() < 400), "{told}");
-        assert!(told.starts_with("a xxx") && told.contains("it is missing\n"));
-        assert!(told.ends_with("see --help"));
-        assert_eq!(short("a bird\na dog"), "a bird\na dog");
-    }
-
-    #[test]
-    fn control_characters_reach_no_terminal() {
-        let text = "a\u{1b}]0;title\u{7}\u{9b}2J\u{202e}b\tc\nd é 猫";
-        let printed = "a\\u001b]0;title\\u0007\\u009b2J\\u202eb\tc\nd é 猫";
-        assert_eq!(harmless(text), printed);
-        assert_eq!(foreign("mit\nkind: x\u{1b}"), "mit\\nkind: x\\u001b");
-        let line = json!({ "text": text }).to_string();
-        assert!(!harmless(&line).contains(char::is_control));
-        let read: Value = serde_json::from_str(&harmless(&line)).unwrap();
-        assert_eq!(read["text"], text);
     }
 }

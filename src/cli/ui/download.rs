@@ -15,7 +15,10 @@ use icd::{
 };
 use indicatif::{HumanBytes, MultiProgress, ProgressBar};
 
-use super::console::{foreign, log_line, progress_bar};
+use super::{
+    lines::{foreign, log_line},
+    progress::progress_bar,
+};
 
 /// Downloads smaller than this (configurations, indices) need no confirmation.
 const UNASKED: u64 = 1 << 20;

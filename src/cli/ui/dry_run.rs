@@ -16,7 +16,8 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::{
-    console::{count, print_fact, print_line},
+    console::count,
+    lines::{print_fact, print_line},
     speed,
 };
 use crate::cli::settings::number;

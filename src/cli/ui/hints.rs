@@ -3,7 +3,7 @@
 use icd::pipeline::Hint;
 use serde_json::{Value, json};
 
-use super::console::foreign;
+use super::lines::foreign;
 use crate::cli::typed::quoted;
 
 /// A hint as a line.

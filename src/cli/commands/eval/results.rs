@@ -12,7 +12,7 @@ use icd::{
 use serde_json::{Map, Value, json};
 
 use super::{evaluation::Taken, measured::Measured};
-use crate::cli::{Console, exit::Exit, ui::console::print_line};
+use crate::cli::{Console, exit::Exit, ui::lines::print_line};
 
 /// Beside the pictures: for programs, in PnPInversion's form, and for people.
 const FILES: [&str; 3] = ["metrics.json", "evaluation_result.csv", "report.html"];

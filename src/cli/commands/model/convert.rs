@@ -18,8 +18,8 @@ use serde_json::json;
 use crate::cli::{
     args::output::WriteArgs,
     ui::{
-        console::{log_line, print_result},
         download::{FetchOptions, fetch_missing},
+        lines::{log_line, print_result},
     },
 };
 

@@ -14,8 +14,8 @@ use serde_json::json;
 use crate::cli::{
     args::model::VariantArgs,
     ui::{
-        console::{log_line, print_result},
         download::{FetchOptions, fetch_missing, pause},
+        lines::{log_line, print_result},
     },
 };
 

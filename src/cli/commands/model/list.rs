@@ -11,7 +11,7 @@ use icd::{
 use indicatif::HumanBytes;
 use serde_json::json;
 
-use crate::cli::ui::console::print_result;
+use crate::cli::ui::lines::print_result;
 
 /// Lists the presets and whether they are downloaded.
 #[derive(Args)]

@@ -17,7 +17,10 @@ use serde_json::json;
 
 use crate::cli::{
     args::model::VariantArgs,
-    ui::console::{foreign, log_line, print_result, progress_bar},
+    ui::{
+        lines::{foreign, log_line, print_result},
+        progress::progress_bar,
+    },
 };
 
 /// Compares the content of a model's files with the hashes they are named by in
