@@ -22,12 +22,41 @@ use super::{
     world::{Dice, SIDE, Scene, dice},
 };
 
-/// Steps that learn from parts of pictures, most of them around a thing: most of a picture is
-/// table and wall, which are learnt soon ..
-const OF_PARTS: usize = 6_500;
-/// .. and then steps that learn from whole ones, in which things count more.
-const OF_WHOLES: usize = 1_000;
-const STEPS: usize = OF_PARTS + OF_WHOLES;
+/// What some steps learn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// Parts of pictures, most of them around a thing: most of a picture is table and wall, which
+    /// are learnt soon.
+    Parts,
+    /// Whole pictures, in which things count more.
+    Wholes,
+}
+
+/// A few steps, and whether edges count, too: then things become sharper.
+struct Phase {
+    steps: usize,
+    sight: Sight,
+    edges: bool,
+}
+
+/// The phases of two passes, each of which begins with a high learning rate.
+const PASSES: [[Phase; 2]; 2] = [pass([6_500, 1_000], false), pass([3_500, 500], true)];
+
+const fn pass([parts, wholes]: [usize; 2], edges: bool) -> [Phase; 2] {
+    [
+        Phase {
+            steps: parts,
+            sight: Sight::Parts,
+            edges,
+        },
+        Phase {
+            steps: wholes,
+            sight: Sight::Wholes,
+            edges,
+        },
+    ]
+}
+
 /// Pixels along each side of a part.
 const PART: usize = SIDE / 2;
 /// Parts of a step, or whole pictures, which have as many pixels, and how many of them a thread
@@ -37,11 +66,9 @@ const WHOLES: (usize, usize) = (4, 2);
 /// The share of parts that show a thing in their middle, or so many pixels beside it at most.
 const CENTRED: f64 = 0.8;
 const ASIDE: usize = 20;
-const RATE: LrSchedule = LrSchedule {
-    peak: 1.5e-3,
-    warmup: 200,
-    end: Some(STEPS),
-};
+/// The highest learning rates of the passes.
+const PEAKS: [f64; 2] = [1.5e-3, 1e-3];
+const WARMUP: usize = 200;
 /// How much the latents' divergence from normal noise weighs beside the absolute error of the
 /// picture: enough to keep them small and smooth. The latents have a 48th of its values, so
 /// they are kept more exact than where there are more.
@@ -55,7 +82,35 @@ const SMOOTH: f64 = 1e-2;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
     let mut trainer = Autoencoder::new(options)?;
-    Stage::Vae.train(options, STEPS, &mut trainer)
+    let steps = PASSES.iter().map(|pass| length(pass)).sum();
+    Stage::Vae.train(options, steps, &mut trainer)
+}
+
+/// Steps of a pass.
+fn length(pass: &[Phase]) -> usize {
+    pass.iter().map(|phase| phase.steps).sum()
+}
+
+/// The phase of a step, and its learning rate.
+fn at(step: usize) -> (&'static Phase, f64) {
+    let mut first = 0;
+    for (pass, peak) in PASSES.iter().zip(PEAKS) {
+        let end = Some(length(pass));
+        let rate = LrSchedule {
+            peak,
+            warmup: WARMUP,
+            end,
+        };
+        let of_pass = rate.at(step.saturating_sub(first));
+        for phase in pass {
+            first += phase.steps;
+            if step < first {
+                return (phase, of_pass);
+            }
+        }
+    }
+    let [.., [.., last]] = &PASSES;
+    (last, 0.0)
 }
 
 /// The trained autoencoder, whose latents are multiplied with `scale`.
@@ -93,9 +148,10 @@ impl Autoencoder {
 
 impl Trainer for Autoencoder {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
-        let ([pictures, weights], rows) = match step < OF_PARTS {
-            true => (self.parts(step)?, PARTS.1),
-            false => (self.wholes(step)?, WHOLES.1),
+        let (phase, rate) = at(step);
+        let ([pictures, weights], rows) = match phase.sight {
+            Sight::Parts => (self.parts(step)?, PARTS.1),
+            Sight::Wholes => (self.wholes(step)?, WHOLES.1),
         };
         let (b, _, height, width) = pictures.dims4()?;
         let (c, factor) = (configs::LATENT.0, SIDE / configs::LATENT.1);
@@ -106,14 +162,18 @@ impl Trainer for Autoencoder {
             let of = |x: &Tensor| x.narrow(0, part.start, part.len());
             let posterior = self.vae.encode(&of(&pictures)?)?;
             let latent = posterior.sample(&of(&noise)?)?;
-            let square = (self.vae.decode(&latent)? - of(&pictures)?)?.sqr()?;
-            let (error, divergence) = (square.mean_all()?, posterior.kl()?);
-            let absolute = (square + SMOOTH * SMOOTH)?.sqrt()?;
-            let absolute = absolute.broadcast_mul(&of(&weights)?)?.mean_all()?;
-            let loss = (absolute + (&divergence * DIVERGENCE)?)?;
+            let gap = (self.vae.decode(&latent)? - of(&pictures)?)?;
+            let (error, divergence) = (gap.sqr()?.mean_all()?, posterior.kl()?);
+            let weighed = absolute(&gap)?.broadcast_mul(&of(&weights)?)?;
+            let mut loss = (weighed.mean_all()? + (&divergence * DIVERGENCE)?)?;
+            if phase.edges {
+                for axis in [2, 3] {
+                    loss = (loss + absolute(&slope(&gap, axis)?)?.mean_all()?)?;
+                }
+            }
             Ok([loss, error, divergence])
         })?;
-        let norm = self.optimiser.step(&gradients, RATE.at(step))?;
+        let norm = self.optimiser.step(&gradients, rate)?;
         Ok(vec![
             ("psnr", -10.0 * (error / 4.0).log10()),
             ("divergence", divergence),
@@ -128,6 +188,17 @@ impl Trainer for Autoencoder {
     fn restore(&mut self, state: &HashMap<String, Tensor>) -> icd::Result<()> {
         self.optimiser.restore("vae", state)
     }
+}
+
+/// Absolute values, smooth about 0.
+fn absolute(x: &Tensor) -> candle_core::Result<Tensor> {
+    (x.sqr()? + SMOOTH * SMOOTH)?.sqrt()
+}
+
+/// What each value along an axis has more than the one before it.
+fn slope(x: &Tensor, axis: usize) -> candle_core::Result<Tensor> {
+    let count = x.dim(axis)? - 1;
+    x.narrow(axis, 1, count)? - x.narrow(axis, 0, count)?
 }
 
 /// A picture and the weight of each of its pixels.
