@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     Options,
+    drawn::Drawn,
     world::{HELD_OUT, Pair, SIDE, Scene, Wording, dice},
 };
 
@@ -19,9 +20,8 @@ use super::{
 const SHEET: (u64, u64) = (5, 6);
 /// Edits on their sheet.
 const EDITS: u64 = 10;
-/// Pictures that the distillations learn from, of this seed.
-const PICTURES: u64 = 10_000;
-const PICTURES_SEED: u64 = 1;
+/// Pictures that the distillations learn from.
+const PICTURES: usize = 10_000;
 
 /// Draws `scene.png` of the caption, or the sheets `scenes.png` and `edits.png`: before,
 /// after, and what differs.
@@ -58,21 +58,19 @@ fn edit(index: u64) -> Result<[Picture; 3]> {
 
 /// Writes the folder `pictures` with a `metadata.jsonl`.
 pub(crate) fn captioned(options: &Options) -> Result<()> {
-    let folder = options.out.join("pictures");
+    let (drawn, folder) = (Drawn::open(options)?, options.out.join("pictures"));
+    let indices = 0..PICTURES.min(drawn.count());
     fs::create_dir_all(&folder)?;
     let name = |index| format!("{index:06}.png");
-    (0..PICTURES).into_par_iter().try_for_each(|index| {
-        let picture = scene(PICTURES_SEED, index).0.render();
+    indices.clone().into_par_iter().try_for_each(|index| {
+        let picture = drawn.picture(index);
         picture.write(&folder.join(name(index)))
     })?;
     let mut list = File::create(folder.join("metadata.jsonl"))?;
-    for index in 0..PICTURES {
-        let text = scene(PICTURES_SEED, index).1;
-        writeln!(
-            list,
-            "{}",
-            json!({ "file_name": name(index), "text": text })
-        )?;
+    for index in indices {
+        let text = scene(options.seed, index as u64).1;
+        let line = json!({ "file_name": name(index), "text": text });
+        writeln!(list, "{line}")?;
     }
     Ok(())
 }

@@ -1,18 +1,26 @@
 #!/bin/sh
 # Makes the model `tabletop` from nothing:
 #
-#     examples/tabletop/make.sh DIR [anew]
+#     examples/tabletop/make.sh DIR [anew] [ablations]
 #
 # trains autoencoder, text encoder and UNet, distils guidance, then the two adapters, and
 # writes DIR/bundle. Stages whose weights lie in examples/tabletop/weights are taken from there,
-# unless all is made anew. Stopped at any moment, the same command goes on where it was.
+# unless all is made anew. With `ablations` it also distils the adapter pairs that the tables
+# compare, into DIR/ablations. Stopped at any moment, the same command goes on where it was.
 set -eu
 
 here=$(dirname "$0")
 out=${1:?name the folder of the stages}
+shift
+
+# asked WORD: whether it was given after the folder
+asked() {
+    case " $wishes " in *" $1 "*) ;; *) false ;; esac
+}
+wishes=$*
 
 mkdir -p "$out/weights"
-if [ "${2:-}" != anew ]; then
+if ! asked anew; then
     for file in "$here"/weights/*.safetensors; do
         kept="$out/weights/$(basename "$file")"
         [ -e "$kept" ] || [ ! -e "$file" ] || cp "$file" "$kept"
@@ -28,20 +36,40 @@ export CANDLE_NUM_THREADS=1
 "$built/examples/tabletop" --out "$out"
 [ -e "$out/pictures/metadata.jsonl" ] || "$built/examples/tabletop" --out "$out" --task pictures
 
-# distil STAGE [line of the run's file] ..
+# distil STAGE FOLDER [line of the run's file] ..
 distil() {
-    stage=$1
-    shift
-    mkdir -p "$out/$stage"
-    latents="$out/$stage/latents.safetensors"
+    stage=$1 folder=$2
+    shift 2
+    mkdir -p "$out/$folder"
+    latents="$out/$folder/latents.safetensors"
     [ "$stage" = guidance ] || [ -e "$latents" ] || {
         cp "$out/guidance/latents.safetensors" "$latents.part"
         mv "$latents.part" "$latents"
     }
-    { cat "$here/$stage.toml"; echo "out = \"$stage\""; printf '%s\n' "$@"; } > "$out/run.toml"
+    { cat "$here/$stage.toml"; echo "out = \"$folder\""; printf '%s\n' "$@"; } > "$out/run.toml"
     "$built/icd" distill "$stage" "$out/run.toml" --resume
 }
 
-distil guidance 'steps = 800'
-distil consistency 'steps = 300'
+distil guidance guidance 'steps = 800'
+distil consistency consistency 'steps = 300'
 "$built/examples/tabletop" --out "$out" --task bundle
+
+# ablation NAME TIMESTEPS FORWARD REVERSE: a pair with these weights of the preservation losses,
+# trained for half as long
+ablation() {
+    distil consistency "ablations/$1" 'steps = 150' "$2" "forward_preservation = $3" "reverse_preservation = $4"
+}
+
+if asked ablations; then
+    four='forward_timesteps = [19, 259, 519, 779, 999]
+reverse_timesteps = [999, 779, 519, 259, 0]'
+    three='forward_timesteps = [19, 339, 699, 999]
+reverse_timesteps = [999, 699, 339, 0]'
+    two='forward_timesteps = [19, 499, 999]
+reverse_timesteps = [999, 499, 0]'
+    ablation 1_consistency_alone "$two" 0.0 0.0
+    ablation 2_consistency_alone "$three" 0.0 0.0
+    ablation 3_consistency_alone "$four" 0.0 0.0
+    ablation 4_with_forward_preservation "$four" 1.5 0.0
+    ablation 5_with_both_preservations "$four" 1.5 1.5
+fi
