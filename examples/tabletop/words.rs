@@ -88,7 +88,9 @@ pub(crate) fn look(options: &Options) -> Result<()> {
             .map(|scene| Wording::PLAIN.caption(scene))
             .collect();
         let text = read(&clip, &tokenizer, &captions)?;
-        let shown = painter.paint(&text.hidden_states)?;
+        let shown = painter
+            .paint(&text.hidden_states)?
+            .to_dtype(truth.dtype())?;
         Ok((shown - &truth)?.sqr()?.mean_all()?.to_scalar()?)
     };
     let exchanged: Vec<_> = several.iter().map(Scene::exchanged).collect();
