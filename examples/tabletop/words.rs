@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use icd::{
     distill::{AdamW, AdamWConfig, GradientAccumulation, LrSchedule, Metrics, Trainer},
     io::Tensors,
@@ -142,7 +142,9 @@ impl Painter {
     /// The latents (b, 4, 16, 16) that text states (b, tokens, width) describe.
     fn paint(&self, states: &Tensor) -> icd::Result<Tensor> {
         let rows = states.dim(0)?;
-        let places = self.places.repeat((rows, 1, 1, 1))?;
+        // Activations are f32, whatever weights are.
+        let places = self.places.to_dtype(DType::F32)?;
+        let places = places.repeat((rows, 1, 1, 1))?;
         let text = self.transformer.keys_values(states)?;
         let middle = Site {
             index: 0,
