@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, View as _, tensor::TensorView};
 
 use super::tensors::Entry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Tensors with fewer values are not worth a scale per row.
 const LEAST: usize = 1 << 10;
@@ -41,35 +41,48 @@ pub(super) fn dequantized(bytes: &TensorView, scale: &TensorView) -> Result<Tens
     Tensor::from_vec(values.collect(), shape, &Device::Cpu).map_err(|error| error.to_string())
 }
 
-/// A tensor as it is stored: matrices and filters in 8 bits, others in f16.
-pub(super) fn entries(name: &str, tensor: &Tensor) -> Result<Vec<Entry>> {
-    let entry = |name: String, dtype, shape: &[usize], bytes| Entry {
+/// A tensor as it is stored: matrices and filters in 8 bits, other numbers in f16, integers as
+/// they are.
+pub(super) fn entries(name: &str, tensor: &Tensor) -> Result<Vec<Entry<'static>>> {
+    let entry = |name: String, dtype, shape: &[usize], bytes: Vec<u8>| Entry {
         name,
         dtype,
         shape: shape.to_vec(),
-        bytes,
+        bytes: bytes.into(),
     };
     let shape = tensor.dims();
-    if shape.len() < 2 || tensor.elem_count() < LEAST {
-        let half = tensor.to_dtype(DType::F16)?.contiguous()?;
-        let bytes = half.data().to_vec();
-        return Ok(vec![entry(name.into(), Dtype::F16, shape, bytes)]);
+    let is_small = shape.len() < 2 || tensor.elem_count() < LEAST;
+    if is_small || !tensor.dtype().is_float() {
+        let stored = match tensor.dtype().is_float() {
+            true => tensor.to_dtype(DType::F16)?,
+            false => tensor.clone(),
+        };
+        let stored = stored.to_device(&Device::Cpu)?.contiguous()?;
+        let bytes = stored.data().into_owned();
+        return Ok(vec![entry(
+            name.into(),
+            stored.dtype().into(),
+            shape,
+            bytes,
+        )]);
     }
     let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
     let values = values.to_vec1::<f32>()?;
+    if !values.iter().all(|x| x.is_finite()) {
+        let reason = format!("tensor {name:?} has weights that are not finite");
+        return Err(Error::setting(reason));
+    }
     let rows = values.chunks(values.len() / shape[0]);
     let scales: Vec<_> = rows.clone().map(scale).collect();
     let bytes = rows.zip(&scales).flat_map(|(row, scale)| {
-        let byte = |x: &f32| ((x / scale).round() as i8).cast_unsigned();
-        row.iter().map(byte).collect::<Vec<_>>()
+        let byte = move |x: &f32| ((x / scale).round() as i8).cast_unsigned();
+        row.iter().map(byte)
     });
     let bytes = bytes.collect();
-    let scales_in_bytes = scales.iter().flat_map(|scale| scale.to_le_bytes());
-    let (scales, of_scales) = (scales_in_bytes.collect(), [shape[0], 1]);
-    Ok(vec![
-        entry(name.into(), Dtype::I8, shape, bytes),
-        entry(scale_of(name), Dtype::F32, &of_scales, scales),
-    ])
+    let of_scales = scales.iter().flat_map(|scale| scale.to_le_bytes());
+    let (name, scale_name) = (name.to_owned(), scale_of(name));
+    let scales = entry(scale_name, Dtype::F32, &[shape[0], 1], of_scales.collect());
+    Ok(vec![entry(name, Dtype::I8, shape, bytes), scales])
 }
 
 /// The scale by which the largest value of a row is 127.
@@ -135,6 +148,22 @@ mod tests {
                 assert!(row.iter().zip(read).all(close), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn integers_stay_and_what_is_not_finite_is_an_error() {
+        let ids = Tensor::arange(0i64, 2048, &Device::Cpu).unwrap();
+        let ids = ids.reshape((2, 1024)).unwrap();
+        let [entry] = &entries("ids", &ids).unwrap()[..] else {
+            panic!("one tensor");
+        };
+        assert_eq!((entry.dtype, entry.bytes.len()), (Dtype::I64, 8 * 2048));
+        let wrong = (waves(&[4, 400]) / 0.0).unwrap();
+        let error = entries("w", &wrong).err().unwrap().to_string();
+        assert!(
+            error.contains("\"w\"") && error.contains("finite"),
+            "{error}"
+        );
     }
 
     #[test]

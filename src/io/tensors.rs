@@ -1,6 +1,7 @@
 //! Writing of safetensors files.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -29,25 +30,10 @@ pub fn write_tensors(
     write_file(file, &encoded_tensors(tensors, &metadata)?, existing)
 }
 
-/// The bytes of a safetensors file. Equal values give equal bytes.
-pub fn encoded_tensors(tensors: &Tensors, metadata: &Metadata) -> Result<Vec<u8>> {
-    let tensors = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
-    let mut tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-    tensors.sort_by_key(|(name, tensor)| by_width(tensor.dtype().into(), name));
-    let table = tensors.iter();
-    let table = table.map(|(name, tensor)| (&name[..], tensor.dtype().into(), tensor.dims()));
-    let mut bytes = header(table, metadata);
-    for (_, tensor) in &tensors {
-        bytes.extend_from_slice(&tensor.data());
-    }
-    Ok(bytes)
-}
-
 /// Writes weights to a safetensors file atomically: matrices and filters in 8 bits with a scale
-/// for each row, in the names and layout of compressed-tensors, others in f16.
-/// [`Checkpoint`](super::Checkpoint) reads what was 8 bits as f32.
+/// for each row, in the names and layout of compressed-tensors, other numbers in f16, integers as
+/// they are. [`Checkpoint`](super::Checkpoint) reads what was 8 bits as f32. Weights that are not
+/// finite are an error.
 pub fn write_quantized(
     file: &Path,
     tensors: &Tensors,
@@ -57,24 +43,52 @@ pub fn write_quantized(
     let entries = tensors
         .iter()
         .map(|(name, tensor)| quantized::entries(name, tensor));
-    let entries: Result<Vec<_>> = entries.collect();
-    let mut entries: Vec<_> = entries?.into_iter().flatten().collect();
-    entries.sort_by_key(|entry| (by_width(entry.dtype, &entry.name).0, entry.name.clone()));
-    let table = entries.iter();
-    let table = table.map(|entry| (&entry.name[..], entry.dtype, &entry.shape[..]));
-    let mut bytes = header(table, &metadata);
-    for entry in &entries {
-        bytes.extend_from_slice(&entry.bytes);
-    }
-    write_file(file, &bytes, existing)
+    let entries = entries.collect::<Result<Vec<_>>>()?;
+    let entries = entries.into_iter().flatten().collect();
+    write_file(file, &encoded(entries, &metadata), existing)
+}
+
+/// The bytes of a safetensors file. Equal values give equal bytes.
+pub fn encoded_tensors(tensors: &Tensors, metadata: &Metadata) -> Result<Vec<u8>> {
+    let tensors = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)));
+    let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
+    let entries = tensors
+        .iter()
+        .map(|(name, tensor)| Entry::of((*name).clone(), tensor));
+    Ok(encoded(entries.collect(), metadata))
 }
 
 /// A tensor as a file holds it.
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Entry<'a> {
+    /// A contiguous tensor on a CPU as it is.
+    pub(super) fn of(name: String, tensor: &'a Tensor) -> Self {
+        Self {
+            name,
+            dtype: tensor.dtype().into(),
+            shape: tensor.dims().to_vec(),
+            bytes: tensor.data(),
+        }
+    }
+}
+
+fn encoded(mut entries: Vec<Entry>, metadata: &Metadata) -> Vec<u8> {
+    entries.sort_by(|a, b| by_width(a.dtype, &a.name).cmp(&by_width(b.dtype, &b.name)));
+    let table = entries.iter();
+    let table = table.map(|entry| (&entry.name[..], entry.dtype, &entry.shape[..]));
+    let mut bytes = header(table, metadata);
+    for entry in &entries {
+        bytes.extend_from_slice(&entry.bytes);
+    }
+    bytes
 }
 
 /// The order of tensors in a file: wide types first, so that each is aligned.
