@@ -22,41 +22,35 @@ use super::{
     world::{Dice, SIDE, Scene, dice},
 };
 
-/// What some steps learn from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sight {
-    /// Parts of pictures, most of them around a thing: most of a picture is table and wall, which
-    /// are learnt soon.
-    Parts,
-    /// Whole pictures, in which things count more.
-    Wholes,
-}
-
-/// A few steps, and whether edges count, too: then things become sharper.
-struct Phase {
-    steps: usize,
-    sight: Sight,
+/// A pass over pictures, with a learning rate that falls to zero.
+struct Pass {
+    /// Steps that learn from parts of pictures, most of them around a thing: most of a picture is
+    /// table and wall, which are learnt soon ..
+    parts: usize,
+    /// .. and then steps that learn from whole ones, in which things count more.
+    wholes: usize,
+    /// The highest learning rate.
+    peak: f64,
+    /// Whether the errors of edges count, too: then things become sharper.
     edges: bool,
 }
 
-/// The phases of two passes, each of which begins with a high learning rate.
-const PASSES: [[Phase; 2]; 2] = [pass([6_500, 1_000], false), pass([3_500, 500], true)];
-
-const fn pass([parts, wholes]: [usize; 2], edges: bool) -> [Phase; 2] {
-    [
-        Phase {
-            steps: parts,
-            sight: Sight::Parts,
-            edges,
-        },
-        Phase {
-            steps: wholes,
-            sight: Sight::Wholes,
-            edges,
-        },
-    ]
-}
-
+const PASSES: [Pass; 2] = [
+    Pass {
+        parts: 6_500,
+        wholes: 1_000,
+        peak: 1.5e-3,
+        edges: false,
+    },
+    Pass {
+        parts: 3_500,
+        wholes: 500,
+        peak: 1e-3,
+        edges: true,
+    },
+];
+/// Steps in which the learning rate of a pass rises.
+const WARMUP: usize = 200;
 /// Pixels along each side of a part.
 const PART: usize = SIDE / 2;
 /// Parts of a step, or whole pictures, which have as many pixels, and how many of them a thread
@@ -66,9 +60,6 @@ const WHOLES: (usize, usize) = (4, 2);
 /// The share of parts that show a thing in their middle, or so many pixels beside it at most.
 const CENTRED: f64 = 0.8;
 const ASIDE: usize = 20;
-/// The highest learning rates of the passes.
-const PEAKS: [f64; 2] = [1.5e-3, 1e-3];
-const WARMUP: usize = 200;
 /// How much the latents' divergence from normal noise weighs beside the absolute error of the
 /// picture: enough to keep them small and smooth. The latents have a 48th of its values, so
 /// they are kept more exact than where there are more.
@@ -82,35 +73,35 @@ const SMOOTH: f64 = 1e-2;
 
 pub(crate) fn make(options: &Options) -> Result<()> {
     let mut trainer = Autoencoder::new(options)?;
-    let steps = PASSES.iter().map(|pass| length(pass)).sum();
+    let steps = PASSES.iter().map(Pass::steps).sum();
     Stage::Vae.train(options, steps, &mut trainer)
 }
 
-/// Steps of a pass.
-fn length(pass: &[Phase]) -> usize {
-    pass.iter().map(|phase| phase.steps).sum()
-}
-
-/// The phase of a step, and its learning rate.
-fn at(step: usize) -> (&'static Phase, f64) {
-    let mut first = 0;
-    for (pass, peak) in PASSES.iter().zip(PEAKS) {
-        let end = Some(length(pass));
-        let rate = LrSchedule {
-            peak,
-            warmup: WARMUP,
-            end,
-        };
-        let of_pass = rate.at(step.saturating_sub(first));
-        for phase in pass {
-            first += phase.steps;
-            if step < first {
-                return (phase, of_pass);
-            }
-        }
+impl Pass {
+    fn steps(&self) -> usize {
+        self.parts + self.wholes
     }
-    let [.., [.., last]] = &PASSES;
-    (last, 0.0)
+
+    fn learning_rate(&self, step: usize) -> f64 {
+        let schedule = LrSchedule {
+            peak: self.peak,
+            warmup: WARMUP,
+            end: Some(self.steps()),
+        };
+        schedule.at(step)
+    }
+
+    /// The pass of a step, and the step's number within it.
+    fn at(mut step: usize) -> (&'static Self, usize) {
+        let [.., last] = &PASSES;
+        for pass in &PASSES {
+            if step < pass.steps() {
+                return (pass, step);
+            }
+            step -= pass.steps();
+        }
+        (last, last.steps() + step)
+    }
 }
 
 /// The trained autoencoder, whose latents are multiplied with `scale`.
@@ -148,10 +139,10 @@ impl Autoencoder {
 
 impl Trainer for Autoencoder {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
-        let (phase, rate) = at(step);
-        let ([pictures, weights], rows) = match phase.sight {
-            Sight::Parts => (self.parts(step)?, PARTS.1),
-            Sight::Wholes => (self.wholes(step)?, WHOLES.1),
+        let (pass, of_pass) = Pass::at(step);
+        let ([pictures, weights], rows) = match of_pass < pass.parts {
+            true => (self.parts(step)?, PARTS.1),
+            false => (self.wholes(step)?, WHOLES.1),
         };
         let (b, _, height, width) = pictures.dims4()?;
         let (c, factor) = (configs::LATENT.0, SIDE / configs::LATENT.1);
@@ -166,13 +157,14 @@ impl Trainer for Autoencoder {
             let (error, divergence) = (gap.sqr()?.mean_all()?, posterior.kl()?);
             let weighed = absolute(&gap)?.broadcast_mul(&of(&weights)?)?;
             let mut loss = (weighed.mean_all()? + (&divergence * DIVERGENCE)?)?;
-            if phase.edges {
+            if pass.edges {
                 for axis in [2, 3] {
                     loss = (loss + absolute(&slope(&gap, axis)?)?.mean_all()?)?;
                 }
             }
             Ok([loss, error, divergence])
         })?;
+        let rate = pass.learning_rate(of_pass);
         let norm = self.optimiser.step(&gradients, rate)?;
         Ok(vec![
             ("psnr", -10.0 * (error / 4.0).log10()),

@@ -49,7 +49,7 @@ pub(crate) struct Options {
     /// The scene that `draw` draws; held-out ones by default
     #[arg(long)]
     caption: Option<String>,
-    /// Scenes that all learn from
+    /// Scenes that are drawn to learn from
     #[arg(long, default_value_t = 30_000)]
     scenes: usize,
     /// Threads; all cores by default
