@@ -225,6 +225,17 @@ fn without_control_an_edit_is_another_and_is_told_apart() {
 }
 
 #[test]
+fn a_missing_picture_of_the_data_is_told_and_not_drawn() {
+    let list = "file_name,old_caption,edited_caption\na.png,a bird,a cat\n";
+    let run = icd("eval")
+        .args("editing list.csv --out out")
+        .path("--model", &data("sd"))
+        .file("list.csv", list.as_bytes());
+    let failed = run.fails(1, &["a.png"]);
+    assert!(!failed.path("a.png").exists());
+}
+
+#[test]
 fn reconstructions_are_those_of_the_inversions_own_command() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");

@@ -75,7 +75,9 @@ impl EditingArgs {
         let images = self.pictures.images.as_deref();
         let mut samples = data.samples(&self.pictures.data, images, &self.replace, &sources)?;
         samples.truncate(self.out.limit.unwrap_or(usize::MAX));
-        toy::write(&samples)?;
+        if data == Data::Toy {
+            toy::write(&samples)?;
+        }
         let evaluation = Evaluation {
             data: (data, &self.pictures.data),
             samples: &samples,
