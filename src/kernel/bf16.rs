@@ -2,8 +2,8 @@
 //! precision: by [`Unit`]s of the processor that multiply bf16 faster than f32.
 //!
 //! ```text
-//! linear  conv2d (picture)  attention  gradients of weights
-//!    \________|_______________/              |
+//! linear  conv2d (picture, winograd)  attention  gradients of weights
+//!    \________|__________________________/              |
 //!          product                         outer    strips of the left side, rounded on the way
 //!       pairs   lines                the layout that all units read
 //!    unit (tiles, vdpbf16ps)   emulated
@@ -24,6 +24,7 @@ mod right_side;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unit;
+pub(super) mod winograd;
 
 use std::{sync::LazyLock, time::Instant};
 

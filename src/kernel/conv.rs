@@ -15,7 +15,10 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use super::{
     Activation,
-    bf16::{Arithmetic, OuterSums, RightSide, Transposed, Unit, convolve},
+    bf16::{
+        Arithmetic, OuterSums, Pairs, RightSide, Transposed, Unit, convolve,
+        winograd::{self as rounded_winograd, Filters},
+    },
     elementwise::total::sum_rows,
     epilogue::{Addends, ConvEpilogue},
     gemm::{
@@ -24,7 +27,7 @@ use super::{
         packed::PackedMatrix,
         product,
     },
-    group_norm::{affines, group_norm},
+    group_norm::{Affine, affines, group_norm},
     op,
     pages::unset,
     parts::each_part,
@@ -45,6 +48,8 @@ pub struct PackedConv {
     inputs: usize,
     side: usize,
     adjoint: OnceLock<Box<PackedConv>>,
+    /// The transformed filters, since the first time that they paid; none if they never do.
+    filters: OnceLock<Option<Filters>>,
 }
 
 impl PackedConv {
@@ -75,6 +80,15 @@ impl PackedConv {
             inputs,
             side,
             adjoint: OnceLock::new(),
+            filters: OnceLock::new(),
+        }
+    }
+
+    /// The same for a single use, for which filters are not worth transforming.
+    fn used_once(self) -> Self {
+        Self {
+            filters: OnceLock::from(None),
+            ..self
         }
     }
 
@@ -112,7 +126,29 @@ impl PackedConv {
     fn convolve(&self, patches: &Patches, addends: Addends, out: &mut [f32]) {
         match &self.packed {
             RightSide::F32(packed) => self.convolve_exactly(patches, packed, addends, out),
-            RightSide::Bf16(unit, pairs) => convolve(*unit, (patches, &[]), pairs, addends, out),
+            RightSide::Bf16(unit, pairs) => {
+                self.convolve_rounded((*unit, pairs), (patches, &[]), addends, out);
+            }
+        }
+    }
+
+    /// The same in bf16, of what is normalised before if there are norms.
+    fn convolve_rounded(
+        &self,
+        (unit, pairs): (Unit, &Pairs),
+        (patches, norms): (&Patches, &[Affine]),
+        addends: Addends,
+        out: &mut [f32],
+    ) {
+        let (height, width) = patches.size();
+        let pictures = out.len() / (height * width * self.outputs()).max(1);
+        let pays = || rounded_winograd::pays(unit, patches, (self.outputs(), pictures));
+        let filters = || self.filters.get_or_init(|| Some(Filters::of(pairs)));
+        match pays().then(filters) {
+            Some(Some(filters)) => {
+                rounded_winograd::convolve(unit, (patches, norms), filters, addends, out);
+            }
+            _ => convolve(unit, (patches, norms), pairs, addends, out),
         }
     }
 
@@ -181,7 +217,7 @@ pub fn norm_silu_conv2d(
     };
     let norms = affines(x, affine, groups, eps)?;
     let (out, shape) = computed(x, weight, geometry, epilogue, |patches, addends, out| {
-        convolve(*unit, (patches, &norms), pairs, addends, out);
+        weight.convolve_rounded((*unit, pairs), (patches, &norms), addends, out);
     })?;
     op::tensor(out, shape)
 }
@@ -194,7 +230,7 @@ pub fn conv2d_tracked(
     [x, weight, bias]: [&Tensor; 3],
     geometry: ConvGeometry,
 ) -> Result<Tensor> {
-    let packed = PackedConv::packed(weight, arithmetic)?;
+    let packed = PackedConv::packed(weight, arithmetic)?.used_once();
     let (out, shape) = forward(x, &packed, geometry, ConvEpilogue::bias(Some(bias)))?;
     let backward = move |[x, weight, bias]: [&Tensor; 3], gradient: &Tensor| {
         let for_x = || match arithmetic {
@@ -202,7 +238,7 @@ pub fn conv2d_tracked(
             Arithmetic::Bf16(unit) => {
                 let pairs = WeightShape::of(weight)?.backward(weight)?;
                 let (packed, outputs) = (RightSide::Bf16(unit, pairs), packed.outputs());
-                let adjoint = PackedConv::holding(packed, outputs, geometry.side);
+                let adjoint = PackedConv::holding(packed, outputs, geometry.side).used_once();
                 input_gradient(gradient, &adjoint, x, geometry)
             }
         };

@@ -70,6 +70,11 @@ impl Pairs {
         self.columns
     }
 
+    /// Number of steps.
+    pub(super) fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// Number of panels.
     pub(super) fn panels(&self) -> usize {
         self.columns.div_ceil(COLUMNS)

@@ -109,9 +109,9 @@ fn finished<const P: usize>(
 }
 
 /// A strip and some panels of the output.
-struct Task<'a> {
-    strip: usize,
-    panels: Range<usize>,
+pub(super) struct Task<'a> {
+    pub(super) strip: usize,
+    pub(super) panels: Range<usize>,
     /// The number of the first row of each part, and the panels' columns of its rows.
     parts: Vec<(usize, &'a mut [f32])>,
     /// Rows per part.
@@ -121,7 +121,7 @@ struct Task<'a> {
 }
 
 /// Splits an output by strips and, if they are few, also by panels.
-fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>> {
+pub(super) fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>> {
     let (segment, panels) = (a.segment(), columns.div_ceil(COLUMNS));
     let wanted = TASKS * rayon::current_num_threads();
     let groups = wanted.div_ceil(a.strips().max(1)).clamp(1, panels.max(1));
@@ -160,7 +160,7 @@ fn tasks<'a>(a: &impl Left, columns: usize, out: &'a mut [f32]) -> Vec<Task<'a>>
 
 /// Where a row of a strip goes. It is found once for all panels: divisions are slow.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     /// The part of the task, and the first value of the row in it.
     part: usize,
     at: usize,
@@ -169,7 +169,7 @@ struct Place {
 
 impl Task<'_> {
     /// The place of a row of the strip.
-    fn place(&self, row: u32, group: impl Fn(usize) -> usize) -> Option<Place> {
+    pub(super) fn place(&self, row: u32, group: impl Fn(usize) -> usize) -> Option<Place> {
         let (part, within) = (row as usize / self.height, row as usize % self.height);
         let index = self.parts.get(part).filter(|_| row != NOWHERE)?.0 + within;
         Some(Place {
@@ -180,6 +180,15 @@ impl Task<'_> {
                 group: group(index),
             },
         })
+    }
+
+    /// The columns of a panel at a place, and its row.
+    #[inline(always)]
+    pub(super) fn out(&mut self, place: &Place, panel: usize) -> (&mut [f32], OutputRow) {
+        let from = (panel - self.panels.start) * COLUMNS;
+        let end = self.width.min(from + COLUMNS);
+        let out = &mut self.parts[place.part].1[place.at..];
+        (&mut out[from..end], place.row)
     }
 }
 
@@ -224,14 +233,11 @@ impl<A: Left, F: Finish<P>, const P: usize> Compute<'_, '_, A, F, P> {
     /// Writes the sums of some rows to panel `i` of the output.
     #[inline(always)]
     fn write<S: Simd>(&mut self, s: S, places: &[Option<Place>], i: usize, sums: &[Sums; P]) {
-        let from = (i - self.task.panels.start) * COLUMNS;
-        let end = self.task.width.min(from + COLUMNS);
         for (j, place) in places.iter().enumerate() {
             if let Some(place) = place {
-                let out = &mut self.task.parts[place.part].1[place.at..];
+                let (out, row) = self.task.out(place, i);
                 let sums = sums.each_ref().map(|sums| &sums.0[j]);
-                self.finish
-                    .write(s, sums, place.row, i * COLUMNS, &mut out[from..end]);
+                self.finish.write(s, sums, row, i * COLUMNS, out);
             }
         }
     }

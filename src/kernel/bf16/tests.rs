@@ -437,6 +437,7 @@ fn a_norm_in_front_of_a_convolution_is_that_of_the_norm_apart() {
     for (b, h, w, inputs, outputs, groups) in [
         (2, 5, 7, 40, 33, 4),
         (1, 20, 64, 64, 32, 8),
+        (1, 16, 64, 64, 64, 8),
         (3, 8, 8, 6, 5, 3),
     ] {
         let (x, weight) = (

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Var};
 
 use super::{patches::nearest, *};
+use crate::kernel::bf16::tests::units;
 
 fn waves(shape: (usize, usize, usize, usize), phase: f64) -> Tensor {
     let count = shape.0 * shape.1 * shape.2 * shape.3;
@@ -175,6 +176,95 @@ fn wrong_weights_are_refused() {
                 ConvEpilogue::default()
             )
             .is_err()
+        );
+    }
+}
+
+/// By F(2x2, 3x3) in bf16, whether it pays or not.
+fn transformed(x: &Tensor, weight: &Tensor, unit: Unit, epilogue: ConvEpilogue) -> Tensor {
+    let packed = PackedConv::packed(weight, Arithmetic::Bf16(unit)).unwrap();
+    let RightSide::Bf16(unit, pairs) = &packed.packed else {
+        panic!("it was asked for");
+    };
+    let (filters, same) = (Filters::of(pairs), ConvGeometry::same(3));
+    let (out, shape) = computed(x, &packed, same, epilogue, |patches, addends, out| {
+        rounded_winograd::convolve(*unit, (patches, &[]), &filters, addends, out);
+    })
+    .unwrap();
+    op::tensor(out, shape).unwrap()
+}
+
+/// Whole numbers from -2 to 2 times `step`.
+fn whole(shape: &[usize], step: usize) -> Tensor {
+    let value = |i: usize| step as f32 * ((i * i + 3 * i) % 5) as f32 - 2.0 * step as f32;
+    let values = (0..shape.iter().product()).map(value).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Small whole numbers are transformed without rounding.
+#[test]
+fn rounded_transforms_equal_the_definition_for_many_shapes() {
+    for ([b, h, w], inputs, outputs, upsample) in [
+        ([1, 1, 1], 32, 1, None),
+        ([1, 4, 4], 32, 5, None),
+        ([2, 7, 5], 64, 33, None),
+        ([1, 33, 64], 32, 40, None),
+        ([3, 6, 96], 96, 64, None),
+        ([1, 3, 67], 32, 32, None),
+        ([2, 5, 8], 32, 40, Some((10, 16))),
+        ([1, 4, 5], 64, 32, Some((7, 9))),
+    ] {
+        let (x, weight) = (
+            whole(&[b, h, w, inputs], 1),
+            whole(&[outputs, inputs, 3, 3], 4),
+        );
+        let (height, width) = upsample.unwrap_or((h, w));
+        let (bias, residual) = (whole(&[outputs], 3), whole(&[b, height, width, outputs], 7));
+        let epilogue = ConvEpilogue {
+            bias: Some(&bias),
+            residual: Some(&residual),
+            upsample,
+            ..ConvEpilogue::default()
+        };
+        let exact = Arc::new(PackedConv::new(&weight).unwrap());
+        let expected = conv2d(&x, &exact, ConvGeometry::same(3), epilogue).unwrap();
+        let largest = gap(&expected, &expected.zeros_like().unwrap());
+        for unit in units() {
+            let found = transformed(&x, &weight, unit, epilogue);
+            // The kernels in f32 err a little.
+            let off = gap(&found, &expected) / largest;
+            assert!(
+                off < 1e-5,
+                "{unit:?} {b} x {h} x {w}, {inputs}, {outputs}: {off}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rounded_transforms_err_at_most_twice_as_much_as_rounded_products() {
+    let scattered = |shape: [usize; 4]| {
+        let value = |i: usize| ((i as f64 * 12.9898).sin() * 43_758.545_3).fract() as f32;
+        let values = (0..shape.iter().product()).map(value).collect();
+        Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap()
+    };
+    let (x, weight) = (scattered([1, 16, 16, 64]), scattered([32, 64, 3, 3]));
+    let (none, same) = (ConvEpilogue::default(), ConvGeometry::same(3));
+    let by = |arithmetic| {
+        let packed = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+        conv2d(&x, &packed, same, none).unwrap()
+    };
+    let exact = by(Arithmetic::F32);
+    let rms = |found: &Tensor| {
+        let square = (found - &exact).unwrap().sqr().unwrap().mean_all().unwrap();
+        square.to_scalar::<f32>().unwrap().sqrt()
+    };
+    for unit in units() {
+        let plain = rms(&by(Arithmetic::Bf16(unit)));
+        let found = rms(&transformed(&x, &weight, unit, none));
+        assert!(
+            found < 2.0 * plain && found > 0.0,
+            "{unit:?}: {found} for {plain}"
         );
     }
 }
