@@ -225,7 +225,7 @@ impl WithSimd for Task<'_, '_> {
         let session = Session::new(self.unit);
         let queries = packed(self.rows, self.queries.clone());
         let height = m.next_multiple_of(ROWS);
-        let depth = Steps::at((0..d.div_ceil(TERMS)).map(|i| i * height));
+        let depth = Steps::at((0..d.div_ceil(TERMS)).map(|i| i * height)).of_terms(d);
         let mut scores: [Sums; KEYS / TERMS] = std::array::from_fn(|_| Sums::default());
         let mut weights = [Line::default(); KEYS];
         let mut online = Online::new(self.sizes.scale(), self.bounds());

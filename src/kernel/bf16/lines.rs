@@ -9,6 +9,9 @@ pub(in crate::kernel) struct Line(pub [u32; 16]);
 /// Terms per line of the left side.
 pub(in crate::kernel) const TERMS: usize = 32;
 
+/// Pairs of terms per line.
+const PAIRS: usize = TERMS / 2;
+
 /// Rows per tile.
 pub(in crate::kernel) const ROWS: usize = 16;
 
@@ -41,6 +44,8 @@ pub(in crate::kernel) struct Steps {
     bytes: Vec<usize>,
     /// The last line, relative to a row's first.
     last: usize,
+    /// Pairs of the last step that are not zeros in all rows.
+    pairs: usize,
 }
 
 impl Steps {
@@ -49,7 +54,23 @@ impl Steps {
         Self {
             last: lines.clone().max().unwrap_or(0),
             bytes: lines.map(|line| line * size_of::<Line>()).collect(),
+            pairs: PAIRS,
         }
+    }
+
+    /// The same steps for rows of so many terms: what fills their last line is zeros.
+    pub(in crate::kernel) fn of_terms(self, terms: usize) -> Self {
+        let pairs = match terms % TERMS {
+            0 => PAIRS,
+            rest => rest.div_ceil(2),
+        };
+        Self { pairs, ..self }
+    }
+
+    /// Pairs of the last step that are not zeros in all rows, if these are not all.
+    #[inline(always)]
+    pub(in crate::kernel) fn last_pairs(&self) -> Option<usize> {
+        (self.pairs < PAIRS && !self.bytes.is_empty()).then_some(self.pairs)
     }
 
     /// Each step's terms relative to a row's first line, in bytes.

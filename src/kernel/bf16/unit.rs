@@ -292,6 +292,9 @@ mod system {
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) unsafe fn multiply_dots(operands: Operands, start: Start, sums: &mut Sums) {
         const ROWS: usize = 8;
+        let (bytes, columns) = (operands.steps.bytes(), operands.b.as_chunks::<32>().0);
+        let short = operands.steps.last_pairs();
+        let whole = bytes.len() - usize::from(short.is_some());
         let tiles = std::iter::once(operands.rows.0).chain(operands.rows.1);
         for (tile, sums) in tiles.zip(sums.0.chunks_mut(16)) {
             for (first, sums) in (tile..).step_by(ROWS).zip(sums.chunks_mut(ROWS)) {
@@ -303,20 +306,49 @@ mod system {
                             unsafe { [0, 16].map(|at| _mm512_loadu_ps(sums.as_ptr().add(at))) };
                     }
                 }
-                for (offset, b) in operands
-                    .steps
-                    .bytes()
-                    .iter()
-                    .zip(operands.b.as_chunks::<32>().0)
-                {
+                for (offset, b) in bytes[..whole].iter().zip(columns) {
                     let rows = &operands.a[first + offset / size_of::<Line>()..][..ROWS];
                     add_dots(rows, b, &mut totals);
                 }
-                for (total, sums) in totals.iter().zip(sums) {
+                for (total, sums) in totals.iter().zip(sums.iter_mut()) {
                     for (at, total) in [0, 16].into_iter().zip(total) {
                         // SAFETY: a row has 32 values.
                         unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(at), *total) };
                     }
+                }
+                if let Some(pairs) = short {
+                    let rows = &operands.a[first + bytes[whole] / size_of::<Line>()..];
+                    add_pairs(&rows[..ROWS], &columns[whole], pairs, sums);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of the first pairs of a step. Not inlined: the sums of whole steps
+    /// would leave their registers.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline(never)]
+    fn add_pairs(rows: &[Line], b: &[Line; 32], pairs: usize, sums: &mut [[f32; 32]]) {
+        for (row, sums) in rows
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .zip(sums.as_chunks_mut::<4>().0)
+        {
+            let mut totals = [[_mm512_setzero_ps(); 2]; 4];
+            for (totals, sums) in totals.iter_mut().zip(sums.iter()) {
+                for (total, sums) in totals.iter_mut().zip(sums.as_chunks::<16>().0) {
+                    // SAFETY: 16 values.
+                    *total = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+                }
+            }
+            for pair in 0..pairs {
+                add_pair(row, [&b[pair], &b[16 + pair]], pair, &mut totals);
+            }
+            for (totals, sums) in totals.iter().zip(sums) {
+                for (total, sums) in totals.iter().zip(sums.as_chunks_mut::<16>().0) {
+                    // SAFETY: 16 values.
+                    unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
                 }
             }
         }
@@ -327,15 +359,22 @@ mod system {
     #[inline]
     fn add_dots(rows: &[Line], b: &[Line; 32], totals: &mut [[__m512; 2]]) {
         for pair in 0..16 {
-            // SAFETY: lines are 64 bytes.
-            let columns = [b[pair], b[16 + pair]].map(|line| unsafe { vector(line) });
-            for (row, totals) in rows.iter().zip(totals.iter_mut()) {
-                let value = _mm512_set1_epi32(row.0[pair].cast_signed());
-                // SAFETY: both are vectors of 64 bytes.
-                let value: __m512bh = unsafe { std::mem::transmute(value) };
-                for (total, columns) in totals.iter_mut().zip(columns) {
-                    *total = _mm512_dpbf16_ps(*total, value, columns);
-                }
+            add_pair(rows, [&b[pair], &b[16 + pair]], pair, totals);
+        }
+    }
+
+    /// Adds the products of one pair.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline]
+    fn add_pair(rows: &[Line], b: [&Line; 2], pair: usize, totals: &mut [[__m512; 2]]) {
+        // SAFETY: lines are 64 bytes.
+        let columns = unsafe { [vector(*b[0]), vector(*b[1])] };
+        for (row, totals) in rows.iter().zip(totals.iter_mut()) {
+            let value = _mm512_set1_epi32(row.0[pair].cast_signed());
+            // SAFETY: both are vectors of 64 bytes.
+            let value: __m512bh = unsafe { std::mem::transmute(value) };
+            for (total, columns) in totals.iter_mut().zip(columns) {
+                *total = _mm512_dpbf16_ps(*total, value, columns);
             }
         }
     }
