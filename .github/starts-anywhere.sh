@@ -19,10 +19,10 @@ done
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 cp "$binary" "$root/icd"
-cp "$(dirname "$0")/../examples/scene.png" "$root"
+cp "$(dirname "$0")/../examples/still-life.png" "$root"
 chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
-"${as_root[@]}" env -i "$chroot" "$root" /icd edit --model shapes --image scene.png \
-    --src-prompt "a blue star" --tgt-prompt "a red star" -o edited.png
+"${as_root[@]}" env -i "$chroot" "$root" /icd edit --model tabletop --image still-life.png \
+    --src-prompt "a blue mug" --tgt-prompt "a green mug" -o edited.png
 [ -s "$root/edited.png" ]

@@ -1,4 +1,4 @@
-//! Edits a picture with the bundled toy model, by the library alone.
+//! Edits a picture with the bundled model, by the library alone.
 //!
 //! ```text
 //! cargo run --release --example edit -- edited.png
@@ -20,18 +20,19 @@ fn main() -> anyhow::Result<()> {
     edit(Path::new(&output))
 }
 
-/// Makes the blue star of the scene red.
+/// Makes the blue mug of the still life green.
 pub(crate) fn edit(output: &Path) -> anyhow::Result<()> {
-    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
+    let model = Model::open(&ModelChoice::named("tabletop"), Placement::cpu_f32())?;
 
-    let photo = Picture::read("examples/scene.png".as_ref())?;
-    let scene = |star| {
+    let photo = Picture::read("examples/still-life.png".as_ref())?;
+    let scene = |mug| {
         format!(
-            "on the left a large {star} star and on the right a large orange heart on a grey striped background"
+            "at the back left a large {mug} mug and at the front right a small red ball \
+             on a wooden table before a cream wall in warm light"
         )
     };
     let guidance = Guidance::new(model.edit_guidance(), model.edit_tau()?)?;
-    let edit = Edit::new(scene("blue"), scene("red"), guidance);
+    let edit = Edit::new(scene("blue"), scene("green"), guidance);
 
     let photo = photo.to_tensor(model.device())?;
     let pipeline = Pipeline::new(model, Residency::OneAtATime);

@@ -16,7 +16,8 @@ use icd::{
     pipeline::{Pipeline, Residency},
 };
 
-const CAPTION: &str = "on the left a large blue star and on the right a large orange heart on a grey striped background";
+const CAPTION: &str = "at the back left a large blue mug and at the front right a small red ball \
+                       on a wooden table before a cream wall in warm light";
 
 fn main() -> anyhow::Result<()> {
     for (strength, tau, psnr) in measure()? {
@@ -27,8 +28,8 @@ fn main() -> anyhow::Result<()> {
 
 /// Guidance, tau and the PSNR of the picture that comes back.
 pub(crate) fn measure() -> anyhow::Result<Vec<(f64, f64, f64)>> {
-    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
-    let photo = Picture::read("examples/scene.png".as_ref())?;
+    let model = Model::open(&ModelChoice::named("tabletop"), Placement::cpu_f32())?;
+    let photo = Picture::read("examples/still-life.png".as_ref())?;
     let picture = photo.to_tensor(model.device())?;
     let pipeline = Pipeline::new(model, Residency::All);
     let inverted = [pipeline.invert(&picture, CAPTION, 0, &mut Silent)?.latent];

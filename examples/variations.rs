@@ -1,7 +1,8 @@
 //! Draws a caption from several seeds, on one sheet.
 //!
 //! ```text
-//! cargo run --release --example variations -- "in the middle a large red star on a tan background" sheet.png
+//! cargo run --release --example variations -- "at the front left a large red ball on a marble table \
+//!     before a teal wall in warm light" sheet.png
 //! ```
 
 use std::{env, path::Path};
@@ -17,18 +18,19 @@ use icd::{
     pipeline::{Pipeline, Residency},
 };
 
+const CAPTION: &str =
+    "at the front left a large red ball on a marble table before a teal wall in warm light";
+
 fn main() -> anyhow::Result<()> {
     let mut words = env::args().skip(1);
-    let caption = words
-        .next()
-        .unwrap_or("in the middle a large red star on a tan background".into());
+    let caption = words.next().unwrap_or(CAPTION.into());
     let output = words.next().unwrap_or("variations.png".into());
     draw(&caption, Path::new(&output))
 }
 
 /// Draws the caption from eight seeds.
 pub(crate) fn draw(caption: &str, output: &Path) -> anyhow::Result<()> {
-    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32())?;
+    let model = Model::open(&ModelChoice::named("tabletop"), Placement::cpu_f32())?;
 
     let side = model.unet_config().sample_size;
     let noise = |seed| Noise::new(seed).normal((1, 4, side, side), model.device());

@@ -6,11 +6,12 @@
 //! | [`pie_bench`] | PIE-Bench's `mapping_file.json` with its masks |
 //! | [`list`] | a CSV with `file_name`, `old_caption` and `edited_caption`, as in the reference of iCD |
 //! | [`folder`] | pictures with captions and masks beside them |
-//! | [`toy`] | scenes of the bundled world, whose true edits are known |
+//! | [`bundled`] | scenes of the bundled world, whose true edits are known |
 //!
 //! Nothing here runs a model. Each edit is a [`Sample`]; [`Judge`] measures its result;
 //! [`Scores`] keeps what was measured, [`Summary`] has the means.
 
+pub mod bundled;
 pub mod folder;
 mod judge;
 pub mod list;
@@ -21,7 +22,6 @@ mod sample;
 mod scores;
 mod summary;
 mod tables;
-pub mod toy;
 pub mod world;
 
 pub use judge::{Judge, Judged, lower_right};

@@ -31,7 +31,7 @@
 //! | [`control`] | prompt-to-prompt, MasaCtrl, local blend, masks, the anchored source, the attention store |
 //! | [`diffusion`] | the walk and its solvers, the noise prediction under guidance, null-text inversion, events |
 //! | [`metrics`] | measures of edits: PSNR, SSIM, LPIPS, CLIP score, structure distance, DINOv2 |
-//! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `shapes` |
+//! | [`model`] | UNet, VAE, text encoders, families and presets, the bundled `tabletop` |
 //! | [`lora`] | adapter files: their tensor names, alpha and weights |
 //! | [`nn`] | layers, [`Weights`](nn::Weights), and [`Ops`](nn::ops::Ops), which a backend implements |
 //! | [`kernel`] | CPU kernels, and with the feature `cuda` those of GPUs, each tested against the plain formula |

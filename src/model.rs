@@ -2,6 +2,7 @@
 
 pub mod attention;
 mod bounds;
+pub mod bundled;
 pub mod clip;
 pub mod config;
 mod defaults;
@@ -16,7 +17,6 @@ mod parts;
 mod presets;
 mod required;
 mod resnet;
-mod shapes;
 mod single;
 mod tensors;
 mod text;

@@ -110,7 +110,7 @@ def environment(port):
         "ICD_CONFIG": "none",
         "ICD_DEVICE": "cpu",
         "ICD_THREADS": "1",
-        "ICD_MODEL": "shapes",
+        "ICD_MODEL": str(ROOT / "tests/data/shapes"),
         "NO_PROXY": "127.0.0.1",
     }
     return {**os.environ, **own}

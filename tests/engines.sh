@@ -16,6 +16,7 @@ home=$(mktemp -d)
 daemons=()
 failed=0
 export PATH=$(dirname "$icd"):$PATH ICD_CONFIG=none ICD_DEVICE=cpu ICD_THREADS=1
+export model=$root/tests/data/shapes
 
 ended() {
     [ ${#daemons[@]} -eq 0 ] || kill "${daemons[@]}" 2>/dev/null
@@ -77,7 +78,7 @@ workers() {
 
 # whole ENGINE OUT: every result is there, and as a single process makes it.
 whole() {
-    icd batch jobs.jsonl --output-dir "$2" --model shapes --status >status 2>&1 ||
+    icd batch jobs.jsonl --output-dir "$2" --model "$model" --status >status 2>&1 ||
         fail "$1: $(tail -n 1 status)"
     local n bad=0
     for n in $(seq 0 $((count - 1))); do
@@ -95,7 +96,7 @@ slurm() {
     slurm_starts || { fail "slurm: no node is up"; tail -n 5 slurm/*.log; return; }
     local job victim
     job=$(sbatch --parsable --array=1-4 --output=slurm/%A_%a.out "$engines/slurm.sh" \
-        jobs.jsonl slurm-out --model shapes)
+        jobs.jsonl slurm-out --model "$model")
     half_way slurm-out || fail "slurm: nothing is done"
     victim=$(workers slurm-out | head -n 1 | cut -d ' ' -f 1)
     strike "slurm: job $job" "$victim" slurm-out || victim=
@@ -161,7 +162,7 @@ EOF
 
 with_ray() {
     "$python" -c 'import ray' 2>/dev/null || { skip "ray: $python has none"; return; }
-    "$python" "$engines/ray_batch.py" jobs.jsonl ray-out --actors 2 -- --model shapes \
+    "$python" "$engines/ray_batch.py" jobs.jsonl ray-out --actors 2 -- --model "$model" \
         >ray.log 2>&1 &
     local run=$! victim parent
     half_way ray-out || fail "ray: nothing is done"
@@ -191,7 +192,7 @@ for rule in spec["podFailurePolicy"]["rules"]:
 assert actions == {1: "FailIndex", 2: "FailJob", 75: "Ignore"}, actions
 command[command.index("--output-dir") + 1] = "kubernetes-out"
 for index in range(spec["completions"]):
-    print(f"JOB_COMPLETION_INDEX={index} {shlex.join(command)} --model shapes")
+    print(f"JOB_COMPLETION_INDEX={index} {shlex.join(command)} --model \"$model\"")
 EOF
     while read -r command; do
         sh -c "$command" >kubernetes.log 2>&1 || fail "kubernetes: $command: $(tail -n 1 kubernetes.log)"
@@ -202,7 +203,7 @@ EOF
 with_parallel() {
     has parallel || { skip "parallel: it is not installed"; return; }
     local again=(parallel -j 2 --joblog shards.log --resume-failed icd batch jobs.jsonl
-        --output-dir parallel-out --model shapes --shard '{}/4' ::: 1 2 3 4)
+        --output-dir parallel-out --model "$model" --shard '{}/4' ::: 1 2 3 4)
     "${again[@]}" >parallel.log 2>&1 &
     local run=$! victim
     half_way parallel-out || fail "parallel: nothing is done"
@@ -218,7 +219,7 @@ with_parallel() {
 
 icd batch --help >/dev/null 2>&1 || { skip "all: $icd has no batch"; exit 0; }
 cd "$home" && cp "$root/examples/scene.png" . && manifest >jobs.jsonl
-icd batch jobs.jsonl --output-dir expected --model shapes >/dev/null || exit 1
+icd batch jobs.jsonl --output-dir expected --model "$model" >/dev/null || exit 1
 [ $# -gt 0 ] || set -- slurm ray kubernetes parallel
 for engine; do
     case $engine in

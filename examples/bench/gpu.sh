@@ -73,14 +73,14 @@ run() {
     export LD_LIBRARY_PATH PATH=$PATH:/usr/local/cuda/bin RUST_BACKTRACE=0
     export ICD_DEVICE=cuda ICD_CASES=$work/cases CARGO_BIN_EXE_icd=$work/bin/icd
 
-    local scene="on the left a large blue star and on the right a large orange heart on a grey striped background"
+    local scene="at the back left a large blue mug and at the front right a small red ball on a wooden table before a cream wall in warm light"
     local gpu=(--device cuda --dtype f16 --threads 16 --runs 20)
     local icd=("$work/bin/bench" "${gpu[@]}") torch=(python3 examples/bench/torch_side.py "${gpu[@]}" --channels-last)
     local sdxl=(--family sdxl --size 1024 --what unet --rows "1,2")
 
     LINES_SHOWN=40 section conformance 90 "$work/bin/lib" conformance kernel::cuda --test-threads 8
-    section first 30 "$work/bin/icd" edit --model shapes --image examples/scene.png \
-        --src-prompt "$scene" --tgt-prompt "${scene/blue/red}" -v -o "$out/first.png"
+    section first 30 "$work/bin/icd" edit --model tabletop --image examples/still-life.png \
+        --src-prompt "$scene" --tgt-prompt "${scene/blue/green}" -v -o "$out/first.png"
     for dtype in f32 f16 bf16; do
         ICD_DTYPE=$dtype LINES_SHOWN=25 section "cases-$dtype" 45 "$work/bin/it" --nocapture --test-threads 4 cases::
     done

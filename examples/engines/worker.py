@@ -14,8 +14,8 @@ with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as icd:
     for line in sys.stdin:
         job = {
             "image": line.strip(),
-            "src_prompt": "on the left a large blue star",
-            "tgt_prompt": "on the left a large red star",
+            "src_prompt": "a photo of a cat",
+            "tgt_prompt": "a photo of a tiger",
         }
         print(json.dumps(job), file=icd.stdin, flush=True)
         answer = json.loads(icd.stdout.readline())

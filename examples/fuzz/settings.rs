@@ -15,10 +15,10 @@ use icd::picture::{Format, Picture, Size};
 use crate::targets::{Feed, data};
 
 const SEEDS: [&str; 4] = [
-    r#"{"verb":"edit","version":"0.1.0","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","seed":"0","guidance":"4","tau":"0.8","fit":"pad","restore_size":true}"#,
-    r#"{"verb":"edit","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a heart","a\u001b[2J star"],"blend":["star:heart"],"cross_replace":["0.4","star=0.2..0.9"],"self_replace":"0.6","amplify":["heart=2"],"reverse_timesteps":"999,779,519,259,0","mask":"in.png"}"#,
+    r#"{"verb":"edit","version":"0.1.0","model":"tabletop","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","seed":"0","guidance":"4","tau":"0.8","fit":"pad","restore_size":true}"#,
+    r#"{"verb":"edit","model":"tabletop","image":"in.png","src_prompt":"a red star","tgt_prompt":["a heart","a\u001b[2J star"],"blend":["star:heart"],"cross_replace":["0.4","star=0.2..0.9"],"self_replace":"0.6","amplify":["heart=2"],"reverse_timesteps":"999,779,519,259,0","mask":"in.png"}"#,
     r#"{"verb":"edit","dump=x.safetensors":true,"save-latents":"y","output":"z.png","threads":"1024","cache":"c","lora":["in.png=1"],"early_prompt":"target","vae_tiling":"on","device":"cuda:7"}"#,
-    r#"{"verb":"edit","model":"shapes","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","sweep":["tau=0.7,1","amplify=star=2,none"]}"#,
+    r#"{"verb":"edit","model":"tabletop","image":"in.png","src_prompt":"a red star","tgt_prompt":["a blue star"],"size":"32","sweep":["tau=0.7,1","amplify=star=2,none"]}"#,
 ];
 
 pub(crate) fn open() -> Result<(Vec<Vec<u8>>, Feed)> {

@@ -1,4 +1,4 @@
-//! Writes pictures of the toy world with their captions, and pairs of pictures
+//! Writes pictures of the bundled world with their captions, and pairs of pictures
 //! that an edit leads from one to the other.
 //!
 //! ```text
@@ -22,7 +22,7 @@ use icd::{
 };
 use serde_json::json;
 
-/// Writes captioned pictures of a toy world, and edits with their true results.
+/// Writes captioned pictures of the bundled world, and edits with their true results.
 #[derive(Parser)]
 struct Options {
     /// The same seed gives the same files

@@ -36,7 +36,8 @@ pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> 
     page.section("Edits");
     page.line(&format!(
         "{pairs} pairs, guidance {}; the share of edits whose changed attribute is correct (for \
-         an added object: its presence, colour and shape), whose object kept its place, and the \
+         an added object: its presence, colour, material and shape), whose object kept its place, \
+         the PSNR against the true edited picture, shadows and reflections included, and the \
          PSNR of the area that should not change.",
         bench.strength()
     ));
@@ -126,17 +127,23 @@ fn column(outcomes: &[Verdict]) -> Vec<(&'static str, String)> {
     };
     let all = share(outcomes.iter().map(|outcome| outcome.is_right));
     let places = share(outcomes.iter().filter_map(|outcome| outcome.place_kept));
-    let kept: Vec<_> = outcomes
-        .iter()
-        .filter_map(|outcome| outcome.unchanged)
-        .collect();
-    let kept = kept.iter().sum::<f64>() / kept.len() as f64;
+    let kept = decibels(outcomes.iter().filter_map(|outcome| outcome.unchanged));
     let whole = [
         ("all", percent(all)),
         ("place kept", percent(places)),
-        ("unchanged area", format!("{kept:.1} dB")),
+        (
+            "true picture",
+            decibels(outcomes.iter().map(|outcome| outcome.whole)),
+        ),
+        ("unchanged area", kept),
     ];
     Change::ALL.into_iter().map(of).chain(whole).collect()
+}
+
+/// The mean of some PSNRs.
+fn decibels(psnrs: impl Iterator<Item = f64>) -> String {
+    let psnrs: Vec<_> = psnrs.collect();
+    format!("{:.1} dB", psnrs.iter().sum::<f64>() / psnrs.len() as f64)
 }
 
 /// The share of what is true.

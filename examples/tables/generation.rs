@@ -13,14 +13,14 @@ use super::{
     bench::{Bench, Way, noise_seed},
     edits::share,
     page::{Page, Row},
-    world::{Attribute, Scene, Wording, dice, fitted, nearest},
+    world::{Change, Scene, Wording, dice, fitted, nearest},
 };
 
 /// The seed of the scenes that are told, which no training has.
 pub(crate) const SEED: u64 = 0xD2A3;
 
-/// Whether each attribute that the caption tells is right.
-type Verdict = Vec<(Attribute, bool)>;
+/// Whether each attribute that the caption tells is right; it has the name of its change.
+type Verdict = Vec<(Change, bool)>;
 
 pub(super) fn measure(bench: &Bench, count: u64, page: &mut Page) -> Result<()> {
     let ways = [&bench.few, &bench.many];
@@ -59,8 +59,8 @@ pub(super) fn measure(bench: &Bench, count: u64, page: &mut Page) -> Result<()> 
     Ok(())
 }
 
-fn attributes() -> impl Iterator<Item = Attribute> {
-    Attribute::OF_THINGS.into_iter().chain(Attribute::BEHIND)
+fn attributes() -> impl Iterator<Item = Change> {
+    Change::OF_THINGS.into_iter().chain(Change::OF_ROOM)
 }
 
 fn verdicts(bench: &Bench, way: &Way, count: u64) -> Result<Vec<Verdict>> {
@@ -78,7 +78,7 @@ fn verdicts(bench: &Bench, way: &Way, count: u64) -> Result<Vec<Verdict>> {
 
 fn verdict(picture: &Picture, told: &Scene) -> Verdict {
     let scene = fitted(picture, told, 0..told.things.len());
-    let is = |attribute: Attribute, thing| {
+    let is = |attribute: Change, thing| {
         let candidates = attribute.candidates(&scene, thing);
         (
             attribute,
@@ -86,7 +86,7 @@ fn verdict(picture: &Picture, told: &Scene) -> Verdict {
         )
     };
     let of_things = (0..scene.things.len())
-        .flat_map(|thing| Attribute::OF_THINGS.map(|attribute| is(attribute, thing)));
-    let behind = Attribute::BEHIND.map(|attribute| is(attribute, 0));
-    of_things.chain(behind).collect()
+        .flat_map(|thing| Change::OF_THINGS.map(|attribute| is(attribute, thing)));
+    let of_room = Change::OF_ROOM.map(|attribute| is(attribute, 0));
+    of_things.chain(of_room).collect()
 }

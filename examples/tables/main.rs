@@ -1,5 +1,5 @@
-//! Measures what a model of toy scenes can do, on scenes that it never saw, and
-//! writes it down: a page of tables, the curve of tau, a strip of edits.
+//! Measures what a model of the bundled world can do, on scenes that it never saw, and writes
+//! it down: a page of tables, the curve of tau, a strip of edits, a sheet of settings.
 //!
 //! ```text
 //! cargo run --release --example tables -- --out DIR
@@ -27,14 +27,14 @@ use icd::eval::world;
 use bench::Bench;
 use page::Page;
 
-/// Measures what a model of toy scenes can do.
+/// Measures what a model of the bundled world can do.
 #[derive(Parser)]
 struct Options {
-    /// The folder to write: tables.md, tau.svg, strip.png, settings.png
+    /// The folder to write: tables.md, tau.svg, strip.jpg, settings.jpg
     #[arg(long)]
     out: PathBuf,
     /// The model
-    #[arg(long, default_value = "shapes")]
+    #[arg(long, default_value = "tabletop")]
     model: String,
     /// How the weights are stored: f32, f16 or bf16
     #[arg(long, default_value = "f32")]
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     inversion::measure(&bench, &options, &mut page)?;
     edits::measure(&bench, options.pairs, &mut page)?;
     generation::measure(&bench, options.pairs, &mut page)?;
-    strip::draw(&bench, &options.out.join("strip.png"), &mut page)?;
-    settings::draw(&bench, &options.out.join("settings.png"))?;
+    strip::draw(&bench, &options.out.join("strip.jpg"), &mut page)?;
+    settings::draw(&bench, &options.out.join("settings.jpg"))?;
     page.write(&options.out.join("tables.md"))
 }

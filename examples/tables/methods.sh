@@ -19,7 +19,7 @@ echo "|---|---:|---:|---:|---:|---:|"
 measure() {
     name=$1 count=$2 title=$3
     shift 3
-    "$icd" eval editing shapes --out "$out/$name" --limit "$count" --shown 20 "$@" \
+    "$icd" eval editing tabletop --out "$out/$name" --limit "$count" --shown 20 "$@" \
         > /dev/null 2> "$out/$name.log"
     awk -v title="$title" '
         $1 == "edit_right:" { right = $2; gsub(/[^0-9]/, "", $5); count = $5 }

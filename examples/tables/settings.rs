@@ -12,9 +12,11 @@ use icd::{
 use super::{bench::Bench, world::SIDE};
 
 /// The picture that is edited: that of the README's first command.
-const PICTURE: &str = "examples/scene.png";
-const SOURCE: &str = "on the left a large blue star and on the right a large orange heart on a grey striped background";
-const TARGET: &str = "on the left a large red circle and on the right a large orange heart on a grey striped background";
+const PICTURE: &str = "examples/still-life.png";
+const SOURCE: &str = "at the back left a large blue mug and at the front right a small red ball \
+                      on a wooden table before a cream wall in warm light";
+const TARGET: &str = "at the back left a large green cone and at the front right a small red ball \
+                      on a wooden table before a cream wall in warm light";
 /// Values of each setting.
 const ACROSS: usize = 5;
 
@@ -87,19 +89,19 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         all.push(with(format!("--cross-replace {share}"), plan, usual));
     }
     for factor in [0.0, 1.0, 4.0, 10.0] {
-        let amplify = vec![Amplify::Word("circle".into(), factor)];
+        let amplify = vec![Amplify::Word("green".into(), factor)];
         let plan = ControlPlan {
             amplify,
             ..ControlPlan::default()
         };
-        all.push(with(format!("--amplify circle={factor}"), plan, usual));
+        all.push(with(format!("--amplify green={factor}"), plan, usual));
     }
-    let blend = vec![Blend::Pair(WordPair::new("star", "circle"))];
+    let blend = vec![Blend::Pair(WordPair::new("mug", "cone"))];
     let plan = ControlPlan {
         blend,
         ..ControlPlan::default()
     };
-    all.push(with("--blend star:circle".into(), plan, usual));
+    all.push(with("--blend mug:cone".into(), plan, usual));
     let plan = ControlPlan {
         mode: ControlMode::None,
         ..ControlPlan::default()

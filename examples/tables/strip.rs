@@ -1,4 +1,4 @@
-//! A strip of ten edits: pictures above, what became of them below.
+//! Ten edits: pictures above, what became of them below.
 
 use std::path::Path;
 
@@ -14,8 +14,10 @@ use super::{
 
 /// Edits of the strip: the first pairs of the table of edits.
 const COUNT: u64 = 10;
+/// Edits side by side.
+const ACROSS: usize = 5;
 /// A picture of the strip.
-const SIZE: Size = Size::new(2 * SIDE, 2 * SIDE);
+const SIZE: Size = Size::new(3 * SIDE / 2, 3 * SIDE / 2);
 
 /// Draws the strip, and lists its captions.
 pub(super) fn draw(bench: &Bench, file: &Path, page: &mut Page) -> Result<()> {
@@ -30,5 +32,10 @@ pub(super) fn draw(bench: &Bench, file: &Path, page: &mut Page) -> Result<()> {
         above.push(before.resized(SIZE));
         below.push(after.resized(SIZE));
     }
-    Ok(sheet(&[above, below])?.write(file)?)
+    let (above, below) = (above.chunks(ACROSS), below.chunks(ACROSS));
+    let rows: Vec<_> = above
+        .zip(below)
+        .flat_map(|(above, below)| [above.to_vec(), below.to_vec()])
+        .collect();
+    Ok(sheet(&rows)?.write(file)?)
 }

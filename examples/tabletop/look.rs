@@ -8,7 +8,6 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use icd::{
     diffusion::{BatchConditioning, ClassifierFree, Silent, Solver, Unconditional, Walk},
-    eval::world::psnr,
     guidance::{Guidance, Tau},
     model::{Adapters, Model, ModelChoice, attention::NoControl, vae::Vae},
     noise::Noise,
@@ -20,7 +19,7 @@ use rayon::prelude::*;
 use super::{
     Options, autoencoder, base, configs,
     stage::storage,
-    world::{HELD_OUT, Pair, Scene, Verdict, Wording, dice},
+    world::{HELD_OUT, Pair, Scene, Verdict, Wording, dice, psnr},
 };
 
 /// Reconstructions that are measured.

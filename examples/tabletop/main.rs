@@ -23,12 +23,12 @@ mod scenes;
 mod stage;
 mod tokenizer;
 mod words;
-mod world;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use icd::eval::world;
 use stage::Stage;
 
 /// Makes the model `tabletop` from nothing.

@@ -21,7 +21,7 @@ const EDIT: Flags = &[
     ("blend", "Change only where a word is, as in cat:dog"),
     ("mask", "Change only where this picture is white"),
     ("force", "Overwrite existing files"),
-    ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
+    ("model", "sd15, sdxl, tabletop, a folder or hub:owner/name"),
     ("yes", "Download without asking"),
     ("quiet", "Print errors only"),
 ];
@@ -33,7 +33,7 @@ const INVERT: Flags = &[
     ("seed", "Seed of the noise"),
     ("reconstruct", "Also reconstruct the picture into this file"),
     ("force", "Overwrite existing files"),
-    ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
+    ("model", "sd15, sdxl, tabletop, a folder or hub:owner/name"),
     ("yes", "Download without asking"),
     ("quiet", "Print errors only"),
 ];
@@ -48,7 +48,7 @@ const GENERATE: Flags = &[
     ("size", "N for a square, or WxH"),
     ("dry_run", "Only print what would be done"),
     ("force", "Overwrite existing files"),
-    ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
+    ("model", "sd15, sdxl, tabletop, a folder or hub:owner/name"),
     ("yes", "Download without asking"),
     ("quiet", "Print errors only"),
 ];
@@ -68,7 +68,7 @@ const BATCH: Flags = &[
     ("dry_run", "Only print what would be done"),
     ("status", "Print what is done, failed and missing"),
     ("force", "Replace other files of the same names"),
-    ("model", "sd15, sdxl, shapes, a folder or hub:owner/name"),
+    ("model", "sd15, sdxl, tabletop, a folder or hub:owner/name"),
     ("yes", "Download without asking"),
     ("quiet", "Print errors only"),
 ];

@@ -155,7 +155,8 @@ fn exact(sample: &Sample, result: &Picture) -> Result<Vec<(Column, f64)>> {
         .map(|kept| (Column::PlaceKept, share(kept)));
     let unchanged = verdict.unchanged.map(|psnr| (Column::Unchanged, psnr));
     let right = (Column::Right, share(verdict.is_right));
-    Ok([Some(right), place, unchanged]
+    let whole = (Column::True, verdict.whole);
+    Ok([Some(right), place, Some(whole), unchanged]
         .into_iter()
         .flatten()
         .collect())

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{folder, list, pie_bench, toy};
+use super::{bundled, folder, list, pie_bench, world::Pair};
 use crate::{
     batch::Replacement,
     error::{Error, Result},
     metrics::Mask,
+    model::bundled::{NAME, is_bundled},
     picture::Picture,
 };
 
@@ -32,10 +33,23 @@ pub struct Sample {
     /// The seed of the noise, where the data has one.
     pub seed: Option<u64>,
     /// The true edit, of a scene of the bundled world.
-    pub truth: Option<Box<super::world::Pair>>,
+    pub truth: Option<Box<Pair>>,
 }
 
 impl Sample {
+    /// What may change as a mask, if it is told.
+    pub fn mask(&self) -> Result<Option<Mask>> {
+        match &self.area {
+            Area::Untold => Ok(None),
+            Area::Mask(mask) => Ok(Some(mask.clone())),
+            Area::File(file) => {
+                let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+                Ok(Some(Mask::of_picture(&Picture::decode_mask(&bytes, file)?)))
+            }
+            Area::Truth => self.truth.as_deref().map(changed).transpose(),
+        }
+    }
+
     /// The same picture under its own prompt.
     fn reconstruction(self) -> Self {
         Self {
@@ -57,20 +71,14 @@ pub enum Area {
     Mask(Mask),
     /// A picture of a mask, white where the edit may change something.
     File(PathBuf),
+    /// What the true edit changes.
+    Truth,
 }
 
-impl Area {
-    /// The mask, if there is one.
-    pub fn mask(&self) -> Result<Option<Mask>> {
-        match self {
-            Self::Untold => Ok(None),
-            Self::Mask(mask) => Ok(Some(mask.clone())),
-            Self::File(file) => {
-                let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
-                Ok(Some(Mask::of_picture(&Picture::decode_mask(&bytes, file)?)))
-            }
-        }
-    }
+/// The pixels that an edit of a scene changes.
+fn changed(pair: &Pair) -> Result<Mask> {
+    let (before, after) = (pair.source.render(), pair.target.render());
+    Mask::new(before.size(), Pair::mask(&before, &after))
 }
 
 /// A data set.
@@ -83,12 +91,12 @@ pub enum Data {
     /// A folder with captions.
     Folder,
     /// The bundled world.
-    Toy,
+    Bundled,
 }
 
 impl Data {
     /// What `data` names: a folder with a `mapping_file.json` or such a file, a `.csv`, another
-    /// folder, or `shapes`.
+    /// folder, or `tabletop`.
     pub fn of(data: &Path) -> Result<Self> {
         let ending = data.extension().unwrap_or_default().to_ascii_lowercase();
         if data.join(pie_bench::MAPPING).is_file() || data.is_file() && ending == "json" {
@@ -97,7 +105,7 @@ impl Data {
         match (data.is_dir(), data.is_file()) {
             (true, _) => Ok(Self::Folder),
             (_, true) if ending == "csv" => Ok(Self::List),
-            (false, false) if data == Path::new(toy::NAME) => Ok(Self::Toy),
+            (false, false) if data.to_str().is_some_and(is_bundled) => Ok(Self::Bundled),
             (_, true) => Err(Error::config(data, KINDS)),
             _ => Err(Error::config(data, "there is no such file or folder")),
         }
@@ -109,7 +117,7 @@ impl Data {
             Self::PieBench => "pie-bench",
             Self::List => "list",
             Self::Folder => "folder",
-            Self::Toy => toy::NAME,
+            Self::Bundled => NAME,
         }
     }
 
@@ -127,7 +135,7 @@ impl Data {
             Self::PieBench => pie_bench::read(data, images),
             Self::List => list::read(data, images),
             Self::Folder => folder::read(data, replacements),
-            Self::Toy => Ok(toy::samples(toy::COUNT, written)),
+            Self::Bundled => Ok(bundled::samples(bundled::COUNT, written)),
         }
     }
 
@@ -141,7 +149,7 @@ impl Data {
     ) -> Result<Vec<Sample>> {
         let samples = match self {
             Self::Folder => folder::captions(data)?,
-            Self::Toy => toy::scenes(toy::SCENES, written),
+            Self::Bundled => bundled::scenes(bundled::SCENES, written),
             Self::PieBench | Self::List => self.samples(data, images, &[], written)?,
         };
         Ok(samples.into_iter().map(Sample::reconstruction).collect())
@@ -150,4 +158,4 @@ impl Data {
 
 const KINDS: &str = "this is no data: name a folder with mapping_file.json, such a file, a .csv \
                      with file_name, old_caption and edited_caption, a folder of pictures with \
-                     captions, or shapes";
+                     captions, or tabletop";

@@ -26,13 +26,15 @@ pub enum Column {
     Right,
     /// Whether the thing that was changed kept its place: 1 or 0.
     PlaceKept,
+    /// PSNR of the whole picture against the true edited scene.
+    True,
     /// PSNR of what should not change of a scene, other pixels not counted.
     Unchanged,
 }
 
 impl Column {
     /// What is known exactly of scenes.
-    pub const EXACT: [Self; 3] = [Self::Right, Self::PlaceKept, Self::Unchanged];
+    pub const EXACT: [Self; 4] = [Self::Right, Self::PlaceKept, Self::True, Self::Unchanged];
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Column {
             Self::Measure(measure) => measure.name(),
             Self::Right => "edit_right",
             Self::PlaceKept => "place_kept",
+            Self::True => "psnr_true_edit",
             Self::Unchanged => "psnr_unchanged_pixels",
         }
     }

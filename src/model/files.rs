@@ -6,10 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Family, MethodName, TrainedOn, config, is_model_folder,
+    Family, MethodName, TrainedOn, bundled, config, is_model_folder,
     manifest::Manifest,
     presets::{Preset, Variant},
-    shapes,
     vae::Tiling,
 };
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
 /// `hub:owner/name[/file]`.
 #[derive(Clone, Debug, Default)]
 pub struct ModelChoice {
-    /// `sd15`, `sdxl`, `shapes`, or a folder in the diffusers layout, local or
+    /// `sd15`, `sdxl`, `tabletop`, or a folder in the diffusers layout, local or
     /// `hub:owner/name`.
     pub model: String,
     /// The adapter pair of a preset.
@@ -206,7 +205,7 @@ impl ModelFiles {
 
     fn folder(home: FileTree, cache: &Cache) -> Result<Self> {
         if !is_model_folder(&home) {
-            let reason = "it is neither a preset (sd15, sdxl, shapes), a repository of the hub \
+            let reason = "it is neither a preset (sd15, sdxl, tabletop), a repository of the hub \
                           (hub:owner/name), nor a model folder in the diffusers layout";
             return Err(Error::config(home.path(), reason));
         }
@@ -293,7 +292,7 @@ impl ModelFiles {
 /// The folder of a model that is not a preset.
 pub(super) fn home(model: &str, cache: &Cache) -> Result<FileTree> {
     match model {
-        shapes::NAME => Ok(shapes::home()),
+        name if bundled::is_bundled(name) => Ok(bundled::home()),
         _ if Location::on_hub(model).is_some() => {
             match Location::parse(model, Path::new(""), cache)? {
                 Location::Folder(home) => Ok(home),

@@ -3,11 +3,11 @@
 
 use clap::ValueEnum;
 
-use super::{Family, shapes};
+use super::{Family, bundled};
 use crate::hub::{Cache, FileTree, Location, Repository};
 
 /// The named models; any other value is a folder.
-pub const PRESETS: [&str; 3] = ["sd15", "sdxl", shapes::NAME];
+pub const PRESETS: [&str; 3] = ["sd15", "sdxl", bundled::NAME];
 
 /// The adapter pair of a preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -71,7 +71,11 @@ mod tests {
     use crate::{model::ModelChoice, nn::Placement};
 
     fn unseen(text: &str) -> Vec<String> {
-        let shapes = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32()).unwrap();
+        let shapes = Model::open(
+            &ModelChoice::named("tests/data/shapes"),
+            Placement::cpu_f32(),
+        )
+        .unwrap();
         let prompt = shapes.tokenizers().unwrap().tokenize(text).unwrap();
         shapes.unseen_words(&prompt).unwrap()
     }

@@ -153,7 +153,7 @@ fn both_protocols_measure_what_the_oracle_measures() {
 
 fn toy(out: &Path, more: &str) -> Run {
     icd("eval")
-        .args("editing shapes")
+        .args("editing tabletop")
         .args(more)
         .path("--out", out)
 }
@@ -240,17 +240,17 @@ fn reconstructions_are_those_of_the_inversions_own_command() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
     icd("eval")
-        .args("inversion shapes --limit 2")
+        .args("inversion tabletop --limit 2")
         .path("--out", &out)
         .succeeds();
     let metrics: Value =
         serde_json::from_slice(&fs::read(out.join("metrics.json")).unwrap()).unwrap();
-    let sample = Data::Toy
-        .reconstructions(Path::new("shapes"), None, &out)
+    let sample = Data::Bundled
+        .reconstructions(Path::new("tabletop"), None, &out)
         .unwrap()
         .remove(1);
     let own = icd("invert")
-        .args("--model shapes --json --reconstruct back.png -o x.safetensors")
+        .args("--model tabletop --json --reconstruct back.png -o x.safetensors")
         .path("--image", &out.join("sources/scene-0001.png"))
         .with("--prompt", &sample.source_prompt)
         .with("--seed", sample.seed.unwrap())

@@ -647,7 +647,7 @@ fn models_are_listed_fetched_and_verified() {
     let run = |words: &str| at(icd("model").args(words), &hub, home.path());
     let before = run("list").succeeds().stdout;
     assert!(
-        before.contains("sd15    not downloaded") && before.contains("shapes  built in"),
+        before.contains("sd15    not downloaded") && before.contains("tabletop  built in"),
         "{before}"
     );
     run("verify sd15").fails(1, &["it is not in the cache", "icd model fetch"]);
@@ -690,7 +690,7 @@ fn models_are_listed_fetched_and_verified() {
     .succeeds();
     let local = run("verify no/such/model").fails(1, &["error: no/such/model: it is neither"]);
     assert!(!local.stderr.contains("fetch"), "{}", local.stderr);
-    let shapes = run("verify shapes").succeeds().stdout;
+    let shapes = run("verify tabletop").succeeds().stdout;
     assert!(shapes.contains("UNet"), "{shapes}");
 }
 

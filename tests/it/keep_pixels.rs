@@ -192,7 +192,8 @@ fn toy(colours: &[&str]) -> Run {
     };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
     let run = icd("edit")
-        .args("--model shapes --image in.png -o out.png")
+        .path("--model", &data("shapes"))
+        .args("--image in.png -o out.png")
         .file("in.png", &png(&read(&file).resized(PHOTO)))
         .with("--src-prompt", scene("blue"));
     let targets = colours.iter();

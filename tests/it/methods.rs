@@ -386,7 +386,7 @@ fn reconstructions_of_null_text_inversion_are_the_guided_source_of_edits() {
 #[test]
 fn evaluations_run_by_any_method_and_tell_what_a_result_took() {
     let run = |flags: &str| {
-        let run = icd("eval").args("editing shapes --out out --limit 2 --json");
+        let run = icd("eval").args("editing tabletop --out out --limit 2 --json");
         let done = run.args(flags).succeeds();
         let told: Value = serde_json::from_str(&done.stdout).unwrap();
         assert!(told["seconds_per_result"].as_f64().unwrap() > 0.0);
@@ -394,7 +394,7 @@ fn evaluations_run_by_any_method_and_tell_what_a_result_took() {
     };
     assert_eq!(run(""), 8.0);
     assert_eq!(run("--method ddim --steps 3"), 9.0);
-    let back = icd("eval").args("inversion shapes --out out --limit 1 --method npi --steps 3");
+    let back = icd("eval").args("inversion tabletop --out out --limit 1 --method npi --steps 3");
     // Unguided: an evaluation each way.
     let told = back.args("--json").succeeds().stdout;
     let told: Value = serde_json::from_str(&told).unwrap();

@@ -80,19 +80,20 @@ fn the_examples_of_the_library_do_what_they_say() {
     let folder = tempfile::tempdir().expect("a folder");
     let picture = folder.path().join("edited.png");
     edit::edit(&picture).expect("an edit");
-    let [before, after] = [Path::new("examples/scene.png"), &picture].map(|file| {
+    let [before, after] = [Path::new("examples/still-life.png"), &picture].map(|file| {
         let picture = image::open(file).expect("a picture").into_rgb8();
-        picture.get_pixel(17, 32).0 // in the star
+        picture.get_pixel(25, 53).0 // in the mug
     });
     assert!(
-        before[2] > before[0] && after[0] > after[2],
+        before[2] > before[1] && after[1] > after[2],
         "{before:?} {after:?}"
     );
 
     let sheet = folder.path().join("sheet.png");
-    let caption = "in the middle a large red star on a tan background";
+    let caption =
+        "at the front left a large red ball on a marble table before a teal wall in warm light";
     variations::draw(caption, &sheet).expect("a sheet");
-    assert!(image::open(sheet).expect("a sheet").width() > 8 * 64);
+    assert!(image::open(sheet).expect("a sheet").width() > 8 * 128);
 
     let measured = roundtrip::measure().expect("figures");
     let psnr: Vec<_> = measured.iter().map(|(_, _, psnr)| psnr).collect();

@@ -16,7 +16,8 @@ fn generate() -> Run {
 #[test]
 fn prompts_and_words_may_begin_with_a_dash() {
     let edit = icd("edit")
-        .args("--model shapes --size 64 --dry-run --json")
+        .path("--model", &data("shapes"))
+        .args("--size 64 --dry-run --json")
         .path("--image", &data("square.png"))
         .with("--src-prompt", "-- a cat")
         .with("--tgt-prompt", "- a -dog")

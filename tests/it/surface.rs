@@ -187,13 +187,13 @@ fn a_picture_may_go_to_stdout() {
     let mut command = assert_cmd::Command::cargo_bin("icd").expect("the program");
     let output = command
         .current_dir(folder.path())
-        .args(["generate", "--model", "shapes", "-q", "-o", "-"])
+        .args(["generate", "--model", "tabletop", "-q", "-o", "-"])
         .args(["--prompt", "a red star"])
         .output()
         .expect("the program runs");
     assert!(output.status.success() && output.stderr.is_empty());
     let drawn = Picture::decode(&output.stdout, Path::new("stdout")).expect("a picture");
-    assert_eq!(drawn.size(), Size::new(64, 64));
+    assert_eq!(drawn.size(), Size::new(128, 128));
     assert_eq!(
         std::fs::read_dir(folder.path()).expect("a folder").count(),
         0
@@ -270,7 +270,7 @@ fn signals_end_the_program_and_leave_nothing() {
         let mut command = std::process::Command::cargo_bin("icd").expect("the program");
         let mut child = command
             .current_dir(folder.path())
-            .args(["generate", "--model", "shapes", "--count", "500"])
+            .args(["generate", "--model", "tabletop", "--count", "500"])
             .args(["--prompt", "a red star"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -12,7 +12,8 @@ use crate::support::{Done, Run, data, icd};
 fn toy(source: &str, target: &str) -> Run {
     let scene = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scene.png");
     icd("edit")
-        .args("--model shapes --dry-run")
+        .path("--model", &data("shapes"))
+        .args("--dry-run")
         .path("--image", &scene)
         .with("--src-prompt", source)
         .with("--tgt-prompt", target)
@@ -82,7 +83,8 @@ fn a_model_of_squares_warns_of_other_shapes() {
     let run = |flags: &'static str| {
         move || {
             icd("generate")
-                .args("--model shapes --dry-run")
+                .path("--model", &data("shapes"))
+                .args("--dry-run")
                 .with("--prompt", "a red star")
                 .args(flags)
         }
@@ -92,7 +94,8 @@ fn a_model_of_squares_warns_of_other_shapes() {
     let edit = |fit: &'static str| {
         move || {
             icd("edit")
-                .args("--model shapes --dry-run --image wide.png")
+                .path("--model", &data("shapes"))
+                .args("--dry-run --image wide.png")
                 .file("wide.png", &half_height())
                 .with("--src-prompt", "a red star")
                 .with("--tgt-prompt", "a blue star")

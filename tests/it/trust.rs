@@ -128,7 +128,7 @@ fn a_file_that_appears_during_the_work_is_kept() {
             .args([
                 "generate",
                 "--model",
-                "shapes",
+                "tabletop",
                 "--prompt",
                 "a red star",
                 "-o",
@@ -204,7 +204,7 @@ fn names_that_are_no_text_are_written_and_told() {
         .args([
             "generate",
             "--model",
-            "shapes",
+            "tabletop",
             "--prompt",
             "a red star",
             "--json",
@@ -374,7 +374,7 @@ fn a_picture_for_a_closed_stdout_is_an_error_before_the_work() {
     let program = std::process::Command::cargo_bin("icd").expect("the program");
     let run = |redirection: &str| {
         let script = format!(
-            "exec \"$0\" generate --model shapes --prompt star --size 8 -o - {redirection}"
+            "exec \"$0\" generate --model tabletop --prompt star --size 8 -o - {redirection}"
         );
         let run = std::process::Command::new("sh")
             .args(["-c", &script])

@@ -13,7 +13,8 @@ use crate::support::{Run, data, icd};
 /// An edit of the bundled model that is only told.
 fn plan(source: &str, target: &str) -> Run {
     icd("edit")
-        .args("--model shapes --size 64 --dry-run --json")
+        .path("--model", &data("shapes"))
+        .args("--size 64 --dry-run --json")
         .path("--image", &data("square.png"))
         .with("--src-prompt", source)
         .with("--tgt-prompt", target)
@@ -85,7 +86,11 @@ fn words_are_found_in_scripts_without_blanks() {
 
 #[test]
 fn automatic_words_are_the_places_that_changed() {
-    let model = Model::open(&ModelChoice::named("shapes"), Placement::cpu_f32()).unwrap();
+    let model = Model::open(
+        &ModelChoice::named("tests/data/shapes"),
+        Placement::cpu_f32(),
+    )
+    .unwrap();
     let tokenizers = model.tokenizers().unwrap();
     let [source, target] = [
         "a red star and a red circle on a star",
@@ -123,7 +128,8 @@ fn a_change_that_is_not_read_is_told() {
     let long = "grey ".repeat(40);
     let run = |source: String, target: String| {
         icd("edit")
-            .args("--model shapes --size 64 --dry-run")
+            .path("--model", &data("shapes"))
+            .args("--size 64 --dry-run")
             .path("--image", &data("square.png"))
             .with("--src-prompt", source)
             .with("--tgt-prompt", target)

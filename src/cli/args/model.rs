@@ -35,7 +35,7 @@ pub(crate) struct VariantArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// sd15, sdxl, shapes (a small bundled model), or a model in the diffusers layout: a
+    /// sd15, sdxl, tabletop (a small bundled model), or a model in the diffusers layout: a
     /// folder or hub:owner/name[@revision]; its icd.toml may name a UNet, adapters, their
     /// timesteps and the default guidance.
     #[arg(

@@ -138,7 +138,7 @@ mod tests {
             "--output-dir",
             "out",
             "--model",
-            "shapes",
+            "tabletop",
         ];
         let typed = typed.iter().chain(flags);
         let given = command.clone().try_get_matches_from(typed).unwrap();
@@ -218,7 +218,7 @@ mod tests {
             of("self_replace"),
             [Some(json!(0.2)), Some(json!(0.2)), None]
         );
-        assert_eq!(of("model")[2], Some(json!("shapes")));
+        assert_eq!(of("model")[2], Some(json!("tabletop")));
     }
 
     #[test]

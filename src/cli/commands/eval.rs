@@ -27,8 +27,8 @@ pub(crate) struct EvalArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd eval editing shapes --out out --limit 8
-  icd eval inversion shapes --out back --limit 8";
+  icd eval editing tabletop --out out --limit 8
+  icd eval inversion tabletop --out back --limit 8";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -37,7 +37,7 @@ enum Verb {
     /// DATA is PIE-Bench (a folder with mapping_file.json and annotation_images, or such a file),
     /// a CSV with file_name, old_caption and edited_caption as in the reference of iCD, a folder
     /// of pictures with NAME.txt and NAME.target.txt (or --replace) and perhaps NAME.mask.png, or
-    /// shapes, the bundled world, whose true edits are known.
+    /// tabletop, the bundled world, whose true edits are known.
     ///
     /// DIR gets the results in pictures/, metrics.json, evaluation_result.csv in the form of
     /// PnPInversion's, and report.html, one file that opens in a browser. The edits run as those
@@ -58,14 +58,14 @@ enum Verb {
 /// The pictures that are inverted.
 #[derive(Args)]
 struct PicturesArgs {
-    /// PIE-Bench, a CSV, a folder of pictures with captions, or shapes.
+    /// PIE-Bench, a CSV, a folder of pictures with captions, or tabletop.
     #[arg(value_name = "DATA")]
     data: PathBuf,
     /// The folder of the pictures [default: annotation_images beside the mapping file, or the
     /// folder of the CSV].
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Seed of the noise, the same for each picture; shapes has its own.
+    /// Seed of the noise, the same for each picture; tabletop has its own.
     #[arg(
         long,
         value_name = "N|random",

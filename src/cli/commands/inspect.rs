@@ -45,7 +45,7 @@ pub(crate) struct InspectArgs {
 const EXAMPLES: &str = "\
 Examples:
   icd inspect bird.edited.png
-  icd inspect shapes --json";
+  icd inspect tabletop --json";
 
 /// The key of the settings alone: those of the same names as facts of a file are with these.
 pub(crate) const SETTINGS: &str = "settings";

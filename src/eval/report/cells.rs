@@ -30,6 +30,7 @@ pub(super) fn told(column: Column) -> Told {
         Column::Measure(Measure::Dinov2) => ("DINOv2 ×10²", 1e2, 2, true),
         Column::Right => ("Right edits, %", 1e2, 0, true),
         Column::PlaceKept => ("Place kept, %", 1e2, 0, true),
+        Column::True => ("True edit, dB", 1.0, 2, true),
         Column::Unchanged => ("Unchanged pixels, dB", 1.0, 2, true),
     };
     Told {

@@ -1,58 +1,103 @@
-//! Which scene a picture shows: every candidate is drawn, and the nearest one
-//! in mean square error is what it shows.
+//! Which scene a picture shows, and whether an edit is right: every candidate is drawn, and
+//! the nearest one in mean square error is what the picture shows.
 
 use std::ops::Range;
 
-use super::{Pair, Scene, Thing, squared_error};
+use super::{Change, Pair, Scene, psnr, render::SKETCH, squared_error};
 use crate::picture::Picture;
 
-/// Where a thing may lie beside its place's centre, in pixels.
-const OFFSETS: [f32; 5] = [-1.5, -0.75, 0.0, 0.75, 1.5];
+/// Where a thing may stand beside its place's centre, in units of the world.
+const OFFSETS: [f32; 3] = [-0.05, 0.0, 0.05];
 /// How large it may be.
-const SCALES: [f32; 3] = [0.94, 1.0, 1.06];
+const SCALES: [f32; 3] = [0.95, 1.0, 1.05];
 
-/// The index of the candidate that the picture shows. Only pixels count on
+/// How an edit turned out, of which the true result is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What the edit was to change.
+    pub change: Change,
+    /// Whether the picture shows it; of a thing that was added its colour, material and shape,
+    /// too.
+    pub is_right: bool,
+    /// Whether the thing that was changed is still where it was; none where no thing was.
+    pub place_kept: Option<bool>,
+    /// PSNR in dB against the true edited picture, shadows and reflections included.
+    pub whole: f64,
+    /// The same over the pixels that should not change; none where all should.
+    pub unchanged: Option<f64>,
+}
+
+impl Verdict {
+    /// The verdict on a picture of [`SIDE`](super::SIDE) pixels.
+    pub fn of(pair: &Pair, picture: &Picture) -> Self {
+        let truth = match pair.change {
+            Change::Add => fitted(picture, &pair.target, pair.thing..pair.thing + 1),
+            _ => pair.target.clone(),
+        };
+        let (before, after) = (pair.source.render(), truth.render());
+        let changes = Pair::mask(&before, &after);
+        let is = |change: Change| {
+            let candidates = change.candidates(&truth, pair.thing);
+            candidates[nearest(picture, &candidates)] == truth
+        };
+        let is_right = match pair.change {
+            Change::Add => [Change::Add, Change::Colour, Change::Material, Change::Shape]
+                .into_iter()
+                .all(is),
+            Change::Remove => nearest(picture, &[pair.source.clone(), truth.clone()]) == 1,
+            change => is(change),
+        };
+        Self {
+            change: pair.change,
+            is_right,
+            place_kept: keeps_place(pair.change).then(|| is(Change::Place)),
+            whole: psnr(&after, picture, |_| true).expect("a picture has pixels"),
+            unchanged: psnr(&before, picture, |pixel| !changes[pixel]),
+        }
+    }
+}
+
+/// Whether an edit changes a thing and not its place.
+fn keeps_place(change: Change) -> bool {
+    Change::OF_THINGS.contains(&change) && change != Change::Place
+}
+
+/// The index of the candidate that the picture shows, by sketches of both. Only pixels count on
 /// which candidates differ.
 pub fn nearest(picture: &Picture, candidates: &[Scene]) -> usize {
-    let drawn: Vec<_> = candidates.iter().map(Scene::render).collect();
-    let mut area = vec![false; picture.size().pixels()];
-    for other in &drawn[1..] {
+    let picture = &picture.resized(SKETCH);
+    let drawn: Vec<_> = candidates.iter().map(Scene::sketch).collect();
+    let mut counts = vec![false; SKETCH.pixels()];
+    for other in drawn.iter().skip(1) {
         let differs = Pair::mask(&drawn[0], other);
-        area.iter_mut()
+        counts
+            .iter_mut()
             .zip(differs)
             .for_each(|(here, differs)| *here |= differs);
     }
-    let error = |i: &usize| squared_error(picture, &drawn[*i], |pixel| area[pixel]);
-    let indices = 0..drawn.len();
-    indices
-        .min_by(|a, b| error(a).total_cmp(&error(b)))
-        .unwrap_or(0)
+    let errors = drawn
+        .iter()
+        .map(|drawn| squared_error(picture, drawn, |pixel| counts[pixel]));
+    let least = errors.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+    least.map_or(0, |(index, _)| index)
 }
 
-/// The scene with some of its things where and as large as the picture has
-/// them, within what captions leave open.
+/// The scene with some of its things where and as large as the picture has them, within what
+/// captions leave open.
 pub fn fitted(picture: &Picture, scene: &Scene, things: Range<usize>) -> Scene {
-    let mut scene = scene.clone();
-    for thing in things {
-        let at = |fitted: Thing| {
+    things.fold(scene.clone(), |scene, thing| {
+        let at = |(offset, scale)| {
             let mut scene = scene.clone();
-            scene.things[thing] = fitted;
+            scene.things[thing] = scene.things[thing].fitted(offset, scale);
             scene
         };
-        let told = scene.things[thing];
-        let fits: Vec<_> = untold()
-            .map(|(x, y, scale)| at(told.fitted((x, y), scale)))
-            .collect();
-        let best = nearest(picture, &fits);
-        scene = fits[best].clone();
-    }
-    scene
+        let fits: Vec<_> = untold().map(at).collect();
+        fits[nearest(picture, &fits)].clone()
+    })
 }
 
-fn untold() -> impl Iterator<Item = (f32, f32, f32)> {
-    let across = OFFSETS.into_iter();
-    across.flat_map(|x| {
-        let down = OFFSETS.into_iter();
-        down.flat_map(move |y| SCALES.map(|scale| (x, y, scale)))
-    })
+/// Offsets and scales of a thing that captions do not tell.
+fn untold() -> impl Iterator<Item = ((f32, f32), f32)> {
+    let offsets = OFFSETS.into_iter().flat_map(|x| OFFSETS.map(|z| (x, z)));
+    offsets.flat_map(|offset| SCALES.map(|scale| (offset, scale)))
 }

@@ -104,7 +104,7 @@ mod tests {
 
     fn model(dtype: DType, path: &str) -> Model {
         let choice = ModelChoice {
-            model: "shapes".into(),
+            model: "tabletop".into(),
             forward_timesteps: (!path.is_empty()).then(|| path.parse().unwrap()),
             ..ModelChoice::default()
         };

@@ -7,7 +7,7 @@ use clap::{ArgMatches, Args, Command};
 use icd::{
     Error,
     batch::{Job, Replacement, Shard},
-    eval::{Data, Sample, toy},
+    eval::{Data, Sample, bundled},
 };
 use serde_json::json;
 
@@ -75,8 +75,8 @@ impl EditingArgs {
         let images = self.pictures.images.as_deref();
         let mut samples = data.samples(&self.pictures.data, images, &self.replace, &sources)?;
         samples.truncate(self.out.limit.unwrap_or(usize::MAX));
-        if data == Data::Toy {
-            toy::write(&samples)?;
+        if data == Data::Bundled {
+            bundled::write(&samples)?;
         }
         let evaluation = Evaluation {
             data: (data, &self.pictures.data),

@@ -7,8 +7,9 @@ use candle_core::Device;
 use clap::{ArgMatches, Command};
 use icd::{
     batch::{Job, Shard},
-    eval::{Data, Judge, Sample, toy},
+    eval::{Data, Judge, Sample},
     metrics::Metric,
+    model::bundled,
 };
 use serde_json::{Map, Value, json};
 
@@ -52,8 +53,8 @@ pub(super) fn job_of(sample: &Sample) -> Job {
 
 /// The bundled world is that of the bundled model, unless another is asked for.
 pub(super) fn add_model(job: &mut Job, data: Data, given: &ArgMatches) {
-    if data == Data::Toy && !is_typed("model", given) {
-        job.insert("model".into(), json!(toy::NAME));
+    if data == Data::Bundled && !is_typed("model", given) {
+        job.insert("model".into(), json!(bundled::NAME));
     }
 }
 

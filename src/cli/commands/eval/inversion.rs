@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{ArgMatches, Args, Command};
 use icd::{
     batch::Job,
-    eval::{Data, Sample, toy},
+    eval::{Data, Sample, bundled},
     metrics::Metric,
     model::MethodName,
 };
@@ -41,7 +41,7 @@ pub(crate) struct InversionArgs {
 const EXAMPLES: &str = "\
 Examples:
   icd eval inversion pictures --out back
-  icd eval inversion shapes --out shapes-back --limit 8";
+  icd eval inversion tabletop --out tabletop-back --limit 8";
 
 impl InversionArgs {
     pub(super) fn run(&self, command: &Command, given: (&Command, &ArgMatches)) -> Result<()> {
@@ -54,8 +54,8 @@ impl InversionArgs {
             &sources,
         )?;
         samples.truncate(self.out.limit.unwrap_or(usize::MAX));
-        if data == Data::Toy {
-            toy::write(&samples)?;
+        if data == Data::Bundled {
+            bundled::write(&samples)?;
         }
         let asked = self.method.asked().unwrap_or_default();
         let jobs = samples.iter().map(|sample| {

@@ -103,7 +103,7 @@ impl Measuring<'_> {
     ) -> Result<T> {
         let (sample, file) = (&self.samples[index], &self.results[index]);
         let (source, result) = (read(&sample.image)?, read(file)?);
-        let mask = sample.area.mask()?;
+        let mask = sample.mask()?;
         let judged = Judged {
             sample,
             source: &source,

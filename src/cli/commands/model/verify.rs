@@ -29,7 +29,7 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VerifyArgs {
-    /// sd15, sdxl, shapes, hub:owner/name, or a model folder.
+    /// sd15, sdxl, tabletop, hub:owner/name, or a model folder.
     #[arg(value_name = "NAME|HUB|DIR")]
     model: String,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub(crate) struct VerifyArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  icd model verify shapes
+  icd model verify tabletop
   icd model fetch sd15 --yes && icd model verify sd15 --json";
 
 impl VerifyArgs {

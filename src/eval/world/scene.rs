@@ -6,17 +6,17 @@ use super::{Colour, Dice, Light, Material, Place, Shape, Size, Surface, Wall};
 
 /// A thing on the table. What captions do not tell is drawn by lot and kept by every edit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Thing {
+pub struct Thing {
     /// Its form.
-    pub(crate) shape: Shape,
+    pub shape: Shape,
     /// Its colour.
-    pub(crate) colour: Colour,
+    pub colour: Colour,
     /// What it is made of.
-    pub(crate) material: Material,
+    pub material: Material,
     /// How big it is.
-    pub(crate) size: Size,
+    pub size: Size,
     /// Where it stands.
-    pub(crate) place: Place,
+    pub place: Place,
     pub(super) untold: Untold,
 }
 
@@ -35,20 +35,20 @@ pub(super) struct Untold {
 
 /// A picture before it is drawn.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Scene {
+pub struct Scene {
     /// One to three things, each in a place of its own.
-    pub(crate) things: Vec<Thing>,
+    pub things: Vec<Thing>,
     /// What they stand on.
-    pub(crate) surface: Surface,
+    pub surface: Surface,
     /// What is behind them.
-    pub(crate) wall: Wall,
+    pub wall: Wall,
     /// What lights them.
-    pub(crate) light: Light,
+    pub light: Light,
 }
 
 impl Scene {
     /// A scene drawn by lot.
-    pub(crate) fn any(dice: &mut Dice) -> Self {
+    pub fn any(dice: &mut Dice) -> Self {
         let count = [1, 2, 2, 2, 3, 3][dice.random_range(0..6)];
         let mut places = Place::ALL.to_vec();
         places.shuffle(dice);
@@ -62,7 +62,7 @@ impl Scene {
     }
 
     /// The scene as usual in all that no caption tells.
-    pub(crate) fn usual(&self) -> Self {
+    pub fn usual(&self) -> Self {
         Self {
             things: self.things.iter().map(|thing| thing.usual()).collect(),
             ..self.clone()
@@ -70,7 +70,7 @@ impl Scene {
     }
 
     /// The scene with the places of its things passed on to the next one.
-    pub(crate) fn exchanged(&self) -> Self {
+    pub fn exchanged(&self) -> Self {
         let mut places: Vec<_> = self.things.iter().map(|thing| thing.place).collect();
         places.rotate_left(1);
         let things = self.things.iter().zip(places);
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// The places that are free beside the other things than this one.
-    pub(crate) fn room(&self, thing: usize) -> Vec<Place> {
+    pub fn room(&self, thing: usize) -> Vec<Place> {
         let others = self.things.iter().enumerate().filter(|(i, _)| *i != thing);
         let taken: Vec<_> = others.map(|(_, other)| other.place).collect();
         let places = Place::ALL.iter().copied();
@@ -91,13 +91,7 @@ impl Scene {
 
 impl Thing {
     /// A thing as usual in all that no caption tells.
-    pub(crate) fn new(
-        shape: Shape,
-        colour: Colour,
-        material: Material,
-        size: Size,
-        place: Place,
-    ) -> Self {
+    pub fn new(shape: Shape, colour: Colour, material: Material, size: Size, place: Place) -> Self {
         let untold = Untold::USUAL;
         Self {
             shape,
@@ -110,18 +104,18 @@ impl Thing {
     }
 
     /// The same thing in another place.
-    pub(crate) fn at(self, place: Place) -> Self {
+    pub fn at(self, place: Place) -> Self {
         Self { place, ..self }
     }
 
     /// The thing as usual in all that no caption tells.
-    pub(crate) fn usual(self) -> Self {
+    pub fn usual(self) -> Self {
         let untold = Untold::USUAL;
         Self { untold, ..self }
     }
 
     /// The thing moved to the right and to the viewer, and scaled.
-    pub(crate) fn fitted(self, offset: (f32, f32), scale: f32) -> Self {
+    pub fn fitted(self, offset: (f32, f32), scale: f32) -> Self {
         let untold = Untold {
             offset,
             scale,

@@ -1,18 +1,15 @@
-//! Edits of scenes of the bundled world, whose true results are known.
+//! Edits of scenes of the world that the bundled model knows: their true results are known.
 
 use std::{fs, path::Path};
+
+use rayon::prelude::*;
 
 use super::{
     Area, Sample,
     world::{HELD_OUT, Pair, Scene, Wording, dice},
 };
-use crate::{
-    error::{Error, Result},
-    metrics::Mask,
-};
+use crate::error::{Error, Result};
 
-/// The name of this data.
-pub const NAME: &str = "shapes";
 /// The number of pairs, as in the tables of the bundled model.
 pub const COUNT: u64 = 300;
 /// The number of scenes that are reconstructed there.
@@ -31,8 +28,6 @@ pub fn samples(count: u64, folder: &Path) -> Vec<Sample> {
 fn sample(index: u64, folder: &Path) -> Sample {
     let pair = Pair::numbered(Pair::SEED, index);
     let (source_prompt, target_prompt) = pair.captions();
-    let (before, after) = (pair.source.render(), pair.target.render());
-    let mask = Mask::new(before.size(), Pair::mask(&before, &after));
     let name = format!("{index:04}.png");
     Sample {
         key: format!("{index:04}"),
@@ -42,7 +37,7 @@ fn sample(index: u64, folder: &Path) -> Sample {
         source_prompt,
         target_prompt,
         words: pair.words(),
-        area: Area::Mask(mask.expect("a value for each pixel")),
+        area: Area::Truth,
         seed: Some(noise_seed(index)),
         truth: Some(Box::new(pair)),
     }
@@ -74,21 +69,30 @@ fn held_out(index: u64) -> Scene {
 }
 
 /// Writes the pictures of these samples, which are the first ones, where they are missing.
+///
+/// The threads are its own: a program may start those of the library later, as many as it likes.
 pub fn write(samples: &[Sample]) -> Result<()> {
-    for (index, sample) in samples.iter().enumerate() {
-        if sample.image.exists() {
-            continue;
-        }
-        let scene = match &sample.truth {
-            Some(pair) => pair.source.clone(),
-            None => held_out(index as u64),
-        };
-        if let Some(folder) = sample.image.parent() {
-            fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
-        }
-        scene.render().write(&sample.image)?;
+    let write = || {
+        let numbered = samples.par_iter().enumerate();
+        let missing = numbered.filter(|(_, sample)| !sample.image.exists());
+        missing.try_for_each(|(index, sample)| drawn(index, sample))
+    };
+    match rayon::ThreadPoolBuilder::new().build() {
+        Ok(pool) => pool.install(write),
+        Err(_) => write(),
     }
-    Ok(())
+}
+
+/// Writes the picture of sample `index`.
+fn drawn(index: usize, sample: &Sample) -> Result<()> {
+    let scene = match &sample.truth {
+        Some(pair) => pair.source.clone(),
+        None => held_out(index as u64),
+    };
+    if let Some(folder) = sample.image.parent() {
+        fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+    }
+    scene.render().write(&sample.image)
 }
 
 #[cfg(test)]

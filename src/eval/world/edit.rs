@@ -1,15 +1,15 @@
 //! Edits: two scenes that differ in one thing, with captions that differ in the words for it.
 
-use icd::picture::Picture;
 use rand::{Rng, seq::IndexedRandom};
 
 use super::{
     Colour, Dice, Light, Material, Scene, Shape, Size, Surface, Thing, Wall, Wording, dice,
 };
+use crate::picture::Picture;
 
 /// What an edit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// The colour of a thing.
     Colour,
     /// What a thing is made of.
@@ -34,7 +34,7 @@ pub(crate) enum Change {
 
 impl Change {
     /// All kinds of edits.
-    pub(crate) const ALL: [Self; 10] = [
+    pub const ALL: [Self; 10] = [
         Self::Colour,
         Self::Material,
         Self::Shape,
@@ -47,8 +47,19 @@ impl Change {
         Self::Remove,
     ];
 
+    /// What is told of a thing.
+    pub const OF_THINGS: [Self; 5] = [
+        Self::Colour,
+        Self::Material,
+        Self::Shape,
+        Self::Size,
+        Self::Place,
+    ];
+    /// What is told of the room around the things.
+    pub const OF_ROOM: [Self; 3] = [Self::Surface, Self::Wall, Self::Light];
+
     /// Its name in tables and files.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Colour => "colour",
             Self::Material => "material",
@@ -65,7 +76,7 @@ impl Change {
 
     /// The scene with every value that may be changed: of the thing of this index, or with
     /// and without it.
-    pub(crate) fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
+    pub fn candidates(self, scene: &Scene, thing: usize) -> Vec<Scene> {
         let with = |set: &dyn Fn(&mut Thing)| {
             let mut scene = scene.clone();
             set(&mut scene.things[thing]);
@@ -99,25 +110,25 @@ fn each<T: Copy>(values: &[T], scene: impl Fn(T) -> Scene) -> Vec<Scene> {
 
 /// An edit whose true result is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
+pub struct Pair {
     /// What it changes.
-    pub(crate) change: Change,
+    pub change: Change,
     /// The scene before.
-    pub(crate) source: Scene,
+    pub source: Scene,
     /// The scene after.
-    pub(crate) target: Scene,
+    pub target: Scene,
     /// The index of the thing that is changed, comes or goes.
-    pub(crate) thing: usize,
+    pub thing: usize,
     /// How both captions are worded.
-    pub(crate) wording: Wording,
+    pub wording: Wording,
 }
 
 impl Pair {
     /// The seed of the pairs that edits are measured on; no training has it.
-    pub(crate) const SEED: u64 = 0xED17;
+    pub const SEED: u64 = 0xED17;
 
     /// Edit `index` of a seed; the kinds of change take turns.
-    pub(crate) fn numbered(seed: u64, index: u64) -> Self {
+    pub fn numbered(seed: u64, index: u64) -> Self {
         let change = Change::ALL[index as usize % Change::ALL.len()];
         Self::any(change, &mut dice(seed, index))
     }
@@ -137,14 +148,28 @@ impl Pair {
     }
 
     /// What is there, and what should be there.
-    pub(crate) fn captions(&self) -> (String, String) {
+    pub fn captions(&self) -> (String, String) {
         let caption = |scene| self.wording.caption(scene);
         (caption(&self.source), caption(&self.target))
     }
 
+    /// The word in each caption for what the edit changes, if there is one that names nothing
+    /// else there: the noun of the thing, or of the room.
+    pub fn words(&self) -> Option<[String; 2]> {
+        let noun = |scene: &Scene| match self.change {
+            Change::Surface => Some("table"),
+            Change::Wall => Some("wall"),
+            Change::Light => Some("light"),
+            // A thing that comes or goes has a word in one caption only.
+            Change::Add | Change::Remove => None,
+            _ => self.wording.own_noun(scene, self.thing),
+        };
+        Some([noun(&self.source)?, noun(&self.target)?].map(str::to_owned))
+    }
+
     /// The pixels that differ between the true pictures, row by row: the thing, its shadow,
     /// and what mirrors it.
-    pub(crate) fn mask(before: &Picture, after: &Picture) -> Vec<bool> {
+    pub fn mask(before: &Picture, after: &Picture) -> Vec<bool> {
         let (before, after) = (before.pixels().chunks(3), after.pixels().chunks(3));
         before.zip(after).map(|(a, b)| a != b).collect()
     }

@@ -1,6 +1,6 @@
-//! The model `shapes`, built into the program: trained by the programs in `examples/`
-//! (see `ORIGIN.md` among its files) on synthetic 64-pixel pictures of simple objects on
-//! simple backgrounds. It demonstrates edits offline; it does not model real pictures.
+//! The model `tabletop`, built into the program: trained from nothing by
+//! `examples/tabletop` (see `ORIGIN.md` among its files) on rendered still lifes of 128
+//! pixels. It demonstrates edits offline; it does not model real pictures.
 
 use crate::{
     hub::{BuiltInFile, FileTree},
@@ -8,19 +8,27 @@ use crate::{
 };
 
 /// Its name for `--model`.
-pub(super) const NAME: &str = "shapes";
+pub const NAME: &str = "tabletop";
+/// The name of the model that was built in before it. It is taken for the same, so that
+/// scripts go on, but told nowhere.
+const FORMER: &str = "shapes";
+
+/// Whether a name is that of the bundled model.
+pub fn is_bundled(name: &str) -> bool {
+    [NAME, FORMER].contains(&name)
+}
 
 /// Its folder, in the diffusers layout.
 pub(super) fn home() -> FileTree {
     FileTree::BuiltIn(NAME.into(), FILES.to_vec())
 }
 
-/// The files under `src/model/shapes`, by relative path; those of weights with their SHA-256,
+/// The files under `src/model/tabletop`, by relative path; those of weights with their SHA-256,
 /// so that no run has to hash them to name the model.
 macro_rules! files {
     ($($name:literal $(= $sha256:literal)?),+ $(,)?) => {
         &[$(($name, BuiltIn {
-            bytes: include_bytes!(concat!("shapes/", $name)),
+            bytes: include_bytes!(concat!("tabletop/", $name)),
             sha256: [$($sha256)?].first().copied(),
         })),+]
     };
@@ -35,13 +43,13 @@ const FILES: &[BuiltInFile] = files![
     "tokenizer/tokenizer_config.json",
     "text_encoder/config.json",
     "text_encoder/model.safetensors" =
-        "fa3f0e92d85ac8e7feae685ab35c93d3155e4fe1686f4f3bcb2dc991b3e179d7",
+        "f9d1e03d6792af6f4b630a301f60dd70f49c6b313d8d48035763f2968aabfe31",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors" =
-        "0efae415ef102499313aa2b08223bc0f069bffbedbc546259869116311c5cda7",
+        "1c665d988d6877a4760bc68b926f9c970712e269d03c59f70ebb135e9012f3a0",
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors" =
-        "c9062a495e2b4a827f9c2004a650c8851951f81e305dffb3a8469ad1463e7415",
+        "457b1264d703c1b3a0ba256605c3fad6a37fe1a908dcc261f546f8270d40a2a4",
     "forward.safetensors",
     "reverse.safetensors",
 ];

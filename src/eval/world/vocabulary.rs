@@ -10,14 +10,14 @@ macro_rules! words {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs, reason = "each value has its word")]
-        pub(crate) enum $name { $($value),+ }
+        pub enum $name { $($value),+ }
 
         impl $name {
             /// Every choice.
-            pub(crate) const ALL: &[Self] = &[$(Self::$value),+];
+            pub const ALL: &[Self] = &[$(Self::$value),+];
 
             /// The word for it.
-            pub(crate) fn word(self) -> &'static str {
+            pub fn word(self) -> &'static str {
                 match self { $(Self::$value => $word),+ }
             }
 
