@@ -129,9 +129,17 @@ fn unseen(
             least = Some((own, word));
         }
     }
-    let Some((_, word)) = least.filter(|(own, _)| *own < UNSEEN * usual) else {
+    let Some((own, word)) = least.filter(|(own, _)| *own < UNSEEN * usual) else {
         return Ok(None);
     };
+    // A model that did not look at the word before, either, shows it through others.
+    let pairs = words::changed_pairs(source, target);
+    if let Some((before, _)) = pairs.iter().find(|(_, after)| after == word)
+        && let Some(area) = Area::of(shown.maps, 0, before)?
+        && own >= UNSEEN * area.strongest()
+    {
+        return Ok(None);
+    }
     let amplified = edit.control.amplified(source, target).into_iter();
     let own = amplified.filter(|(known, _)| known == word);
     let factor = own.map(|(_, factor)| factor).next_back().unwrap_or(1.0);
@@ -217,7 +225,11 @@ mod tests {
 
     /// What is told if each place of a 2x2 picture looks at these words of the target that much,
     /// and at all others by 0.1, and the latent changes at these places.
-    fn told(edit: &Edit, looks: [(&str, [f32; 4]); 2], change: [f32; 4]) -> Option<Hint> {
+    fn told<const N: usize>(
+        edit: &Edit,
+        looks: [(&str, [f32; 4]); N],
+        change: [f32; 4],
+    ) -> Option<Hint> {
         let choice = ModelChoice::named("tests/data/sd");
         let model = Model::open(&choice, Placement::cpu_f32()).unwrap();
         let prompts = edit.tokenize(&model).unwrap();
@@ -269,6 +281,18 @@ mod tests {
         };
         assert_eq!(hint, Some(expected));
         assert_eq!(told(&edit, [bird, ("lego", [0.4; 4])], inside), None);
+    }
+
+    #[test]
+    fn a_new_word_is_looked_at_as_much_as_the_one_that_it_replaces() {
+        let edit = edit("a dog on a branch");
+        let branch = ("branch", [0.9, 0.0, 0.0, 0.0]);
+        let of_dog = |bird| {
+            let looks = [branch, ("dog", [0.01; 4]), ("bird", [bird; 4])];
+            told(&edit, looks, [0.0; 4])
+        };
+        assert!(matches!(of_dog(0.2), Some(Hint::Unseen { word, .. }) if word == "dog"));
+        assert_eq!(of_dog(0.01), None);
     }
 
     #[test]
