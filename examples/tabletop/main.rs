@@ -1,4 +1,4 @@
-//! Makes the model `tabletop` from nothing: a world of rendered still lifes, an autoencoder,
+//! Makes the model `tabletop` from nothing, on pictures of `icd::eval::world`: an autoencoder,
 //! a text encoder and a UNet.
 //!
 //! ```text

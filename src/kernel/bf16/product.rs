@@ -59,6 +59,19 @@ pub(in crate::kernel) struct Tile {
     pub(super) rows: [u32; ROWS],
 }
 
+impl Tile {
+    /// Tiles of so many rows, whose lines and numbers are in order.
+    #[inline(always)]
+    pub(super) fn of_rows(count: usize) -> Vec<Self> {
+        let number = |row| if row < count { row as u32 } else { NOWHERE };
+        let tile = |first| Self {
+            first,
+            rows: std::array::from_fn(|i| number(first + i)),
+        };
+        (0..count).step_by(ROWS).map(tile).collect()
+    }
+}
+
 /// The number of a row that is not part of the output.
 pub(super) const NOWHERE: u32 = u32::MAX;
 
@@ -291,15 +304,10 @@ impl Left for Rows<'_> {
             let values = &matrix.values[(first + row) * matrix.stride..][..matrix.terms];
             round_row(values, &mut lines, (row, height));
         }
-        let number = |row| if row < rows { row as u32 } else { NOWHERE };
-        let tile = |first| Tile {
-            first,
-            rows: std::array::from_fn(|i| number(first + i)),
-        };
         Strip {
             lines,
             steps: Steps::at((0..steps).map(|step| step * height)),
-            tiles: (0..rows).step_by(ROWS).map(tile).collect(),
+            tiles: Tile::of_rows(rows),
         }
     }
 }

@@ -9,24 +9,22 @@
 //! Only `vdpbf16ps` profits: beside it products take most of the time. By tiles (AMX) they do
 //! not, and the transforms would cost more than they save.
 
+mod filters;
+mod rectangles;
+
 use pulp::{Simd, WithSimd};
 
 use super::{
-    Pairs,
     finish::{Added, Finish},
-    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, line, pair, widened},
-    product::{Left, NOWHERE, Place, Strip, Task, Tile, tasks},
+    lines::{COLUMNS, Operands, ROWS, Start, Sums, TERMS},
+    product::{Left, NOWHERE, Place, Task, Tile, tasks},
     unit::{Session, Unit},
 };
 use crate::kernel::{
-    conv::patches::Patches,
-    epilogue::Addends,
-    group_norm::Affine,
-    pages::room,
-    parts::{each, fill},
-    scratch::Scratch,
-    simd::vectorised,
+    conv::patches::Patches, epilogue::Addends, group_norm::Affine, parts::each, simd::vectorised,
 };
+pub(in crate::kernel) use filters::Filters;
+use rectangles::Rectangles;
 
 /// Side of a tile of outputs.
 const TILE: usize = 2;
@@ -36,15 +34,6 @@ const PIECE: usize = 4;
 
 /// Products per tile.
 const POINTS: usize = PIECE * PIECE;
-
-/// Taps of a filter.
-const TAPS: usize = 9;
-
-/// Pixels of a rectangle's row, where they divide the picture's.
-const WIDE: usize = 32;
-
-/// Lines of a rectangle, a quarter of an L2 cache of 1 MiB.
-const LINES: usize = 1 << 12;
 
 /// Tiles of outputs per rectangle, at least: two tiles of rows.
 const FEWEST: usize = 2 * ROWS;
@@ -84,249 +73,6 @@ pub(in crate::kernel) fn convolve(
             task,
         });
     });
-}
-
-/// Transformed filters.
-#[derive(Debug)]
-pub(in crate::kernel) struct Filters {
-    columns: usize,
-    steps: usize,
-    /// Panel by panel, in a panel point by point, and of a point step by step.
-    blocks: Vec<Block>,
-}
-
-type Block = [Line; 2 * ROWS];
-
-impl Filters {
-    /// Transforms the weights of a 3x3 convolution: of 32 inputs all taps, one after another.
-    pub(in crate::kernel) fn of(weights: &Pairs) -> Self {
-        let steps = weights.steps() / TAPS;
-        let count = weights.panels() * POINTS * steps;
-        let mut blocks = room(count);
-        fill(&mut blocks, count, &|i| {
-            let (panel, point, step) = (i / steps / POINTS, i / steps % POINTS, i % steps);
-            let taps = &weights.panel(panel)[step * TAPS * 2 * ROWS..][..TAPS * 2 * ROWS];
-            vectorised(Transform(taps, point))
-        });
-        Self {
-            columns: weights.columns(),
-            steps,
-            blocks,
-        }
-    }
-
-    /// The lines of a point of a panel, step by step.
-    #[inline(always)]
-    fn point(&self, panel: usize, point: usize) -> &[Line] {
-        self.blocks[(panel * POINTS + point) * self.steps..][..self.steps].as_flattened()
-    }
-}
-
-/// One point of the filters in the blocks of nine taps.
-struct Transform<'a>(&'a [Line], usize);
-
-impl WithSimd for Transform<'_> {
-    type Output = Block;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Block {
-        const FILTER: [[f32; 3]; PIECE] = [
-            [1.0, 0.0, 0.0],
-            [0.5, 0.5, 0.5],
-            [0.5, -0.5, 0.5],
-            [0.0, 0.0, 1.0],
-        ];
-        let Self(taps, point) = self;
-        let (down, right) = (FILTER[point / PIECE], FILTER[point % PIECE]);
-        let mut block = [Line::default(); 2 * ROWS];
-        for (at, line) in block.iter_mut().enumerate() {
-            let mut sums = [[0.0; 2]; 16];
-            for tap in 0..TAPS {
-                let factor = down[tap / 3] * right[tap % 3];
-                for (sums, pair) in sums.iter_mut().zip(taps[tap * 2 * ROWS + at].0) {
-                    let [even, odd] = widened(pair);
-                    *sums = [sums[0] + factor * even, sums[1] + factor * odd];
-                }
-            }
-            line.0 = sums.map(|[even, odd]| pair(even, odd));
-        }
-        block
-    }
-}
-
-/// Pictures, cut into rectangles of output pixels.
-struct Rectangles<'a> {
-    patches: &'a Patches<'a>,
-    /// The norm of each picture, if any.
-    norms: &'a [Affine],
-    pictures: usize,
-    /// Height and width of a rectangle.
-    size: (usize, usize),
-    /// Steps of a pixel.
-    depth: usize,
-}
-
-impl<'a> Rectangles<'a> {
-    fn new((patches, norms): (&'a Patches<'a>, &'a [Affine]), pictures: usize) -> Self {
-        let ((height, width), depth) = (patches.size(), patches.channels().div_ceil(TERMS));
-        let wide = match width.is_multiple_of(WIDE) {
-            true => WIDE,
-            false => width,
-        };
-        let tiles = (LINES / POINTS / depth.max(1)).max(FEWEST);
-        let high = TILE * (tiles / wide.div_ceil(TILE)).max(1);
-        Self {
-            patches,
-            norms,
-            pictures,
-            size: (high.min(height), wide),
-            depth,
-        }
-    }
-
-    /// The number of rectangles down and across a picture.
-    fn grid(&self) -> [usize; 2] {
-        let (height, width) = self.patches.size();
-        [height.div_ceil(self.size.0), width / self.size.1]
-    }
-
-    /// The picture, the first row and column, and the height and width of a strip.
-    fn place(&self, strip: usize) -> (usize, [usize; 2], [usize; 2]) {
-        let [down, across] = self.grid();
-        let (y, x) = (
-            strip / across % down * self.size.0,
-            strip % across * self.size.1,
-        );
-        let high = self.size.0.min(self.patches.size().0 - y);
-        (strip / across / down, [y, x], [high, self.size.1])
-    }
-}
-
-impl Left for Rectangles<'_> {
-    fn segment(&self) -> usize {
-        self.size.1
-    }
-
-    fn strips(&self) -> usize {
-        let [down, across] = self.grid();
-        self.pictures * down * across
-    }
-
-    fn strip_of(&self, segment: usize) -> usize {
-        let ([down, across], height) = (self.grid(), self.patches.size().0);
-        let (row, x) = (segment / across, segment % across);
-        (row / height * down + row % height / self.size.0) * across + x
-    }
-
-    /// Lines by point, step and tile of outputs.
-    #[inline(always)]
-    fn strip<S: Simd>(&self, s: S, strip: usize) -> Strip {
-        let (picture, [y, x], [high, wide]) = self.place(strip);
-        let inputs = self.patches.channels();
-        let rows: Vec<_> = (0..high + 2)
-            .map(|i| self.patches.input_row(y + i))
-            .collect();
-        let columns: Vec<_> = (0..wide + 2)
-            .map(|i| self.patches.input_column(x + i))
-            .collect();
-        let places = || {
-            rows.iter()
-                .flat_map(|row| columns.iter().map(move |column| (*row, *column)))
-        };
-        let mut pixels: Vec<_> = places()
-            .map(|(row, column)| self.patches.at(picture, row, column))
-            .collect();
-        let mut normalised = Scratch::new(if self.norms.is_empty() {
-            0
-        } else {
-            pixels.len() * inputs
-        });
-        if let Some(norm) = self.norms.get(picture) {
-            let slots = normalised.chunks_mut(inputs).zip(&pixels).zip(places());
-            for ((slot, pixel), (row, column)) in slots {
-                match Patches::is_inside(row, column) {
-                    true => norm.silu(s, pixel, 0..inputs, slot),
-                    false => slot.fill(0.0),
-                }
-            }
-            pixels = normalised.chunks(inputs).collect();
-        }
-        let (across, down) = (wide.div_ceil(TILE), high.div_ceil(TILE));
-        let (count, height) = (down * across, (down * across).next_multiple_of(ROWS));
-        let mut lines = Scratch::new(POINTS * self.depth * height);
-        for tile in 0..count {
-            let first = tile / across * TILE * (wide + 2) + tile % across * TILE;
-            let piece = |i: usize| {
-                // The last pixels of an odd side are read for no output.
-                let at = first + i / PIECE * (wide + 2) + i % PIECE;
-                pixels.get(at).copied().unwrap_or(pixels[0])
-            };
-            let piece = std::array::from_fn(piece);
-            transform(s, &piece, &mut lines[tile..], (self.depth, height));
-        }
-        let number = |tile| if tile < count { tile as u32 } else { NOWHERE };
-        let tile = |first| Tile {
-            first,
-            rows: std::array::from_fn(|i| number(first + i)),
-        };
-        Strip {
-            lines,
-            steps: Steps::at((0..self.depth).map(|step| step * height)),
-            tiles: (0..count).step_by(ROWS).map(tile).collect(),
-        }
-    }
-}
-
-/// Transforms a piece of the input and rounds it: the lines of its points and steps are
-/// `height` apart.
-#[inline(always)]
-fn transform<S: Simd>(
-    s: S,
-    piece: &[&[f32]; POINTS],
-    lines: &mut [Line],
-    (depth, height): (usize, usize),
-) {
-    // No `map` of arrays, here and below: it would not be compiled for these vectors.
-    for step in 0..depth {
-        let mut pixels = [&[][..]; POINTS];
-        for (slot, pixel) in pixels.iter_mut().zip(piece) {
-            *slot = S::as_simd_f32s(&pixel[step * TERMS..][..TERMS]).0;
-        }
-        let mut points = [[0.0; TERMS]; POINTS];
-        for v in 0..TERMS / S::F32_LANES {
-            let mut columns = [[s.splat_f32s(0.0); PIECE]; PIECE];
-            for (x, column) in columns.iter_mut().enumerate() {
-                for (y, value) in column.iter_mut().enumerate() {
-                    *value = pixels[y * PIECE + x][v];
-                }
-                *column = inwards(s, *column);
-            }
-            for y in 0..PIECE {
-                let mut line = [s.splat_f32s(0.0); PIECE];
-                for (value, column) in line.iter_mut().zip(&columns) {
-                    *value = column[y];
-                }
-                line = inwards(s, line);
-                for (x, value) in line.iter().enumerate() {
-                    S::as_mut_simd_f32s(&mut points[y * PIECE + x]).0[v] = *value;
-                }
-            }
-        }
-        for (point, terms) in points.iter().enumerate() {
-            lines[(point * depth + step) * height] = line(terms);
-        }
-    }
-}
-
-/// The one-dimensional transform of the input.
-#[inline(always)]
-fn inwards<S: Simd>(s: S, d: [S::f32s; PIECE]) -> [S::f32s; PIECE] {
-    [
-        s.sub_f32s(d[0], d[2]),
-        s.add_f32s(d[1], d[2]),
-        s.sub_f32s(d[2], d[1]),
-        s.sub_f32s(d[1], d[3]),
-    ]
 }
 
 /// The one-dimensional inverse transform of products.

@@ -1,0 +1,85 @@
+//! The transform of the filters.
+
+use pulp::{Simd, WithSimd};
+
+use super::{PIECE, POINTS};
+use crate::kernel::{
+    bf16::{
+        Pairs,
+        lines::{Line, ROWS, pair, widened},
+    },
+    pages::room,
+    parts::fill,
+    simd::vectorised,
+};
+
+/// Taps of a filter.
+const TAPS: usize = 9;
+
+/// Transformed filters.
+#[derive(Debug)]
+pub(in crate::kernel) struct Filters {
+    pub(super) columns: usize,
+    steps: usize,
+    /// Panel by panel, in a panel point by point, and of a point step by step.
+    blocks: Vec<Block>,
+}
+
+type Block = [Line; 2 * ROWS];
+
+impl Filters {
+    /// Transforms the weights of a 3x3 convolution: of 32 inputs all taps, one after another.
+    pub(in crate::kernel) fn of(weights: &Pairs) -> Self {
+        let steps = weights.steps() / TAPS;
+        let count = weights.panels() * POINTS * steps;
+        let mut blocks = room(count);
+        fill(&mut blocks, count, &|i| {
+            let (panel, point, step) = (i / steps / POINTS, i / steps % POINTS, i % steps);
+            let taps = &weights.panel(panel)[step * TAPS * 2 * ROWS..][..TAPS * 2 * ROWS];
+            vectorised(Transform(taps, point))
+        });
+        Self {
+            columns: weights.columns(),
+            steps,
+            blocks,
+        }
+    }
+
+    /// The lines of a point of a panel, step by step.
+    #[inline(always)]
+    pub(super) fn point(&self, panel: usize, point: usize) -> &[Line] {
+        self.blocks[(panel * POINTS + point) * self.steps..][..self.steps].as_flattened()
+    }
+}
+
+/// One point of the filters in the blocks of nine taps.
+struct Transform<'a>(&'a [Line], usize);
+
+impl WithSimd for Transform<'_> {
+    type Output = Block;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Block {
+        const FILTER: [[f32; 3]; PIECE] = [
+            [1.0, 0.0, 0.0],
+            [0.5, 0.5, 0.5],
+            [0.5, -0.5, 0.5],
+            [0.0, 0.0, 1.0],
+        ];
+        let Self(taps, point) = self;
+        let (down, right) = (FILTER[point / PIECE], FILTER[point % PIECE]);
+        let mut block = [Line::default(); 2 * ROWS];
+        for (at, line) in block.iter_mut().enumerate() {
+            let mut sums = [[0.0; 2]; 16];
+            for tap in 0..TAPS {
+                let factor = down[tap / 3] * right[tap % 3];
+                for (sums, pair) in sums.iter_mut().zip(taps[tap * 2 * ROWS + at].0) {
+                    let [even, odd] = widened(pair);
+                    *sums = [sums[0] + factor * even, sums[1] + factor * odd];
+                }
+            }
+            line.0 = sums.map(|[even, odd]| pair(even, odd));
+        }
+        block
+    }
+}
