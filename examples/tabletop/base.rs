@@ -3,7 +3,7 @@
 //! 2207.12598). The text encoder stays as it is: a UNet that does not know yet
 //! what to make of words would unlearn them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
@@ -24,7 +24,7 @@ use icd::{
 use rand::Rng;
 
 use super::{
-    Options, configs, export,
+    Options, configs,
     scenes::Scenes,
     stage::{Stage, accumulation, storage},
     tokenizer, words,
@@ -55,13 +55,6 @@ pub(crate) fn make(options: &Options) -> Result<()> {
     Stage::Base.train(options, STEPS, &mut trainer)
 }
 
-/// Writes the networks as they are now as a model folder.
-pub(crate) fn export(options: &Options) -> Result<()> {
-    let scenes = Scenes::open(options)?;
-    let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
-    export::base(options, scenes.scale, tokenizer.vocabulary())
-}
-
 struct Base {
     clip: Clip,
     unet: Unet,
@@ -69,7 +62,6 @@ struct Base {
     accumulation: GradientAccumulation,
     scenes: Scenes,
     tokenizer: Tokenizer,
-    schedule: NoiseSchedule,
     seed: u64,
 }
 
@@ -88,28 +80,28 @@ impl Base {
             accumulation: accumulation(BATCH, ROWS)?,
             scenes,
             tokenizer,
-            schedule: NoiseSchedule::default(),
             seed: options.seed,
         })
     }
+}
 
-    /// How much the rows' errors weigh, (b): errors of the noise as those of the
-    /// velocity would (arXiv 2202.00512). What a picture shows is decided in deep
-    /// noise, where the noise itself is predicted well by any network.
-    fn weights(&self, times: &[Timestep]) -> icd::Result<Tensor> {
-        let weight = |&t: &Timestep| {
-            let (signal, _) = self.schedule.alpha_sigma_unclamped(t);
-            signal.powi(-2) as f32
-        };
-        let weights: Vec<_> = times.iter().map(weight).collect();
-        Ok(Tensor::new(weights, &Device::Cpu)?)
-    }
+/// How much the rows' errors weigh, (b): errors of the noise as those of the velocity would (arXiv
+/// 2202.00512). What a picture shows is decided in deep noise, where the noise itself is predicted
+/// well by any network.
+fn weights(schedule: &NoiseSchedule, times: &[Timestep]) -> icd::Result<Tensor> {
+    let weight = |&t: &Timestep| {
+        let (signal, _) = schedule.alpha_sigma_unclamped(t);
+        signal.powi(-2) as f32
+    };
+    let weights: Vec<_> = times.iter().map(weight).collect();
+    Ok(Tensor::new(weights, &Device::Cpu)?)
+}
 
-    fn caption(&self, scene: usize, dice: &mut Dice) -> String {
-        match dice.random_bool(UNCAPTIONED) {
-            true => String::new(),
-            false => self.scenes.caption(scene, dice),
-        }
+/// The caption of a scene, or none.
+fn caption(scenes: &Scenes, index: usize, dice: &mut Dice) -> String {
+    match dice.random_bool(UNCAPTIONED) {
+        true => String::new(),
+        false => scenes.caption(index, dice),
     }
 }
 
@@ -143,10 +135,19 @@ pub(crate) fn read(
     tokenizer: &Tokenizer,
     captions: &[String],
 ) -> icd::Result<Conditioning> {
-    let prompts = captions
-        .iter()
-        .map(|caption| tokenizer.encode(caption, configs::CONTEXT));
-    let prompts: Vec<_> = prompts.collect::<icd::Result<_>>()?;
+    encode(clip, &tokens(tokenizer, captions)?)
+}
+
+/// Captions as tokens.
+pub(crate) fn tokens(tokenizer: &Tokenizer, captions: &[String]) -> icd::Result<Vec<Prompt>> {
+    let captions = captions.iter();
+    captions
+        .map(|caption| tokenizer.encode(caption, configs::CONTEXT))
+        .collect()
+}
+
+/// The text states of prompts.
+pub(crate) fn encode(clip: &Clip, prompts: &[Prompt]) -> icd::Result<Conditioning> {
     let ids: Vec<_> = prompts.iter().map(Prompt::ids).collect();
     let ends: Vec<_> = prompts.iter().map(|prompt| prompt.end() as u32).collect();
     Ok(Conditioning {
@@ -161,35 +162,72 @@ pub(crate) fn named(network: &str, fresh: &RandomInit) -> impl Iterator<Item = (
     vars.map(move |(name, var)| (format!("{network}.{name}"), var))
 }
 
+/// What a UNet learns from in one step: noise in latents, under captions.
+pub(crate) struct Batch {
+    pub(crate) captions: Vec<String>,
+    times: Vec<Timestep>,
+    /// Latents with noise, (b, 4, h, w).
+    noised: Tensor,
+    /// That noise.
+    noise: Tensor,
+    /// How much the rows' errors weigh, (b).
+    weights: Tensor,
+}
+
+impl Batch {
+    /// Of so many scenes, drawn by lot.
+    pub(crate) fn any(scenes: &Scenes, count: usize, dice: &mut Dice) -> icd::Result<Self> {
+        let schedule = NoiseSchedule::default();
+        let drawn = (0..count).map(|_| dice.random_range(0..scenes.count()));
+        let drawn: Vec<_> = drawn.collect();
+        let captions = drawn.iter().map(|&i| caption(scenes, i, dice)).collect();
+        let times: Vec<_> = (0..count).map(|_| time(dice)).collect();
+        let x = scenes.latents(&drawn)?;
+        let noise = Noise::new(dice.random()).normal(x.shape(), &Device::Cpu)?;
+        let levels = RowLevels::with_soft_end(&schedule, &times, &Device::Cpu)?;
+        let noised = mixed(&levels, &x, &noise, &times)?;
+        Ok(Self {
+            captions,
+            noise: levels.noise_in(&noised, &x)?,
+            noised,
+            weights: weights(&schedule, &times)?,
+            times,
+        })
+    }
+
+    /// The squared error of the noise that a UNet sees in some of the rows, given their text:
+    /// weighed, and as it is.
+    pub(crate) fn errors(
+        &self,
+        part: &Range<usize>,
+        unet: &Unet,
+        text: &Conditioning,
+    ) -> icd::Result<[Tensor; 2]> {
+        let of = |x: &Tensor| x.narrow(0, part.start, part.len());
+        let eps = unet.forward(
+            UnetInput {
+                latent: &of(&self.noised)?,
+                times: &self.times[part.clone()],
+                guidance: &vec![0.0; part.len()],
+                text: &unet.prepare(text)?,
+            },
+            &mut NoControl,
+        )?;
+        let error = (eps - of(&self.noise)?)?.sqr()?.mean((1, 2, 3))?; // (b)
+        Ok([
+            (&error * of(&self.weights)?)?.mean_all()?,
+            error.mean_all()?,
+        ])
+    }
+}
+
 impl Trainer for Base {
     fn step(&mut self, step: usize) -> icd::Result<Metrics> {
         let mut dice = dice(self.seed ^ 0xBA5E, step as u64);
-        let scenes: Vec<_> = (0..BATCH)
-            .map(|_| dice.random_range(0..self.scenes.count()))
-            .collect();
-        let captions: Vec<_> = scenes.iter().map(|&i| self.caption(i, &mut dice)).collect();
-        let times: Vec<_> = (0..BATCH).map(|_| time(&mut dice)).collect();
-        let x = self.scenes.latents(&scenes)?;
-        let noise = Noise::new(dice.random()).normal(x.shape(), &Device::Cpu)?;
-        let levels = RowLevels::with_soft_end(&self.schedule, &times, &Device::Cpu)?;
-        let noised = mixed(&levels, &x, &noise, &times)?;
-        let noise = levels.noise_in(&noised, &x)?;
-        let weights = self.weights(&times)?;
+        let batch = Batch::any(&self.scenes, BATCH, &mut dice)?;
         let ([_, error], gradients) = self.accumulation.learn(&self.optimiser, |part| {
-            let text = read(&self.clip, &self.tokenizer, &captions[part.clone()])?;
-            let eps = self.unet.forward(
-                UnetInput {
-                    latent: &noised.narrow(0, part.start, part.len())?,
-                    times: &times[part.clone()],
-                    guidance: &vec![0.0; part.len()],
-                    text: &self.unet.prepare(&text)?,
-                },
-                &mut NoControl,
-            )?;
-            let noise = noise.narrow(0, part.start, part.len())?;
-            let error = (eps - noise)?.sqr()?.mean((1, 2, 3))?; // (b)
-            let weights = weights.narrow(0, part.start, part.len())?;
-            Ok([(&error * weights)?.mean_all()?, error.mean_all()?])
+            let text = read(&self.clip, &self.tokenizer, &batch.captions[part.clone()])?;
+            batch.errors(&part, &self.unet, &text)
         })?;
         let norm = self.optimiser.step(&gradients, RATE.at(step))?;
         Ok(vec![("error", error), ("gradient", norm)])

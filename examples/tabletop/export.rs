@@ -10,10 +10,17 @@ use icd::{
 };
 use serde_json::{Value, json};
 
-use super::{Options, configs, stage::Stage};
+use super::{Options, configs, scenes::Scenes, stage::Stage, tokenizer};
 
-/// Writes the folder `model` of the output folder; its UNet is not distilled yet.
-pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<()> {
+/// Writes the folder `model` of the output folder, with the UNet of a stage, which is not distilled
+/// yet, and the text encoder that it learnt with.
+pub(crate) fn model(options: &Options, unet: Stage) -> Result<()> {
+    let scale = Scenes::open(options)?.scale;
+    let tokenizer = tokenizer::make(&options.out.join("tokenizer"), options.seed)?;
+    let text = match unet {
+        Stage::Grounding => Stage::Grounding,
+        Stage::Vae | Stage::Words | Stage::Base => Stage::Words,
+    };
     let folder = options.out.join("model");
     let weights = "diffusion_pytorch_model.safetensors";
     network(
@@ -26,14 +33,13 @@ pub(crate) fn base(options: &Options, scale: f64, vocabulary: usize) -> Result<(
         &folder.join("unet"),
         unet_json(&configs::unet()),
         weights,
-        &Stage::Base.weights(options)?.below("unet", DType::F32)?,
+        &unet.weights(options)?.below("unet", DType::F32)?,
     )?;
-    let text = text_json(&configs::text(vocabulary));
     network(
         &folder.join("text_encoder"),
-        text,
+        text_json(&configs::text(tokenizer.vocabulary())),
         "model.safetensors",
-        &Stage::Words.weights(options)?.below("text", DType::F32)?,
+        &text.weights(options)?.below("text", DType::F32)?,
     )?;
     let tokenizer = folder.join("tokenizer");
     fs::create_dir_all(&tokenizer)?;

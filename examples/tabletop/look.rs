@@ -17,8 +17,8 @@ use icd::{
 use rayon::prelude::*;
 
 use super::{
-    Options, autoencoder, base, configs,
-    stage::storage,
+    Options, autoencoder, configs, export,
+    stage::{Stage, storage},
     world::{HELD_OUT, Pair, Scene, Verdict, Wording, dice, psnr},
 };
 
@@ -68,9 +68,9 @@ fn kept(vae: &Vae, picture: &Picture) -> Result<Picture> {
     Ok(Picture::from_tensor(&vae.decode(&latent)?)?)
 }
 
-/// Draws `base.png`: scenes, and below each what the teacher makes of its caption.
-pub(crate) fn teacher(options: &Options) -> Result<()> {
-    base::export(options)?;
+/// Draws `base.png` or `grounding.png`: scenes, and below each what the teacher makes of its caption.
+pub(crate) fn teacher(options: &Options, stage: Stage) -> Result<()> {
+    export::model(options, stage)?;
     let model = open(&options.out.join("model"))?;
     let scenes: Vec<_> = (0..ACROSS as u64)
         .map(|i| Scene::any(&mut dice(HELD_OUT, i)).usual())
@@ -84,7 +84,7 @@ pub(crate) fn teacher(options: &Options) -> Result<()> {
     let drawn = (0..ACROSS).map(|i| Ok(Picture::from_tensor(&pictures.narrow(0, i, 1)?)?));
     let drawn: Vec<_> = drawn.collect::<Result<_>>()?;
     let shown = [scenes.iter().map(Scene::render).collect(), drawn];
-    sheet(&shown)?.write(&options.out.join("base.png"))?;
+    sheet(&shown)?.write(&options.out.join(format!("{}.png", stage.name())))?;
     for caption in captions {
         println!("{caption}");
     }

@@ -18,6 +18,8 @@ mod configs;
 mod draw;
 mod drawn;
 mod export;
+mod grounding;
+mod hiding;
 mod look;
 mod scenes;
 mod stage;

@@ -13,7 +13,7 @@ use icd::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Options, autoencoder, base, look, words};
+use super::{Options, autoencoder, base, export, grounding, look, words};
 
 /// The folder of what finished stages leave.
 const WEIGHTS: &str = "weights";
@@ -27,14 +27,17 @@ pub(crate) enum Stage {
     Words,
     /// The UNet
     Base,
+    /// UNet and text encoder, until things are looked up at their own words
+    Grounding,
 }
 
 impl Stage {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Vae => "vae",
             Self::Words => "words",
             Self::Base => "base",
+            Self::Grounding => "grounding",
         }
     }
 
@@ -86,11 +89,12 @@ impl Stage {
                 Self::Vae => autoencoder::make(options),
                 Self::Words => words::make(options),
                 Self::Base => base::make(options),
+                Self::Grounding => grounding::make(options),
             }?;
         }
         match self {
-            Self::Base => base::export(options),
-            Self::Vae | Self::Words => Ok(()),
+            Self::Grounding => export::model(options, self),
+            Self::Vae | Self::Words | Self::Base => Ok(()),
         }
     }
 
@@ -98,7 +102,7 @@ impl Stage {
         match self {
             Self::Vae => look::autoencoder(options),
             Self::Words => words::look(options),
-            Self::Base => look::teacher(options),
+            Self::Base | Self::Grounding => look::teacher(options, self),
         }
     }
 
@@ -138,7 +142,7 @@ impl Stage {
 
 /// The weights of a stage.
 pub(crate) struct Learnt {
-    checkpoint: Checkpoint,
+    pub(crate) checkpoint: Checkpoint,
     /// Above its names in the checkpoint; may be empty.
     prefix: String,
 }
