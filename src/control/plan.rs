@@ -239,7 +239,7 @@ impl ControlPlan {
         source: &Prompt,
         target: &Prompt,
     ) -> Result<Vec<(WordTokens, WordTokens)>> {
-        pairs(&self.blend, source, target)
+        pairs(&self.blend, words::differing_words, source, target)
     }
 
     /// The pairs of words whose attention masks MasaCtrl for a target, as [`blended`](Self::blended).
@@ -248,7 +248,7 @@ impl ControlPlan {
         source: &Prompt,
         target: &Prompt,
     ) -> Result<Vec<(WordTokens, WordTokens)>> {
-        pairs(&self.masactrl_mask, source, target)
+        pairs(&self.masactrl_mask, words::changed_pairs, source, target)
     }
 
     /// How cross-attention follows from `source` to `target`, with `Auto` resolved.

@@ -59,11 +59,6 @@ impl WordTokens {
             tokens: Vec::new(),
         }
     }
-
-    /// Whether its prompt does not have it, or not within the context.
-    pub(crate) fn is_missing(&self) -> bool {
-        self.tokens.is_empty()
-    }
 }
 
 impl Prompt {
@@ -176,6 +171,19 @@ pub fn changed_pairs(source: &Prompt, target: &Prompt) -> Vec<(WordTokens, WordT
         .filter(|(source, target)| source.folded() != target.folded())
         .map(|(from, to)| WordTokens::pair((source, from), (target, to)))
         .collect()
+}
+
+/// The (source, target) words that differ: as [`changed_pairs`] in prompts with equally many
+/// words, else those that only one of them has, as [`new_words`], beside a word without tokens.
+pub fn differing_words(source: &Prompt, target: &Prompt) -> Vec<(WordTokens, WordTokens)> {
+    if same_word_count(source, target) {
+        return changed_pairs(source, target);
+    }
+    let gone = new_words(target, source).into_iter();
+    let gone = gone.map(|word| (word, WordTokens::missing("")));
+    let new = new_words(source, target).into_iter();
+    let new = new.map(|word| (WordTokens::missing(""), word));
+    gone.chain(new).collect()
 }
 
 fn is_content(word: &Word) -> bool {
@@ -315,6 +323,26 @@ mod tests {
         assert!(changed("the cat", "the red dog").is_empty());
         assert!(!same_word_count(&prompt("the cat"), &prompt("the red dog")));
         assert!(same_word_count(&prompt(" the  cat"), &prompt("red dog ")));
+    }
+
+    #[test]
+    fn words_that_come_or_go_differ_without_a_counterpart() {
+        let differing = |source, target| {
+            let pairs = differing_words(&prompt(source), &prompt(target)).into_iter();
+            let pairs = pairs.map(|(from, to)| (from.word, to.word));
+            pairs.collect::<Vec<_>>()
+        };
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        assert_eq!(differing("the cat", "the dog"), [pair("cat", "dog")]);
+        assert_eq!(
+            differing("a cat", "a red cat on a mat"),
+            [pair("", "red"), pair("", "mat")]
+        );
+        assert_eq!(
+            differing("a red cat", "a dog"),
+            [pair("red", ""), pair("cat", ""), pair("", "dog")]
+        );
+        assert!(differing("a cat", "the cat and").is_empty());
     }
 
     #[test]

@@ -283,7 +283,10 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let told = listed(told.map(|(found, factor)| format!("{} by {factor}", found.word)));
     let blended = plan.blended(source, target)?.into_iter();
     let blended: Vec<_> = blended.map(|(from, to)| (from.word, to.word)).collect();
-    let pairs = listed(blended.iter().map(|(from, to)| format!("{from}:{to}")));
+    let pairs = listed(blended.iter().map(|(from, to)| match [from, to] {
+        [word, none] | [none, word] if none.is_empty() => word.clone(),
+        _ => format!("{from}:{to}"),
+    }));
     Ok(vec![
         Fact::of("control", mode),
         words.with("followed_words", json!(followed)),
