@@ -33,6 +33,7 @@ use std::{
 
 use candle_core::Device;
 
+pub use defaults::DefaultBlend;
 pub use family::{Family, LatentSampling};
 pub(crate) use files::ADAPTER_FILES;
 pub use files::{ModelChoice, ModelFiles};

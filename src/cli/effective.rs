@@ -82,6 +82,7 @@ impl Settings {
     /// The setting of pairs of words that `pairs` name for this target.
     fn of_pairs(self, key: &str, given: &[Blend], pairs: Option<Vec<String>>) -> Self {
         match pairs {
+            _ if given == [Blend::Difference] => self.chosen(key, json!(["difference"])),
             Some(pairs) if given.contains(&Blend::Auto) => self.chosen(key, json!(pairs)),
             // The others are for other targets: this one lacks their words.
             Some(pairs) if pairs.len() < given.len() => self.with(key, json!(pairs)),
@@ -154,7 +155,7 @@ fn paired(
     let pairs: Vec<_> = pairs
         .map(|(from, to)| format!("{}:{}", from.word, to.word))
         .collect();
-    let read = pairs.iter().map(|pair| values::blend(pair).ok());
+    let read = pairs.iter().map(|pair| values::blend(pair).ok()?);
     let named = plan(read.collect::<Option<_>>()?);
     let is_same = meant(&named, source, target).ok()? == found;
     (is_same && !pairs.is_empty()).then_some(pairs)

@@ -1,75 +1,64 @@
-//! Local blend: the latent changes only where the chosen words attend
-//! (prompt-to-prompt, arXiv 2208.01626, section 3).
+//! Local blend: the latent changes only where the edit belongs, which the attention of chosen
+//! words tells (prompt-to-prompt, arXiv 2208.01626, section 3), or what the edit changes most.
+
+mod difference;
+mod words;
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
-use super::{WordSites, add_to, masked};
+use super::masked;
 use crate::{
     diffusion::{StepInfo, WalkControl},
     error::Result,
     model::attention::{AttentionControl, Intervention, Site},
     nn::{channels_first, channels_last, ops::upsample_nearest},
 };
+use difference::Difference;
+pub use words::BlendWords;
+use words::WordMaps;
 
-/// A pixel belongs to a word if its map exceeds this fraction of its maximum.
-const THRESHOLD: f64 = 0.3;
-
-/// Sums up the cross-attention maps of some words, except in steps with early prompts,
-/// and keeps the source's latent wherever none of the words attends.
+/// Finds the area of an edit from step to step, and keeps the source's latent outside of it.
 ///
-/// Each target has words of its own, in the source as in itself: what several targets of one
-/// walk become is what each becomes alone.
+/// Each target has an area of its own: what several targets of one walk become is what each
+/// becomes alone.
 #[derive(Clone, Debug)]
 pub struct LocalBlend {
-    words: BlendWords,
-    sites: WordSites,
+    area: Area,
     /// The first step, from 0, after which it acts.
     start: usize,
     step: StepInfo,
-    /// The words' maps, summed over tokens, heads, layers and steps so far, of the source for
-    /// each target and then of the targets: (2 x targets, 1, height, width).
-    maps: Option<Tensor>,
     /// The mask of the last step.
     mask: Option<Tensor>,
 }
 
-/// The tokens that a blend is over: (targets, tokens), 1 for those that are chosen, else 0, on
-/// the device of the latents.
+/// What tells where an edit belongs.
 #[derive(Clone, Debug)]
-pub struct BlendWords {
-    /// Those of the source prompt, for each target.
-    pub source: Tensor,
-    /// Those of each target's prompt.
-    pub target: Tensor,
-}
-
-impl BlendWords {
-    /// Those of some of the targets.
-    fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
-        let own = |words: &Tensor| words.narrow(0, targets.start, targets.len());
-        Ok(Self {
-            source: own(&self.source)?,
-            target: own(&self.target)?,
-        })
-    }
+enum Area {
+    Words(WordMaps),
+    Difference(Difference),
 }
 
 impl LocalBlend {
-    /// Creates a blend over `words` for a network with attention at these levels (number of
-    /// times the side is halved).
-    pub fn new(words: BlendWords, attentive: &[usize]) -> Self {
-        Self::at(words, WordSites::new(attentive))
+    /// A blend over `words` for a network with attention at these levels (number of times the
+    /// side is halved): where their cross-attention maps, summed over the steps so far, exceed 0.3
+    /// of their maximum.
+    pub fn by_words(words: BlendWords, attentive: &[usize]) -> Self {
+        Self::by(Area::Words(WordMaps::new(words, attentive)))
     }
 
-    fn at(words: BlendWords, sites: WordSites) -> Self {
+    /// A blend over what the edit changes most: where a target's latents differ from the source's
+    /// by more than a quarter of the most that they do. It needs no words.
+    pub fn by_difference() -> Self {
+        Self::by(Area::Difference(Difference::default()))
+    }
+
+    fn by(area: Area) -> Self {
         Self {
-            words,
-            sites,
+            area,
             start: 0,
             step: StepInfo::default(),
-            maps: None,
             mask: None,
         }
     }
@@ -82,53 +71,34 @@ impl LocalBlend {
 
     /// The blend of the source and of some of the targets, which are counted from 0.
     pub(super) fn of_targets(&self, targets: &Range<usize>) -> Result<Self> {
-        let blend = Self::at(self.words.of_targets(targets)?, self.sites);
-        Ok(blend.beginning_at(self.start))
+        let area = match &self.area {
+            Area::Words(maps) => Area::Words(maps.of_targets(targets)?),
+            Area::Difference(_) => Area::Difference(Difference::default()),
+        };
+        Ok(Self::by(area).beginning_at(self.start))
     }
 
     /// The mask of the last step (rows, 1, h, w): 1 where a row's latent could change, 0
-    /// where it is the source's, as all of the first row is. `None` if no maps were read
+    /// where it is the source's, as all of the first row is. `None` if nothing told where
     /// before it.
     pub fn mask(&self) -> Option<&Tensor> {
         self.mask.as_ref()
     }
 }
 
-/// The maps (rows or 1, heads, queries, tokens) of each row's words (rows, tokens), summed over
-/// heads and tokens: (rows, queries).
-fn of_words(maps: &Tensor, words: &Tensor) -> Result<Tensor> {
-    let words = words.to_dtype(maps.dtype())?;
-    let words = words.unsqueeze(1)?.unsqueeze(1)?; // (rows, 1, 1, tokens)
-    Ok(maps.broadcast_mul(&words)?.sum(D::Minus1)?.sum(1)?)
-}
-
-/// 1 where a target's words or those of the source for it attend, else 0, and 0 for the
-/// source: (1 + targets, 1, height, width).
-fn mask(maps: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
-    let maps = channels_last(&dilated(&dilated(maps, 2)?, 3)?)?; // (rows, coarse h, coarse w, 1)
-    let maps = channels_first(&upsample_nearest(&maps, height, width)?)?; // (rows, 1, h, w)
-    let max = maps.max_keepdim(D::Minus1)?.max_keepdim(D::Minus2)?;
-    // If no word attends anywhere the ratio is NaN, which does not exceed the threshold.
-    let mask = maps.broadcast_div(&max)?.gt(THRESHOLD)?;
-    let mask = mask.to_dtype(maps.dtype())?;
-    let targets = mask.dim(0)? / 2;
-    let mask = (mask.narrow(0, 0, targets)?).maximum(&mask.narrow(0, targets, targets)?)?;
-    Ok(mask.pad_with_zeros(0, 1, 0)?)
-}
-
 impl AttentionControl for LocalBlend {
     fn intervention(&self, site: &Site) -> Intervention {
-        self.sites.intervention(site, self.step.early)
+        match &self.area {
+            Area::Words(maps) => maps.intervention(site, self.step.early),
+            Area::Difference(_) => Intervention::None,
+        }
     }
 
     /// Adds maps (rows, heads, queries, tokens) to the sum and returns them unchanged.
     fn rewrite(&mut self, site: &Site, maps: Tensor) -> Result<Tensor> {
-        let source = of_words(&maps.narrow(0, 0, 1)?, &self.words.source)?;
-        let own = maps.narrow(0, 1, maps.dim(0)? - 1)?;
-        let sums = [source, of_words(&own, &self.words.target)?];
-        let sum = Tensor::cat(&sums, 0)?.to_dtype(DType::F32)?;
-        let sum = sum.reshape(((), 1, site.height, site.width))?;
-        add_to(&mut self.maps, sum)?;
+        if let Area::Words(sum) = &mut self.area {
+            sum.add(site, &maps)?;
+        }
         Ok(maps)
     }
 }
@@ -138,14 +108,26 @@ impl WalkControl for LocalBlend {
         self.step = step;
     }
 
-    /// Replaces the latents with the first row's wherever neither the row's own words nor
-    /// those of the source for it attend.
+    /// Replaces the latents with the first row's outside of the area of each row's edit. A step
+    /// with an early prompt does not show it.
     fn finish(&mut self, x: &Tensor) -> Result<Option<Tensor>> {
-        let Some(maps) = self.maps.as_ref().filter(|_| self.step.index >= self.start) else {
+        if let Area::Difference(sum) = &mut self.area
+            && !self.step.early
+        {
+            sum.add(x)?;
+        }
+        if self.step.index < self.start {
+            return Ok(None);
+        }
+        let (_, _, height, width) = x.dims4()?;
+        let mask = match &self.area {
+            Area::Words(maps) => maps.mask(height, width)?,
+            Area::Difference(sum) => sum.mask(height, width)?,
+        };
+        let Some(mask) = mask else {
             return Ok(None);
         };
-        let (_, _, height, width) = x.dims4()?;
-        let mask = mask(maps, (height, width))?.to_dtype(x.dtype())?;
+        let mask = mask.pad_with_zeros(0, 1, 0)?.to_dtype(x.dtype())?;
         let blended = masked(x, &mask)?;
         self.mask = Some(mask);
         Ok(Some(blended))
@@ -154,6 +136,18 @@ impl WalkControl for LocalBlend {
     fn reads_source(&self) -> bool {
         true
     }
+}
+
+/// 1 where coarse maps (rows, 1, h', w') or their neighbours exceed this fraction of the maximum
+/// of their row, else 0, enlarged by repetition to (rows, 1, height, width). A row that is nowhere
+/// above 0 is 0.
+fn exceeding(maps: &Tensor, threshold: f64, (height, width): (usize, usize)) -> Result<Tensor> {
+    let maps = channels_last(&dilated(&dilated(maps, 2)?, 3)?)?; // (rows, h', w', 1)
+    let maps = channels_first(&upsample_nearest(&maps, height, width)?)?; // (rows, 1, h, w)
+    let max = maps.max_keepdim(D::Minus1)?.max_keepdim(D::Minus2)?;
+    // 0 / 0 is NaN, which does not exceed the threshold.
+    let mask = maps.broadcast_div(&max)?.gt(threshold)?;
+    Ok(mask.to_dtype(maps.dtype())?)
 }
 
 /// The maximum of each pixel and its two neighbours along an axis.
@@ -166,10 +160,13 @@ fn dilated(x: &Tensor, axis: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
-    use crate::model::attention::{AttentionKind, BlockPlace};
+    use crate::{
+        control::WordSites,
+        model::attention::{AttentionKind, BlockPlace},
+    };
 
     const SITE: Site = Site {
         index: 0,
@@ -202,7 +199,7 @@ mod tests {
             Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap()
         };
         let (source, target) = (words(source), words(target));
-        LocalBlend::new(BlendWords { source, target }, &[0, 1, 2])
+        LocalBlend::by_words(BlendWords { source, target }, &[0, 1, 2])
     }
 
     fn blended(rows: &[Option<usize>], side: usize) -> Vec<Vec<f32>> {

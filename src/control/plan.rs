@@ -81,7 +81,7 @@ pub struct ControlPlan {
     pub self_replace: StepRange,
     /// The amplified words; a later factor replaces an earlier one.
     pub amplify: Vec<Amplify>,
-    /// The words of local blend; without any there is none.
+    /// What local blend goes by; without anything there is none.
     pub blend: Vec<Blend>,
     /// Whether the source is anchored.
     pub anchor: Anchor,
@@ -285,8 +285,17 @@ impl ControlPlan {
         targets: &[Prompt],
         walk: &WalkInfo,
     ) -> Result<Option<LocalBlend>> {
-        if self.blend.is_empty() {
-            return Ok(None);
+        match self.blend[..] {
+            [] => return Ok(None),
+            [Blend::Difference] => {
+                let blend = LocalBlend::by_difference();
+                return Ok(Some(blend.beginning_at(walk.blend_from)));
+            }
+            _ if self.blend.contains(&Blend::Difference) => {
+                let reason = "difference is found without words: it stands alone";
+                return Err(Error::of(Setting::Blend, reason));
+            }
+            _ => (),
         }
         let (mut sources, mut own) = (Vec::new(), Vec::new());
         for target in targets {
@@ -302,7 +311,7 @@ impl ControlPlan {
             source: Tensor::new(sources, &walk.device)?,
             target: Tensor::new(own, &walk.device)?,
         };
-        let blend = LocalBlend::new(words, &walk.attentive_levels);
+        let blend = LocalBlend::by_words(words, &walk.attentive_levels);
         Ok(Some(blend.beginning_at(walk.blend_from)))
     }
 
@@ -316,7 +325,7 @@ impl ControlPlan {
         let pairs = self.blend.iter().chain(&self.masactrl_mask);
         let blended = pairs.filter_map(|blend| match blend {
             Blend::Pair(pair) => Some(pair.reading(source, targets).1),
-            Blend::Auto => None,
+            Blend::Auto | Blend::Difference => None,
         });
         for word in amplified.chain(replaced).chain(blended) {
             let found = targets.iter().map(|target| target.find(word));

@@ -1,5 +1,7 @@
 //! What a model does where nothing else is asked for: its guidance, tau and timesteps.
 
+use serde::Deserialize;
+
 use super::{MethodName, Model, once};
 use crate::{
     error::{Error, Result, Setting},
@@ -10,6 +12,17 @@ use crate::{
 
 /// The default guidance of generations, suited to the released models.
 const GENERATION_GUIDANCE: f64 = 7.0;
+
+/// The local blend of edits where none is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultBlend {
+    /// The whole picture may change.
+    #[default]
+    None,
+    /// What the edit changes most.
+    Difference,
+}
 
 impl Model {
     /// The default guidance of edits: from the model's `icd.toml`, else the family's.
@@ -33,6 +46,15 @@ impl Model {
         match self.parts.method.0 == method {
             true => (self.parts.guidance, self.parts.tau),
             false => (None, None),
+        }
+    }
+
+    /// The local blend that the model's `icd.toml` states for edits by this method: as guidance,
+    /// for its own default method.
+    pub fn stated_blend(&self, method: MethodName) -> DefaultBlend {
+        match self.parts.method.0 == method {
+            true => self.parts.blend,
+            false => DefaultBlend::None,
         }
     }
 

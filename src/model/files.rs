@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Family, MethodName, TrainedOn, bundled, config, is_model_folder,
+    DefaultBlend, Family, MethodName, TrainedOn, bundled, config, is_model_folder,
     manifest::Manifest,
     presets::{Preset, Variant},
     vae::Tiling,
@@ -86,6 +86,8 @@ pub struct ModelFiles {
     pub(super) guidance: Option<f64>,
     /// The default tau of edits.
     pub(super) tau: Option<Tau>,
+    /// The default local blend of edits.
+    pub(super) blend: DefaultBlend,
     /// The default method, and its steps.
     pub(super) method: (MethodName, DdimSteps),
     pub(super) trained_on: TrainedOn,
@@ -195,6 +197,7 @@ impl ModelFiles {
             lora_alpha: None,
             guidance: None,
             tau: None,
+            blend: DefaultBlend::None,
             method: Default::default(),
             trained_on: TrainedOn::default(),
             loras: Vec::new(),
@@ -238,6 +241,7 @@ impl ModelFiles {
             lora_alpha: None,
             guidance: manifest.guidance,
             tau: manifest.tau,
+            blend: manifest.blend,
             method: (manifest.method, manifest.steps),
             trained_on: manifest.trained_on,
             loras: Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{MethodName, TrainedOn};
+use super::{DefaultBlend, MethodName, TrainedOn};
 use crate::{
     error::{Error, Result},
     guidance::{Guidance, Tau},
@@ -28,6 +28,7 @@ pub(super) struct Manifest {
     pub(super) guidance: Option<f64>,
     #[serde(deserialize_with = "tau")]
     pub(super) tau: Option<Tau>,
+    pub(super) blend: DefaultBlend,
     pub(super) method: MethodName,
     #[serde(deserialize_with = "steps")]
     pub(super) steps: DdimSteps,

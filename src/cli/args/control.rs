@@ -7,13 +7,13 @@ use icd::{
         StepRange,
     },
     guidance::Tau,
-    model::Model,
+    model::{DefaultBlend, MethodName, Model},
     pipeline::{Edit, Outputs},
 };
 
 use super::{
     method::{Chosen, GivenGuidance},
-    values::{EarlyPrompt, amplify, blend, cross_replace},
+    values::{EarlyPrompt, amplify, blend, cross_replace, masactrl_mask},
 };
 
 /// The heading of these flags in the help. None of them changes the inversion.
@@ -42,7 +42,7 @@ pub(crate) struct ControlArgs {
     masactrl_start: Option<MasactrlStart>,
     /// Masks of MasaCtrl: what a target word covers reads what its source word covers, and the
     /// rest the rest; auto: the words that differ; repeat it for several [default: no masks].
-    #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SRC:TGT|auto", value_parser = masactrl_mask, allow_hyphen_values = true)]
     masactrl_mask: Vec<Blend>,
     /// The fraction of steps in which cross-attention follows the source; word=FRACTION
     /// or word=FROM..TO for one word [default: 0.3].
@@ -71,10 +71,12 @@ pub(crate) struct ControlArgs {
     /// it for several [default: auto].
     #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
     amplify: Vec<Option<Amplify>>,
-    /// Local blend: change the picture only where a source word or its target word is; auto:
-    /// the words that differ; repeat it for several.
-    #[arg(long, value_name = "SRC:TGT|auto", value_parser = blend, allow_hyphen_values = true)]
-    pub(crate) blend: Vec<Blend>,
+    /// Local blend: change the picture only where a source word or its target word is; repeat it
+    /// for several; auto: the words that differ; difference: what the edit changes most, whatever
+    /// the words (masks as DiffEdit's) [default: none, or as the model's icd.toml says].
+    #[arg(long, value_name = "SRC:TGT|auto|difference|none", value_parser = blend)]
+    #[arg(allow_hyphen_values = true)]
+    blend: Vec<Option<Blend>>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
     /// --tau) [default: target; source for SDXL with --control auto].
     #[arg(long, value_name = "source|target|TEXT", allow_hyphen_values = true)]
@@ -94,10 +96,10 @@ impl ControlArgs {
             early_prompt: self.early_prompt(model, &source),
             source,
             targets,
+            control: self.plan(model, chosen.method.kind()),
             method: chosen.method,
             guidance: chosen.guidance,
             negative_prompt: chosen.negative_prompt,
-            control: self.plan(model),
             mask: None,
             outputs: Outputs::default(),
         }
@@ -111,7 +113,7 @@ impl ControlArgs {
         }
     }
 
-    fn plan(&self, model: &Model) -> ControlPlan {
+    fn plan(&self, model: &Model, method: MethodName) -> ControlPlan {
         let mode = match self.control {
             ControlMode::Auto if !model.family().edits_by_attention() => ControlMode::None,
             given => given,
@@ -123,7 +125,7 @@ impl ControlArgs {
             cross: self.cross(),
             self_replace: self.self_replace,
             amplify: self.amplify(),
-            blend: self.blend.clone(),
+            blend: self.blend(model, method),
             anchor: self.anchor,
         }
     }
@@ -147,6 +149,23 @@ impl ControlArgs {
         match self.amplify.is_empty() {
             true => vec![Amplify::Auto],
             false => self.amplify.iter().flatten().cloned().collect(),
+        }
+    }
+
+    /// Whether the flags say by what words an edit is blended: the words of all targets.
+    pub(crate) fn blends_by_words(&self) -> bool {
+        let mut given = self.blend.iter().flatten();
+        given.any(|blend| *blend != Blend::Difference)
+    }
+
+    /// All that was given, or the model's default; `none` adds nothing.
+    fn blend(&self, model: &Model, method: MethodName) -> Vec<Blend> {
+        if !self.blend.is_empty() {
+            return self.blend.iter().flatten().cloned().collect();
+        }
+        match model.stated_blend(method) {
+            DefaultBlend::None => Vec::new(),
+            DefaultBlend::Difference => vec![Blend::Difference],
         }
     }
 

@@ -40,11 +40,26 @@ pub(crate) fn amplify(text: &str) -> Result<Option<Amplify>, Error> {
     }
 }
 
-/// Parses `--blend auto` and `--blend bird:lego`.
-pub(crate) fn blend(text: &str) -> Result<Blend, Error> {
+/// Parses `--blend difference`, `--blend auto`, `--blend bird:lego`, and `--blend none`, which is
+/// `None`.
+pub(crate) fn blend(text: &str) -> Result<Option<Blend>, Error> {
+    match text {
+        "none" => Ok(None),
+        "difference" => Ok(Some(Blend::Difference)),
+        _ => words(text, "difference, auto, none").map(Some),
+    }
+}
+
+/// Parses `--masactrl-mask auto` and `--masactrl-mask bird:lego`.
+pub(crate) fn masactrl_mask(text: &str) -> Result<Blend, Error> {
+    words(text, "auto")
+}
+
+/// `auto`, or a pair of words; an error tells what `others` may be written as well.
+fn words(text: &str, others: &str) -> Result<Blend, Error> {
     let reason = |_| {
         Error::setting(format!(
-            "{text:?}: write auto, or a source word and a target word as in bird:lego"
+            "{text:?}: write {others}, or a source word and a target word as in bird:lego"
         ))
     };
     match text {

@@ -53,7 +53,7 @@ impl Task {
     /// other jobs would change the result.
     pub(crate) fn walk(&self) -> Option<String> {
         match &self.work {
-            Work::Edit(args) if args.control.blend.is_empty() => {
+            Work::Edit(args) if !args.control.blends_by_words() => {
                 Some(format!("{:?} {}", self.shared(), self.settings.of_walk()))
             }
             _ => None,

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use anyhow::Result;
 use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
+    control::Blend,
     guidance::Guidance,
     model::Model,
     picture::Size,
@@ -283,16 +284,24 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let told = listed(told.map(|(found, factor)| format!("{} by {factor}", found.word)));
     let blended = plan.blended(source, target)?.into_iter();
     let blended: Vec<_> = blended.map(|(from, to)| (from.word, to.word)).collect();
-    let pairs = listed(blended.iter().map(|(from, to)| match [from, to] {
-        [word, none] | [none, word] if none.is_empty() => word.clone(),
-        _ => format!("{from}:{to}"),
-    }));
+    let pairs = match plan.blend.contains(&Blend::Difference) {
+        true => "what changes most".to_owned(),
+        false => listed(blended.iter().map(pair_of_words)),
+    };
     Ok(vec![
         Fact::of("control", mode),
         words.with("followed_words", json!(followed)),
         Fact::of("amplified", told).with("amplified_words", factors),
         Fact::of("blended", pairs).with("blended_words", json!(blended)),
     ])
+}
+
+/// A source word and a target word, or the one that has no counterpart.
+fn pair_of_words((from, to): &(String, String)) -> String {
+    match [from, to] {
+        [word, none] | [none, word] if none.is_empty() => word.clone(),
+        _ => format!("{from}:{to}"),
+    }
 }
 
 /// Most steps of which each is told.

@@ -8,7 +8,7 @@ use crate::{
     prompt::{Prompt, words::WordTokens},
 };
 
-/// Words that local blend restricts the edit to, or whose attention masks MasaCtrl.
+/// What local blend restricts the edit to, or whose attention masks MasaCtrl.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Blend {
     /// The words that differ between source and target, where they differ. For local blend also
@@ -16,6 +16,9 @@ pub enum Blend {
     Auto,
     /// A source word and a target word, wherever they stand.
     Pair(WordPair),
+    /// What the edit changes most ([`LocalBlend::by_difference`](crate::control::LocalBlend)), for
+    /// local blend alone, and without words.
+    Difference,
 }
 
 /// The words that [`Blend::Auto`] means for a source and a target.
@@ -31,6 +34,7 @@ pub(super) fn pairs(
     let (mut found, mut absent) = (Vec::new(), Vec::new());
     for blend in words {
         match blend {
+            Blend::Difference => (),
             Blend::Auto => found.extend(auto(source, target)),
             Blend::Pair(pair) => {
                 let (from, to) = pair.reading(source, slice::from_ref(target));
