@@ -4,16 +4,16 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use icd::{
-    control::{Chain, ControlPlan, WalkInfo},
+    control::{Blend, Chain, ControlPlan, LocalBlend, WalkInfo},
     diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Solver, Walk, WalkControl},
     guidance::Guidance,
     model::{
-        Adapters, EncodedPrompts, Model, ModelChoice, TextEncoders, attention::NoControl,
-        unet::Unet, vae::Vae,
+        Adapters, DefaultBlend, EncodedPrompts, MethodName, Model, ModelChoice, TextEncoders,
+        attention::NoControl, unet::Unet, vae::Vae,
     },
     nn::Placement,
     noise::Noise,
-    picture::Picture,
+    picture::{Picture, matte::Matte, window::Extent},
     schedule::Timesteps,
 };
 
@@ -64,6 +64,18 @@ impl Bench {
         self.model.edit_guidance()
     }
 
+    /// The control of edits where nothing else is asked for.
+    pub(crate) fn usual_control(&self) -> ControlPlan {
+        let blend = match self.model.stated_blend(MethodName::Icd) {
+            DefaultBlend::None => Vec::new(),
+            DefaultBlend::Difference => vec![Blend::Difference],
+        };
+        ControlPlan {
+            blend,
+            ..ControlPlan::default()
+        }
+    }
+
     pub(crate) fn encode(&self, picture: &Picture) -> Result<Tensor> {
         Ok(self.vae.encode(&picture.to_tensor(&Device::Cpu)?)?.mean()?)
     }
@@ -108,12 +120,12 @@ impl Bench {
         self.decode(&self.walk((unet, timesteps, noise.clone()), &rows, &mut NoControl)?)
     }
 
-    /// Carries noise back under a second caption while attention follows the
-    /// first.
+    /// Carries the noise of a photo back under a second caption while attention follows the
+    /// first. Outside of a local blend the photo's pixels are kept, as the program does.
     pub(crate) fn edit(
         &self,
         way: &Way,
-        noise: &Tensor,
+        (photo, noise): (&Picture, &Tensor),
         captions: [&str; 2],
         (plan, guidance): (&ControlPlan, Guidance),
     ) -> Result<Picture> {
@@ -140,7 +152,15 @@ impl Bench {
         };
         let x = noise.repeat((rows.count(), 1, 1, 1))?;
         let x = self.walk((unet, timesteps, x), &rows, &mut chain)?;
-        self.decode(&x.narrow(0, rows.count() - 1, 1)?)
+        let edited = self.decode(&x.narrow(0, rows.count() - 1, 1)?)?;
+        match controls.blend.as_ref().and_then(LocalBlend::mask) {
+            Some(mask) => {
+                let blend = Matte::from_tensor(&mask.narrow(0, 1, 1)?)?;
+                let blend = blend.scaled(Extent::WHOLE, photo.size()).softened();
+                Ok(photo.composite(&edited, &blend)?)
+            }
+            None => Ok(edited),
+        }
     }
 
     fn walk(

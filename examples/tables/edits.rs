@@ -35,7 +35,8 @@ pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> 
         .collect::<Result<_>>()?;
     page.section("Edits");
     page.line(&format!(
-        "{pairs} pairs, guidance {}; the share of edits whose changed attribute is correct (for \
+        "{pairs} pairs, guidance {}; with control attention follows the source, and what the edit \
+         changes most is blended over the photo's own pixels (`--blend difference`); the share of edits whose changed attribute is correct (for \
          an added object: its presence, colour, material and shape), whose object kept its place, \
          the PSNR against the true edited picture, shadows and reflections included, and the \
          PSNR of the area that should not change.",
@@ -76,8 +77,8 @@ fn manners(bench: &Bench) -> Result<[Manner<'_>; 4]> {
         guidance,
     };
     Ok([
-        manner("icd", &bench.few, ControlPlan::default()),
-        manner("DDIM, same control", &bench.many, ControlPlan::default()),
+        manner("icd", &bench.few, bench.usual_control()),
+        manner("DDIM, same control", &bench.many, bench.usual_control()),
         manner("icd, no control", &bench.few, uncontrolled()),
         manner("DDIM, no control", &bench.many, uncontrolled()),
     ])
@@ -112,7 +113,7 @@ fn edited(bench: &Bench, manner: &Manner, pair: &Pair, index: u64) -> Result<Pic
     let before = pair.source.render();
     let noise = bench.invert(manner.way, &before, &source, noise_seed(index))?;
     let how = (&manner.plan, manner.guidance);
-    bench.edit(manner.way, &noise, [&source, &target], how)
+    bench.edit(manner.way, (&before, &noise), [&source, &target], how)
 }
 
 /// The names and cells of a column.

@@ -32,14 +32,15 @@ pub(super) fn draw(bench: &Bench, file: &Path) -> Result<()> {
     let photo = Picture::read(Path::new(PICTURE))?;
     assert_eq!(photo.size().width, SIDE, "a scene of this world");
     let noise = bench.invert(&bench.few, &photo, SOURCE, 0)?;
-    let mut panels = vec![(photo, "the source".to_owned())];
+    let mut panels = vec![(photo.clone(), "the source".to_owned())];
     for Setting {
         label,
         plan,
         guidance,
     } in settings(bench)?
     {
-        let edited = bench.edit(&bench.few, &noise, [SOURCE, TARGET], (&plan, guidance))?;
+        let how = (&plan, guidance);
+        let edited = bench.edit(&bench.few, (&photo, &noise), [SOURCE, TARGET], how)?;
         panels.push((edited, label));
     }
     Ok(gallery(&panels, ACROSS)?.write(file)?)
@@ -57,7 +58,7 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         let guidance = Guidance::new(strength, bench.model.edit_tau()?)?;
         all.push(with(
             format!("--guidance {strength}"),
-            ControlPlan::default(),
+            bench.usual_control(),
             guidance,
         ));
     }
@@ -65,7 +66,7 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         let guidance = Guidance::new(bench.strength(), Tau::step(tau)?)?;
         all.push(with(
             format!("--tau {tau}"),
-            ControlPlan::default(),
+            bench.usual_control(),
             guidance,
         ));
     }
@@ -73,7 +74,7 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         let self_replace = StepRange::until(share)?;
         let plan = ControlPlan {
             self_replace,
-            ..ControlPlan::default()
+            ..bench.usual_control()
         };
         all.push(with(format!("--self-replace {share}"), plan, usual));
     }
@@ -84,27 +85,34 @@ fn settings(bench: &Bench) -> Result<Vec<Setting>> {
         };
         let plan = ControlPlan {
             cross,
-            ..ControlPlan::default()
+            ..bench.usual_control()
         };
         all.push(with(format!("--cross-replace {share}"), plan, usual));
     }
-    for factor in [0.0, 1.0, 4.0, 10.0] {
+    for factor in [0.0, 1.0, 4.0, 10.0, 20.0] {
         let amplify = vec![Amplify::Word("green".into(), factor)];
         let plan = ControlPlan {
             amplify,
-            ..ControlPlan::default()
+            ..bench.usual_control()
         };
         all.push(with(format!("--amplify green={factor}"), plan, usual));
     }
-    let blend = vec![Blend::Pair(WordPair::new("mug", "cone"))];
-    let plan = ControlPlan {
-        blend,
-        ..ControlPlan::default()
-    };
-    all.push(with("--blend mug:cone".into(), plan, usual));
+    let mug = Blend::Pair(WordPair::new("mug", "cone"));
+    for (name, blend) in [
+        ("none", vec![]),
+        ("auto", vec![Blend::Auto]),
+        ("mug:cone", vec![mug]),
+        ("difference", vec![Blend::Difference]),
+    ] {
+        let plan = ControlPlan {
+            blend,
+            ..bench.usual_control()
+        };
+        all.push(with(format!("--blend {name}"), plan, usual));
+    }
     let plan = ControlPlan {
         mode: ControlMode::None,
-        ..ControlPlan::default()
+        ..bench.usual_control()
     };
     all.push(with("--control none".into(), plan, usual));
     Ok(all)

@@ -54,7 +54,7 @@ pub(crate) fn write(options: &Options) -> Result<()> {
     }
     let recipe = format!(
         "forward_adapter = \"forward.safetensors\"\nreverse_adapter = \"reverse.safetensors\"\n\
-         guidance = {GUIDANCE:?}\ntau = {TAU:?}\n\n\
+         guidance = {GUIDANCE:?}\ntau = {TAU:?}\nblend = \"difference\"\n\n\
          [trained_on]\nsquare = true\nwords = {:?}\n",
         Vec::from_iter(tokenizer::words(options.seed))
     );

@@ -17,9 +17,6 @@ use super::{
     canvas::{Frame, Placed, ResultSize},
 };
 
-/// The width of the transition inside masks and blends, of the picture's shorter side: at
-/// 512x512 a pixel of the latent, which no mask confines more closely.
-const MASK_FEATHER: f32 = 1.0 / 64.0;
 /// The width of the transition inside a crop, of its shorter side.
 const CROP_FEATHER: f32 = 1.0 / 32.0;
 
@@ -127,7 +124,7 @@ impl Keeper<'_> {
         let blend = blend.map(|blend| blend.scaled(blend_shown, size));
         let confined = mask.into_iter().chain(blend);
         let confined = confined.reduce(|mask, blend| mask.intersected(&blend));
-        let feathered = confined.map(|matte| matte.feathered(MASK_FEATHER * shorter(size)));
+        let feathered = confined.map(Matte::softened);
         Ok(match feathered {
             Some(matte) => matte.intersected(&crop),
             None => crop,

@@ -21,6 +21,10 @@ pub struct Matte {
     values: Vec<f32>,
 }
 
+/// The width of the transition inside masks and blends, of the picture's shorter side: at
+/// 512x512 a pixel of the latent, which no mask confines more closely.
+const FEATHER: f32 = 1.0 / 64.0;
+
 impl Matte {
     /// The luma of a picture over 255.
     pub fn of_luma(picture: &Picture) -> Self {
@@ -108,6 +112,13 @@ impl Matte {
             *value *= other;
         }
         self
+    }
+
+    /// [`feathered`](Self::feathered) by a 64th of the shorter side, as masks and blends are.
+    #[must_use]
+    pub fn softened(self) -> Self {
+        let shorter = self.size.width.min(self.size.height) as f32;
+        self.feathered(FEATHER * shorter)
     }
 
     /// The largest matte within this one that rises from 0 to 1 over `width` pixels or

@@ -444,6 +444,7 @@ fn models() {
         model_with(&[("icd.toml", Some(b"guidance = -1"))]),
         model_with(&[("icd.toml", Some(b"tau = 1.5"))]),
         model_with(&[("icd.toml", Some(b"adapter_alpha = nan"))]),
+        model_with(&[("icd.toml", Some(b"blend = \"cat:dog\""))]),
         model_with(&[("unet/config.json", Some(b"[]"))]),
         model_with(&[(VAE, None)]),
         model_with(&[(VAE, Some(b"text"))]),
@@ -452,7 +453,7 @@ fn models() {
         model_with(&[("tokenizer/merges.txt", None)]),
         model_with(&[("text_encoder/model.safetensors", Some(b""))]),
     ];
-    let words: [(&str, &[&str]); 17] = [
+    let words: [(&str, &[&str]); 18] = [
         ("an unknown pipeline", &["model_index.json", "Abacus"]),
         ("a broken index", &["model_index.json"]),
         ("an unknown key", &["icd.toml", "abacus"]),
@@ -469,6 +470,10 @@ fn models() {
         ("guidance below none", &["icd.toml", "guidance = -1"]),
         ("a tau beyond noise", &["icd.toml", "tau = 1.5"]),
         ("an alpha that is no number", &["icd.toml", "alpha = nan"]),
+        (
+            "a blend of words that prompts may lack",
+            &["icd.toml", "blend", "difference"],
+        ),
         ("a broken UNet configuration", &["unet/config.json"]),
         ("no autoencoder", &[VAE]),
         ("an autoencoder of text", &[VAE]),

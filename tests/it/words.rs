@@ -36,6 +36,32 @@ fn named_words_are_added_to_those_that_are_found() {
 }
 
 #[test]
+fn words_that_come_or_go_are_blended_alone() {
+    let run = plan("a blue star", "a star on a red square");
+    let facts = told(run.args("--blend auto"));
+    assert_eq!(facts["blended"], "blue, red, square");
+    plan("a blue star", "the blue star and")
+        .with("--blend", "auto")
+        .fails(2, &["--blend", "differ"]);
+}
+
+#[test]
+fn what_changes_most_is_blended_without_words() {
+    for (flags, blended) in [
+        ("--blend difference", "what changes most"),
+        ("--blend none", "none"),
+        ("--blend none --blend blue:red", "blue:red"),
+        ("", "none"),
+    ] {
+        let facts = told(plan("a blue star", "a red star").args(flags));
+        assert_eq!(facts["blended"], blended, "{flags}");
+    }
+    plan("a blue star", "a red star")
+        .args("--blend difference --blend auto")
+        .fails(2, &["--blend", "difference", "alone"]);
+}
+
+#[test]
 fn a_pair_is_divided_where_both_halves_are_words() {
     for (pair, source, target, told_as) in [
         (

@@ -203,8 +203,11 @@ mod tests {
         ] {
             assert!(amplify(bad).is_err(), "{bad:?}");
         }
+        assert_eq!(blend("none").unwrap(), None);
+        assert_eq!(blend("difference").unwrap(), Some(Blend::Difference));
         for bad in ["bird", ":", "bird:", ":lego"] {
             assert!(blend(bad).is_err(), "{bad:?}");
+            assert!(masactrl_mask(bad).is_err(), "{bad:?}");
         }
     }
 }
