@@ -16,9 +16,8 @@ const HIDDEN: f64 = 0.75;
 /// The share of those that are also cut behind one of their words.
 const CUT: f64 = 0.4;
 /// Words that say nothing themselves.
-const FUNCTION_WORDS: [&str; 14] = [
-    "a", "an", "and", "at", "before", "in", "life", "of", "on", "photo", "still", "the", "to",
-    "with",
+const FUNCTION_WORDS: [&str; 13] = [
+    "a", "an", "and", "at", "before", "in", "life", "of", "on", "photo", "still", "the", "with",
 ];
 
 /// Which tokens of captions can be seen, (captions, tokens, 1): 1, or 0 where one is hidden.

@@ -1,31 +1,18 @@
 #!/bin/sh
 # Makes the model `tabletop` from nothing:
 #
-#     examples/tabletop/make.sh DIR [anew] [ablations]
+#     examples/tabletop/make.sh DIR [ablations]
 #
 # trains autoencoder, text encoder and UNet, distils guidance, then the two adapters, and
-# writes DIR/bundle. Stages whose weights lie in examples/tabletop/weights are taken from there,
-# unless all is made anew. With `ablations` it also distils the adapter pairs that the tables
-# compare, into DIR/ablations. Stopped at any moment, the same command goes on where it was.
+# writes DIR/bundle. With `ablations` it also distils the adapter pairs that the tables compare,
+# into DIR/ablations. Stopped at any moment, the same command goes on where it was.
 set -eu
 
 here=$(dirname "$0")
 out=${1:?name the folder of the stages}
-shift
+wanted=${2:-}
 
-# asked WORD: whether it was given after the folder
-asked() {
-    case " $wishes " in *" $1 "*) ;; *) false ;; esac
-}
-wishes=$*
-
-mkdir -p "$out/weights"
-if ! asked anew; then
-    for file in "$here"/weights/*.safetensors; do
-        kept="$out/weights/$(basename "$file")"
-        [ -e "$kept" ] || [ ! -e "$file" ] || cp "$file" "$kept"
-    done
-fi
+mkdir -p "$out"
 cargo build --release --bin icd --example tabletop
 built=${CARGO_TARGET_DIR:-target}/release
 
@@ -60,7 +47,7 @@ ablation() {
     distil consistency "ablations/$1" 'steps = 150' "$2" "forward_preservation = $3" "reverse_preservation = $4"
 }
 
-if asked ablations; then
+if [ "$wanted" = ablations ]; then
     four='forward_timesteps = [19, 259, 519, 779, 999]
 reverse_timesteps = [999, 779, 519, 259, 0]'
     three='forward_timesteps = [19, 339, 699, 999]
