@@ -32,17 +32,23 @@ measure() {
 }
 
 few=$(( pairs < 50 ? pairs : 50 ))
-measure icd "$pairs" "icd, prompt-to-prompt"
-measure icd-anchor "$pairs" "the same, anchored" --anchor
-measure icd-free "$pairs" "icd, no control" --control none
-measure icd-masactrl "$pairs" "icd, MasaCtrl" --control masactrl
-measure icd-blend "$pairs" "icd, prompt-to-prompt, blended" --blend-words --keep-pixels off
-measure icd-kept "$pairs" "the same, the photo's pixels kept" --blend-words
+measure icd "$pairs" "icd (the defaults: prompt-to-prompt, blended by difference, the photo's pixels kept)"
+measure icd-decoded "$pairs" "the same, pixels as decoded" --keep-pixels off
+measure icd-words "$pairs" "icd, blended by the words that differ" --blend auto
+measure icd-whole "$pairs" "icd, prompt-to-prompt, no blend" --blend none
+measure icd-free "$pairs" "icd, no control, no blend" --blend none --control none
+measure icd-masactrl "$pairs" "icd, MasaCtrl, no blend" --blend none --control masactrl
 measure ddim "$pairs" "DDIM, prompt-to-prompt, guidance 7.5" --method ddim
-# As strong as the model's own guidance of 4, of which 0 is unguided.
-measure ddim-5 "$pairs" "the same, guidance 5" --method ddim --guidance 5
-measure npi-5 "$pairs" "negative-prompt inversion, prompt-to-prompt, guidance 5" \
-    --method npi --guidance 5
-measure icd-few "$few" "icd, prompt-to-prompt"
-measure nti-5 "$few" "null-text inversion, prompt-to-prompt, guidance 5" \
-    --method nti --guidance 5
+# As strong as the model's own guidance of 3, of which 0 is unguided.
+measure ddim-4 "$pairs" "the same, guidance 4" --method ddim --guidance 4
+measure ddim-4-blend "$pairs" "the same, blended by difference" \
+    --method ddim --guidance 4 --blend difference
+measure npi-4 "$pairs" "negative-prompt inversion, prompt-to-prompt, guidance 4" \
+    --method npi --guidance 4
+measure npi-4-blend "$pairs" "the same, blended by difference" \
+    --method npi --guidance 4 --blend difference
+measure icd-few "$few" "icd (the defaults)"
+measure nti-4 "$few" "null-text inversion, prompt-to-prompt, guidance 4" \
+    --method nti --guidance 4
+measure nti-4-blend "$few" "the same, blended by difference" \
+    --method nti --guidance 4 --blend difference

@@ -43,13 +43,13 @@ const FILES: &[BuiltInFile] = files![
     "tokenizer/tokenizer_config.json",
     "text_encoder/config.json",
     "text_encoder/model.safetensors" =
-        "f9d1e03d6792af6f4b630a301f60dd70f49c6b313d8d48035763f2968aabfe31",
+        "1e6c696196762acdc482a67ae6fae639251ec358ee1bac3291c9d52318fa62be",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors" =
         "1c665d988d6877a4760bc68b926f9c970712e269d03c59f70ebb135e9012f3a0",
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors" =
-        "457b1264d703c1b3a0ba256605c3fad6a37fe1a908dcc261f546f8270d40a2a4",
+        "2948d10b0f51c5f63680b8d34c9f3ae8804dee3ad63a7fd408d85c6a77855b16",
     "forward.safetensors",
     "reverse.safetensors",
 ];
