@@ -18,7 +18,7 @@ const EDIT: Flags = &[
     ("guidance", "How closely the target is followed"),
     ("tau", "Lower preserves more, from 0 to 1"),
     ("amplify", "Strengthen a word, as in dog=4"),
-    ("blend", "Change only where a word is, as in cat:dog"),
+    ("blend", "Change only at a word (cat:dog), or by difference"),
     ("mask", "Change only where this picture is white"),
     ("force", "Overwrite existing files"),
     ("model", "sd15, sdxl, tabletop, a folder or hub:owner/name"),

@@ -41,26 +41,45 @@ fn photo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/still-life.png")
 }
 
-#[test]
-fn a_still_life_is_edited_without_a_network() {
-    let folder = tempfile::tempdir().unwrap();
-    let edited = folder.path().join("edited.png");
+/// The still life with a mug of another colour, under these flags.
+fn green_mug(flags: &[&str], edited: &Path) {
     icd()
         .args(["edit", "--model", "tabletop", "--image"])
         .arg(photo())
         .args(["--src-prompt", &still_life("blue")])
         .args(["--tgt-prompt", &still_life("green"), "-o"])
-        .arg(&edited)
+        .arg(edited)
+        .args(flags)
         .assert()
         .success();
+}
+
+#[test]
+fn a_still_life_is_edited_without_a_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let edited = folder.path().join("edited.png");
+    green_mug(&[], &edited);
     let mug = (16, 46, 16);
     let [_, green, blue] = mean(&photo(), mug);
     assert!(blue > green + 50.0, "the mug was blue");
     let [_, green, blue] = mean(&edited, mug);
     assert!(green > blue + 30.0, "the mug is green: {green} {blue}");
+    // By default what the edit hardly changes is the photo's.
+    let ball = (92, 72, 16);
+    for elsewhere in [(100, 4, 20), ball, (40, 104, 20), (4, 100, 20)] {
+        assert_eq!(mean(&photo(), elsewhere), mean(&edited, elsewhere));
+    }
+}
+
+#[test]
+fn without_a_blend_the_rest_is_what_the_model_makes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let edited = folder.path().join("edited.png");
+    green_mug(&["--blend", "none"], &edited);
     let ball = (92, 72, 16);
     for elsewhere in [(60, 4, 20), (100, 4, 20), ball, (40, 104, 20), (4, 100, 20)] {
         let (before, after) = (mean(&photo(), elsewhere), mean(&edited, elsewhere));
+        assert!(before != after, "{elsewhere:?} is decoded");
         for (before, after) in before.into_iter().zip(after) {
             assert!(
                 (before - after).abs() < 20.0,

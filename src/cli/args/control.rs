@@ -71,10 +71,11 @@ pub(crate) struct ControlArgs {
     /// it for several [default: auto].
     #[arg(long, value_name = "WORD=FACTOR", value_parser = amplify, allow_hyphen_values = true)]
     amplify: Vec<Option<Amplify>>,
-    /// Local blend: change the picture only where a source word or its target word is; repeat it
-    /// for several; auto: the words that differ; difference: what the edit changes most, whatever
-    /// the words (masks as DiffEdit's) [default: none, or as the model's icd.toml says].
-    #[arg(long, value_name = "SRC:TGT|auto|difference|none", value_parser = blend)]
+    /// Local blend: change the picture only where a source word or its target word is, as in
+    /// cat:dog; repeat it for several; auto: the words that differ; difference: what the edit
+    /// changes most, whatever the words (masks as DiffEdit's); none: anywhere [default: none, or
+    /// as the model's icd.toml says].
+    #[arg(long, value_name = "AREA", value_parser = blend)]
     #[arg(allow_hyphen_values = true)]
     blend: Vec<Option<Blend>>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
