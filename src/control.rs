@@ -19,7 +19,7 @@ pub use anchor::{Anchor, SourceAnchor};
 pub use attention_store::{AttentionStore, Onlooker};
 pub use chain::Chain;
 pub use latent_mask::LatentMask;
-pub use local_blend::{BlendWords, LocalBlend};
+pub use local_blend::{BlendThreshold, BlendWords, LocalBlend};
 pub use masked_self_attention::{MaskWords, MaskedSelfAttention};
 pub use mutual_self_attention::{MasactrlStart, MutualSelfAttention};
 pub use plan::{Amplify, Blend, ControlMode, ControlPlan, Controls, WalkInfo};

@@ -64,6 +64,10 @@ impl Settings {
             },
         );
         let settings = settings.of_pairs("blend", &plan.blend, pairs);
+        let settings = match plan.blend_threshold() {
+            Some(threshold) => settings.chosen("blend_threshold", number(&threshold.to_string())),
+            None => settings,
+        };
         let mask = &plan.masactrl_mask;
         let pairs = paired(
             mask,

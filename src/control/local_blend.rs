@@ -2,6 +2,7 @@
 //! words tells (prompt-to-prompt, arXiv 2208.01626, section 3), or what the edit changes most.
 
 mod difference;
+mod threshold;
 mod words;
 
 use std::ops::Range;
@@ -16,6 +17,7 @@ use crate::{
     nn::{channels_first, channels_last, ops::upsample_nearest},
 };
 use difference::Difference;
+pub use threshold::BlendThreshold;
 pub use words::BlendWords;
 use words::WordMaps;
 
@@ -26,6 +28,7 @@ use words::WordMaps;
 #[derive(Clone, Debug)]
 pub struct LocalBlend {
     area: Area,
+    threshold: BlendThreshold,
     /// The first step, from 0, after which it acts.
     start: usize,
     step: StepInfo,
@@ -42,25 +45,34 @@ enum Area {
 
 impl LocalBlend {
     /// A blend over `words` for a network with attention at these levels (number of times the
-    /// side is halved): where their cross-attention maps, summed over the steps so far, exceed 0.3
-    /// of their maximum.
+    /// side is halved): where their cross-attention maps, summed over the steps so far, exceed
+    /// [`BlendThreshold::WORDS`].
     pub fn by_words(words: BlendWords, attentive: &[usize]) -> Self {
-        Self::by(Area::Words(WordMaps::new(words, attentive)))
+        let maps = WordMaps::new(words, attentive);
+        Self::by(Area::Words(maps), BlendThreshold::WORDS)
     }
 
     /// A blend over what the edit changes most: where a target's latents differ from the source's
-    /// by more than a quarter of the most that they do. It needs no words.
+    /// by more than [`BlendThreshold::DIFFERENCE`]. It needs no words.
     pub fn by_difference() -> Self {
-        Self::by(Area::Difference(Difference::default()))
+        let area = Area::Difference(Difference::default());
+        Self::by(area, BlendThreshold::DIFFERENCE)
     }
 
-    fn by(area: Area) -> Self {
+    fn by(area: Area, threshold: BlendThreshold) -> Self {
         Self {
             area,
+            threshold,
             start: 0,
             step: StepInfo::default(),
             mask: None,
         }
+    }
+
+    /// The same blend with another threshold.
+    #[must_use]
+    pub fn with_threshold(self, threshold: BlendThreshold) -> Self {
+        Self { threshold, ..self }
     }
 
     /// The same blend, which lets the first steps, before `start`, change everything.
@@ -75,7 +87,7 @@ impl LocalBlend {
             Area::Words(maps) => Area::Words(maps.of_targets(targets)?),
             Area::Difference(_) => Area::Difference(Difference::default()),
         };
-        Ok(Self::by(area).beginning_at(self.start))
+        Ok(Self::by(area, self.threshold).beginning_at(self.start))
     }
 
     /// The mask of the last step (rows, 1, h, w): 1 where a row's latent could change, 0
@@ -121,8 +133,8 @@ impl WalkControl for LocalBlend {
         }
         let (_, _, height, width) = x.dims4()?;
         let mask = match &self.area {
-            Area::Words(maps) => maps.mask(height, width)?,
-            Area::Difference(sum) => sum.mask(height, width)?,
+            Area::Words(maps) => maps.mask(self.threshold, (height, width))?,
+            Area::Difference(sum) => sum.mask(self.threshold, (height, width))?,
         };
         let Some(mask) = mask else {
             return Ok(None);
@@ -141,12 +153,16 @@ impl WalkControl for LocalBlend {
 /// 1 where coarse maps (rows, 1, h', w') or their neighbours exceed this fraction of the maximum
 /// of their row, else 0, enlarged by repetition to (rows, 1, height, width). A row that is nowhere
 /// above 0 is 0.
-fn exceeding(maps: &Tensor, threshold: f64, (height, width): (usize, usize)) -> Result<Tensor> {
+fn exceeding(
+    maps: &Tensor,
+    threshold: BlendThreshold,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
     let maps = channels_last(&dilated(&dilated(maps, 2)?, 3)?)?; // (rows, h', w', 1)
     let maps = channels_first(&upsample_nearest(&maps, height, width)?)?; // (rows, 1, h, w)
     let max = maps.max_keepdim(D::Minus1)?.max_keepdim(D::Minus2)?;
     // 0 / 0 is NaN, which does not exceed the threshold.
-    let mask = maps.broadcast_div(&max)?.gt(threshold)?;
+    let mask = maps.broadcast_div(&max)?.gt(threshold.0)?;
     Ok(mask.to_dtype(maps.dtype())?)
 }
 
@@ -229,6 +245,21 @@ mod tests {
             1., 1., 0., 0., 1., 1., 0., 0., 0., 0., 1., 1., 0., 0., 1., 1.,
         ];
         assert_eq!(rows[1], expected);
+    }
+
+    /// Words attend with 0.8 at one pixel and with 0.1 elsewhere.
+    #[test]
+    fn a_smaller_threshold_lets_more_change() {
+        for (threshold, changed) in [("0.5", 4), ("0.13", 4), ("0.12", 16), ("0", 16)] {
+            let blend = blend(&[[0., 1.]], &[[0., 1.]]);
+            let mut blend = blend.with_threshold(threshold.parse().unwrap());
+            blend.rewrite(&SITE, maps(&[Some(0), Some(0)])).unwrap();
+            let x = Tensor::zeros((2, 4, 4, 4), DType::F32, &Device::Cpu).unwrap();
+            blend.finish(&x).unwrap();
+            let mask = blend.mask().unwrap().sum_all().unwrap();
+            let count: f32 = mask.to_scalar().unwrap();
+            assert_eq!(count, changed as f32, "{threshold}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 pub use pairs::Blend;
 
 use super::{
-    Anchor, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MaskWords,
+    Anchor, BlendThreshold, BlendWords, CrossReplaceSteps, LocalBlend, MasactrlStart, MaskWords,
     MaskedSelfAttention, MutualSelfAttention, PromptToPrompt, StepRange,
 };
 use crate::{
@@ -83,6 +83,8 @@ pub struct ControlPlan {
     pub amplify: Vec<Amplify>,
     /// What local blend goes by; without anything there is none.
     pub blend: Vec<Blend>,
+    /// Where it ends; by default [`BlendThreshold`] says, by what it goes by.
+    pub blend_threshold: Option<BlendThreshold>,
     /// Whether the source is anchored.
     pub anchor: Anchor,
 }
@@ -146,6 +148,7 @@ impl Default for ControlPlan {
             self_replace: StepRange::SELF_REPLACE,
             amplify: vec![Amplify::Auto],
             blend: Vec::new(),
+            blend_threshold: None,
             anchor: Anchor::default(),
         }
     }
@@ -260,6 +263,16 @@ impl ControlPlan {
         }
     }
 
+    /// Where local blend ends, if there is one.
+    pub fn blend_threshold(&self) -> Option<BlendThreshold> {
+        let usual = match self.blend[..] {
+            [] => return None,
+            [Blend::Difference] => BlendThreshold::DIFFERENCE,
+            _ => BlendThreshold::WORDS,
+        };
+        Some(self.blend_threshold.unwrap_or(usual))
+    }
+
     /// Each word of the target with the source word whose attention it uses, if any.
     pub fn followed(&self, source: &Prompt, target: &Prompt) -> Vec<(String, Option<String>)> {
         let (mode, refine) = (self.mode_for(source, target), Refine::new(source, target));
@@ -285,18 +298,32 @@ impl ControlPlan {
         targets: &[Prompt],
         walk: &WalkInfo,
     ) -> Result<Option<LocalBlend>> {
-        match self.blend[..] {
+        let blend = match self.blend[..] {
             [] => return Ok(None),
-            [Blend::Difference] => {
-                let blend = LocalBlend::by_difference();
-                return Ok(Some(blend.beginning_at(walk.blend_from)));
-            }
+            [Blend::Difference] => LocalBlend::by_difference(),
             _ if self.blend.contains(&Blend::Difference) => {
                 let reason = "difference is found without words: it stands alone";
                 return Err(Error::of(Setting::Blend, reason));
             }
-            _ => (),
-        }
+            _ => LocalBlend::by_words(
+                self.blend_words(source, targets, &walk.device)?,
+                &walk.attentive_levels,
+            ),
+        };
+        let blend = match self.blend_threshold {
+            Some(threshold) => blend.with_threshold(threshold),
+            None => blend,
+        };
+        Ok(Some(blend.beginning_at(walk.blend_from)))
+    }
+
+    /// The tokens that local blend goes by.
+    fn blend_words(
+        &self,
+        source: &Prompt,
+        targets: &[Prompt],
+        device: &Device,
+    ) -> Result<BlendWords> {
         let (mut sources, mut own) = (Vec::new(), Vec::new());
         for target in targets {
             let pairs = self.blended(source, target)?;
@@ -307,12 +334,10 @@ impl ControlPlan {
             sources.push(marked(source, &from));
             own.push(marked(target, &to));
         }
-        let words = BlendWords {
-            source: Tensor::new(sources, &walk.device)?,
-            target: Tensor::new(own, &walk.device)?,
-        };
-        let blend = LocalBlend::by_words(words, &walk.attentive_levels);
-        Ok(Some(blend.beginning_at(walk.blend_from)))
+        Ok(BlendWords {
+            source: Tensor::new(sources, device)?,
+            target: Tensor::new(own, device)?,
+        })
     }
 
     /// Returns an error if a word that was named for the targets is in none of them.

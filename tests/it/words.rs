@@ -6,7 +6,7 @@ use icd::{
     nn::Placement,
     prompt::Prompt,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Run, data, icd};
 
@@ -56,6 +56,18 @@ fn what_changes_most_is_blended_without_words() {
         let facts = told(plan("a blue star", "a red star").args(flags));
         assert_eq!(facts["blended"], blended, "{flags}");
     }
+    for (flags, threshold) in [
+        ("--blend difference", json!(0.15)),
+        ("--blend auto", json!(0.3)),
+        ("--blend auto --blend-threshold 0.2", json!(0.2)),
+        ("--blend-threshold 0.2", json!(null)),
+    ] {
+        let facts = told(plan("a blue star", "a red star").args(flags));
+        assert_eq!(facts["blend_threshold"], threshold, "{flags}");
+    }
+    plan("a blue star", "a red star")
+        .args("--blend difference --blend-threshold 1")
+        .fails(2, &["--blend-threshold", "below 1"]);
     plan("a blue star", "a red star")
         .args("--blend difference --blend auto")
         .fails(2, &["--blend", "difference", "alone"]);

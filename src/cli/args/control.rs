@@ -3,8 +3,8 @@
 use clap::Args;
 use icd::{
     control::{
-        Amplify, Anchor, Blend, ControlMode, ControlPlan, CrossReplaceSteps, MasactrlStart,
-        StepRange,
+        Amplify, Anchor, Blend, BlendThreshold, ControlMode, ControlPlan, CrossReplaceSteps,
+        MasactrlStart, StepRange,
     },
     guidance::Tau,
     model::{DefaultBlend, MethodName, Model},
@@ -78,6 +78,11 @@ pub(crate) struct ControlArgs {
     #[arg(long, value_name = "AREA", value_parser = blend)]
     #[arg(allow_hyphen_values = true)]
     blend: Vec<Option<Blend>>,
+    /// Where the area of --blend ends, as a fraction of the strongest attention or difference, 0 to
+    /// below 1: a smaller one lets more of the picture change [default: 0.3 for words, 0.15 for
+    /// difference].
+    #[arg(long, value_name = "FRACTION", allow_negative_numbers = true)]
+    blend_threshold: Option<BlendThreshold>,
     /// The prompt of the targets in the early steps, while guidance is off or reduced (see
     /// --tau) [default: target; source for SDXL with --control auto].
     #[arg(long, value_name = "source|target|TEXT", allow_hyphen_values = true)]
@@ -127,6 +132,7 @@ impl ControlArgs {
             self_replace: self.self_replace,
             amplify: self.amplify(),
             blend: self.blend(model, method),
+            blend_threshold: self.blend_threshold,
             anchor: self.anchor,
         }
     }

@@ -33,9 +33,10 @@ const MODEL: &[&str] = &[
 
 /// Settings that the program derives from others where they are left to it: with those
 /// changed they are derived anew.
-const DERIVED: [(&str, &[&[&str]]); 10] = [
+const DERIVED: [(&str, &[&[&str]]); 11] = [
     ("amplify", &[PROMPTS, &["control"]]),
-    ("blend", &[PROMPTS]),
+    ("blend", &[PROMPTS, MODEL, METHOD]),
+    ("blend_threshold", &[PROMPTS, MODEL, METHOD, &["blend"]]),
     ("control", &[PROMPTS, MODEL]),
     ("early_prompt", &[MODEL, &["control"]]),
     ("guidance", &[MODEL, METHOD]),

@@ -4,7 +4,12 @@ use std::{any::TypeId, ffi::OsStr};
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, ArgMatches};
-use icd::{control::StepRange, guidance::Tau, picture::Size, schedule::DdimSteps};
+use icd::{
+    control::{BlendThreshold, StepRange},
+    guidance::Tau,
+    picture::Size,
+    schedule::DdimSteps,
+};
 use serde_json::{Value, json};
 
 use crate::cli::args::values::Seed;
@@ -53,6 +58,7 @@ fn is_numeric(arg: &Arg) -> bool {
         TypeId::of::<Seed>(),
         TypeId::of::<Size>(),
         TypeId::of::<Tau>(),
+        TypeId::of::<BlendThreshold>(),
         TypeId::of::<DdimSteps>(),
         TypeId::of::<StepRange>(),
         TypeId::of::<(Option<String>, StepRange)>(),

@@ -288,11 +288,14 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
         true => "what changes most".to_owned(),
         false => listed(blended.iter().map(pair_of_words)),
     };
+    let threshold = plan.blend_threshold().map(|it| number(&it.to_string()));
     Ok(vec![
         Fact::of("control", mode),
         words.with("followed_words", json!(followed)),
         Fact::of("amplified", told).with("amplified_words", factors),
-        Fact::of("blended", pairs).with("blended_words", json!(blended)),
+        Fact::of("blended", pairs)
+            .with("blended_words", json!(blended))
+            .with("blend_threshold", json!(threshold)),
     ])
 }
 

@@ -68,6 +68,17 @@ pub(crate) fn warn_of_masactrl(plan: &ControlPlan, console: &Console) {
     }
 }
 
+/// Warns about a threshold of a blend where there is none.
+pub(crate) fn warn_of_blend(plan: &ControlPlan, console: &Console) {
+    if let Some(threshold) = plan.blend_threshold
+        && plan.blend.is_empty()
+    {
+        console.warn(&format!(
+            "--blend-threshold {threshold} has no effect without --blend"
+        ));
+    }
+}
+
 /// Warns if the size of the work is not one that the model was trained on.
 pub(crate) fn warn_of_size(model: &Model, size: Size, console: &Console) -> Result<()> {
     let own = model.size()?;

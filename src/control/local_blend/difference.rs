@@ -5,12 +5,9 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::exceeding;
+use super::{BlendThreshold, exceeding};
 use crate::{control::add_to, error::Result};
 
-/// A cell belongs to the edit if it or a neighbour differs by more than this fraction of the most
-/// that any does.
-const THRESHOLD: f64 = 0.25;
 /// Cells along the shorter side, as many as the maps of words have in Stable Diffusion.
 const CELLS: usize = 16;
 /// Above 0, so that rows without any difference have none.
@@ -40,14 +37,18 @@ impl Difference {
         add_to(&mut self.sum, cells.broadcast_div(&max.maximum(LEAST)?)?)
     }
 
-    /// 1 in the area of each target's edit, else 0, (targets, 1, height, width), if any latents
-    /// were added, which have this size.
-    pub(super) fn mask(&self, height: usize, width: usize) -> Result<Option<Tensor>> {
+    /// 1 in the area of each target's edit, else 0, (targets, 1, h, w), if any latents were added,
+    /// which have this size (h, w).
+    pub(super) fn mask(
+        &self,
+        threshold: BlendThreshold,
+        (height, width): (usize, usize),
+    ) -> Result<Option<Tensor>> {
         let Some(sum) = &self.sum else {
             return Ok(None);
         };
         let (size, (_, _, rows, columns)) = (cell(height, width), sum.dims4()?);
-        let mask = exceeding(sum, THRESHOLD, (rows * size, columns * size))?;
+        let mask = exceeding(sum, threshold, (rows * size, columns * size))?;
         Ok(Some(mask.narrow(2, 0, height)?.narrow(3, 0, width)?))
     }
 }
@@ -82,7 +83,10 @@ mod tests {
         for x in steps {
             difference.add(x).unwrap();
         }
-        let masks = difference.mask(side, side).unwrap().unwrap();
+        let masks = difference
+            .mask(BlendThreshold(0.25), (side, side))
+            .unwrap()
+            .unwrap();
         let rows: Vec<Vec<f32>> = masks.flatten_from(1).unwrap().to_vec2().unwrap();
         let inside = |row: Vec<f32>| (0..row.len()).filter(|&pixel| row[pixel] == 1.0).collect();
         rows.into_iter().map(inside).collect()

@@ -4,15 +4,12 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Tensor};
 
-use super::exceeding;
+use super::{BlendThreshold, exceeding};
 use crate::{
     control::{WordSites, add_to},
     error::Result,
     model::attention::{Intervention, Site},
 };
-
-/// A pixel belongs to a word if its map exceeds this fraction of its maximum.
-const THRESHOLD: f64 = 0.3;
 
 /// The tokens that a blend is over: (targets, tokens), 1 for those that are chosen, else 0, on
 /// the device of the latents.
@@ -77,13 +74,17 @@ impl WordMaps {
         add_to(&mut self.sum, sum)
     }
 
-    /// 1 where a target's words or those of the source for it attend, else 0, (targets, 1, height,
-    /// width), if any maps were added.
-    pub(super) fn mask(&self, height: usize, width: usize) -> Result<Option<Tensor>> {
+    /// 1 where a target's words or those of the source for it attend, else 0, (targets, 1, h, w) of
+    /// this size (h, w), if any maps were added.
+    pub(super) fn mask(
+        &self,
+        threshold: BlendThreshold,
+        size: (usize, usize),
+    ) -> Result<Option<Tensor>> {
         let Some(maps) = &self.sum else {
             return Ok(None);
         };
-        let mask = exceeding(maps, THRESHOLD, (height, width))?;
+        let mask = exceeding(maps, threshold, size)?;
         let targets = mask.dim(0)? / 2;
         let [source, own] = [0, targets].map(|first| mask.narrow(0, first, targets));
         Ok(Some(source?.maximum(&own?)?))

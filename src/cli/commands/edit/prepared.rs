@@ -25,7 +25,8 @@ use crate::cli::{
         dry_run::{self, Work},
         prompts::warn_of_edit,
         warnings::{
-            warn_of_factors, warn_of_guidance, warn_of_masactrl, warn_of_other_model, warn_of_size,
+            warn_of_blend, warn_of_factors, warn_of_guidance, warn_of_masactrl,
+            warn_of_other_model, warn_of_size,
         },
     },
 };
@@ -242,6 +243,7 @@ fn warn(
     warn_of_guidance(edit.guidance, console);
     warn_of_factors(&edit.control, console);
     warn_of_masactrl(&edit.control, console);
+    warn_of_blend(&edit.control, console);
     warn_of_size(model, frame.worked(model)?, console)?;
     note_unanchored(frame, edit, console);
     warn_of_other_model(model, settings, console)?;
