@@ -63,7 +63,11 @@ impl Settings {
                 ..plan.clone()
             },
         );
-        let settings = settings.of_pairs("blend", &plan.blend, pairs);
+        let settings = match &plan.blend[..] {
+            [] => settings.chosen("blend", json!(["none"])),
+            _ if plan.blends_by_difference() => settings.chosen("blend", json!(["difference"])),
+            given => settings.of_pairs("blend", given, pairs),
+        };
         let settings = match plan.blend_threshold() {
             Some(threshold) => settings.chosen("blend_threshold", number(&threshold.to_string())),
             None => settings,
@@ -86,7 +90,6 @@ impl Settings {
     /// The setting of pairs of words that `pairs` name for this target.
     fn of_pairs(self, key: &str, given: &[Blend], pairs: Option<Vec<String>>) -> Self {
         match pairs {
-            _ if given == [Blend::Difference] => self.chosen(key, json!(["difference"])),
             Some(pairs) if given.contains(&Blend::Auto) => self.chosen(key, json!(pairs)),
             // The others are for other targets: this one lacks their words.
             Some(pairs) if pairs.len() < given.len() => self.with(key, json!(pairs)),

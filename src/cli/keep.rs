@@ -47,6 +47,8 @@ impl<'a> Keeping<'a> {
         let is_cut = |placed: &Placed| size == ResultSize::Photo && placed.canvas.fit == Fit::Crop;
         match (asked, frame.placed()) {
             (Some(KeepPixels::Off), _) => Self::No,
+            // It may be the model's default: nobody asked for anything to be kept.
+            (None, None) if mask.is_none() && edit.control.blends_by_difference() => Self::No,
             (_, None) if is_confined => Self::Impossible(
                 "with --latents there is no photo whose pixels could be kept: mask and blend \
                  confine the latent only",

@@ -126,7 +126,7 @@ impl WalkControl for LocalBlend {
         if let Area::Difference(sum) = &mut self.area
             && !self.step.early
         {
-            sum.add(x)?;
+            sum.add(x, self.step.uneven)?;
         }
         if self.step.index < self.start {
             return Ok(None);
@@ -137,6 +137,10 @@ impl WalkControl for LocalBlend {
             Area::Difference(sum) => sum.mask(self.threshold, (height, width))?,
         };
         let Some(mask) = mask else {
+            if let Area::Difference(_) = self.area {
+                // There were only early prompts: if it ends here, nothing is to be changed.
+                self.mask = Some(x.narrow(1, 0, 1)?.zeros_like()?);
+            }
             return Ok(None);
         };
         let mask = mask.pad_with_zeros(0, 1, 0)?.to_dtype(x.dtype())?;
@@ -276,6 +280,24 @@ mod tests {
             blend.finish(&x).unwrap().is_some()
         };
         assert!(!blends(0) && blends(1));
+    }
+
+    #[test]
+    fn early_prompts_show_no_difference() {
+        let mut blend = LocalBlend::by_difference();
+        let mut finish = |early: bool| {
+            blend.begin(StepInfo {
+                early,
+                ..StepInfo::default()
+            });
+            let x = Tensor::new(&[0f32, 1.], &Device::Cpu).unwrap();
+            let x = x.reshape((2, 1, 1, 1)).unwrap();
+            let blended = blend.finish(&x).unwrap().is_some();
+            let mask = blend.mask().unwrap().flatten_all().unwrap();
+            (blended, mask.to_vec1::<f32>().unwrap())
+        };
+        assert_eq!(finish(true), (false, vec![0., 0.]));
+        assert_eq!(finish(false), (true, vec![0., 1.]));
     }
 
     #[test]

@@ -263,11 +263,17 @@ impl ControlPlan {
         }
     }
 
+    /// Whether local blend goes by what the edit changes most.
+    pub fn blends_by_difference(&self) -> bool {
+        let is_difference = |blend: &Blend| *blend == Blend::Difference;
+        !self.blend.is_empty() && self.blend.iter().all(is_difference)
+    }
+
     /// Where local blend ends, if there is one.
     pub fn blend_threshold(&self) -> Option<BlendThreshold> {
         let usual = match self.blend[..] {
             [] => return None,
-            [Blend::Difference] => BlendThreshold::DIFFERENCE,
+            _ if self.blends_by_difference() => BlendThreshold::DIFFERENCE,
             _ => BlendThreshold::WORDS,
         };
         Some(self.blend_threshold.unwrap_or(usual))
@@ -300,7 +306,7 @@ impl ControlPlan {
     ) -> Result<Option<LocalBlend>> {
         let blend = match self.blend[..] {
             [] => return Ok(None),
-            [Blend::Difference] => LocalBlend::by_difference(),
+            _ if self.blends_by_difference() => LocalBlend::by_difference(),
             _ if self.blend.contains(&Blend::Difference) => {
                 let reason = "difference is found without words: it stands alone";
                 return Err(Error::of(Setting::Blend, reason));

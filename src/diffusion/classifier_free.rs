@@ -127,6 +127,10 @@ impl Predictor for ClassifierFree<'_> {
         self.texts.is_early(t)
     }
 
+    fn is_uneven(&self, t: Timestep) -> bool {
+        self.texts.is_uneven(t)
+    }
+
     fn predict(
         &self,
         x: &Tensor,

@@ -28,6 +28,11 @@ pub trait Predictor {
         false
     }
 
+    /// Whether guidance leads some rows further than others at timestep `t`.
+    fn is_uneven(&self, _t: Timestep) -> bool {
+        false
+    }
+
     /// Predicts the noise (rows, 4, h, w) in `x` of the same shape at timestep `t`.
     fn predict(
         &self,
@@ -86,6 +91,13 @@ impl<'a> RowTexts<'a> {
         self.guidance
     }
 
+    /// Whether the guidance of some rows is stronger than that of others at timestep `t`.
+    pub(super) fn is_uneven(&self, t: Timestep) -> bool {
+        let mut strengths = self.guidance.iter().map(|w| w.strength_at(t));
+        let first = strengths.next();
+        strengths.any(|strength| Some(strength) != first)
+    }
+
     /// Whether those at timestep `t` are the early ones.
     pub(super) fn is_early(&self, t: Timestep) -> bool {
         self.early.is_some() && self.guidance.iter().any(|w| w.tau().is_early(t))
@@ -122,6 +134,10 @@ impl Predictor for EmbeddedGuidance<'_> {
 
     fn is_early(&self, t: Timestep) -> bool {
         self.texts.is_early(t)
+    }
+
+    fn is_uneven(&self, t: Timestep) -> bool {
+        self.texts.is_uneven(t)
     }
 
     fn predict(

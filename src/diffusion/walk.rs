@@ -18,6 +18,8 @@ pub struct StepInfo {
     pub timestep: Timestep,
     /// Whether the rows use their early prompts.
     pub early: bool,
+    /// Whether guidance leads some rows further than others.
+    pub uneven: bool,
     /// Height and width of the latents.
     pub latent: (usize, usize),
 }
@@ -69,6 +71,7 @@ impl Walk<'_> {
                 index: step,
                 timestep: at,
                 early: self.predictor.is_early(at),
+                uneven: self.predictor.is_uneven(at),
                 latent: (height, width),
             });
             // Detached: no gradients flow through the loop while a network is trained.

@@ -1,6 +1,6 @@
 //! What a model does where nothing else is asked for: its guidance, tau and timesteps.
 
-use serde::Deserialize;
+use std::str::FromStr;
 
 use super::{MethodName, Model, once};
 use crate::{
@@ -14,14 +14,27 @@ use crate::{
 const GENERATION_GUIDANCE: f64 = 7.0;
 
 /// The local blend of edits where none is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DefaultBlend {
     /// The whole picture may change.
     #[default]
     None,
     /// What the edit changes most.
     Difference,
+}
+
+impl FromStr for DefaultBlend {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "difference" => Ok(Self::Difference),
+            _ => Err(Error::setting(format!(
+                "{text:?}: a model's default is none or difference"
+            ))),
+        }
+    }
 }
 
 impl Model {

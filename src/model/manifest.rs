@@ -28,6 +28,7 @@ pub(super) struct Manifest {
     pub(super) guidance: Option<f64>,
     #[serde(deserialize_with = "tau")]
     pub(super) tau: Option<Tau>,
+    #[serde(deserialize_with = "blend")]
     pub(super) blend: DefaultBlend,
     pub(super) method: MethodName,
     #[serde(deserialize_with = "steps")]
@@ -63,6 +64,12 @@ fn guidance<'de, D: Deserializer<'de>>(file: D) -> Result<Option<f64>, D::Error>
 
 fn tau<'de, D: Deserializer<'de>>(file: D) -> Result<Option<Tau>, D::Error> {
     checked(file, Tau::step)
+}
+
+fn blend<'de, D: Deserializer<'de>>(file: D) -> Result<DefaultBlend, D::Error> {
+    let text = String::deserialize(file)?;
+    text.parse()
+        .map_err(|error: Error| de::Error::custom(error))
 }
 
 fn steps<'de, D: Deserializer<'de>>(file: D) -> Result<DdimSteps, D::Error> {

@@ -73,8 +73,8 @@ pub(crate) struct ControlArgs {
     amplify: Vec<Option<Amplify>>,
     /// Local blend: change the picture only where a source word or its target word is, as in
     /// cat:dog; repeat it for several; auto: the words that differ; difference: what the edit
-    /// changes most, whatever the words (masks as DiffEdit's); none: anywhere [default: none, or
-    /// as the model's icd.toml says].
+    /// changes most, whatever the words (masks as DiffEdit's); none: anywhere [default: as the
+    /// model's icd.toml says for its own method, else none].
     #[arg(long, value_name = "AREA", value_parser = blend)]
     #[arg(allow_hyphen_values = true)]
     blend: Vec<Option<Blend>>,

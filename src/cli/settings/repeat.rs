@@ -91,6 +91,9 @@ impl Settings {
             };
             let is_default = defaults.contains(&key.as_str());
             let is_asked_anew = is_default && is_derived_anew(key, typed);
+            if is_asked_anew && !is_replaced(key, typed) && were_found(key, value) {
+                arguments.push(format!("--{flag}=auto").into());
+            }
             if !is_replaced(key, typed) && !is_asked_anew {
                 if is_default {
                     origin.defaults.insert(key.clone());
@@ -148,6 +151,14 @@ fn is_derived_anew(id: &str, typed: &ArgMatches) -> bool {
     let from = DERIVED.iter().filter(|(derived, _)| *derived == id);
     let mut from = from.flat_map(|(_, from)| from.concat());
     from.any(|flag| is_typed(flag, typed))
+}
+
+/// Whether a setting has words that `auto` found, which was asked for: by default none are.
+fn were_found(id: &str, value: &Value) -> bool {
+    let defaults = ["difference", "none"];
+    let mut words = value.as_array().into_iter().flatten();
+    ["blend", "masactrl_mask"].contains(&id)
+        && words.all(|word| word.as_str().is_some_and(|word| !defaults.contains(&word)))
 }
 
 /// Whether a flag, or one that excludes it, was given explicitly.

@@ -5,7 +5,6 @@ use std::fmt::Display;
 use anyhow::Result;
 use clap::{ValueEnum, builder::PossibleValue};
 use icd::{
-    control::Blend,
     guidance::Guidance,
     model::Model,
     picture::Size,
@@ -284,7 +283,7 @@ fn control(edit: &Edit, source: &Prompt, target: &Prompt) -> Result<Facts> {
     let told = listed(told.map(|(found, factor)| format!("{} by {factor}", found.word)));
     let blended = plan.blended(source, target)?.into_iter();
     let blended: Vec<_> = blended.map(|(from, to)| (from.word, to.word)).collect();
-    let pairs = match plan.blend.contains(&Blend::Difference) {
+    let pairs = match plan.blends_by_difference() {
         true => "what changes most".to_owned(),
         false => listed(blended.iter().map(pair_of_words)),
     };

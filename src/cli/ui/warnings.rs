@@ -74,7 +74,7 @@ pub(crate) fn warn_of_blend(plan: &ControlPlan, console: &Console) {
         && plan.blend.is_empty()
     {
         console.warn(&format!(
-            "--blend-threshold {threshold} has no effect without --blend"
+            "--blend-threshold {threshold} has no effect: there is no --blend"
         ));
     }
 }

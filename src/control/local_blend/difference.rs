@@ -15,15 +15,27 @@ const LEAST: f64 = 1e-30;
 
 /// The differences of the targets' latents from the source's, summed over the steps, each step's
 /// as fractions of their maximum.
+///
+/// Guidance of the targets alone makes them differ everywhere, even under the source's prompt: once
+/// there was a step without it, steps with it do not count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Difference {
     /// By cells, (targets, 1, height, width).
     sum: Option<Tensor>,
+    /// Whether they are of steps in which guidance leads all rows alike.
+    is_even: bool,
 }
 
 impl Difference {
-    /// Adds those of latents (1 + targets, channels, h, w).
-    pub(super) fn add(&mut self, x: &Tensor) -> Result<()> {
+    /// Adds those of latents (1 + targets, channels, h, w) after a step in which guidance led some
+    /// rows further than others, or not.
+    pub(super) fn add(&mut self, x: &Tensor, uneven: bool) -> Result<()> {
+        if uneven && self.is_even {
+            return Ok(());
+        }
+        if !uneven && !self.is_even {
+            (self.sum, self.is_even) = (None, true);
+        }
         let x = x.to_dtype(DType::F32)?;
         let (source, targets) = (x.narrow(0, 0, 1)?, x.narrow(0, 1, x.dim(0)? - 1)?);
         let square = targets.broadcast_sub(&source)?.sqr()?.mean_keepdim(1)?;
@@ -81,7 +93,7 @@ mod tests {
     fn masks(side: usize, steps: &[Tensor]) -> Vec<Vec<usize>> {
         let mut difference = Difference::default();
         for x in steps {
-            difference.add(x).unwrap();
+            difference.add(x, false).unwrap();
         }
         let masks = difference
             .mask(BlendThreshold(0.25), (side, side))
@@ -110,6 +122,25 @@ mod tests {
         let large = latents(4, &[&[(0, 100.0), (15, 50.0)]]);
         let expected = vec![0, 1, 4, 5, 10, 11, 14, 15];
         assert_eq!(masks(4, &[small, large]), [expected]);
+    }
+
+    /// Guided steps count where there are no others.
+    #[test]
+    fn steps_in_which_guidance_leads_rows_alike_count_alone() {
+        let at = |pixel| latents(4, &[&[(pixel, 1.0)]]);
+        let area = |steps: &[(usize, bool)]| {
+            let mut difference = Difference::default();
+            for &(pixel, uneven) in steps {
+                difference.add(&at(pixel), uneven).unwrap();
+            }
+            let mask = difference.mask(BlendThreshold(0.25), (4, 4));
+            let mask = mask.unwrap().unwrap().flatten_all().unwrap();
+            let mask: Vec<f32> = mask.to_vec1().unwrap();
+            [0, 3, 15].map(|corner| mask[corner] == 1.0)
+        };
+        assert_eq!(area(&[(0, true), (3, true)]), [true, true, false]);
+        let mixed = [(0, true), (3, false), (15, true)];
+        assert_eq!(area(&mixed), [false, true, false]);
     }
 
     /// 34 pixels are 17 cells of 2 and 35 are 18, the last of them half outside.
