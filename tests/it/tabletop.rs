@@ -42,12 +42,12 @@ fn photo() -> PathBuf {
 }
 
 /// The still life with a mug of another colour, under these flags.
-fn green_mug(flags: &[&str], edited: &Path) {
+fn edited(mug: &str, flags: &[&str], edited: &Path) {
     icd()
         .args(["edit", "--model", "tabletop", "--image"])
         .arg(photo())
         .args(["--src-prompt", &still_life("blue")])
-        .args(["--tgt-prompt", &still_life("green"), "-o"])
+        .args(["--tgt-prompt", &still_life(mug), "-o"])
         .arg(edited)
         .args(flags)
         .assert()
@@ -55,30 +55,49 @@ fn green_mug(flags: &[&str], edited: &Path) {
 }
 
 #[test]
+fn where_nothing_differs_the_photo_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let result = folder.path().join("result.png");
+    let photo = Picture::read(&photo()).unwrap();
+    // The same prompt, led by guidance; and another that no step is under.
+    for (mug, flags) in [
+        ("blue", &["--force"][..]),
+        (
+            "green",
+            &["--force", "--early-prompt", "source", "--tau", "0.1"],
+        ),
+    ] {
+        edited(mug, flags, &result);
+        let result = Picture::read(&result).unwrap();
+        assert!(result.pixels() == photo.pixels(), "{mug}");
+    }
+}
+
+#[test]
 fn a_still_life_is_edited_without_a_network() {
     let folder = tempfile::tempdir().unwrap();
-    let edited = folder.path().join("edited.png");
-    green_mug(&[], &edited);
+    let result = folder.path().join("edited.png");
+    edited("green", &[], &result);
     let mug = (16, 46, 16);
     let [_, green, blue] = mean(&photo(), mug);
     assert!(blue > green + 50.0, "the mug was blue");
-    let [_, green, blue] = mean(&edited, mug);
+    let [_, green, blue] = mean(&result, mug);
     assert!(green > blue + 30.0, "the mug is green: {green} {blue}");
     // By default what the edit hardly changes is the photo's.
     let ball = (92, 72, 16);
     for elsewhere in [(100, 4, 20), ball, (40, 104, 20), (4, 100, 20)] {
-        assert_eq!(mean(&photo(), elsewhere), mean(&edited, elsewhere));
+        assert_eq!(mean(&photo(), elsewhere), mean(&result, elsewhere));
     }
 }
 
 #[test]
 fn without_a_blend_the_rest_is_what_the_model_makes_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let edited = folder.path().join("edited.png");
-    green_mug(&["--blend", "none"], &edited);
+    let result = folder.path().join("edited.png");
+    edited("green", &["--blend", "none"], &result);
     let ball = (92, 72, 16);
     for elsewhere in [(60, 4, 20), (100, 4, 20), ball, (40, 104, 20), (4, 100, 20)] {
-        let (before, after) = (mean(&photo(), elsewhere), mean(&edited, elsewhere));
+        let (before, after) = (mean(&photo(), elsewhere), mean(&result, elsewhere));
         assert!(before != after, "{elsewhere:?} is decoded");
         for (before, after) in before.into_iter().zip(after) {
             assert!(

@@ -235,6 +235,32 @@ fn what_was_left_to_the_program_is_derived_anew_from_other_prompts_or_models() {
 }
 
 #[test]
+fn a_blend_by_the_words_that_differ_stays_one_and_none_stays_none() {
+    let of = |done: &Done| settings(done, "out.png")["blend"].clone();
+    let words = bird("--blend auto").succeeds();
+    assert_eq!(of(&words), json!(["bird:dog"]));
+    let from = icd("edit").path("--from", &words.path("out.png"));
+    let other = from.with("--tgt-prompt", "a photo of a cat");
+    assert_eq!(
+        of(&other.args("-o out.png").succeeds()),
+        json!(["bird:cat"])
+    );
+    let model = icd("edit").path("--from", &words.path("out.png"));
+    let model = model.args("--dry-run --json --model tabletop").succeeds();
+    let told: Value = serde_json::from_str(&model.stdout).expect("JSON");
+    assert_eq!(told["blended"], "bird:dog");
+    // A default of the model is derived anew for another model only.
+    let none = bird("").succeeds();
+    assert_eq!(of(&none), json!(["none"]));
+    let again = icd("edit").path("--from", &none.path("out.png"));
+    assert_eq!(of(&again.args("-o out.png").succeeds()), json!(["none"]));
+    let other = icd("edit").path("--from", &none.path("out.png"));
+    let other = other.args("--dry-run --json --model tabletop").succeeds();
+    let told: Value = serde_json::from_str(&other.stdout).expect("JSON");
+    assert_eq!(told["blended"], "what changes most");
+}
+
+#[test]
 fn a_picture_made_with_other_weights_is_told() {
     let done = bird("").succeeds();
     let settings = settings(&done, "out.png");
