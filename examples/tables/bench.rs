@@ -8,7 +8,7 @@ use icd::{
     diffusion::{BatchConditioning, EmbeddedGuidance, Silent, Solver, Walk, WalkControl},
     guidance::Guidance,
     model::{
-        Adapters, DefaultBlend, EncodedPrompts, MethodName, Model, ModelChoice, TextEncoders,
+        Adapters, EncodedPrompts, MethodName, Model, ModelChoice, TextEncoders,
         attention::NoControl, unet::Unet, vae::Vae,
     },
     nn::Placement,
@@ -66,12 +66,8 @@ impl Bench {
 
     /// The control of edits where nothing else is asked for.
     pub(crate) fn usual_control(&self) -> ControlPlan {
-        let blend = match self.model.stated_blend(MethodName::Icd) {
-            DefaultBlend::None => Vec::new(),
-            DefaultBlend::Difference => vec![Blend::Difference],
-        };
         ControlPlan {
-            blend,
+            blend: Blend::by_default(self.model.stated_blend(MethodName::Icd)),
             ..ControlPlan::default()
         }
     }

@@ -36,8 +36,8 @@ pub(super) fn measure(bench: &Bench, pairs: u64, page: &mut Page) -> Result<()> 
     page.section("Edits");
     page.line(&format!(
         "{pairs} pairs, guidance {}; with control attention follows the source, and what the edit \
-         changes most is blended over the photo's own pixels (`--blend difference`); the share of edits whose changed attribute is correct (for \
-         an added object: its presence, colour, material and shape), whose object kept its place, \
+         changes most is blended over the photo's own pixels (`--blend difference`); the share of \
+         edits whose changed attribute is correct (for an added object: its presence, colour, material and shape), whose object kept its place, \
          the PSNR against the true edited picture, shadows and reflections included, and the \
          PSNR of the area that should not change.",
         bench.strength()

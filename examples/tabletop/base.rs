@@ -32,9 +32,9 @@ use super::{
 };
 
 const STEPS: usize = 8_000;
-const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 32;
 /// Latents that a thread learns at once.
-const ROWS: usize = 16;
+pub(crate) const ROWS: usize = 16;
 const RATE: LrSchedule = LrSchedule {
     peak: 1.5e-3,
     warmup: 500,

@@ -17,7 +17,7 @@ use icd::{
 
 use super::{
     Options,
-    base::{Batch, encode, tokens},
+    base::{BATCH, Batch, ROWS, encode, tokens},
     configs, hiding,
     scenes::Scenes,
     stage::{Stage, accumulation, storage},
@@ -26,9 +26,6 @@ use super::{
 };
 
 const STEPS: usize = 6_000;
-const BATCH: usize = 32;
-/// Latents that a thread learns at once.
-const ROWS: usize = 16;
 const RATE: LrSchedule = LrSchedule {
     peak: 8e-4,
     warmup: 200,

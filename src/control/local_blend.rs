@@ -126,7 +126,7 @@ impl WalkControl for LocalBlend {
         if let Area::Difference(sum) = &mut self.area
             && !self.step.early
         {
-            sum.add(x, self.step.uneven)?;
+            sum.add(x, self.step.unevenly_guided)?;
         }
         if self.step.index < self.start {
             return Ok(None);

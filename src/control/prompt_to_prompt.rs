@@ -232,7 +232,7 @@ mod tests {
             index,
             timestep: Timestep(999),
             early: false,
-            uneven: false,
+            unevenly_guided: false,
             latent: (8, 8),
         };
         control.begin(step(0));

@@ -127,8 +127,8 @@ impl Predictor for ClassifierFree<'_> {
         self.texts.is_early(t)
     }
 
-    fn is_uneven(&self, t: Timestep) -> bool {
-        self.texts.is_uneven(t)
+    fn is_unevenly_guided(&self, t: Timestep) -> bool {
+        self.texts.is_unevenly_guided(t)
     }
 
     fn predict(

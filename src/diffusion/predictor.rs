@@ -29,7 +29,7 @@ pub trait Predictor {
     }
 
     /// Whether guidance leads some rows further than others at timestep `t`.
-    fn is_uneven(&self, _t: Timestep) -> bool {
+    fn is_unevenly_guided(&self, _t: Timestep) -> bool {
         false
     }
 
@@ -92,7 +92,7 @@ impl<'a> RowTexts<'a> {
     }
 
     /// Whether the guidance of some rows is stronger than that of others at timestep `t`.
-    pub(super) fn is_uneven(&self, t: Timestep) -> bool {
+    pub(super) fn is_unevenly_guided(&self, t: Timestep) -> bool {
         let mut strengths = self.guidance.iter().map(|w| w.strength_at(t));
         let first = strengths.next();
         strengths.any(|strength| Some(strength) != first)
@@ -136,8 +136,8 @@ impl Predictor for EmbeddedGuidance<'_> {
         self.texts.is_early(t)
     }
 
-    fn is_uneven(&self, t: Timestep) -> bool {
-        self.texts.is_uneven(t)
+    fn is_unevenly_guided(&self, t: Timestep) -> bool {
+        self.texts.is_unevenly_guided(t)
     }
 
     fn predict(

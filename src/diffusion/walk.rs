@@ -19,7 +19,7 @@ pub struct StepInfo {
     /// Whether the rows use their early prompts.
     pub early: bool,
     /// Whether guidance leads some rows further than others.
-    pub uneven: bool,
+    pub unevenly_guided: bool,
     /// Height and width of the latents.
     pub latent: (usize, usize),
 }
@@ -71,7 +71,7 @@ impl Walk<'_> {
                 index: step,
                 timestep: at,
                 early: self.predictor.is_early(at),
-                uneven: self.predictor.is_uneven(at),
+                unevenly_guided: self.predictor.is_unevenly_guided(at),
                 latent: (height, width),
             });
             // Detached: no gradients flow through the loop while a network is trained.

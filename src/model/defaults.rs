@@ -1,6 +1,6 @@
 //! What a model does where nothing else is asked for: its guidance, tau and timesteps.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use super::{MethodName, Model, once};
 use crate::{
@@ -23,9 +23,19 @@ pub enum DefaultBlend {
     Difference,
 }
 
+impl fmt::Display for DefaultBlend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Difference => "difference",
+        })
+    }
+}
+
 impl FromStr for DefaultBlend {
     type Err = Error;
 
+    /// Parses a model's `blend`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "none" => Ok(Self::None),

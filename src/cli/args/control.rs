@@ -7,7 +7,7 @@ use icd::{
         MasactrlStart, StepRange,
     },
     guidance::Tau,
-    model::{DefaultBlend, MethodName, Model},
+    model::{MethodName, Model},
     pipeline::{Edit, Outputs},
 };
 
@@ -167,12 +167,9 @@ impl ControlArgs {
 
     /// All that was given, or the model's default; `none` adds nothing.
     fn blend(&self, model: &Model, method: MethodName) -> Vec<Blend> {
-        if !self.blend.is_empty() {
-            return self.blend.iter().flatten().cloned().collect();
-        }
-        match model.stated_blend(method) {
-            DefaultBlend::None => Vec::new(),
-            DefaultBlend::Difference => vec![Blend::Difference],
+        match self.blend.is_empty() {
+            true => Blend::by_default(model.stated_blend(method)),
+            false => self.blend.iter().flatten().cloned().collect(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::slice;
 use crate::{
     control::WordPair,
     error::{Error, Result, Setting},
+    model::DefaultBlend,
     prompt::{Prompt, words::WordTokens},
 };
 
@@ -19,6 +20,16 @@ pub enum Blend {
     /// What the edit changes most ([`LocalBlend::by_difference`](crate::control::LocalBlend)), for
     /// local blend alone, and without words.
     Difference,
+}
+
+impl Blend {
+    /// What edits are blended by where a model's default is taken.
+    pub fn by_default(stated: DefaultBlend) -> Vec<Self> {
+        match stated {
+            DefaultBlend::None => Vec::new(),
+            DefaultBlend::Difference => vec![Self::Difference],
+        }
+    }
 }
 
 /// The words that [`Blend::Auto`] means for a source and a target.
