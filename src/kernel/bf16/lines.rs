@@ -10,7 +10,7 @@ pub(in crate::kernel) struct Line(pub [u32; 16]);
 pub(in crate::kernel) const TERMS: usize = 32;
 
 /// Pairs of terms per line.
-const PAIRS: usize = TERMS / 2;
+pub(super) const PAIRS: usize = TERMS / 2;
 
 /// Rows per tile.
 pub(in crate::kernel) const ROWS: usize = 16;

@@ -106,15 +106,18 @@ pub(super) fn tiles_are_usable(edx: u32, xcr0: u64, permission: impl FnOnce() ->
 
 #[cfg(target_arch = "x86_64")]
 mod system {
-    use std::arch::{
-        asm,
-        x86_64::{
-            __cpuid, __cpuid_count, __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-            _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    use std::{
+        arch::{
+            asm,
+            x86_64::{
+                __cpuid, __cpuid_count, __m512, _mm512_loadu_ps, _mm512_setzero_ps,
+                _mm512_storeu_ps,
+            },
         },
+        iter,
     };
 
-    use super::super::lines::{Line, Operands, Start, Sums};
+    use super::super::lines::{COLUMNS, Line, Operands, PAIRS, ROWS, Start, Sums};
 
     #[cfg(target_os = "linux")]
     pub(super) fn has_tiles() -> bool {
@@ -287,105 +290,129 @@ mod system {
         }
     }
 
+    /// Rows whose sums stay in registers.
+    const HIGH: usize = 8;
+
+    /// Bytes from columns that are read to those that are fetched meanwhile: the processor
+    /// fetches ahead by itself, but not beyond a page of memory.
+    const AHEAD: usize = 4 * size_of::<[Line; 2 * ROWS]>();
+
+    /// 16 sums of each of two halves of a row.
+    type Totals = [[__m512; 2]; HIGH];
+
     /// # Safety
     /// The operands are checked, and the processor has `vdpbf16ps`.
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) unsafe fn multiply_dots(operands: Operands, start: Start, sums: &mut Sums) {
-        const ROWS: usize = 8;
-        let (bytes, columns) = (operands.steps.bytes(), operands.b.as_chunks::<32>().0);
-        let short = operands.steps.last_pairs();
-        let whole = bytes.len() - usize::from(short.is_some());
-        let tiles = std::iter::once(operands.rows.0).chain(operands.rows.1);
-        for (tile, sums) in tiles.zip(sums.0.chunks_mut(16)) {
-            for (first, sums) in (tile..).step_by(ROWS).zip(sums.chunks_mut(ROWS)) {
-                let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
-                if start == Start::Sums {
-                    for (total, sums) in totals.iter_mut().zip(sums.iter()) {
-                        // SAFETY: a row has 32 values.
-                        *total =
-                            unsafe { [0, 16].map(|at| _mm512_loadu_ps(sums.as_ptr().add(at))) };
-                    }
-                }
-                for (offset, b) in bytes[..whole].iter().zip(columns) {
-                    let rows = &operands.a[first + offset / size_of::<Line>()..][..ROWS];
-                    add_dots(rows, b, &mut totals);
-                }
-                for (total, sums) in totals.iter().zip(sums.iter_mut()) {
-                    for (at, total) in [0, 16].into_iter().zip(total) {
-                        // SAFETY: a row has 32 values.
-                        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(at), *total) };
-                    }
-                }
+        let Operands { a, rows, steps, b } = operands;
+        let short = steps.last_pairs();
+        let whole = steps.bytes().len() - usize::from(short.is_some());
+        let (whole, last) = steps.bytes().split_at(whole);
+        let tiles = iter::once(rows.0).chain(rows.1);
+        let highs = tiles.flat_map(|tile| [tile, tile + HIGH]);
+        for (first, sums) in highs.zip(sums.0.as_chunks_mut().0) {
+            let rows = a[first..].as_ptr();
+            let mut totals = match start {
+                Start::Zero => [[_mm512_setzero_ps(); 2]; HIGH],
+                Start::Sums => load(sums),
+            };
+            // SAFETY: the lines of all steps are within `a` and `b`.
+            unsafe {
+                add_dots(rows, whole, PAIRS, b.as_ptr(), &mut totals);
                 if let Some(pairs) = short {
-                    let rows = &operands.a[first + bytes[whole] / size_of::<Line>()..];
-                    add_pairs(&rows[..ROWS], &columns[whole], pairs, sums);
+                    let b = b[whole.len() * 2 * ROWS..].as_ptr();
+                    add_dots(rows, last, pairs, b, &mut totals);
                 }
             }
+            store(&totals, sums);
         }
     }
 
-    /// Adds the products of the first pairs of a step. Not inlined: the sums of whole steps
-    /// would leave their registers.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    #[inline(never)]
-    fn add_pairs(rows: &[Line], b: &[Line; 32], pairs: usize, sums: &mut [[f32; 32]]) {
-        for (row, sums) in rows
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .zip(sums.as_chunks_mut::<4>().0)
-        {
-            let mut totals = [[_mm512_setzero_ps(); 2]; 4];
-            for (totals, sums) in totals.iter_mut().zip(sums.iter()) {
-                for (total, sums) in totals.iter_mut().zip(sums.as_chunks::<16>().0) {
-                    // SAFETY: 16 values.
-                    *total = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
-                }
-            }
-            for pair in 0..pairs {
-                add_pair(row, [&b[pair], &b[16 + pair]], pair, &mut totals);
-            }
-            for (totals, sums) in totals.iter().zip(sums) {
-                for (total, sums) in totals.iter().zip(sums.as_chunks_mut::<16>().0) {
-                    // SAFETY: 16 values.
-                    unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), *total) };
-                }
-            }
-        }
-    }
-
-    /// Adds the products of one step.
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f")]
     #[inline]
-    fn add_dots(rows: &[Line], b: &[Line; 32], totals: &mut [[__m512; 2]]) {
-        for pair in 0..16 {
-            add_pair(rows, [&b[pair], &b[16 + pair]], pair, totals);
-        }
+    fn load(sums: &[[f32; COLUMNS]; HIGH]) -> Totals {
+        // SAFETY: a row has 32 values.
+        sums.each_ref()
+            .map(|row| unsafe { [0, 16].map(|at| _mm512_loadu_ps(row.as_ptr().add(at))) })
     }
 
-    /// Adds the products of one pair.
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f")]
     #[inline]
-    fn add_pair(rows: &[Line], b: [&Line; 2], pair: usize, totals: &mut [[__m512; 2]]) {
-        // SAFETY: lines are 64 bytes.
-        let columns = unsafe { [vector(*b[0]), vector(*b[1])] };
-        for (row, totals) in rows.iter().zip(totals.iter_mut()) {
-            let value = _mm512_set1_epi32(row.0[pair].cast_signed());
-            // SAFETY: both are vectors of 64 bytes.
-            let value: __m512bh = unsafe { std::mem::transmute(value) };
-            for (total, columns) in totals.iter_mut().zip(columns) {
-                *total = _mm512_dpbf16_ps(*total, value, columns);
+    fn store(totals: &Totals, sums: &mut [[f32; COLUMNS]; HIGH]) {
+        for (totals, row) in totals.iter().zip(sums) {
+            for (total, at) in totals.iter().zip([0, 16]) {
+                // SAFETY: a row has 32 values.
+                unsafe { _mm512_storeu_ps(row.as_mut_ptr().add(at), *total) };
             }
         }
     }
 
+    /// Adds the products of the first `pairs` pairs of each step. It is assembly because the
+    /// compiler moves some of the sums to memory and back in each step.
+    ///
     /// # Safety
-    /// The processor has AVX-512.
+    /// The lines of `HIGH` rows at `a` and of 32 columns at `b` exist for each step, and the
+    /// processor has `vdpbf16ps`.
     #[target_feature(enable = "avx512f,avx512bf16")]
     #[inline]
-    unsafe fn vector(line: Line) -> __m512bh {
-        // SAFETY: both are 64 bytes without padding.
-        unsafe { std::mem::transmute(line) }
+    unsafe fn add_dots(
+        a: *const Line,
+        steps: &[usize],
+        pairs: usize,
+        b: *const Line,
+        totals: &mut Totals,
+    ) {
+        if steps.is_empty() {
+            return;
+        }
+        let [r0, r1, r2, r3, r4, r5, r6, r7] = totals;
+        // zmm0..15: sums, zmm16 and 17: a pair of 32 columns, zmm18 and 19: of a row.
+        // SAFETY: every address is within the lines or the steps.
+        unsafe {
+            asm!(
+                "2:",
+                "mov {at}, [{steps}]",
+                "add {steps}, 8",
+                "add {at}, {a}",
+                "mov {left}, {pairs}",
+                "3:",
+                "vmovaps zmm16, [{b}]", "vmovaps zmm17, [{b} + 1024]",
+                "prefetcht0 [{b} + {ahead}]", "prefetcht0 [{b} + {ahead} + 1024]",
+                "vpbroadcastd zmm18, [{at}]",
+                "vdpbf16ps zmm0, zmm18, zmm16", "vdpbf16ps zmm1, zmm18, zmm17",
+                "vpbroadcastd zmm19, [{at} + 64]",
+                "vdpbf16ps zmm2, zmm19, zmm16", "vdpbf16ps zmm3, zmm19, zmm17",
+                "vpbroadcastd zmm18, [{at} + 128]",
+                "vdpbf16ps zmm4, zmm18, zmm16", "vdpbf16ps zmm5, zmm18, zmm17",
+                "vpbroadcastd zmm19, [{at} + 192]",
+                "vdpbf16ps zmm6, zmm19, zmm16", "vdpbf16ps zmm7, zmm19, zmm17",
+                "vpbroadcastd zmm18, [{at} + 256]",
+                "vdpbf16ps zmm8, zmm18, zmm16", "vdpbf16ps zmm9, zmm18, zmm17",
+                "vpbroadcastd zmm19, [{at} + 320]",
+                "vdpbf16ps zmm10, zmm19, zmm16", "vdpbf16ps zmm11, zmm19, zmm17",
+                "vpbroadcastd zmm18, [{at} + 384]",
+                "vdpbf16ps zmm12, zmm18, zmm16", "vdpbf16ps zmm13, zmm18, zmm17",
+                "vpbroadcastd zmm19, [{at} + 448]",
+                "vdpbf16ps zmm14, zmm19, zmm16", "vdpbf16ps zmm15, zmm19, zmm17",
+                "add {b}, 64",
+                "add {at}, 4",
+                "dec {left}",
+                "jnz 3b",
+                "add {b}, {rest}",
+                "dec {count}",
+                "jnz 2b",
+                a = in(reg) a, steps = inout(reg) steps.as_ptr() => _, b = inout(reg) b => _,
+                pairs = in(reg) pairs, rest = in(reg) size_of::<[Line; 2 * ROWS]>() - size_of::<Line>() * pairs,
+                count = inout(reg) steps.len() => _, at = out(reg) _, left = out(reg) _,
+                ahead = const AHEAD,
+                inout("zmm0") r0[0], inout("zmm1") r0[1], inout("zmm2") r1[0], inout("zmm3") r1[1],
+                inout("zmm4") r2[0], inout("zmm5") r2[1], inout("zmm6") r3[0], inout("zmm7") r3[1],
+                inout("zmm8") r4[0], inout("zmm9") r4[1], inout("zmm10") r5[0], inout("zmm11") r5[1],
+                inout("zmm12") r6[0], inout("zmm13") r6[1], inout("zmm14") r7[0], inout("zmm15") r7[1],
+                out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
+                options(nostack, readonly),
+            );
+        }
     }
 }
 
