@@ -93,6 +93,7 @@ pub fn peak_flops(unit: Unit) -> f64 {
             let operands = Operands {
                 a: &lines,
                 rows: (0, Some(ROWS)),
+                count: 2 * ROWS,
                 steps: &steps,
                 b: &lines,
             };

@@ -297,6 +297,7 @@ impl Task<'_, '_> {
             let operands = Operands {
                 a: self.keys,
                 rows: tiles(first, keys.end),
+                count: keys.end - first,
                 steps: depth,
                 b: queries,
             };
@@ -346,6 +347,7 @@ impl Task<'_, '_> {
                 let operands = Operands {
                     a: &values[first * height..],
                     rows: tiles(row, e),
+                    count: e - row,
                     steps: &steps,
                     b: weights,
                 };

@@ -106,6 +106,7 @@ impl Compute<'_> {
                     let operands = Operands {
                         a: &strip.lines,
                         rows: (tiles[0].first, tiles.get(1).map(|tile| tile.first)),
+                        count: 2 * ROWS,
                         steps: &strip.steps,
                         b,
                     };
@@ -136,6 +137,7 @@ impl Compute<'_> {
                 let operands = Operands {
                     a: between,
                     rows: (first, (second < height).then_some(second)),
+                    count: 2 * ROWS,
                     steps: &steps,
                     b: outer.panel(panel),
                 };

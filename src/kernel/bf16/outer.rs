@@ -197,6 +197,7 @@ impl<B: Samples> WithSimd for Panel<'_, B> {
                 let operands = Operands {
                     a,
                     rows: (row, (2 * i + 1 < high).then_some(row + ROWS)),
+                    count: 2 * ROWS,
                     steps: &steps,
                     b: &lines,
                 };

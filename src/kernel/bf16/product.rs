@@ -227,10 +227,13 @@ impl<A: Left, F: Finish<P>, const P: usize> WithSimd for Compute<'_, '_, A, F, P
             let panels = self.finish.panels(i).map(|panel| self.sides.1.panel(panel));
             for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
                 let rows = (tiles[0].first, tiles.get(1).map(|tile| tile.first));
+                let last = places.iter().rposition(Option::is_some);
+                let count = last.map_or(0, |last| last + 1);
                 for (b, sums) in panels.iter().zip(&mut sums) {
                     let operands = Operands {
                         a: &strip.lines,
                         rows,
+                        count,
                         steps: &strip.steps,
                         b,
                     };
@@ -264,10 +267,12 @@ pub(in crate::kernel) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The first rows of a matrix.
+    /// The first rows of a matrix, in strips of about the same height.
     pub(in crate::kernel) fn new(matrix: Matrix<'a>, rows: usize) -> Self {
         let fit = STRIP / matrix.terms.div_ceil(TERMS).max(1) / (2 * ROWS) * (2 * ROWS);
-        Self::of_height(matrix, rows, fit.clamp(2 * ROWS, TALLEST))
+        let strips = rows.div_ceil(fit.clamp(2 * ROWS, TALLEST)).max(1);
+        let height = rows.div_ceil(strips).next_multiple_of(2 * ROWS);
+        Self::of_height(matrix, rows, height.max(2 * ROWS))
     }
 
     /// The same in strips of `height` rows.

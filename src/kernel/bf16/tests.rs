@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::{
     Arithmetic,
-    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, widened},
+    lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, widened},
     unit::{Session, Unit, tiles_are_usable},
 };
 
@@ -55,6 +55,7 @@ fn computed(unit: Unit, shape: &(Vec<usize>, Vec<usize>, usize), start: Start) -
     let operands = Operands {
         a: &a,
         rows: (rows[0], rows.get(1).copied()),
+        count: 2 * ROWS,
         steps: &Steps::at(offsets.iter().copied()),
         b: &b,
     };
@@ -101,6 +102,42 @@ fn sums_are_those_of_the_products() {
 }
 
 #[test]
+fn part_of_the_rows_and_of_the_last_step_is_enough() {
+    let zeros = |lines: &[Line], from: usize| -> Vec<Line> {
+        let zeroed = |line: &Line| {
+            Line(std::array::from_fn(
+                |i| if i < from { line.0[i] } else { 0 },
+            ))
+        };
+        lines.iter().map(zeroed).collect()
+    };
+    let b = noise(3 * 2 * ROWS, 2);
+    for (pairs, count) in [(1, 1), (4, 8), (9, 9), (15, 17), (16, 31)] {
+        let mut a = noise(3 * 2 * ROWS, 1);
+        let last = zeros(&a[2 * 2 * ROWS..], pairs);
+        a.splice(2 * 2 * ROWS.., last);
+        let steps = Steps::at((0..3).map(|step| step * 2 * ROWS));
+        for unit in units() {
+            let sums = |steps: &Steps, count: usize| {
+                let operands = Operands {
+                    a: &a,
+                    rows: (0, Some(ROWS)),
+                    count,
+                    steps,
+                    b: &b,
+                };
+                let mut sums = Sums::default();
+                Session::new(unit).multiply(operands, Start::Zero, &mut sums);
+                sums.0
+            };
+            let short = steps.clone().of_terms(2 * TERMS + 2 * pairs);
+            let (all, part) = (sums(&steps, 2 * ROWS), sums(&short, count));
+            assert_eq!(part[..count], all[..count], "{unit:?}, {pairs} pairs");
+        }
+    }
+}
+
+#[test]
 fn the_emulation_has_the_bits_of_tiles() {
     let Some(unit) = Unit::tiles() else { return };
     for shape in shapes() {
@@ -127,6 +164,7 @@ fn lines_that_do_not_exist_are_refused() {
     let operands = Operands {
         a: &a,
         rows: (0, Some(16)),
+        count: 2 * ROWS,
         steps: &Steps::at(std::iter::once(0)),
         b: &b,
     };

@@ -208,7 +208,9 @@ mod system {
     /// The operands are checked, and the tiles configured on this thread.
     #[inline(always)]
     pub(super) unsafe fn multiply_tiles(operands: Operands, start: Start, sums: &mut Sums) {
-        let Operands { a, rows, steps, b } = operands;
+        let Operands {
+            a, rows, steps, b, ..
+        } = operands;
         let fresh = usize::from(start == Start::Zero);
         let out = sums.0.as_mut_ptr();
         let (first, offsets) = (a[rows.0..].as_ptr(), steps.bytes().as_ptr());
@@ -304,12 +306,13 @@ mod system {
     /// The operands are checked, and the processor has `vdpbf16ps`.
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) unsafe fn multiply_dots(operands: Operands, start: Start, sums: &mut Sums) {
-        let Operands { a, rows, steps, b } = operands;
+        let Operands { a, steps, b, .. } = operands;
         let short = steps.last_pairs();
         let whole = steps.bytes().len() - usize::from(short.is_some());
         let (whole, last) = steps.bytes().split_at(whole);
-        let tiles = iter::once(rows.0).chain(rows.1);
+        let tiles = iter::once(operands.rows.0).chain(operands.rows.1);
         let highs = tiles.flat_map(|tile| [tile, tile + HIGH]);
+        let highs = highs.take(operands.count.div_ceil(HIGH));
         for (first, sums) in highs.zip(sums.0.as_chunks_mut().0) {
             let rows = a[first..].as_ptr();
             let mut totals = match start {

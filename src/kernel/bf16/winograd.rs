@@ -109,6 +109,7 @@ impl WithSimd for Compute<'_, '_> {
                     let operands = Operands {
                         a: &strip.lines[point * of_point..][..of_point],
                         rows: (tiles[0].first, tiles.get(1).map(|tile| tile.first)),
+                        count: 2 * ROWS,
                         steps: &strip.steps,
                         b: self.filters.point(panel, point),
                     };
