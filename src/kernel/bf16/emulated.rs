@@ -7,6 +7,7 @@ use super::lines::{COLUMNS, Line, Operands, ROWS, Start, Sums, widened};
 pub(super) fn multiply(operands: Operands, start: Start, sums: &mut Sums) {
     let tiles = std::iter::once(operands.rows.0).chain(operands.rows.1);
     let rows = tiles.flat_map(|first| first..first + ROWS);
+    let rows = rows.take(operands.count);
     for (first, sums) in rows.zip(&mut sums.0) {
         if start == Start::Zero {
             *sums = [0.0; COLUMNS];

@@ -45,6 +45,10 @@ pub(in crate::kernel) struct Steps {
     /// The last line, relative to a row's first.
     last: usize,
     /// Pairs of the last step that are not zeros in all rows.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "read by `last_pairs` alone")
+    )]
     pairs: usize,
 }
 
@@ -68,6 +72,10 @@ impl Steps {
     }
 
     /// Pairs of the last step that are not zeros in all rows, if these are not all.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "the emulation multiplies zeros as tiles do")
+    )]
     #[inline(always)]
     pub(in crate::kernel) fn last_pairs(&self) -> Option<usize> {
         (self.pairs < PAIRS && !self.bytes.is_empty()).then_some(self.pairs)

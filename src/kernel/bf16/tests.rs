@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use super::{
     Arithmetic,
     lines::{COLUMNS, Line, Operands, ROWS, Start, Steps, Sums, TERMS, widened},
-    unit::{Session, Unit, tiles_are_usable},
+    unit::{Session, Unit},
 };
 
 use crate::kernel::{
@@ -493,23 +493,5 @@ fn a_norm_in_front_of_a_convolution_is_that_of_the_norm_apart() {
             let apart = conv2d(&normed, &weight, geometry, none).unwrap();
             assert!(values(&fused.unwrap()) == values(&apart), "{arithmetic:?}");
         }
-    }
-}
-
-#[test]
-fn tiles_need_the_instructions_their_state_and_the_permission() {
-    let (instructions, state) = (1 << 22 | 1 << 24, 0b11 << 17);
-    assert!(tiles_are_usable(instructions, state, || true));
-    assert!(
-        !tiles_are_usable(instructions, state, || false),
-        "a system that refuses"
-    );
-    // Nobody is asked in vain: an old kernel may not know the question.
-    let asked = || panic!("asked");
-    for edx in [0, 1 << 22, 1 << 24] {
-        assert!(!tiles_are_usable(edx, state, asked));
-    }
-    for state in [0, 1 << 17, 1 << 18, 0b111] {
-        assert!(!tiles_are_usable(instructions, state, asked));
     }
 }
