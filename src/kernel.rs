@@ -39,6 +39,7 @@ mod op;
 mod oracle;
 mod pages;
 mod parts;
+mod prefetch;
 pub mod profile;
 mod rearrange;
 mod reuse;

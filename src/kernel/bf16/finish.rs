@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::lines::COLUMNS;
-use crate::kernel::{elementwise::gated, epilogue::Addends};
+use crate::kernel::{elementwise::gated, epilogue::Addends, prefetch::prefetch};
 
 /// A row of the output.
 #[derive(Clone, Copy, Default)]
@@ -20,6 +20,10 @@ pub(super) trait Finish<const P: usize>: Sync {
 
     /// The group of a row of the output, of those that have a bias each.
     fn group(&self, row: usize) -> usize;
+
+    /// Begins to fetch what will be added to the columns from `column` on of a row, if that
+    /// differs from row to row.
+    fn prefetch(&self, _row: OutputRow, _column: usize) {}
 
     /// Writes the columns from `column` on of a row.
     fn write<S: Simd>(
@@ -60,6 +64,15 @@ impl Finish<1> for Added<'_> {
 
     fn group(&self, row: usize) -> usize {
         row / self.group
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, row: OutputRow, column: usize) {
+        let residual = self.addends.residual;
+        let columns = residual.and_then(|x| x[row.index * self.columns + column..].first_chunk());
+        if let Some(columns) = columns {
+            prefetch::<COLUMNS>(columns);
+        }
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ use crate::kernel::{
     epilogue::Addends,
     gemm::{self, Matrix},
     parts::each,
+    prefetch::prefetch,
     scratch::Scratch,
     simd::vectorised,
 };
@@ -195,6 +196,24 @@ impl Task<'_> {
         })
     }
 
+    /// Begins to fetch a panel's columns at places, and what will be added to them.
+    #[inline(always)]
+    pub(super) fn prefetch<'p, const P: usize>(
+        &self,
+        places: impl Iterator<Item = &'p Place>,
+        panel: usize,
+        finish: &impl Finish<P>,
+    ) {
+        let from = (panel - self.panels.start) * COLUMNS;
+        for place in places {
+            let out = &self.parts[place.part].1[place.at + from..];
+            if let Some(columns) = out.first_chunk::<COLUMNS>() {
+                prefetch(columns);
+            }
+            finish.prefetch(place.row, panel * COLUMNS);
+        }
+    }
+
     /// The columns of a panel at a place, and its row.
     #[inline(always)]
     pub(super) fn out(&mut self, place: &Place, panel: usize) -> (&mut [f32], OutputRow) {
@@ -226,6 +245,10 @@ impl<A: Left, F: Finish<P>, const P: usize> WithSimd for Compute<'_, '_, A, F, P
         for i in self.task.panels.clone() {
             let panels = self.finish.panels(i).map(|panel| self.sides.1.panel(panel));
             for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
+                // By tiles a product is over sooner than so many lines come.
+                if let Unit::Dots(_) = self.unit {
+                    self.task.prefetch(places.iter().flatten(), i, self.finish);
+                }
                 let rows = (tiles[0].first, tiles.get(1).map(|tile| tile.first));
                 let last = places.iter().rposition(Option::is_some);
                 let count = last.map_or(0, |last| last + 1);

@@ -105,6 +105,8 @@ impl WithSimd for Compute<'_, '_> {
         let mut sums = vec![Sums::default(); POINTS];
         for panel in self.task.panels.clone() {
             for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
+                let outputs = places.iter().flatten().flatten();
+                self.task.prefetch(outputs, panel, self.finish);
                 for (point, sums) in sums.iter_mut().enumerate() {
                     let operands = Operands {
                         a: &strip.lines[point * of_point..][..of_point],
