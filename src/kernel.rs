@@ -13,11 +13,11 @@
 //!
 //! Pictures are (b, h, w, c), sequences (b, n, c): a pixel is a row of a matrix, a
 //! vector contains neighbouring channels, and the heads of an attention operation are
-//! parts of a row. Vectors come from [`pulp`], and threads write to disjoint slices; only
-//! the instructions for bf16 (`bf16::unit`) and large buffers (`pages`, `reuse`) are `unsafe`, in
-//! files of their own with safe faces. Results depend on the instruction set (`ICD_SIMD` limits it),
-//! but not on the number of threads. With the feature `cuda`, the module `cuda` has kernels for
-//! NVIDIA's GPUs, whose launches are `unsafe`.
+//! parts of a row. Vectors come from [`pulp`], and threads write to disjoint slices; only the
+//! instructions for bf16 (`bf16::unit`), a hint (`prefetch`) and large buffers (`pages`, `reuse`)
+//! are `unsafe`, in files of their own with safe faces. Results depend on the instruction set
+//! (`ICD_SIMD` limits it), but not on the number of threads. With the feature `cuda`, the module
+//! `cuda` has kernels for NVIDIA's GPUs, whose launches are `unsafe`.
 
 #![allow(clippy::inline_always)] // Vectors remain in registers only if everything is inlined.
 #![allow(clippy::needless_range_loop)] // The loops iterate over several slices of vectors.

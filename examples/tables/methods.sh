@@ -1,10 +1,11 @@
 #!/bin/sh
 # Edits of the bundled world by each method, measured by `icd eval editing`, as a table in Markdown:
 #
-#     examples/tables/methods.sh DIR [N]
+#     examples/tables/methods.sh DIR [N [FEW]]
 #
-# The results are kept in DIR, N pairs of each method (all 300 where it is not said; of null-text
-# inversion 50 at most). Stopped at any moment, the same command goes on where it was.
+# The results are kept in DIR, N pairs of each method (all 300 where it is not said), FEW of
+# null-text inversion (50 where it is not said), which takes a minute each. Stopped at any moment,
+# the same command goes on where it was.
 set -eu
 
 out=${1:?name the folder of the results}
@@ -31,7 +32,7 @@ measure() {
         }' "$out/$name.log"
 }
 
-few=$(( pairs < 50 ? pairs : 50 ))
+few=${3:-$(( pairs < 50 ? pairs : 50 ))}
 measure icd "$pairs" "icd (the defaults: prompt-to-prompt, blended by difference, the photo's pixels kept)"
 measure icd-decoded "$pairs" "the same, pixels as decoded" --keep-pixels off
 measure icd-words "$pairs" "icd, blended by the words that differ" --blend auto

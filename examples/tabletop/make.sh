@@ -55,8 +55,12 @@ reverse_timesteps = [999, 699, 339, 0]'
     two='forward_timesteps = [19, 499, 999]
 reverse_timesteps = [999, 499, 0]'
     ablation 1_consistency_alone "$two" 0.0 0.0
-    ablation 2_consistency_alone "$three" 0.0 0.0
-    ablation 3_consistency_alone "$four" 0.0 0.0
-    ablation 4_with_forward_preservation "$four" 1.5 0.0
-    ablation 5_with_both_preservations "$four" 1.5 1.5
+    ablation 2_with_forward_preservation "$two" 1.5 0.0
+    ablation 3_with_both_preservations "$two" 1.5 1.5
+    ablation 4_with_both_preservations,_the_reverse_one_at_0.5 "$two" 1.5 0.5
+    ablation 5_consistency_alone "$three" 0.0 0.0
+    ablation 6_consistency_alone "$four" 0.0 0.0
+    ablation 7_with_forward_preservation "$four" 1.5 0.0
+    ablation 8_with_both_preservations "$four" 1.5 1.5
+    ablation 9_with_both_preservations,_the_reverse_one_at_0.5 "$four" 1.5 0.5
 fi

@@ -6,7 +6,7 @@
 //!    \________|__________________________/              |
 //!          product                         outer    strips of the left side, rounded on the way
 //!       pairs   lines                the layout that all units read
-//!    unit (tiles, vdpbf16ps)   emulated
+//!    unit (tiles, dots)   emulated
 //! ```
 //!
 //! A result is the sum over steps of 32 terms in their order, whatever the number of
