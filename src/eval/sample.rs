@@ -95,9 +95,12 @@ pub enum Data {
 }
 
 impl Data {
-    /// What `data` names: a folder with a `mapping_file.json` or such a file, a `.csv`, another
-    /// folder, or `tabletop`.
+    /// What `data` names: `tabletop` (a folder of that name is `./tabletop`), a folder with a
+    /// `mapping_file.json` or such a file, a `.csv`, or another folder.
     pub fn of(data: &Path) -> Result<Self> {
+        if data.as_os_str() == NAME {
+            return Ok(Self::Bundled);
+        }
         let ending = data.extension().unwrap_or_default().to_ascii_lowercase();
         if data.join(pie_bench::MAPPING).is_file() || data.is_file() && ending == "json" {
             return Ok(Self::PieBench);

@@ -236,6 +236,17 @@ fn a_missing_picture_of_the_data_is_told_and_not_drawn() {
 }
 
 #[test]
+fn the_bundled_world_is_meant_beside_a_folder_of_its_name() {
+    let run = |data: &str| {
+        icd("eval")
+            .folder("tabletop")
+            .args(&format!("editing {data} --limit 1 --out out"))
+    };
+    assert!(run("tabletop").succeeds().path("out/metrics.json").exists());
+    run("./tabletop").fails(1, &["./tabletop"]);
+}
+
+#[test]
 fn reconstructions_are_those_of_the_inversions_own_command() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");

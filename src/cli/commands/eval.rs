@@ -37,7 +37,8 @@ enum Verb {
     /// DATA is PIE-Bench (a folder with mapping_file.json and annotation_images, or such a file),
     /// a CSV with file_name, old_caption and edited_caption as in the reference of iCD, a folder
     /// of pictures with NAME.txt and NAME.target.txt (or --replace) and perhaps NAME.mask.png, or
-    /// tabletop, the bundled world, whose true edits are known.
+    /// tabletop, the bundled world, whose true edits are known (a folder of that name is
+    /// ./tabletop).
     ///
     /// DIR gets the results in pictures/, metrics.json, evaluation_result.csv in the form of
     /// PnPInversion's, and report.html, one file that opens in a browser. The edits run as those
