@@ -4,7 +4,7 @@
 #     examples/tables/methods.sh DIR [N [FEW]]
 #
 # The results are kept in DIR, N pairs of each method (all 300 where it is not said), FEW of
-# null-text inversion (50 where it is not said), which takes a minute each. Stopped at any moment,
+# null-text inversion (50 where it is not said), which takes half a minute or more each. Stopped at any moment,
 # the same command goes on where it was.
 set -eu
 

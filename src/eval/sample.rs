@@ -108,6 +108,7 @@ impl Data {
         match (data.is_dir(), data.is_file()) {
             (true, _) => Ok(Self::Folder),
             (_, true) if ending == "csv" => Ok(Self::List),
+            // Its former name.
             (false, false) if data.to_str().is_some_and(is_bundled) => Ok(Self::Bundled),
             (_, true) => Err(Error::config(data, KINDS)),
             _ => Err(Error::config(data, "there is no such file or folder")),

@@ -5,6 +5,7 @@
 //! leaves are then pairs of rows of the first and the right side of the second, without a
 //! shuffle, and softmax needs no sums within a vector, as in f32.
 
+mod norms;
 mod online;
 
 use std::ops::Range;
@@ -12,6 +13,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 
+use norms::norms;
 use online::Online;
 
 use super::{Sizes, shares};
@@ -144,30 +146,6 @@ fn lines_of(matrix: Matrix, rows: usize) -> Vec<Line> {
         }
     }
     vectorised(Round(matrix, rows))
-}
-
-/// Bounds of the lengths of rows, of what bf16 makes of them, too.
-fn norms(matrix: Matrix<'_>, rows: Range<usize>) -> impl Iterator<Item = f32> {
-    const ROUNDING: f32 = 1.01;
-    rows.map(move |row| {
-        let terms = &matrix.values[row * matrix.stride..][..matrix.terms];
-        match ROUNDING * square(terms).sqrt() {
-            norm if norm.is_nan() => f32::INFINITY,
-            norm => norm,
-        }
-    })
-}
-
-/// The sum of squares.
-fn square(terms: &[f32]) -> f32 {
-    let (blocks, rest) = terms.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for block in blocks {
-        for (sum, x) in sums.iter_mut().zip(block) {
-            *sum += x * x;
-        }
-    }
-    sums.into_iter().chain(rest.iter().map(|x| x * x)).sum()
 }
 
 /// The columns of a matrix, a block of rows after another.

@@ -99,7 +99,7 @@ pub(in crate::kernel) struct Operands<'a> {
     pub a: &'a [Line],
     /// The first lines of one or two tiles of rows.
     pub rows: (usize, Option<usize>),
-    /// Rows that are asked for: the sums of those behind them may stay what they are.
+    /// How many of the first rows are needed: the sums of the others may stay what they are.
     pub count: usize,
     pub steps: &'a Steps,
     /// For each step, 16 lines of 16 columns each, and 16 of the next 16 columns: a line

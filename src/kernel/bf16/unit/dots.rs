@@ -35,9 +35,9 @@ pub(super) unsafe fn multiply(operands: Operands, start: Start, sums: &mut Sums)
     let whole = steps.bytes().len() - usize::from(short.is_some());
     let (whole, last) = steps.bytes().split_at(whole);
     let tiles = iter::once(operands.rows.0).chain(operands.rows.1);
-    let highs = tiles.flat_map(|tile| [tile, tile + HIGH]);
-    let highs = highs.take(operands.count.div_ceil(HIGH));
-    for (first, sums) in highs.zip(sums.0.as_chunks_mut().0) {
+    let groups = tiles.flat_map(|tile| [tile, tile + HIGH]);
+    let groups = groups.take(operands.count.div_ceil(HIGH));
+    for (first, sums) in groups.zip(sums.0.as_chunks_mut().0) {
         let rows = a[first..].as_ptr();
         let mut totals = match start {
             Start::Zero => [[_mm512_setzero_ps(); 2]; HIGH],
