@@ -17,7 +17,7 @@ use super::{
     Activation,
     bf16::{
         Arithmetic, OuterSums, Pairs, RightSide, Transposed, Unit, convolve,
-        winograd::{self as rounded_winograd, Filters},
+        winograd::{self as rounded_winograd, LazyFilters},
     },
     elementwise::total::sum_rows,
     epilogue::{Addends, ConvEpilogue},
@@ -48,8 +48,8 @@ pub struct PackedConv {
     inputs: usize,
     side: usize,
     adjoint: OnceLock<Box<PackedConv>>,
-    /// The transformed filters, since the first time that they paid; none if they never do.
-    filters: OnceLock<Option<Filters>>,
+    /// The transformed filters, unless they are not worth it.
+    filters: Option<LazyFilters>,
 }
 
 impl PackedConv {
@@ -80,14 +80,14 @@ impl PackedConv {
             inputs,
             side,
             adjoint: OnceLock::new(),
-            filters: OnceLock::new(),
+            filters: Some(LazyFilters::default()),
         }
     }
 
     /// The same for a single use, for which filters are not worth transforming.
     fn used_once(self) -> Self {
         Self {
-            filters: OnceLock::from(None),
+            filters: None,
             ..self
         }
     }
@@ -142,10 +142,9 @@ impl PackedConv {
     ) {
         let (height, width) = patches.size();
         let pictures = out.len() / (height * width * self.outputs()).max(1);
-        let pays = || rounded_winograd::pays(unit, patches, (self.outputs(), pictures));
-        let filters = || self.filters.get_or_init(|| Some(Filters::of(pairs)));
-        match pays().then(filters) {
-            Some(Some(filters)) => {
+        match &self.filters {
+            Some(filters) if rounded_winograd::pays(unit, patches, (self.outputs(), pictures)) => {
+                let filters = (filters, pairs);
                 rounded_winograd::convolve(unit, (patches, norms), filters, addends, out);
             }
             _ => convolve(unit, (patches, norms), pairs, addends, out),

@@ -6,15 +6,21 @@
 //! to bf16 once: the error is 1.7 times that of the plain product in theory, which is less than
 //! what activations in bf16 cost. Larger tiles (the f32 kernels have 4x4) would lose a digit.
 //!
-//! Only `vdpbf16ps` profits: beside it products take most of the time. By tiles (AMX) they do
-//! not, and the transforms would cost more than they save.
+//! Where the input is a picture upsampled to twice its size, a piece has the values a b b c in
+//! each direction, and the third point of its transform, the difference of the two in the middle,
+//! is zero: of the 16 products 9 are left, a quarter of those of the plain sum.
+//!
+//! With all 16 products only `vdpbf16ps` profits: beside it products take most of the time. By
+//! tiles (AMX) they do not, and the transforms would cost more than they save.
 
 mod filters;
+mod points;
 mod rectangles;
 
 use pulp::{Simd, WithSimd};
 
 use super::{
+    Pairs,
     finish::{Added, Finish},
     lines::{COLUMNS, Operands, ROWS, Start, Sums, TERMS},
     product::{Left, NOWHERE, Place, Task, Tile, tasks},
@@ -23,7 +29,9 @@ use super::{
 use crate::kernel::{
     conv::patches::Patches, epilogue::Addends, group_norm::Affine, parts::each, simd::vectorised,
 };
-pub(in crate::kernel) use filters::Filters;
+use filters::Filters;
+pub(in crate::kernel) use filters::LazyFilters;
+use points::Points;
 use rectangles::Rectangles;
 
 /// Side of a tile of outputs.
@@ -32,7 +40,7 @@ const TILE: usize = 2;
 /// Side of a tile's input.
 const PIECE: usize = 4;
 
-/// Products per tile.
+/// Products per tile, if none is known to be zero.
 const POINTS: usize = PIECE * PIECE;
 
 /// Tiles of outputs per rectangle, at least: two tiles of rows.
@@ -45,10 +53,14 @@ pub(in crate::kernel) fn pays(
     (outputs, pictures): (usize, usize),
 ) -> bool {
     let ((height, width), inputs) = (patches.size(), patches.channels());
-    // With fewer tiles, the filters take longer to read than to multiply.
     let tiles = pictures * height.div_ceil(TILE) * width.div_ceil(TILE);
     let wide = inputs.is_multiple_of(TERMS) && inputs >= 2 * TERMS && outputs >= 2 * COLUMNS;
-    matches!(unit, Unit::Dots(_)) && patches.is_3x3() && wide && tiles >= 8 * FEWEST
+    let pays = match Points::of(patches) {
+        // With fewer tiles, the filters take longer to read than to multiply.
+        Points::All => matches!(unit, Unit::Dots(_)) && tiles >= 8 * FEWEST,
+        Points::Doubled => tiles >= FEWEST,
+    };
+    patches.is_3x3() && wide && pays
 }
 
 /// Convolves 3x3 patches, normalised before if `norms` has a norm for each picture: `out` (b,
@@ -56,10 +68,11 @@ pub(in crate::kernel) fn pays(
 pub(in crate::kernel) fn convolve(
     unit: Unit,
     (patches, norms): (&Patches, &[Affine]),
-    filters: &Filters,
+    filters: (&LazyFilters, &Pairs),
     addends: Addends,
     out: &mut [f32],
 ) {
+    let filters = filters.0.of(filters.1, Points::of(patches));
     let (columns, (height, width)) = (filters.columns, patches.size());
     let pictures = out.len() / (height * width * columns).max(1);
     let rectangles = Rectangles::new((patches, norms), pictures);
@@ -101,21 +114,23 @@ impl WithSimd for Compute<'_, '_> {
         let session = Session::new(self.unit);
         let strip = self.rectangles.strip(s, self.task.strip);
         let places = self.places(&strip.tiles);
-        let of_point = strip.lines.len() / POINTS;
+        let points = self.filters.points;
+        let of_point = strip.lines.len() / points.len();
+        // Those of points that are left out stay zeros.
         let mut sums = vec![Sums::default(); POINTS];
         for panel in self.task.panels.clone() {
             for (tiles, places) in strip.tiles.chunks(2).zip(places.chunks(2 * ROWS)) {
                 let outputs = places.iter().flatten().flatten();
                 self.task.prefetch(outputs, panel, self.finish);
-                for (point, sums) in sums.iter_mut().enumerate() {
+                for (i, point) in points.iter().enumerate() {
                     let operands = Operands {
-                        a: &strip.lines[point * of_point..][..of_point],
+                        a: &strip.lines[i * of_point..][..of_point],
                         rows: (tiles[0].first, tiles.get(1).map(|tile| tile.first)),
                         count: 2 * ROWS,
                         steps: &strip.steps,
-                        b: self.filters.point(panel, point),
+                        b: self.filters.point(panel, i),
                     };
-                    session.multiply(operands, Start::Zero, sums);
+                    session.multiply(operands, Start::Zero, &mut sums[*point]);
                 }
                 for (i, places) in places.iter().enumerate() {
                     self.write(s, (&sums, i), panel, places);

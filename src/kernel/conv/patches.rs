@@ -73,6 +73,8 @@ pub(in crate::kernel) struct Patches<'a> {
     /// For each output column and tap, the column of the picture.
     xs: Vec<usize>,
     zeros: Vec<f32>,
+    /// Whether each pixel of the pictures stands for 2x2 of the input.
+    doubled: bool,
 }
 
 impl<'a> Patches<'a> {
@@ -99,6 +101,7 @@ impl<'a> Patches<'a> {
             ys: table(h, height),
             xs: table(w, width),
             zeros: vec![0.0; channels],
+            doubled: upsample == Some((2 * h, 2 * w)),
         }
     }
 
@@ -128,6 +131,11 @@ impl<'a> Patches<'a> {
     /// Whether this is a 3x3 convolution that keeps the size.
     pub(in crate::kernel) fn is_3x3(&self) -> bool {
         self.geometry == ConvGeometry::same(3)
+    }
+
+    /// Whether the input is a picture of half its height and width, upsampled.
+    pub(in crate::kernel) fn is_doubled(&self) -> bool {
+        self.doubled
     }
 
     /// Height and width of the output.

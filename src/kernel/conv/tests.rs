@@ -186,9 +186,10 @@ fn transformed(x: &Tensor, weight: &Tensor, unit: Unit, epilogue: ConvEpilogue) 
     let RightSide::Bf16(unit, pairs) = &packed.packed else {
         panic!("it was asked for");
     };
-    let (filters, same) = (Filters::of(pairs), ConvGeometry::same(3));
+    let (filters, same) = (LazyFilters::default(), ConvGeometry::same(3));
     let (out, shape) = computed(x, &packed, same, epilogue, |patches, addends, out| {
-        rounded_winograd::convolve(*unit, (patches, &[]), &filters, addends, out);
+        let filters = (&filters, pairs);
+        rounded_winograd::convolve(*unit, (patches, &[]), filters, addends, out);
     })
     .unwrap();
     op::tensor(out, shape).unwrap()
@@ -212,6 +213,9 @@ fn rounded_transforms_equal_the_definition_for_many_shapes() {
         ([3, 6, 96], 96, 64, None),
         ([1, 3, 67], 32, 32, None),
         ([2, 5, 8], 32, 40, Some((10, 16))),
+        ([2, 5, 7], 32, 33, Some((10, 14))),
+        ([1, 16, 32], 64, 40, Some((32, 64))),
+        ([1, 4, 5], 64, 32, Some((8, 9))),
         ([1, 4, 5], 64, 32, Some((7, 9))),
     ] {
         let (x, weight) = (
@@ -237,6 +241,26 @@ fn rounded_transforms_equal_the_definition_for_many_shapes() {
                 off < 1e-5,
                 "{unit:?} {b} x {h} x {w}, {inputs}, {outputs}: {off}"
             );
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_rounded_transforms_serves_upsampled_pictures_and_others() {
+    let (x, weight) = (whole(&[1, 16, 32, 64], 1), whole(&[64, 64, 3, 3], 4));
+    let same = ConvGeometry::same(3);
+    let exact = Arc::new(PackedConv::new(&weight).unwrap());
+    for unit in units() {
+        let rounded = Arc::new(PackedConv::packed(&weight, Arithmetic::Bf16(unit)).unwrap());
+        for upsample in [None, Some((32, 64)), Some((31, 64)), None] {
+            let epilogue = ConvEpilogue {
+                upsample,
+                ..ConvEpilogue::default()
+            };
+            let [found, expected] =
+                [&rounded, &exact].map(|packed| conv2d(&x, packed, same, epilogue).unwrap());
+            let off = gap(&found, &expected) / gap(&expected, &expected.zeros_like().unwrap());
+            assert!(off < 1e-5, "{unit:?} {upsample:?}: {off}");
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The transform of the filters.
 
+use std::sync::OnceLock;
+
 use pulp::{Simd, WithSimd};
 
-use super::{PIECE, POINTS};
+use super::{PIECE, points::Points};
 use crate::kernel::{
     bf16::{
         Pairs,
@@ -21,6 +23,7 @@ const TAPS: usize = 9;
 pub(in crate::kernel) struct Filters {
     pub(super) columns: usize,
     steps: usize,
+    pub(super) points: &'static [usize],
     /// Panel by panel, in a panel point by point, and of a point step by step.
     blocks: Vec<Block>,
 }
@@ -29,26 +32,48 @@ type Block = [Line; 2 * ROWS];
 
 impl Filters {
     /// Transforms the weights of a 3x3 convolution: of 32 inputs all taps, one after another.
-    pub(in crate::kernel) fn of(weights: &Pairs) -> Self {
+    pub(in crate::kernel) fn of(weights: &Pairs, points: Points) -> Self {
+        let points = points.numbers();
         let steps = weights.steps() / TAPS;
-        let count = weights.panels() * POINTS * steps;
+        let count = weights.panels() * points.len() * steps;
         let mut blocks = room(count);
         fill(&mut blocks, count, &|i| {
-            let (panel, point, step) = (i / steps / POINTS, i / steps % POINTS, i % steps);
+            let (panel, point) = (i / steps / points.len(), points[i / steps % points.len()]);
+            let step = i % steps;
             let taps = &weights.panel(panel)[step * TAPS * 2 * ROWS..][..TAPS * 2 * ROWS];
             vectorised(Transform(taps, point))
         });
         Self {
             columns: weights.columns(),
             steps,
+            points,
             blocks,
         }
     }
 
-    /// The lines of a point of a panel, step by step.
+    /// The lines of the point with index `i` of a panel, step by step.
     #[inline(always)]
-    pub(super) fn point(&self, panel: usize, point: usize) -> &[Line] {
-        self.blocks[(panel * POINTS + point) * self.steps..][..self.steps].as_flattened()
+    pub(super) fn point(&self, panel: usize, i: usize) -> &[Line] {
+        let first = (panel * self.points.len() + i) * self.steps;
+        self.blocks[first..][..self.steps].as_flattened()
+    }
+}
+
+/// Filters that are transformed when they are needed first.
+#[derive(Debug, Default)]
+pub(in crate::kernel) struct LazyFilters {
+    all: OnceLock<Filters>,
+    doubled: OnceLock<Filters>,
+}
+
+impl LazyFilters {
+    /// The filters of these weights, always the same ones.
+    pub(in crate::kernel) fn of(&self, weights: &Pairs, points: Points) -> &Filters {
+        let filters = match points {
+            Points::All => &self.all,
+            Points::Doubled => &self.doubled,
+        };
+        filters.get_or_init(|| Filters::of(weights, points))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use pulp::Simd;
 
-use super::{FEWEST, PIECE, POINTS, TILE};
+use super::{FEWEST, PIECE, POINTS, TILE, points::Points};
 use crate::kernel::{
     bf16::{
         lines::{Line, ROWS, Steps, TERMS, line},
@@ -25,6 +25,7 @@ pub(super) struct Rectangles<'a> {
     /// The norm of each picture, if any.
     norms: &'a [Affine],
     pictures: usize,
+    points: &'static [usize],
     /// Height and width of a rectangle.
     size: (usize, usize),
     /// Steps of a pixel.
@@ -44,6 +45,7 @@ impl<'a> Rectangles<'a> {
             patches,
             norms,
             pictures,
+            points: Points::of(patches).numbers(),
             size: (high.min(height), wide),
             depth,
         }
@@ -103,7 +105,7 @@ impl Left for Rectangles<'_> {
         }
         let (across, down) = (wide.div_ceil(TILE), high.div_ceil(TILE));
         let (count, height) = (down * across, (down * across).next_multiple_of(ROWS));
-        let mut lines = Scratch::new(POINTS * self.depth * height);
+        let mut lines = Scratch::new(self.points.len() * self.depth * height);
         for tile in 0..count {
             let first = tile / across * TILE * (wide + 2) + tile % across * TILE;
             let piece = std::array::from_fn(|i| {
@@ -111,7 +113,8 @@ impl Left for Rectangles<'_> {
                 let at = first + i / PIECE * (wide + 2) + i % PIECE;
                 pixels.get(at).copied().unwrap_or(pixels[0])
             });
-            transform(s, &piece, &mut lines[tile..], (self.depth, height));
+            let lines = &mut lines[tile..];
+            transform(s, &piece, self.points, lines, (self.depth, height));
         }
         Strip {
             lines,
@@ -141,12 +144,13 @@ fn normalised<S: Simd>(
     all
 }
 
-/// Transforms a piece of the input and rounds it: the lines of its points and steps are
-/// `height` apart.
+/// Transforms a piece of the input and rounds these points: the lines of points and steps
+/// are `height` apart.
 #[inline(always)]
 fn transform<S: Simd>(
     s: S,
     piece: &[&[f32]; POINTS],
+    numbers: &[usize],
     lines: &mut [Line],
     (depth, height): (usize, usize),
 ) {
@@ -176,8 +180,8 @@ fn transform<S: Simd>(
                 }
             }
         }
-        for (point, terms) in points.iter().enumerate() {
-            lines[(point * depth + step) * height] = line(terms);
+        for (i, number) in numbers.iter().enumerate() {
+            lines[(i * depth + step) * height] = line(&points[*number]);
         }
     }
 }
