@@ -6,6 +6,7 @@
 
 mod checkpointed;
 mod conv;
+mod layer_weight;
 mod linear;
 mod lora;
 mod norm;
@@ -20,6 +21,7 @@ use candle_core::{Result, Tensor};
 
 pub use checkpointed::{GradientSink, checkpointed};
 pub use conv::{Conv2d, Stride};
+pub use layer_weight::LayerWeight;
 pub use linear::Linear;
 pub use lora::{LoraDelta, LoraDeltas, sum_of};
 pub use norm::{GroupNorm, LayerNorm};

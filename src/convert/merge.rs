@@ -11,7 +11,11 @@ use crate::{
     io::Checkpoint,
     lora::{Adapter, AdapterOptions, WeightedLora},
     model::ADAPTER_FILES,
-    nn::{LoraDelta, ops::Packed, sum_of},
+    nn::{
+        LayerWeight, LoraDelta,
+        ops::{Ops, Packed},
+        sum_of,
+    },
 };
 
 /// The metadata key that lists the merged adapters.
@@ -66,10 +70,9 @@ fn read(lora: &WeightedLora, input: &Input, alpha: Option<f64>) -> Result<Adapte
 fn with_lora<'a>(unet: &'a Checkpoint, weight: Lazy<'a>, change: LoraDelta) -> Lazy<'a> {
     let name = weight.name.clone();
     let merged = move |stored: &Tensor| {
-        let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored));
-        let merged = change
-            .merged_into(&Packed::F32, stored, DType::F32)?
-            .ok_or_else(mismatch)?;
+        let mismatch = || unet.tensor_fault(&name, &change.mismatch(stored.shape()));
+        let weight = LayerWeight::from(stored.clone()).in_dtype(DType::F32);
+        let merged = Packed::F32.merge(&weight.plus(&change)?.ok_or_else(mismatch)?)?;
         match narrow::lost(stored, &merged)? {
             Some(value) => {
                 let reason = format!("with the adapter, its value {value} is not finite any more");

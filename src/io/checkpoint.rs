@@ -219,6 +219,16 @@ impl Checkpoint {
         shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
+    /// A tensor in the mapped file, or `None` if it is only found by [`load`](Self::load): in
+    /// another format, as a part of another one, or scaled.
+    pub fn mapped(&self, name: &str) -> Option<TensorView<'_>> {
+        let view = self.views.get(name)?;
+        let whole = view.rows.is_none() && !view.transposed;
+        let tensor = self.tensors.mapped(&view.name).filter(|_| whole)?;
+        let stored = tensor.dtype() != Dtype::I8 && dtype::known(tensor.dtype()).is_ok();
+        stored.then_some(tensor)
+    }
+
     /// Reads a tensor in its stored type; 8-bit weights with a scale for each row as f32.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let missing = || self.tensor_fault(name, MISSING);

@@ -6,6 +6,7 @@
 //!    \________|__________________________/              |
 //!          product                         outer    strips of the left side, rounded on the way
 //!       pairs   lines                the layout that all units read
+//!       weights                      of layers: read, merged, rounded and packed in one pass
 //!    unit (tiles, dots)   emulated
 //! ```
 //!
@@ -24,6 +25,7 @@ mod right_side;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unit;
+mod weights;
 pub(super) mod winograd;
 
 use std::{sync::LazyLock, time::Instant};
@@ -43,6 +45,8 @@ pub(super) use picture::convolve;
 pub(super) use product::{Rows, compute_rows, linear_geglu, product};
 pub(super) use right_side::RightSide;
 pub(super) use unit::Session;
+pub use weights::StoredWeight;
+pub(super) use weights::WeightShape;
 
 /// How the products of layers are computed on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

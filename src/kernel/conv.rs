@@ -16,7 +16,8 @@ use candle_core::{Result, Shape, Tensor, bail};
 use super::{
     Activation,
     bf16::{
-        Arithmetic, OuterSums, Pairs, RightSide, Transposed, Unit, convolve,
+        Arithmetic, OuterSums, Pairs, RightSide, StoredWeight, Transposed, Unit, WeightShape,
+        convolve,
         winograd::{self as rounded_winograd, LazyFilters},
     },
     elementwise::total::sum_rows,
@@ -31,9 +32,9 @@ use super::{
     op,
     pages::unset,
     parts::each_part,
+    stored::with_values,
 };
 use patches::{ConvGeometry, Patches};
-use rounded::WeightShape;
 
 /// With fewer channels, patches are unfolded in memory.
 const FEW: usize = 16;
@@ -62,16 +63,31 @@ impl PackedConv {
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let (outputs, inputs, side, _) = weight.dims4()?;
         let taps = side * side;
-        let packed = match arithmetic {
+        match arithmetic {
             Arithmetic::F32 => {
                 let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
-                PackedMatrix::new(weight, (taps * inputs, outputs), place)?.into()
+                let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place)?;
+                Ok(Self::holding(packed.into(), inputs, side))
             }
-            Arithmetic::Bf16(unit) => {
-                RightSide::Bf16(unit, WeightShape::of(weight)?.forward(weight)?)
-            }
+            Arithmetic::Bf16(unit) => with_values(weight, |values| {
+                Self::rounded(unit, values.into(), (outputs, inputs, side))
+            }),
+        }
+    }
+
+    /// Packs weights (outputs, inputs, side, side) in one pass, for products in bf16.
+    pub fn rounded(
+        unit: Unit,
+        weight: StoredWeight,
+        (outputs, inputs, side): (usize, usize, usize),
+    ) -> Result<Self> {
+        let shape = WeightShape {
+            outputs,
+            inputs,
+            taps: side * side,
         };
-        Ok(Self::holding(packed, inputs, side))
+        let pairs = Pairs::of_weights(unit, weight, shape)?;
+        Ok(Self::holding(RightSide::Bf16(unit, pairs), inputs, side))
     }
 
     fn holding(packed: RightSide, inputs: usize, side: usize) -> Self {
@@ -235,8 +251,13 @@ pub fn conv2d_tracked(
         let for_x = || match arithmetic {
             Arithmetic::F32 => input_gradient(gradient, packed.adjoint(), x, geometry),
             Arithmetic::Bf16(unit) => {
-                let pairs = WeightShape::of(weight)?.backward(weight)?;
-                let (packed, outputs) = (RightSide::Bf16(unit, pairs), packed.outputs());
+                let outputs = packed.outputs();
+                let shape = WeightShape {
+                    outputs,
+                    inputs: packed.inputs,
+                    taps: geometry.side * geometry.side,
+                };
+                let packed = RightSide::Bf16(unit, shape.backward(weight)?);
                 let adjoint = PackedConv::holding(packed, outputs, geometry.side).used_once();
                 input_gradient(gradient, &adjoint, x, geometry)
             }

@@ -6,8 +6,8 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use super::{
     bf16::{
-        Arithmetic, COLUMNS, FeedForward, OuterSums, Pairs, RightSide, Rows, TERMS, Terms,
-        Transposed, linear_geglu as bf16_geglu,
+        Arithmetic, COLUMNS, FeedForward, OuterSums, Pairs, RightSide, Rows, StoredWeight, TERMS,
+        Transposed, Unit, WeightShape, linear_geglu as bf16_geglu,
     },
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
@@ -16,6 +16,7 @@ use super::{
     pages::unset,
     parts::each_part,
     scratch::Scratch,
+    stored::with_values,
 };
 
 /// The packed weights of a linear layer.
@@ -34,23 +35,36 @@ impl PackedLinear {
 
     /// Packs weights (outputs, inputs) on a CPU.
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
-        let (outputs, inputs) = weight.dims2()?;
-        let packed = match arithmetic {
-            Arithmetic::F32 => of_transposed(weight)?.into(),
-            Arithmetic::Bf16(unit) => RightSide::Bf16(unit, {
-                let of = |step, output| Terms {
-                    first: output * inputs + step * TERMS,
-                    stride: 1,
-                    count: TERMS.min(inputs - step * TERMS),
-                };
-                Pairs::new(weight, (inputs.div_ceil(TERMS), outputs), of)?
-            }),
+        let shape @ (_, inputs) = weight.dims2()?;
+        match arithmetic {
+            Arithmetic::F32 => Ok(Self::holding(of_transposed(weight)?.into(), inputs)),
+            Arithmetic::Bf16(unit) => {
+                with_values(weight, |values| Self::rounded(unit, values.into(), shape))
+            }
+        }
+    }
+
+    /// Packs weights (outputs, inputs) in one pass, for products in bf16.
+    pub fn rounded(
+        unit: Unit,
+        weight: StoredWeight,
+        (outputs, inputs): (usize, usize),
+    ) -> Result<Self> {
+        let shape = WeightShape {
+            outputs,
+            inputs,
+            taps: 1,
         };
-        Ok(Self {
+        let pairs = Pairs::of_weights(unit, weight, shape)?;
+        Ok(Self::holding(RightSide::Bf16(unit, pairs), inputs))
+    }
+
+    fn holding(packed: RightSide, inputs: usize) -> Self {
+        Self {
             packed,
             inputs,
             adjoint: OnceLock::new(),
-        })
+        }
     }
 
     /// Width of the input.

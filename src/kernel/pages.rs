@@ -1,4 +1,4 @@
-//! Buffers of large activations. Linux hands out their pages one by one, on first use, which
+//! Large buffers. Linux hands out their pages one by one, on first use, which
 //! costs as much as a fast product; huge pages cost a tenth.
 
 #![expect(
@@ -6,27 +6,49 @@
     reason = "a system call that std does not have, and buffers that are not cleared"
 )]
 
+use super::bf16::Line;
+
 /// The least size in bytes for which huge pages are asked for.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 const LARGE: usize = 1 << 22;
 
+/// Types of which any bits are a value.
+///
+/// # Safety
+///
+/// So it must be.
+pub(super) unsafe trait Plain: Copy + Default {
+    /// What is not a number.
+    const UNSET: Self;
+}
+
+// SAFETY: any bits are a number or none.
+unsafe impl Plain for f32 {
+    const UNSET: Self = Self::NAN;
+}
+
+// SAFETY: lines are integers, without gaps.
+unsafe impl Plain for Line {
+    const UNSET: Self = Self([u32::MAX; _]);
+}
+
 /// A buffer for values that a kernel computes, on huge pages if it is large and the system has
 /// them. All of them must be overwritten before one is read: they are what the memory held, and
 /// NaN in tests. Clearing a buffer takes as long as a fast product.
-pub(super) fn unset(length: usize) -> Vec<f32> {
+pub(super) fn unset<T: Plain>(length: usize) -> Vec<T> {
     match cfg!(test) {
-        true => vec![f32::NAN; length],
+        true => vec![T::UNSET; length],
         false => as_found(length),
     }
 }
 
 /// A buffer of what the memory held.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn as_found(length: usize) -> Vec<f32> {
-    let mut buffer = room::<f32>(length);
+fn as_found<T: Plain>(length: usize) -> Vec<T> {
+    let mut buffer = room::<T>(length);
     let start = buffer.as_mut_ptr();
     // SAFETY: there is room for so many values. The assembly is given their address and may have
-    // written them, for all that the compiler knows, and any bits are a number.
+    // written them, for all that the compiler knows, and any bits are a value.
     unsafe {
         std::arch::asm!("/* {0} */", in(reg) start, options(nostack, preserves_flags));
         buffer.set_len(length);
@@ -36,7 +58,7 @@ fn as_found(length: usize) -> Vec<f32> {
 
 /// Elsewhere it is cleared.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn as_found(length: usize) -> Vec<f32> {
+fn as_found<T: Plain>(length: usize) -> Vec<T> {
     zeros_of(length)
 }
 
@@ -86,7 +108,7 @@ mod tests {
             drop(vec![f32::NAN; length]); // which the next buffer may be
             let zeros = zeros_of::<f32>(length);
             assert!(zeros.len() == length && zeros.iter().all(|x| *x == 0.0));
-            let mut buffer = as_found(length);
+            let mut buffer = as_found::<f32>(length);
             buffer.fill(1.0);
             let sum: f64 = buffer.iter().copied().map(f64::from).sum();
             assert_eq!(sum, length as f64);

@@ -28,14 +28,23 @@ pub(super) type Work<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// As [`share`], where a few values are worth a thread.
 pub(super) fn each_part(out: &mut [f32], part: usize, work: Work) {
-    let parts = out.par_chunks_mut(part).enumerate();
-    parts.for_each(|(i, out)| work(i, out));
+    each_chunk(out, part, work);
 }
 
 /// Calls `work` with the index and the values of each of the parts.
 pub(super) fn each<T: Send>(parts: Vec<T>, work: &(dyn Fn(usize, T) + Sync)) {
     let parts = parts.into_par_iter().enumerate();
     parts.for_each(|(i, part)| work(i, part));
+}
+
+/// Calls `work` with the index and the values of each `length` of them.
+pub(super) fn each_chunk<T: Send>(
+    out: &mut [T],
+    length: usize,
+    work: &(dyn Fn(usize, &mut [T]) + Sync),
+) {
+    let chunks = out.par_chunks_mut(length.max(1)).enumerate();
+    chunks.for_each(|(i, chunk)| work(i, chunk));
 }
 
 /// The results of `work` for each of the parts.

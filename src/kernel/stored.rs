@@ -1,13 +1,19 @@
-//! Weights as a network is loaded: from the type in which they are stored to another, with a
-//! low-rank product added or not, on all threads and with one pass over memory.
+//! Weights as they are stored, and in another type, with a low-rank product added or not: on all
+//! threads and with one pass over memory.
+
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, WithDType, bail};
-use half::{bf16, f16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
-use pulp::{Simd, WithSimd};
+use half::{
+    bf16, f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+    vec::HalfBitsVecExt,
+};
+use pulp::{Simd, WithSimd, bytemuck::try_cast_slice};
 
 use super::{
-    bf16::{Arithmetic, RightSide, rounded},
-    gemm::Matrix,
+    bf16::rounded,
+    gemm::{Matrix, Task},
     op,
     pages::zeros_of,
     parts::each,
@@ -15,62 +21,110 @@ use super::{
     simd::vectorised,
 };
 
-/// Rows that are computed together: two tiles of bf16 products.
+/// Rows that are computed together.
 const ROWS: usize = 32;
 
 /// Values that are converted together.
 const VALUES: usize = 1 << 15;
 
-/// Weights on a CPU in another type. Not differentiable.
-pub fn convert(weight: &Tensor, dtype: DType) -> Result<Tensor> {
-    match weight.dtype() == dtype {
-        true => Ok(weight.clone()),
-        false => rewritten(weight, dtype, VALUES, &|_, _| ()),
-    }
+/// Weights in a type. Not differentiable.
+pub fn convert(weight: Values, dtype: DType) -> Result<Tensor> {
+    rewritten(weight, dtype, VALUES, &|_, _| ())
 }
 
-/// Weights (m, ..) of m n values plus the product of `up` (m, k) and `down` (k, n), both f32 and
-/// contiguous: added in f32, and rounded to `dtype` at the end. All on a CPU. Not differentiable.
-pub fn add_product(
-    arithmetic: Arithmetic,
-    weight: &Tensor,
-    [up, down]: [&Tensor; 2],
-    dtype: DType,
-) -> Result<Tensor> {
+/// Weights (m, ..) of m n values plus the product of `up` (m, k) and `down` (k, n), both f32,
+/// contiguous and on a CPU: added in f32, and rounded to `dtype` at the end. Not differentiable.
+pub fn add_product(weight: Values, [up, down]: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
     let ((m, k), (terms, n)) = (up.dims2()?, down.dims2()?);
-    if k != terms || weight.elem_count() != m * n {
-        bail!("add_product: {up:?} times {down:?} onto {weight:?}");
+    if k != terms || weight.len() != m * n {
+        bail!(
+            "add_product: {up:?} times {down:?} onto {} values",
+            weight.len()
+        );
     }
     op::with([up, down], |[up, down]| {
-        let down = RightSide::of(arithmetic, Matrix::contiguous(down, n), k);
+        let down = Matrix::contiguous(down, n).packed(k);
         rewritten(weight, dtype, ROWS * n, &|part, values| {
             let mut sums = Scratch::new(values.len());
-            let rows = sums.chunks_mut(n).collect();
-            down.compute(Matrix::contiguous(up, k), part * ROWS, rows);
+            let slots: Vec<_> = sums.chunks_mut(n).collect();
+            let rows = part * ROWS..part * ROWS + slots.len();
+            Task::whole_rows(rows, &down, slots).compute(&Matrix::contiguous(up, k), &down);
             values.iter_mut().zip(&*sums).for_each(|(x, y)| *x += y);
         })
     })
 }
 
-/// What is done with the values of a part, given its number.
-type Change<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+/// Contiguous weights on a CPU in the type in which they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// As they are computed with.
+    F32(&'a [f32]),
+    /// Half precision.
+    F16(&'a [f16]),
+    /// The upper half of f32.
+    Bf16(&'a [bf16]),
+}
 
-/// Weights in another type, whose parts of so many values are changed in f32.
-fn rewritten(weight: &Tensor, dtype: DType, part: usize, change: Change) -> Result<Tensor> {
+impl<'a> Values<'a> {
+    /// The values in a file's bytes, or `None` if the type is another or the bytes begin
+    /// where no such value can.
+    pub fn of_bytes(dtype: DType, bytes: &'a [u8]) -> Option<Self> {
+        let halves = || try_cast_slice::<_, u16>(bytes).ok();
+        match dtype {
+            DType::F32 => Some(Self::F32(try_cast_slice(bytes).ok()?)),
+            DType::F16 => Some(Self::F16(halves()?.reinterpret_cast())),
+            DType::BF16 => Some(Self::Bf16(halves()?.reinterpret_cast())),
+            _ => None,
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Some of them in f32.
+    #[inline(always)]
+    pub(super) fn widen(self, range: Range<usize>, to: &mut [f32]) {
+        match self {
+            Self::F32(values) => f32::widen(&values[range], to),
+            Self::F16(values) => f16::widen(&values[range], to),
+            Self::Bf16(values) => bf16::widen(&values[range], to),
+        }
+    }
+}
+
+/// Calls `work` with the values of weights on a CPU, in f32 if their type is another.
+pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(Values) -> Result<R>) -> Result<R> {
     let weight = match weight.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => weight.contiguous()?,
         _ => weight.to_dtype(DType::F32)?.contiguous()?,
     };
     let (storage, layout) = weight.storage_and_layout();
-    let values = layout.start_offset()..layout.start_offset() + weight.elem_count();
-    let work = Work { part, change };
-    let written = match &*storage {
-        Storage::Cpu(CpuStorage::F32(v)) => work.written(&v[values], dtype),
-        Storage::Cpu(CpuStorage::F16(v)) => work.written(&v[values], dtype),
-        Storage::Cpu(CpuStorage::BF16(v)) => work.written(&v[values], dtype),
+    let range = layout.start_offset()..layout.start_offset() + weight.elem_count();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(v)) => work(Values::F32(&v[range])),
+        Storage::Cpu(CpuStorage::F16(v)) => work(Values::F16(&v[range])),
+        Storage::Cpu(CpuStorage::BF16(v)) => work(Values::Bf16(&v[range])),
         _ => bail!("weights are converted on a CPU"),
-    };
-    written?.reshape(weight.shape())
+    }
+}
+
+/// What is done with the values of a part, given its number.
+type Change<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
+/// Weights in a type, whose parts of so many values are changed in f32.
+fn rewritten(weight: Values, dtype: DType, part: usize, change: Change) -> Result<Tensor> {
+    let work = Work { part, change };
+    match weight {
+        Values::F32(values) => work.written(values, dtype),
+        Values::F16(values) => work.written(values, dtype),
+        Values::Bf16(values) => work.written(values, dtype),
+    }
 }
 
 struct Work<'a> {
@@ -186,13 +240,22 @@ mod tests {
         gap.to_scalar().unwrap()
     }
 
+    fn converted(weight: &Tensor, dtype: DType) -> Result<Tensor> {
+        with_values(weight, |values| convert(values, dtype))?.reshape(weight.shape())
+    }
+
+    fn merged(weight: &Tensor, factors: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
+        let merged = with_values(weight, |values| add_product(values, factors, dtype))?;
+        merged.reshape(weight.shape())
+    }
+
     #[test]
     fn conversions_are_those_of_single_values() {
         for shape in [[0, 3], [7, 5], [3, VALUES]] {
             for from in TYPES {
                 let weight = waves(&shape, 0.3).to_dtype(from).unwrap();
                 for to in TYPES {
-                    let converted = convert(&weight, to).unwrap();
+                    let converted = converted(&weight, to).unwrap();
                     assert_eq!((converted.dtype(), converted.dims()), (to, &shape[..]));
                     let expected = weight.to_dtype(to).unwrap();
                     if weight.elem_count() > 0 {
@@ -208,10 +271,10 @@ mod tests {
         let weight = waves(&[6, 40], 0.1);
         let view = weight.t().unwrap().narrow(0, 3, 20).unwrap();
         let expected = view.to_dtype(DType::BF16).unwrap();
-        assert_eq!(gap(&convert(&view, DType::BF16).unwrap(), &expected), 0.0);
+        assert_eq!(gap(&converted(&view, DType::BF16).unwrap(), &expected), 0.0);
         let double = weight.to_dtype(DType::F64).unwrap();
-        assert_eq!(gap(&convert(&double, DType::F32).unwrap(), &weight), 0.0);
-        assert!(convert(&weight, DType::U8).is_err());
+        assert_eq!(gap(&converted(&double, DType::F32).unwrap(), &weight), 0.0);
+        assert!(converted(&weight, DType::U8).is_err());
     }
 
     #[test]
@@ -220,7 +283,7 @@ mod tests {
             let (up, down) = (waves(&[m, k], 0.5), waves(&[k, n], 0.1));
             for (from, to) in TYPES.into_iter().zip([DType::BF16, DType::F32, DType::F32]) {
                 let weight = waves(&[m, n], 0.9).to_dtype(from).unwrap();
-                let merged = add_product(Arithmetic::F32, &weight, [&up, &down], to).unwrap();
+                let merged = merged(&weight, [&up, &down], to).unwrap();
                 let exact =
                     (weight.to_dtype(DType::F32).unwrap() + up.matmul(&down).unwrap()).unwrap();
                 let largest = exact.abs().unwrap().max_all().unwrap();
@@ -230,20 +293,6 @@ mod tests {
             }
         }
         let [a, b] = [waves(&[2, 3], 0.0), waves(&[4, 5], 0.0)];
-        assert!(add_product(Arithmetic::F32, &a, [&a, &b], DType::F32).is_err());
-    }
-
-    #[test]
-    fn products_of_rounded_factors_differ_by_their_rounding() {
-        let unit = crate::kernel::bf16::Unit::Emulated;
-        let (weight, up, down) = (
-            waves(&[40, 70], 0.9),
-            waves(&[40, 9], 0.5),
-            waves(&[9, 70], 0.1),
-        );
-        let [exact, rounded] = [Arithmetic::F32, Arithmetic::Bf16(unit)]
-            .map(|arithmetic| add_product(arithmetic, &weight, [&up, &down], DType::F32).unwrap());
-        let gap = gap(&exact, &rounded);
-        assert!(gap > 0.0 && gap < 9.0 * 2f32.powi(-8), "{gap}");
+        assert!(merged(&a, [&a, &b], DType::F32).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    GroupNorm, LoraDelta,
+    GroupNorm, LayerWeight, LoraDelta,
     lora::LoraBranch,
     ops::{ConvWeight, Ops},
 };
@@ -49,13 +49,14 @@ pub struct Conv2d {
 impl Conv2d {
     /// Creates a convolution with a weight (outputs, inputs, k, k), k odd, padded to keep
     /// the size at stride 1.
-    pub fn new(
+    pub fn new<'a>(
         ops: &'static dyn Ops,
-        weight: Tensor,
+        weight: impl Into<LayerWeight<'a>>,
         bias: Option<Tensor>,
         stride: Stride,
     ) -> Result<Self> {
-        let (outputs, _, side, _) = weight.dims4()?;
+        let weight = weight.into();
+        let (outputs, _, side, _) = weight.shape().dims4()?;
         let bias = match bias {
             Some(bias) => bias,
             None => Tensor::zeros(outputs, weight.dtype(), weight.device())?,
@@ -63,7 +64,7 @@ impl Conv2d {
         Ok(Self {
             ops,
             bias: ops.pack_bias(bias)?,
-            weight: ops.pack_conv2d(weight)?,
+            weight: ops.pack_conv2d(&weight)?,
             geometry: stride.geometry(side),
             lora: None,
         })

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{
-    LoraDelta,
+    LayerWeight, LoraDelta,
     lora::LoraBranch,
     ops::{LinearWeight, Ops},
 };
@@ -20,10 +20,14 @@ pub struct Linear {
 
 impl Linear {
     /// Creates a layer with weight (outputs, inputs) and bias (outputs).
-    pub fn new(ops: &'static dyn Ops, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+    pub fn new<'a>(
+        ops: &'static dyn Ops,
+        weight: impl Into<LayerWeight<'a>>,
+        bias: Option<Tensor>,
+    ) -> Result<Self> {
         Ok(Self {
             ops,
-            weight: ops.pack_linear(weight)?,
+            weight: ops.pack_linear(&weight.into())?,
             bias: bias.map(|bias| ops.pack_bias(bias)).transpose()?,
             lora: None,
         })

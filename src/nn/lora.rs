@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 
 use super::{Linear, Placement, ops::Ops};
 
@@ -58,27 +58,28 @@ impl LoraDelta {
         })
     }
 
-    /// A weight (outputs, ..) with the delta added in f32, in `dtype`, or `None` if the shapes do
-    /// not match.
-    pub fn merged_into(
+    /// The factors of the delta of a weight (outputs, ..) in f32 on a device, up (outputs, rank)
+    /// and scaled, and down (rank, rest); or `None` if the shapes do not match.
+    pub(super) fn factors_of(
         &self,
-        ops: &dyn Ops,
-        weight: &Tensor,
-        dtype: DType,
-    ) -> Result<Option<Tensor>> {
-        if !self.belongs(weight.dim(0)?, weight.elem_count())? {
+        weight: &Shape,
+        device: &Device,
+    ) -> Result<Option<[Tensor; 2]>> {
+        if !self.belongs(weight.dims()[0], weight.elem_count())? {
             return Ok(None);
         }
         let factor = |x: &Tensor| {
-            let x = x.to_device(weight.device())?.to_dtype(DType::F32)?;
+            let x = x.to_device(device)?.to_dtype(DType::F32)?;
             x.flatten_from(1)?.contiguous()
         };
-        let (up, down) = (factor(&(&self.up * self.scale)?)?, factor(&self.down)?);
-        ops.add_product(weight, [&up, &down], dtype).map(Some)
+        Ok(Some([
+            factor(&(&self.up * self.scale)?)?,
+            factor(&self.down)?,
+        ]))
     }
 
     /// The error message for a weight that does not match.
-    pub fn mismatch(&self, weight: &Tensor) -> String {
+    pub fn mismatch(&self, weight: &Shape) -> String {
         format!(
             "its shape is {:?}, but the adapter's factors are {:?} and {:?}: the adapter belongs \
              to another model",
@@ -123,10 +124,13 @@ impl<Layer> LoraBranch<Layer> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::nn::ops::Packed;
+    use crate::nn::{LayerWeight, ops::Packed};
+
+    fn merged(weight: &Tensor, delta: &LoraDelta) -> Option<Tensor> {
+        let sum = LayerWeight::from(weight.clone()).plus(delta).unwrap();
+        sum.map(|sum| Packed::F32.merge(&sum).unwrap())
+    }
 
     fn waves(shape: &[usize], phase: f32) -> Tensor {
         let wave = |i: usize| (i as f32 * 0.7 + phase).sin();
@@ -142,10 +146,7 @@ mod tests {
             scale: 0.25,
         };
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = delta
-            .merged_into(&Packed::F32, &weight, DType::F32)
-            .unwrap()
-            .unwrap();
+        let merged = merged(&weight, &delta).unwrap();
         let (up, down) = (delta.up.flatten_from(1), delta.down.flatten_from(1));
         let delta = (up.unwrap().matmul(&down.unwrap()).unwrap() * 0.25).unwrap();
         let expected = (&weight + delta.reshape(weight.shape()).unwrap()).unwrap();
@@ -164,19 +165,10 @@ mod tests {
         let layer = |delta: &LoraDelta| LoraDeltas::from([("x".to_owned(), delta.clone())]);
         let stack = sum_of([layer(&one), layer(&two)]).unwrap();
         let weight = waves(&[7, 5, 3, 3], 0.9);
-        let merged = stack["x"]
-            .merged_into(&Packed::F32, &weight, DType::F32)
-            .unwrap()
-            .unwrap();
-        let first = one
-            .merged_into(&Packed::F32, &weight, DType::F32)
-            .unwrap()
-            .unwrap();
-        let expected = two
-            .merged_into(&Packed::F32, &first, DType::F32)
-            .unwrap()
-            .unwrap();
-        let gap = (merged - expected).unwrap().abs().unwrap().max_all();
+        let stacked = merged(&weight, &stack["x"]).unwrap();
+        let first = merged(&weight, &one).unwrap();
+        let expected = merged(&first, &two).unwrap();
+        let gap = (stacked - expected).unwrap().abs().unwrap().max_all();
         assert!(gap.unwrap().to_scalar::<f32>().unwrap() < 1e-5);
     }
 
@@ -188,12 +180,7 @@ mod tests {
             scale: 1.0,
         };
         for shape in [[7, 6], [5, 7], [6, 5]] {
-            assert!(
-                delta
-                    .merged_into(&Packed::F32, &waves(&shape, 0.), DType::F32)
-                    .unwrap()
-                    .is_none()
-            );
+            assert!(merged(&waves(&shape, 0.), &delta).is_none());
         }
     }
 }

@@ -20,7 +20,7 @@ use candle_core::{DType, Result, Tensor};
 
 pub use composed::upsample_nearest;
 
-use super::{GroupNorm, LayerNorm};
+use super::{GroupNorm, LayerNorm, LayerWeight};
 use crate::kernel::{
     Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
     PackedLinear,
@@ -85,8 +85,8 @@ pub trait Ops: Debug + Send + Sync {
 
     /// Converts the weights (outputs, inputs) of a linear layer for
     /// [`linear`](Self::linear).
-    fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
-        Ok(LinearWeight::Plain(weight))
+    fn pack_linear(&self, weight: &LayerWeight) -> Result<LinearWeight> {
+        self.merge(weight).map(LinearWeight::Plain)
     }
 
     /// The weights of several linear layers as those of one with all outputs, or `None` if
@@ -97,8 +97,8 @@ pub trait Ops: Debug + Send + Sync {
 
     /// Converts the weights (outputs, inputs, k, k) of a convolution for
     /// [`conv2d`](Self::conv2d).
-    fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
-        Ok(ConvWeight::Plain(weight))
+    fn pack_conv2d(&self, weight: &LayerWeight) -> Result<ConvWeight> {
+        self.merge(weight).map(ConvWeight::Plain)
     }
 
     /// Converts a bias (outputs) for both.
@@ -106,21 +106,14 @@ pub trait Ops: Debug + Send + Sync {
         Ok(bias)
     }
 
-    /// A weight as it is stored, in `dtype`.
-    fn convert(&self, weight: &Tensor, dtype: DType) -> Result<Tensor> {
-        weight.to_dtype(dtype)
-    }
-
-    /// A weight as it is stored plus the product of low-rank factors up (outputs, rank) and down
-    /// (rank, rest), which are f32 and on its device: added in f32, and rounded to `dtype`.
-    fn add_product(
-        &self,
-        weight: &Tensor,
-        [up, down]: [&Tensor; 2],
-        dtype: DType,
-    ) -> Result<Tensor> {
-        let product = up.matmul(down)?.reshape(weight.shape())?;
-        (weight.to_dtype(DType::F32)? + product)?.to_dtype(dtype)
+    /// A weight in its type, with what is to be added: added in f32 and rounded once.
+    fn merge(&self, weight: &LayerWeight) -> Result<Tensor> {
+        let tensor = weight.tensor()?;
+        let Some([up, down]) = weight.factors() else {
+            return tensor.to_dtype(weight.dtype());
+        };
+        let product = up.matmul(down)?.reshape(tensor.shape())?;
+        (tensor.to_dtype(DType::F32)? + product)?.to_dtype(weight.dtype())
     }
 
     /// x (.., inputs) to (.., outputs).

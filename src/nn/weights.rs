@@ -5,8 +5,8 @@ use std::fmt::Display;
 use candle_core::{Shape, Tensor};
 
 use super::{
-    Conv2d, GroupNorm, LayerNorm, Linear, LoraDelta, LoraDeltas, Placement, RandomInit,
-    SharedLayers, Stride, Taken, ops::Ops, shared_layers::Shared,
+    Conv2d, GroupNorm, LayerNorm, LayerWeight, Linear, LoraDelta, LoraDeltas, Placement,
+    RandomInit, SharedLayers, Stride, Taken, ops::Ops, shared_layers::Shared,
 };
 use crate::{error::Result, io::Checkpoint};
 
@@ -163,13 +163,18 @@ impl<'a> Weights<'a> {
 
     /// Reads the tensor `name` here, which must have this shape.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
+        Ok(self.ops().merge(&self.weight(name, shape)?)?)
+    }
+
+    /// The same on its way to a backend.
+    fn weight(&self, name: &str, shape: impl Into<Shape>) -> Result<LayerWeight<'a>> {
         let place = self.at(name);
         self.note(place.path.clone());
         let shape = shape.into();
         let file = match self.source {
             Source::File(file) => file,
             Source::RandomInit(init) => {
-                return init.load(&place.path, &shape, self.placement);
+                return Ok(init.load(&place.path, &shape, self.placement)?.into());
             }
         };
         match file.shape(&place.path) {
@@ -186,9 +191,9 @@ impl<'a> Weights<'a> {
             let pointwise = self.shape("weight").is_some_and(|shape| shape.len() == 4);
             let weight = match pointwise {
                 true => self
-                    .tensor("weight", (outputs, inputs, 1, 1))?
-                    .reshape((outputs, inputs))?,
-                false => self.tensor("weight", (outputs, inputs))?,
+                    .weight("weight", (outputs, inputs, 1, 1))?
+                    .reshaped((outputs, inputs)),
+                false => self.weight("weight", (outputs, inputs))?,
             };
             Ok(Linear::new(self.ops(), weight, self.bias(outputs)?)?)
         };
@@ -198,7 +203,7 @@ impl<'a> Weights<'a> {
     /// Reads a convolution with a k x k kernel.
     pub fn conv(&self, inputs: usize, outputs: usize, k: usize, stride: Stride) -> Result<Conv2d> {
         let read = || {
-            let weight = self.tensor("weight", (outputs, inputs, k, k))?;
+            let weight = self.weight("weight", (outputs, inputs, k, k))?;
             let bias = self.bias(outputs)?;
             Ok(Conv2d::new(self.ops(), weight, bias, stride)?)
         };
@@ -260,21 +265,24 @@ impl<'a> Weights<'a> {
             .transpose()
     }
 
-    /// Reads the tensor here in the type of the placement, with merged LoRA delta.
-    fn read(&self, file: &Checkpoint) -> Result<Tensor> {
-        let stored = file.load(&self.path, &self.placement.device)?;
+    /// The tensor here in the type of the placement, with merged LoRA delta.
+    fn read(&self, file: &'a Checkpoint) -> Result<LayerWeight<'a>> {
+        let device = &self.placement.device;
+        let stored = match file.mapped(&self.path) {
+            Some(view) => LayerWeight::mapped(view, device)?,
+            None => file.load(&self.path, device)?.into(),
+        };
+        let stored = stored.in_dtype(self.placement.dtype);
         let module = self.path.strip_suffix(".weight");
         let merged = |module| match self.lora {
             Lora::Merged(deltas) => deltas.get(module),
             _ => None,
         };
-        let dtype = self.placement.dtype;
         let Some(delta) = module.and_then(merged) else {
-            return Ok(self.ops().convert(&stored, dtype)?);
+            return Ok(stored);
         };
-        let mismatch = || self.fault(&delta.mismatch(&stored));
-        let merged = delta.merged_into(self.ops(), &stored, dtype)?;
-        merged.ok_or_else(mismatch)
+        let mismatch = self.fault(&delta.mismatch(stored.shape()));
+        stored.plus(delta)?.ok_or(mismatch)
     }
 
     fn note(&self, tensor: String) {

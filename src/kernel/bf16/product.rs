@@ -379,12 +379,7 @@ pub(super) fn trials(unit: Unit) -> (impl FnMut(), impl FnMut()) {
     let values = vec![1f32; rows.max(terms) * columns.max(terms)];
     let (left, right) = (values.clone(), values);
     let exact = Matrix::contiguous(&right, columns).packed(terms);
-    let of = move |step, column| super::pairs::Terms {
-        first: step * TERMS * columns + column,
-        stride: columns,
-        count: TERMS,
-    };
-    let rounded = Pairs::pack(&right, (terms / TERMS, columns), of);
+    let rounded = Pairs::of_rows(Matrix::contiguous(&right, columns), terms);
     let (again, mut out) = (left.clone(), vec![0f32; rows * columns]);
     let mut other = out.clone();
     let by_unit = move || {

@@ -1,6 +1,6 @@
 //! The right side of a product in either arithmetic.
 
-use super::{Arithmetic, Pairs, Rows, TERMS, Terms, Unit, compute_rows, product};
+use super::{Arithmetic, Pairs, Rows, Unit, compute_rows, product};
 use crate::kernel::{
     epilogue::Addends,
     gemm::{self, Matrix, Task, packed::PackedMatrix},
@@ -22,18 +22,9 @@ impl From<PackedMatrix> for RightSide {
 impl RightSide {
     /// Packs the first rows of a matrix.
     pub(in crate::kernel) fn of(arithmetic: Arithmetic, matrix: Matrix, rows: usize) -> Self {
-        let (stride, columns) = (matrix.stride, matrix.terms);
         match arithmetic {
             Arithmetic::F32 => Self::F32(matrix.packed(rows)),
-            Arithmetic::Bf16(unit) => {
-                let of = |step, column| Terms {
-                    first: step * TERMS * stride + column,
-                    stride,
-                    count: TERMS.min(rows - step * TERMS),
-                };
-                let shape = (rows.div_ceil(TERMS), columns);
-                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of))
-            }
+            Arithmetic::Bf16(unit) => Self::Bf16(unit, Pairs::of_rows(matrix, rows)),
         }
     }
 
@@ -43,18 +34,9 @@ impl RightSide {
         matrix: Matrix,
         rows: usize,
     ) -> Self {
-        let (stride, terms) = (matrix.stride, matrix.terms);
         match arithmetic {
             Arithmetic::F32 => Self::F32(matrix.packed_transposed(rows)),
-            Arithmetic::Bf16(unit) => {
-                let of = |step, row| Terms {
-                    first: row * stride + step * TERMS,
-                    stride: 1,
-                    count: TERMS.min(terms - step * TERMS),
-                };
-                let shape = (terms.div_ceil(TERMS), rows);
-                Self::Bf16(unit, Pairs::pack(matrix.values, shape, of))
-            }
+            Arithmetic::Bf16(unit) => Self::Bf16(unit, Pairs::of_transposed(matrix, rows)),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     kernel::{Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, bf16_units, nearest},
-    nn::{GroupNorm, LayerNorm, Stride},
+    nn::{GroupNorm, LayerNorm, LayerWeight, LoraDelta, Stride},
 };
 
 /// A backend, type and device, with the tolerance relative to the largest value.
@@ -176,7 +176,7 @@ fn linear_layers_are_products_with_all_that_is_added() {
                 bias: Some(&bias),
                 residual: Some(&residual),
             };
-            let weight = ops.pack_linear(weight).unwrap();
+            let weight = ops.pack_linear(&weight.into()).unwrap();
             let y = ops.linear(&x, &weight, epilogue).unwrap();
             assert_eq!(y.dims(), [b, n, outputs]);
             backend.agrees("linear", &y, &expected);
@@ -212,12 +212,14 @@ fn gated_linear_layers_multiply_one_half_by_the_gelu_of_the_other() {
                 .collect();
             let ops = backend.ops;
             let (weight, bias) = (
-                ops.pack_linear(weight).unwrap(),
+                ops.pack_linear(&weight.into()).unwrap(),
                 ops.pack_bias(bias).unwrap(),
             );
             let y = ops.linear_geglu(&x, &weight, Some(&bias)).unwrap();
             backend.agrees("linear_geglu", &y, &expected);
-            let outer = ops.pack_linear(backend.waves(&[7, d], 1.3)).unwrap();
+            let outer = ops
+                .pack_linear(&backend.waves(&[7, d], 1.3).into())
+                .unwrap();
             let residual = backend.waves(&[rows, 7], 2.1);
             let layers = [(&weight, Some(&bias)), (&outer, None)];
             let found = ops.feed_forward(&x, layers, Some(&residual)).unwrap();
@@ -355,7 +357,7 @@ fn conv(backend: Backend, case: Conv) {
     }
     let ops = backend.ops;
     let (weight, bias) = (
-        ops.pack_conv2d(weight).unwrap(),
+        ops.pack_conv2d(&weight.into()).unwrap(),
         ops.pack_bias(bias).unwrap(),
     );
     let epilogue = ConvEpilogue {
@@ -609,11 +611,14 @@ fn low_rank_products_are_added_to_weights() {
             .zip(delta)
             .map(|(w, d)| w + d)
             .collect();
-        let merged = backend
-            .ops
-            .add_product(&weight, [&up, &down], DType::F32)
-            .unwrap();
-        backend.agrees("add_product", &merged, &expected);
+        let delta = LoraDelta {
+            up,
+            down,
+            scale: 1.0,
+        };
+        let sum = LayerWeight::from(weight).plus(&delta).unwrap().unwrap();
+        let merged = backend.ops.merge(&sum).unwrap();
+        backend.agrees("merge", &merged, &expected);
     }
 }
 
@@ -647,7 +652,9 @@ fn convolutions_in_strips_have_equal_values_and_gradients() {
     let zero = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
     for stride in [Stride::One, Stride::Two, Stride::TwoPadRightBottom] {
         let geometry = stride.geometry(3);
-        let packed = Packed::F32.pack_conv2d(weight.as_tensor().clone()).unwrap();
+        let packed = Packed::F32
+            .pack_conv2d(&weight.as_tensor().clone().into())
+            .unwrap();
         let whole = Packed::F32
             .conv2d(&x, &packed, geometry, ConvEpilogue::bias(Some(&zero)))
             .unwrap();
@@ -699,9 +706,9 @@ fn products_of_full_size_agree_on_a_gpu() {
             let weight = rounded(&[outputs, inputs, 3, 3]);
             let geometry = ConvGeometry::same(3);
             let none = ConvEpilogue::default();
-            let packed = ops.pack_conv2d(weight.clone()).unwrap();
+            let packed = ops.pack_conv2d(&weight.clone().into()).unwrap();
             let y = ops.conv2d(&x, &packed, geometry, none).unwrap();
-            let plain = Composed.pack_conv2d(wide(&weight)).unwrap();
+            let plain = Composed.pack_conv2d(&wide(&weight).into()).unwrap();
             let expected = Composed.conv2d(&wide(&x), &plain, geometry, none).unwrap();
             backend.agrees("conv2d", &y, &f64s(&expected));
         }
@@ -713,9 +720,9 @@ fn products_of_full_size_agree_on_a_gpu() {
             (64, 1280, 1280),
         ] {
             let (x, weight) = (rounded(&[1, rows, inputs]), rounded(&[outputs, inputs]));
-            let packed = ops.pack_linear(weight.clone()).unwrap();
+            let packed = ops.pack_linear(&weight.clone().into()).unwrap();
             let y = ops.linear(&x, &packed, Epilogue::default()).unwrap();
-            let plain = Composed.pack_linear(wide(&weight)).unwrap();
+            let plain = Composed.pack_linear(&wide(&weight).into()).unwrap();
             let expected = Composed.linear(&wide(&x), &plain, Epilogue::default());
             backend.agrees("linear", &y, &f64s(&expected.unwrap()));
         }

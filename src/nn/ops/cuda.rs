@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::{AttentionMode, ConvWeight, Cuda, LinearWeight, Ops, composed};
 use crate::{
     kernel::{Activation, ConvEpilogue, ConvGeometry, Epilogue, cuda},
-    nn::{GroupNorm, LayerNorm},
+    nn::{GroupNorm, LayerNorm, LayerWeight},
 };
 
 /// The kernels read this many channels at once.
@@ -24,7 +24,8 @@ impl Ops for Cuda {
         Ok(joined.map(LinearWeight::Plain))
     }
 
-    fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
+    fn pack_conv2d(&self, weight: &LayerWeight) -> Result<ConvWeight> {
+        let weight = self.merge(weight)?;
         Ok(match is_packed(&weight) {
             true => ConvWeight::ChannelsLast(padded(&weight.permute((0, 2, 3, 1))?)?),
             false => ConvWeight::Plain(weight),

@@ -9,9 +9,9 @@ use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
 use crate::{
     kernel::{
         self, Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
-        PackedLinear, Sees, profile,
+        PackedLinear, Sees, StoredWeight, profile,
     },
-    nn::{GroupNorm, LayerNorm},
+    nn::{GroupNorm, LayerNorm, LayerWeight},
 };
 
 impl Ops for Packed {
@@ -19,18 +19,31 @@ impl Ops for Packed {
         DType::F32
     }
 
-    fn pack_linear(&self, weight: Tensor) -> Result<LinearWeight> {
-        Ok(match weight.track_op() {
-            true => LinearWeight::Plain(weight),
-            false => LinearWeight::Packed(Arc::new(PackedLinear::packed(&weight, self.0)?)),
-        })
+    fn pack_linear(&self, weight: &LayerWeight) -> Result<LinearWeight> {
+        if weight.is_tracked() {
+            return self.merge(weight).map(LinearWeight::Plain);
+        }
+        let packed = match self.0 {
+            Arithmetic::F32 => PackedLinear::new(&self.merge(weight)?)?,
+            Arithmetic::Bf16(unit) => with_stored(weight, |stored| {
+                PackedLinear::rounded(unit, stored, weight.shape().dims2()?)
+            })?,
+        };
+        Ok(LinearWeight::Packed(Arc::new(packed)))
     }
 
-    fn pack_conv2d(&self, weight: Tensor) -> Result<ConvWeight> {
-        Ok(match weight.track_op() {
-            true => ConvWeight::Plain(weight),
-            false => ConvWeight::Packed(Arc::new(PackedConv::packed(&weight, self.0)?)),
-        })
+    fn pack_conv2d(&self, weight: &LayerWeight) -> Result<ConvWeight> {
+        if weight.is_tracked() {
+            return self.merge(weight).map(ConvWeight::Plain);
+        }
+        let packed = match self.0 {
+            Arithmetic::F32 => PackedConv::new(&self.merge(weight)?)?,
+            Arithmetic::Bf16(unit) => with_stored(weight, |stored| {
+                let (outputs, inputs, side, _) = weight.shape().dims4()?;
+                PackedConv::rounded(unit, stored, (outputs, inputs, side))
+            })?,
+        };
+        Ok(ConvWeight::Packed(Arc::new(packed)))
     }
 
     fn pack_bias(&self, bias: Tensor) -> Result<Tensor> {
@@ -40,12 +53,16 @@ impl Ops for Packed {
         }
     }
 
-    fn convert(&self, weight: &Tensor, dtype: DType) -> Result<Tensor> {
-        kernel::convert(weight, dtype)
-    }
-
-    fn add_product(&self, weight: &Tensor, factors: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
-        kernel::add_product(self.0, weight, factors, dtype)
+    fn merge(&self, weight: &LayerWeight) -> Result<Tensor> {
+        if let Some(tensor) = weight.unchanged() {
+            return Ok(tensor);
+        }
+        let (shape, dtype) = (weight.shape(), weight.dtype());
+        let merged = weight.with_values(|values| match weight.factors() {
+            Some(factors) => kernel::add_product(values, factors, dtype),
+            None => kernel::convert(values, dtype),
+        });
+        merged?.reshape(shape)
     }
 
     fn linear(&self, x: &Tensor, weight: &LinearWeight, epilogue: Epilogue) -> Result<Tensor> {
@@ -231,6 +248,12 @@ impl Ops for Packed {
             kernel::concat(&a.contiguous()?, &b.contiguous()?)
         })
     }
+}
+
+/// Calls `work` with a weight as the kernels read it.
+fn with_stored<R>(weight: &LayerWeight, work: impl FnOnce(StoredWeight) -> Result<R>) -> Result<R> {
+    let factors = weight.factors();
+    weight.with_values(|values| work(StoredWeight { values, factors }))
 }
 
 /// A differentiable convolution, by separate kernels.

@@ -8,10 +8,11 @@ use super::{PIECE, points::Points};
 use crate::kernel::{
     bf16::{
         Pairs,
-        lines::{Line, ROWS, pair, widened},
+        lines::{Line, pair, widened},
+        pairs::BLOCK,
     },
-    pages::room,
-    parts::fill,
+    pages::unset,
+    parts::each_chunk,
     simd::vectorised,
 };
 
@@ -25,10 +26,8 @@ pub(in crate::kernel) struct Filters {
     steps: usize,
     pub(super) points: &'static [usize],
     /// Panel by panel, in a panel point by point, and of a point step by step.
-    blocks: Vec<Block>,
+    lines: Vec<Line>,
 }
-
-type Block = [Line; 2 * ROWS];
 
 impl Filters {
     /// Transforms the weights of a 3x3 convolution: of 32 inputs all taps, one after another.
@@ -36,26 +35,26 @@ impl Filters {
         let points = points.numbers();
         let steps = weights.steps() / TAPS;
         let count = weights.panels() * points.len() * steps;
-        let mut blocks = room(count);
-        fill(&mut blocks, count, &|i| {
+        let mut lines = unset(count * BLOCK);
+        each_chunk(&mut lines, BLOCK, &|i, block| {
             let (panel, point) = (i / steps / points.len(), points[i / steps % points.len()]);
             let step = i % steps;
-            let taps = &weights.panel(panel)[step * TAPS * 2 * ROWS..][..TAPS * 2 * ROWS];
-            vectorised(Transform(taps, point))
+            let taps = &weights.panel(panel)[step * TAPS * BLOCK..][..TAPS * BLOCK];
+            vectorised(Transform(taps, point, block));
         });
         Self {
             columns: weights.columns(),
             steps,
             points,
-            blocks,
+            lines,
         }
     }
 
     /// The lines of the point with index `i` of a panel, step by step.
     #[inline(always)]
     pub(super) fn point(&self, panel: usize, i: usize) -> &[Line] {
-        let first = (panel * self.points.len() + i) * self.steps;
-        self.blocks[first..][..self.steps].as_flattened()
+        let count = self.steps * BLOCK;
+        &self.lines[(panel * self.points.len() + i) * count..][..count]
     }
 }
 
@@ -77,34 +76,34 @@ impl LazyFilters {
     }
 }
 
-/// One point of the filters in the blocks of nine taps.
-struct Transform<'a>(&'a [Line], usize);
+/// The blocks of nine taps, and the block of one point of their filters.
+struct Transform<'a>(&'a [Line], usize, &'a mut [Line]);
 
 impl WithSimd for Transform<'_> {
-    type Output = Block;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Block {
+    fn with_simd<S: Simd>(self, _: S) {
         const FILTER: [[f32; 3]; PIECE] = [
             [1.0, 0.0, 0.0],
             [0.5, 0.5, 0.5],
             [0.5, -0.5, 0.5],
             [0.0, 0.0, 1.0],
         ];
-        let Self(taps, point) = self;
+        let Self(taps, point, block) = self;
         let (down, right) = (FILTER[point / PIECE], FILTER[point % PIECE]);
-        let mut block = [Line::default(); 2 * ROWS];
         for (at, line) in block.iter_mut().enumerate() {
             let mut sums = [[0.0; 2]; 16];
             for tap in 0..TAPS {
                 let factor = down[tap / 3] * right[tap % 3];
-                for (sums, pair) in sums.iter_mut().zip(taps[tap * 2 * ROWS + at].0) {
+                for (sums, pair) in sums.iter_mut().zip(taps[tap * BLOCK + at].0) {
                     let [even, odd] = widened(pair);
                     *sums = [sums[0] + factor * even, sums[1] + factor * odd];
                 }
             }
-            line.0 = sums.map(|[even, odd]| pair(even, odd));
+            for (slot, [even, odd]) in line.0.iter_mut().zip(sums) {
+                *slot = pair(even, odd);
+            }
         }
-        block
     }
 }
