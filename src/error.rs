@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use operation::is_out_of_memory;
 pub use operation::reason_of;
 
 /// The result type of the library.
@@ -154,15 +155,35 @@ pub enum Error {
     #[error("{0}")]
     Numbers(String),
 
-    /// A tensor operation failed: shapes, memory or the device.
+    /// An accelerator has no memory left for an operation.
+    #[error("the GPU is out of memory{}: smaller pictures, fewer rows at once, one network at a \
+             time and half precision need less", free(*memory))]
+    OutOfMemory {
+        /// Bytes that are free and bytes in all, if the device tells.
+        memory: Option<[u64; 2]>,
+    },
+
+    /// A tensor operation failed: shapes or the device.
     #[error("{}", reason_of(.0))]
     Tensor(candle_core::Error),
 }
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        Self::Tensor(error)
+        match is_out_of_memory(&error) {
+            true => Self::OutOfMemory { memory: None },
+            false => Self::Tensor(error),
+        }
     }
+}
+
+/// How much memory is free, in brackets.
+fn free(memory: Option<[u64; 2]>) -> String {
+    let told = memory.map(|memory| {
+        let [free, all] = memory.map(|bytes| bytes as f64 / f64::from(1 << 30));
+        format!(" ({free:.1} of {all:.1} GiB are free)")
+    });
+    told.unwrap_or_default()
 }
 
 /// Most bytes of the reason of an error: it may quote what a stranger wrote.
@@ -252,6 +273,14 @@ impl Error {
         }
     }
 
+    /// The same, with the memory of the device if it is out of memory.
+    pub(crate) fn with_memory(self, memory: impl FnOnce() -> Option<[u64; 2]>) -> Self {
+        match self {
+            Self::OutOfMemory { memory: None } => Self::OutOfMemory { memory: memory() },
+            other => other,
+        }
+    }
+
     /// An error of the operating system on `file`.
     pub fn io(file: impl AsRef<Path>, reason: io::Error) -> Self {
         Self::Io {
@@ -264,6 +293,19 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_is_missing_is_told_in_numbers() {
+        let reason = candle_core::Error::Cuda("CUDA_ERROR_OUT_OF_MEMORY".into());
+        let error = Error::from(reason.context("a product"));
+        assert!(error.to_string().starts_with("the GPU is out of memory: "));
+        let error = error.with_memory(|| Some([1 << 28, 24 << 30]));
+        let error = error.with_memory(|| unreachable!("it is known"));
+        let told = "the GPU is out of memory (0.2 of 24.0 GiB are free): smaller pictures";
+        assert!(error.to_string().starts_with(told), "{error}");
+        let other = Error::from(candle_core::Error::Cuda("CUDA_ERROR_NO_DEVICE".into()));
+        assert!(matches!(other, Error::Tensor(_)));
+    }
 
     #[test]
     fn a_long_text_keeps_both_ends() {

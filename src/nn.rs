@@ -25,7 +25,7 @@ pub use layer_weight::LayerWeight;
 pub use linear::Linear;
 pub use lora::{LoraDelta, LoraDeltas, sum_of};
 pub use norm::{GroupNorm, LayerNorm};
-pub use placement::{Backend, Placement, cuda_count, open_cuda};
+pub use placement::{Backend, Placement, cuda_count, device_memory, open_cuda};
 pub use random_init::RandomInit;
 pub use shared_layers::SharedLayers;
 pub use taken::Taken;

@@ -42,8 +42,10 @@ use crate::{
         BatchConditioning, ClassifierFree, EmbeddedGuidance, Event, Observer, Predictor, Solver,
         Unconditional, Walk,
     },
-    error::Result,
-    model::{Conditioning, EncodedPrompts, LatentSampling, Model, TextEncoders, unet::Unet},
+    error::{Error, Result},
+    model::{
+        Conditioning, EncodedPrompts, LatentSampling, Model, TextEncoders, unet::Unet, vae::Tiling,
+    },
     noise::Noise,
     picture::Picture,
     schedule::Timesteps,
@@ -111,7 +113,8 @@ impl Pipeline {
         if vae.encodes_in_strips(picture)? {
             observer.observe(Event::Begins("encoding the picture in strips"));
         }
-        let posterior = vae.encode(picture)?;
+        let encode = |tiling| vae.encode_tiled(picture, tiling);
+        let posterior = self.with_room(vae.tiling(), observer, encode)?;
         let latent = match sampling {
             LatentSampling::Mode => posterior.mean()?,
             LatentSampling::Sample => {
@@ -129,8 +132,35 @@ impl Pipeline {
         if vae.decodes_in_strips(&latents.narrow(0, 0, 1)?)? {
             observer.observe(Event::Begins("decoding in strips"));
         }
-        let one = |row| Picture::from_tensor(&vae.decode(&latents.narrow(0, row, 1)?)?);
+        let one = |row| {
+            let latent = latents.narrow(0, row, 1)?;
+            let decode = |tiling| vae.decode_tiled(&latent, tiling);
+            Picture::from_tensor(&self.with_room(vae.tiling(), observer, decode)?)
+        };
         (0..latents.dim(0)?).map(one).collect()
+    }
+
+    /// A computation of the autoencoder; where a GPU has no memory for it, once more in strips
+    /// and without the other networks.
+    fn with_room<T>(
+        &self,
+        tiling: Tiling,
+        observer: &mut dyn Observer,
+        compute: impl Fn(Tiling) -> Result<T>,
+    ) -> Result<T> {
+        match compute(tiling) {
+            Err(Error::OutOfMemory { .. }) => {
+                observer.observe(Event::Begins("the GPU is out of memory: again in strips"));
+                self.networks.free();
+                self.of_device(compute(Tiling::On))
+            }
+            computed => computed,
+        }
+    }
+
+    /// A result; if the device is out of memory, with its memory.
+    fn of_device<T>(&self, result: Result<T>) -> Result<T> {
+        self.networks.of_device(result)
     }
 
     /// A walk on the model's noise schedule.
@@ -204,4 +234,60 @@ fn while_loading<T>(
         let unet = unet.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok((prepared, unet))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::{model::ModelChoice, nn::Placement};
+
+    #[test]
+    fn an_autoencoder_without_room_computes_once_more_in_strips() {
+        let model = Model::open(&ModelChoice::named("tests/data/sd"), Placement::cpu_f32());
+        let pipeline = Pipeline::new(model.unwrap(), Residency::All);
+        let computed = |failures: usize| {
+            let (tried, mut told) = (RefCell::new(Vec::new()), Vec::new());
+            let mut observer = |event: Event| {
+                if let Event::Begins(what) = event {
+                    told.push(what);
+                }
+            };
+            let compute = |tiling| {
+                tried.borrow_mut().push(tiling);
+                match tried.borrow().len() <= failures {
+                    true => Err(candle_core::Error::Cuda("CUDA_ERROR_OUT_OF_MEMORY".into()).into()),
+                    false => Ok(()),
+                }
+            };
+            let result = pipeline.with_room(Tiling::Auto, &mut observer, compute);
+            (result.is_ok(), tried.into_inner(), told)
+        };
+        let again = "the GPU is out of memory: again in strips";
+        assert_eq!(computed(0), (true, vec![Tiling::Auto], vec![]));
+        let both = vec![Tiling::Auto, Tiling::On];
+        assert_eq!(computed(1), (true, both.clone(), vec![again]));
+        assert_eq!(computed(2), (false, both, vec![again]));
+    }
+
+    /// Strips of a network whose pictures would stay whole.
+    #[test]
+    fn another_tiling_computes_the_same() {
+        let model = Model::open(&ModelChoice::named("tests/data/sd"), Placement::cpu_f32());
+        let vae = model.unwrap().vae().unwrap();
+        let wave = |i: usize| (i as f32 * 0.37).sin();
+        let latent: Vec<_> = (0..4 * 24 * 8).map(wave).collect();
+        let latent = Tensor::from_vec(latent, (1, 4, 24, 8), vae.device()).unwrap();
+        let [whole, strips] = [Tiling::Off, Tiling::On].map(|tiling| {
+            let picture = vae.decode_tiled(&latent, tiling).unwrap();
+            let mean = vae.encode_tiled(&picture, tiling).unwrap().mean().unwrap();
+            [picture, mean].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        });
+        for (whole, strips) in whole.iter().zip(&strips) {
+            let gap = |(a, b): (&f32, &f32)| (a - b).abs();
+            assert!(whole.iter().zip(strips).map(gap).fold(0.0, f32::max) < 1e-4);
+            assert_ne!(whole, strips, "they differ by rounding");
+        }
+    }
 }

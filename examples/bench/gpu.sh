@@ -59,6 +59,17 @@ section() {
     echo "-- $name: exit $code, $((SECONDS - start)) s" | tee -a "$out/log.txt"
 }
 
+# An edit with a Stable Diffusion 1.5 of full size and random weights, twice: with its stages' times.
+whole_edit() {
+    local model=$1/sd15 scene=$2
+    python3 tests/oracle/full_size.py sd15 "$model" --dtype f16 --tokenizer tests/data/sd/tokenizer || return
+    for _ in 1 2; do
+        "$1/bin/icd" edit --model "$model" --image examples/still-life.png --size 512 --dtype f16 --residency all \
+            --src-prompt "$scene" --tgt-prompt "${scene/blue/green}" -v -o "$1/whole.png" --force || return
+    done
+}
+export -f whole_edit
+
 run() {
     local pack=$1
     out=$2 work=$(mktemp -d)
@@ -93,7 +104,10 @@ run() {
     LINES_SHOWN=30 section kernels 20 python3 examples/bench/kernels.py "$out/profile.csv"
     LINES_SHOWN=45 section layers 20 python3 examples/bench/kernels.py "$out/profile.csv" grids
     section sdxl-torch 60 "${torch[@]}" "${sdxl[@]}"
-    LINES_SHOWN=20 section memory 60 compute-sanitizer --tool memcheck "$work/bin/lib" conformance --test-threads 1
+    section whole 90 bash -c 'whole_edit "$@"' - "$work" "$scene"
+    for tool in memcheck racecheck synccheck; do
+        LINES_SHOWN=20 section "$tool" 60 compute-sanitizer --tool "$tool" "$work/bin/lib" conformance --test-threads 1
+    done
     section compiled 120 "${torch[@]}" --what unet --rows 1,2 --compile default
 }
 

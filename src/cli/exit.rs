@@ -48,6 +48,7 @@ pub(crate) fn is_of_machine(error: &anyhow::Error, results: &Path) -> bool {
     let results = resolved(results);
     error.chain().any(|cause| match cause.downcast_ref() {
         Some(Error::Io { file, reason }) => is_disk(file, reason, &results),
+        Some(Error::OutOfMemory { .. }) => true,
         Some(Error::Tensor(error)) => is_device(error),
         Some(_) => false,
         None => cause.downcast_ref().is_some_and(is_device),

@@ -36,8 +36,30 @@ pub fn reason_of(error: &Error) -> String {
         Error::UnsupportedSafeTensorDtype(dtype) => {
             format!("its data type {dtype:?} is not supported")
         }
+        error if is_out_of_memory(error) => "the GPU is out of memory".into(),
         Error::Cuda(_) | Error::Metal(_) => format!("the GPU reports: {}", first_line(error)),
         other => first_line(other),
+    }
+}
+
+/// Whether an accelerator had no memory left.
+pub(super) fn is_out_of_memory(error: &Error) -> bool {
+    match error {
+        Error::WithBacktrace { inner, .. }
+        | Error::WithPath { inner, .. }
+        | Error::Context { inner, .. } => is_out_of_memory(inner),
+        // The driver, its libraries, Metal.
+        Error::Cuda(_) | Error::Metal(_) => {
+            let text = first_line(error).to_lowercase();
+            let told = [
+                "out of memory",
+                "out_of_memory",
+                "alloc_failed",
+                "failed to allocate",
+            ];
+            told.iter().any(|words| text.contains(words))
+        }
+        _ => false,
     }
 }
 
@@ -74,6 +96,13 @@ mod tests {
             let text = crate::Error::from(error).to_string();
             assert!(text.ends_with(&format!("(shape {shape})")), "{text}");
         }
+        let full = Error::Cuda("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        assert_eq!(reason_of(&full.context("more")), "the GPU is out of memory");
+        let lost = Error::Cuda("CUDA_ERROR_LAUNCH_FAILED".into());
+        assert_eq!(
+            reason_of(&lost),
+            "the GPU reports: CUDA_ERROR_LAUNCH_FAILED"
+        );
         let lines = Error::Msg("out of memory\n  0: backtrace".into());
         assert_eq!(reason_of(&lines.context("more")), "out of memory");
     }

@@ -26,7 +26,7 @@ mod tiles;
 #[cfg(feature = "cuda")]
 pub use attention::{attend, attend_causally, attend_through_first, attention_maps};
 #[cfg(feature = "cuda")]
-pub use device::{count, is_supported, open};
+pub use device::{count, is_supported, memory, open};
 #[cfg(feature = "cuda")]
 pub use norm::{group_norm, layer_norm};
 #[cfg(feature = "cuda")]

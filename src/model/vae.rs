@@ -66,6 +66,11 @@ impl Vae {
         Self { tiling, ..self }
     }
 
+    /// Whether pictures are computed in strips of rows.
+    pub fn tiling(&self) -> Tiling {
+        self.tiling
+    }
+
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -73,22 +78,22 @@ impl Vae {
 
     /// Whether it would encode pictures (b, 3, h, w) in strips.
     pub fn encodes_in_strips(&self, picture: &Tensor) -> Result<bool> {
-        Ok(self.encoding(picture)?.cuts_any())
+        Ok(self.encoding(picture, self.tiling)?.cuts_any())
     }
 
     /// Whether it would decode latents (b, 4, h, w) in strips.
     pub fn decodes_in_strips(&self, latent: &Tensor) -> Result<bool> {
-        Ok(self.decoding(latent)?.cuts_any())
+        Ok(self.decoding(latent, self.tiling)?.cuts_any())
     }
 
-    fn encoding(&self, picture: &Tensor) -> Result<StripPlan> {
+    fn encoding(&self, picture: &Tensor, tiling: Tiling) -> Result<StripPlan> {
         let [made, _] = self.finest(picture, 1)?;
-        Ok(self.tiling.plan([made, made]))
+        Ok(tiling.plan([made, made]))
     }
 
-    fn decoding(&self, latent: &Tensor) -> Result<StripPlan> {
+    fn decoding(&self, latent: &Tensor, tiling: Tiling) -> Result<StripPlan> {
         let finest = self.finest(latent, self.config.factor())?;
-        Ok(self.tiling.plan(finest))
+        Ok(tiling.plan(finest))
     }
 
     /// Bytes of activations at full resolution, `times` the size of x (b, c, h, w):
@@ -102,7 +107,12 @@ impl Vae {
     /// Encodes pictures (b, 3, h, w) in [-1, 1], whose sides are multiples of the
     /// downsampling factor, to latents.
     pub fn encode(&self, picture: &Tensor) -> Result<Posterior> {
-        let plan = self.encoding(picture)?;
+        self.encode_tiled(picture, self.tiling)
+    }
+
+    /// [`encode`](Self::encode) with another tiling.
+    pub fn encode_tiled(&self, picture: &Tensor, tiling: Tiling) -> Result<Posterior> {
+        let plan = self.encoding(picture, tiling)?;
         let picture = channels_last(&picture.to_dtype(self.compute)?)?;
         let x = self.encoder.encode(picture, plan)?;
         let x = pass(self.quant_conv.as_ref(), x)?;
@@ -118,7 +128,12 @@ impl Vae {
 
     /// Decodes scaled latents to pictures (b, 3, h, w), approximately in [-1, 1].
     pub fn decode(&self, latent: &Tensor) -> Result<Tensor> {
-        let plan = self.decoding(latent)?;
+        self.decode_tiled(latent, self.tiling)
+    }
+
+    /// [`decode`](Self::decode) with another tiling.
+    pub fn decode_tiled(&self, latent: &Tensor, tiling: Tiling) -> Result<Tensor> {
+        let plan = self.decoding(latent, tiling)?;
         let z = channels_last(&(latent / self.config.scaling_factor)?.to_dtype(self.compute)?)?;
         let z = pass(self.post_quant_conv.as_ref(), z)?;
         Ok(channels_first(&self.decoder.decode(&z, plan)?)?.to_dtype(DType::F32)?)

@@ -12,6 +12,7 @@ mod composed;
 mod conformance;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod metal;
 mod packed;
 
 use std::{fmt::Debug, sync::Arc};
@@ -44,6 +45,10 @@ impl Packed {
 #[cfg(feature = "cuda")]
 #[derive(Debug)]
 pub struct Cuda;
+
+/// candle's operations, with its fused kernels for Metal where they fit.
+#[derive(Debug)]
+pub struct Metal;
 
 /// The weights of a linear layer in a backend's layout.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result};
 
 #[cfg(feature = "cuda")]
 use super::ops::Cuda;
-use super::ops::{Composed, Ops, Packed};
+use super::ops::{Composed, Metal, Ops, Packed};
 use crate::kernel::Arithmetic;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
@@ -18,6 +18,8 @@ pub enum Backend {
     Packed,
     /// candle's operations in the type of the weights, on any device.
     Composed,
+    /// The same with candle's fused kernels for Metal.
+    Metal,
     /// The CUDA kernels, in the type of the weights; candle's operations for what they do not
     /// take, as products in f32.
     #[cfg(feature = "cuda")]
@@ -42,7 +44,8 @@ impl Placement {
             Device::Cpu => Backend::Packed,
             #[cfg(feature = "cuda")]
             Device::Cuda(_) if cuda::is_supported(&device) => Backend::Cuda,
-            Device::Cuda(_) | Device::Metal(_) => Backend::Composed,
+            Device::Metal(_) => Backend::Metal,
+            Device::Cuda(_) => Backend::Composed,
         };
         Self {
             dtype,
@@ -68,7 +71,7 @@ impl Placement {
     pub fn arithmetic(&self) -> Arithmetic {
         match self.backend {
             Backend::Packed => Arithmetic::of(self.dtype),
-            Backend::Composed => Arithmetic::F32,
+            Backend::Composed | Backend::Metal => Arithmetic::F32,
             #[cfg(feature = "cuda")]
             Backend::Cuda => Arithmetic::F32,
         }
@@ -88,6 +91,7 @@ impl Placement {
         match self.backend {
             Backend::Packed => packed(self.arithmetic()),
             Backend::Composed => &Composed,
+            Backend::Metal => &Metal,
             #[cfg(feature = "cuda")]
             Backend::Cuda => &Cuda,
         }
@@ -106,6 +110,19 @@ pub fn cuda_count() -> Result<usize> {
     #[cfg(not(feature = "cuda"))]
     let count = Ok(0);
     count
+}
+
+/// Bytes of a GPU's memory that are free, and all; of NVIDIA's, with the feature `cuda`.
+#[cfg_attr(
+    not(feature = "cuda"),
+    expect(unused_variables, reason = "no GPU tells")
+)]
+pub fn device_memory(device: &Device) -> Option<[u64; 2]> {
+    #[cfg(feature = "cuda")]
+    let memory = cuda::memory(device);
+    #[cfg(not(feature = "cuda"))]
+    let memory = None;
+    memory
 }
 
 /// The CPU kernels in an arithmetic, of which a process has two at most.

@@ -209,7 +209,8 @@ impl Pipeline {
         let timesteps = method.reverse_timesteps(self.model())?;
         let predictor = predictor(unet, &rows, unconditional.as_ref())?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
-        let latents = walk.run(x, &mut group.controls.chain(), observer)?;
+        let latents = walk.run(x, &mut group.controls.chain(), observer);
+        let latents = self.of_device(latents)?;
         observer.observe(Event::Value("latent", &latents));
         let blend = group.controls.plan.blend.as_ref();
         Ok(Walked {

@@ -81,7 +81,8 @@ impl Pipeline {
         let one = |(index, noise): (usize, &Tensor)| {
             observer.observe(Event::Picture(index));
             observer.observe(Event::Value("start_noise", noise));
-            let latent = walk.run(noise.clone(), &mut NoControl, observer)?;
+            let latent = walk.run(noise.clone(), &mut NoControl, observer);
+            let latent = self.of_device(latent)?;
             observer.observe(Event::Value("latent", &latent));
             Ok(latent)
         };

@@ -79,7 +79,7 @@ impl Pipeline {
         let predictor = predictor(&unet, &rows, None)?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
         let mut recorder = Recorder::new(clean, start.clone(), &timesteps);
-        let latent = walk.run(start, &mut recorder, &mut scoped)?;
+        let latent = self.of_device(walk.run(start, &mut recorder, &mut scoped))?;
         observer.observe(Event::Value("inverted_latent", &latent));
         let inverted = recorder.inverted(latent);
         match (method, &texts.begin) {
@@ -126,7 +126,7 @@ impl Pipeline {
             begin,
         };
         Ok(Inverted {
-            null_embeddings: optimiser.run(&inverted, observer)?,
+            null_embeddings: self.of_device(optimiser.run(&inverted, observer))?,
             ..inverted
         })
     }
@@ -198,7 +198,8 @@ impl Pipeline {
         let timesteps = method.reverse_timesteps(self.model())?;
         let predictor = predictor(&unet, &rows, unconditional.as_ref())?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
-        let latent = walk.run(inverted.latent.clone(), &mut NoControl, &mut scoped)?;
+        let latent = walk.run(inverted.latent.clone(), &mut NoControl, &mut scoped);
+        let latent = self.of_device(latent)?;
         scoped.observe(Event::Value("latent", &latent));
         Ok(latent)
     }

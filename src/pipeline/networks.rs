@@ -7,9 +7,9 @@ use clap::ValueEnum;
 
 use super::Method;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::{Adapters, Model, TextEncoders, unet::Unet, vae::Vae},
-    nn::SharedLayers,
+    nn::{SharedLayers, device_memory},
 };
 
 /// How long networks stay in memory.
@@ -133,16 +133,108 @@ impl Networks {
     }
 
     /// The network in a slot, else a loaded one, which is kept if the residency allows.
-    fn held<T>(&self, slot: &Slot<T>, load: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    fn held<T>(&self, slot: &Slot<T>, load: impl Fn() -> Result<T>) -> Result<Arc<T>> {
+        let load = || self.of_device(self.loaded(&load)).map(Arc::new);
         if self.residency == Residency::OneAtATime {
-            return load().map(Arc::new);
+            return load();
         }
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(network) = &*slot {
             return Ok(network.clone());
         }
-        let network = Arc::new(load()?);
+        let network = load()?;
         *slot = Some(network.clone());
         Ok(network)
+    }
+
+    /// A loaded network; where a GPU has no memory for it, it is loaded once more without the
+    /// others.
+    fn loaded<T>(&self, load: impl Fn() -> Result<T>) -> Result<T> {
+        match load() {
+            Err(Error::OutOfMemory { .. }) => {
+                self.free();
+                load()
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// A result; if the device is out of memory, with its memory.
+    pub(super) fn of_device<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| error.with_memory(|| device_memory(self.model.device())))
+    }
+
+    /// Frees the networks that are kept, but for those that are in use or being loaded.
+    pub(super) fn free(&self) {
+        fn empty<T>(slot: &Slot<T>) {
+            if let Ok(mut slot) = slot.try_lock() {
+                *slot = None;
+            }
+        }
+        empty(&self.vae);
+        empty(&self.text);
+        empty(&self.text_with_loras);
+        empty(&self.forward);
+        empty(&self.reverse);
+        empty(&self.reverse_with_loras);
+        empty(&self.base);
+        empty(&self.base_with_loras);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{model::ModelChoice, nn::Placement};
+
+    fn networks(residency: Residency) -> Networks {
+        let model = Model::open(&ModelChoice::named("tests/data/sd"), Placement::cpu_f32());
+        Networks::new(model.unwrap(), residency)
+    }
+
+    fn full() -> Error {
+        candle_core::Error::Cuda("CUDA_ERROR_OUT_OF_MEMORY".into()).into()
+    }
+
+    #[test]
+    fn a_network_without_room_is_loaded_once_more_without_the_others() {
+        let networks = networks(Residency::All);
+        let vae = networks.vae().unwrap();
+        assert!(Arc::ptr_eq(&vae, &networks.vae().unwrap()));
+        let tries = Cell::new(0);
+        let load = || {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                1 => Err(full()),
+                _ => networks.model.text(),
+            }
+        };
+        networks.held(&networks.text, load).unwrap();
+        assert_eq!(tries.get(), 2);
+        assert!(networks.vae.lock().unwrap().is_none() && networks.text.lock().unwrap().is_some());
+        assert!(!Arc::ptr_eq(&vae, &networks.vae().unwrap()));
+    }
+
+    #[test]
+    fn other_failures_and_a_second_one_are_final() {
+        let networks = networks(Residency::OneAtATime);
+        let tries = Cell::new(0);
+        let count = |error: fn() -> Error| {
+            tries.set(0);
+            let load = || {
+                tries.set(tries.get() + 1);
+                Err(error())
+            };
+            let failed: Result<Arc<Vae>> = networks.held(&networks.vae, load);
+            (tries.get(), failed.unwrap_err().to_string())
+        };
+        let (tries, reason) = count(full);
+        assert!(
+            tries == 2 && reason.starts_with("the GPU is out of memory"),
+            "{reason}"
+        );
+        assert_eq!(count(|| Error::setting("no")), (1, "no".into()));
     }
 }

@@ -74,7 +74,7 @@ impl Pairs {
         let panels = shape.outputs.div_ceil(COLUMNS);
         let mut lines = unset(panels * groups * of_group);
         each_chunk(&mut lines, of_group, &|i, lines| {
-            vectorised(Group {
+            vectorised(Part {
                 values,
                 shape,
                 product: product.as_ref(),
@@ -135,7 +135,7 @@ impl WithSimd for RoundRows<'_> {
 }
 
 /// 32 outputs and 32 inputs of a layer, and the lines of a block for each tap.
-struct Group<'a> {
+struct Part<'a> {
     values: Values<'a>,
     shape: WeightShape,
     product: Option<&'a Product>,
@@ -144,7 +144,7 @@ struct Group<'a> {
     lines: &'a mut [Line],
 }
 
-impl WithSimd for Group<'_> {
+impl WithSimd for Part<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -158,7 +158,7 @@ impl WithSimd for Group<'_> {
     }
 }
 
-impl Group<'_> {
+impl Part<'_> {
     /// Values of an output in the group.
     fn width(&self) -> usize {
         TERMS * self.shape.taps
@@ -170,16 +170,15 @@ impl Group<'_> {
         let (width, all) = (self.width(), self.shape.width());
         let first = self.group * width;
         let count = width.min(all - first);
-        for (i, row) in values.chunks_exact_mut(width).enumerate() {
-            let output = self.panel * COLUMNS + i;
-            let (inside, outside) = match output < self.shape.outputs {
-                true => row.split_at_mut(count),
-                false => row.split_at_mut(0),
-            };
-            let at = output * all + first;
-            self.values.widen(at..at + inside.len(), inside);
-            outside.fill(0.0);
+        let inside = COLUMNS.min(self.shape.outputs - self.panel * COLUMNS);
+        let (rows, outside) = values.split_at_mut(inside * width);
+        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+            let at = (self.panel * COLUMNS + i) * all + first;
+            let (row, rest) = row.split_at_mut(count);
+            self.values.widen(at..at + count, row);
+            rest.fill(0.0);
         }
+        outside.fill(0.0);
     }
 
     /// Adds the product.

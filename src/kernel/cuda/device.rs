@@ -23,6 +23,16 @@ pub fn count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or_default())
 }
 
+/// Bytes of a GPU's memory that are free, and all.
+pub fn memory(device: &Device) -> Option<[u64; 2]> {
+    let Device::Cuda(device) = device else {
+        return None;
+    };
+    let context = device.cuda_stream().context().clone();
+    let (free, all) = context.mem_get_info().ok()?;
+    Some([free as u64, all as u64])
+}
+
 /// Opens a GPU for fast use: all threads launch on one stream, and freed memory is kept for
 /// the next tensor.
 pub fn open(ordinal: usize) -> Result<Device> {
