@@ -32,7 +32,7 @@ use super::{
     op,
     pages::unset,
     parts::each_part,
-    stored::with_values,
+    stored::{Values, with_values},
 };
 use patches::{ConvGeometry, Patches};
 
@@ -62,17 +62,23 @@ impl PackedConv {
     /// Packs weights (outputs, inputs, k, k) on a CPU.
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let (outputs, inputs, side, _) = weight.dims4()?;
+        let shape = (outputs, inputs, side);
+        with_values(weight, |values| match arithmetic {
+            Arithmetic::F32 => Self::of_values(values, shape),
+            Arithmetic::Bf16(unit) => Self::rounded(unit, values.into(), shape),
+        })
+    }
+
+    /// Packs weights (outputs, inputs, side, side) in their type, for products in f32.
+    pub fn of_values(
+        weight: Values,
+        (outputs, inputs, side): (usize, usize, usize),
+    ) -> Result<Self> {
         let taps = side * side;
-        match arithmetic {
-            Arithmetic::F32 => {
-                let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
-                let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place)?;
-                Ok(Self::holding(packed.into(), inputs, side))
-            }
-            Arithmetic::Bf16(unit) => with_values(weight, |values| {
-                Self::rounded(unit, values.into(), (outputs, inputs, side))
-            }),
-        }
+        weight.check(outputs * inputs * taps)?;
+        let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
+        let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place);
+        Ok(Self::holding(packed.into(), inputs, side))
     }
 
     /// Packs weights (outputs, inputs, side, side) in one pass, for products in bf16.

@@ -16,7 +16,7 @@ use super::{
     pages::unset,
     parts::each_part,
     scratch::Scratch,
-    stored::with_values,
+    stored::{Values, with_values},
 };
 
 /// The packed weights of a linear layer.
@@ -35,13 +35,19 @@ impl PackedLinear {
 
     /// Packs weights (outputs, inputs) on a CPU.
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
-        let shape @ (_, inputs) = weight.dims2()?;
-        match arithmetic {
-            Arithmetic::F32 => Ok(Self::holding(of_transposed(weight)?.into(), inputs)),
-            Arithmetic::Bf16(unit) => {
-                with_values(weight, |values| Self::rounded(unit, values.into(), shape))
-            }
-        }
+        let shape = weight.dims2()?;
+        with_values(weight, |values| match arithmetic {
+            Arithmetic::F32 => Self::of_values(values, shape),
+            Arithmetic::Bf16(unit) => Self::rounded(unit, values.into(), shape),
+        })
+    }
+
+    /// Packs weights (outputs, inputs) in their type, for products in f32.
+    pub fn of_values(weight: Values, (outputs, inputs): (usize, usize)) -> Result<Self> {
+        weight.check(outputs * inputs)?;
+        let place = |input, output| output * inputs + input;
+        let packed = PackedMatrix::new(weight, (inputs, outputs), place);
+        Ok(Self::holding(packed.into(), inputs))
     }
 
     /// Packs weights (outputs, inputs) in one pass, for products in bf16.
@@ -271,13 +277,6 @@ fn weight_gradient(
         };
         op::tensor(out, weight.shape())
     })
-}
-
-/// Packs the transpose of weights (outputs, inputs).
-fn of_transposed(weight: &Tensor) -> Result<PackedMatrix> {
-    let (outputs, inputs) = weight.dims2()?;
-    let place = |input, output| output * inputs + input;
-    PackedMatrix::new(weight, (inputs, outputs), place)
 }
 
 /// The output and its shape.

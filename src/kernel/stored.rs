@@ -87,6 +87,14 @@ impl<'a> Values<'a> {
         }
     }
 
+    /// Fails unless there are so many.
+    pub(super) fn check(self, count: usize) -> Result<()> {
+        match self.len() == count {
+            true => Ok(()),
+            false => bail!("{} values for a layer of {count}", self.len()),
+        }
+    }
+
     /// Some of them in f32.
     #[inline(always)]
     pub(super) fn widen(self, range: Range<usize>, to: &mut [f32]) {

@@ -96,14 +96,13 @@ impl<'a> LayerWeight<'a> {
         matches!(&self.stored, Stored::Tensor(tensor) if tensor.track_op())
     }
 
-    /// The stored tensor, if it is the merged one, too.
-    pub fn unchanged(&self) -> Option<Tensor> {
-        match &self.stored {
-            Stored::Tensor(tensor) if self.factors.is_none() && tensor.dtype() == self.dtype => {
-                tensor.reshape(&self.shape).ok()
-            }
-            _ => None,
-        }
+    /// Whether the merged weight is the stored one.
+    pub fn is_stored(&self) -> bool {
+        let dtype = match &self.stored {
+            Stored::Tensor(tensor) => Ok(tensor.dtype()),
+            Stored::File(view, _) => view.dtype().try_into(),
+        };
+        self.factors.is_none() && dtype.is_ok_and(|dtype| dtype == self.dtype)
     }
 
     /// The weight as it is stored, without what is added.

@@ -61,12 +61,7 @@ impl Pairs {
         shape: WeightShape,
     ) -> Result<Self> {
         let values = stored.values;
-        if values.len() != shape.outputs * shape.width() {
-            bail!(
-                "{} values are not the weights of such a layer",
-                values.len()
-            );
-        }
+        values.check(shape.outputs * shape.width())?;
         let product =
             |factors: [&Tensor; 2]| op::with(factors, |factors| Product::new(unit, shape, factors));
         let product = stored.factors.map(product).transpose()?;

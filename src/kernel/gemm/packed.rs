@@ -1,9 +1,8 @@
 //! The right side of a matrix product, packed for sequential access.
 
-use candle_core::{CpuStorage, Result, Tensor, bail};
 use half::{bf16, f16};
 
-use crate::kernel::{parts::each, simd::lanes};
+use crate::kernel::{pages::zeros_of, parts::each, simd::lanes, stored::Values as Stored};
 
 /// Vectors in the widest panel.
 pub(in crate::kernel) const WIDEST: usize = 3;
@@ -35,27 +34,19 @@ enum Values {
 }
 
 impl PackedMatrix {
-    /// Packs a matrix (terms, columns) of weights on a CPU, in their type;
-    /// `place(term, column)` returns the index of each value in the contiguous weights.
+    /// Packs a matrix (terms, columns) of weights in their type; `place(term, column)` returns
+    /// the index of each value.
     pub(in crate::kernel) fn new(
-        weight: &Tensor,
-        (terms, columns): (usize, usize),
+        weight: Stored,
+        shape: (usize, usize),
         place: impl Fn(usize, usize) -> usize + Sync,
-    ) -> Result<Self> {
-        let weight = weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            bail!("packing requires weights on a CPU");
+    ) -> Self {
+        let values = match weight {
+            Stored::F32(v) => Values::F32(pack(v, shape, place)),
+            Stored::F16(v) => Values::F16(pack(v, shape, place)),
+            Stored::Bf16(v) => Values::Bf16(pack(v, shape, place)),
         };
-        let start = layout.start_offset();
-        let shape = (terms, columns);
-        let values = match storage {
-            CpuStorage::F32(v) => Values::F32(pack(&v[start..], shape, place)),
-            CpuStorage::F16(v) => Values::F16(pack(&v[start..], shape, place)),
-            CpuStorage::BF16(v) => Values::Bf16(pack(&v[start..], shape, place)),
-            _ => bail!("weights of type {:?} cannot be packed", weight.dtype()),
-        };
-        Ok(Self::holding(values, shape))
+        Self::holding(values, shape)
     }
 
     /// Packs f32 values.
@@ -205,7 +196,7 @@ fn pack<T: Copy + Default + Send + Sync>(
     place: impl Fn(usize, usize) -> usize + Sync,
 ) -> Vec<T> {
     let lanes = lanes();
-    let mut packed = vec![T::default(); columns.div_ceil(lanes) * lanes * terms];
+    let mut packed = zeros_of::<T>(columns.div_ceil(lanes) * lanes * terms);
     let mut rest = packed.as_mut_slice();
     let mut parts = Vec::new();
     for panel in panels(columns, lanes) {
@@ -230,9 +221,10 @@ fn pack<T: Copy + Default + Send + Sync>(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
+    use crate::kernel::stored::with_values;
 
     #[test]
     fn panels_cover_the_columns_once() {
@@ -271,10 +263,11 @@ mod tests {
             let rows = weight.to_dtype(DType::F32).unwrap();
             let rows = rows.to_vec2::<f32>().unwrap();
             // The terms are packed backwards.
-            let packed = PackedMatrix::new(&weight, (terms, columns), |term, column| {
-                column * terms + terms - 1 - term
-            })
-            .unwrap();
+            let place = |term, column| column * terms + terms - 1 - term;
+            let packed = with_values(&weight, |values| {
+                Ok(PackedMatrix::new(values, (terms, columns), place))
+            });
+            let packed = packed.unwrap();
             let mut scratch = vec![0.0; packed.scratch(terms)];
             for &panel in packed.panels() {
                 let width = panel.vectors * lanes();

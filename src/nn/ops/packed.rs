@@ -9,7 +9,7 @@ use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
 use crate::{
     kernel::{
         self, Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
-        PackedLinear, Sees, StoredWeight, profile,
+        PackedLinear, Sees, StoredWeight, Values, profile,
     },
     nn::{GroupNorm, LayerNorm, LayerWeight},
 };
@@ -23,11 +23,12 @@ impl Ops for Packed {
         if weight.is_tracked() {
             return self.merge(weight).map(LinearWeight::Plain);
         }
+        let shape = weight.shape().dims2()?;
         let packed = match self.0 {
-            Arithmetic::F32 => PackedLinear::new(&self.merge(weight)?)?,
-            Arithmetic::Bf16(unit) => with_stored(weight, |stored| {
-                PackedLinear::rounded(unit, stored, weight.shape().dims2()?)
-            })?,
+            Arithmetic::F32 => self.with_merged(weight, |v| PackedLinear::of_values(v, shape))?,
+            Arithmetic::Bf16(unit) => {
+                with_stored(weight, |stored| PackedLinear::rounded(unit, stored, shape))?
+            }
         };
         Ok(LinearWeight::Packed(Arc::new(packed)))
     }
@@ -36,12 +37,13 @@ impl Ops for Packed {
         if weight.is_tracked() {
             return self.merge(weight).map(ConvWeight::Plain);
         }
+        let (outputs, inputs, side, _) = weight.shape().dims4()?;
+        let shape = (outputs, inputs, side);
         let packed = match self.0 {
-            Arithmetic::F32 => PackedConv::new(&self.merge(weight)?)?,
-            Arithmetic::Bf16(unit) => with_stored(weight, |stored| {
-                let (outputs, inputs, side, _) = weight.shape().dims4()?;
-                PackedConv::rounded(unit, stored, (outputs, inputs, side))
-            })?,
+            Arithmetic::F32 => self.with_merged(weight, |v| PackedConv::of_values(v, shape))?,
+            Arithmetic::Bf16(unit) => {
+                with_stored(weight, |stored| PackedConv::rounded(unit, stored, shape))?
+            }
         };
         Ok(ConvWeight::Packed(Arc::new(packed)))
     }
@@ -54,8 +56,8 @@ impl Ops for Packed {
     }
 
     fn merge(&self, weight: &LayerWeight) -> Result<Tensor> {
-        if let Some(tensor) = weight.unchanged() {
-            return Ok(tensor);
+        if weight.is_stored() {
+            return weight.tensor();
         }
         let (shape, dtype) = (weight.shape(), weight.dtype());
         let merged = weight.with_values(|values| match weight.factors() {
@@ -247,6 +249,21 @@ impl Ops for Packed {
         named("concat", || {
             kernel::concat(&a.contiguous()?, &b.contiguous()?)
         })
+    }
+}
+
+impl Packed {
+    /// Calls `work` with the values of a merged weight in its type, without a copy if they are
+    /// those that are stored.
+    fn with_merged<R>(
+        &self,
+        weight: &LayerWeight,
+        work: impl FnOnce(Values) -> Result<R>,
+    ) -> Result<R> {
+        match weight.is_stored() {
+            true => weight.with_values(work),
+            false => kernel::with_values(&self.merge(weight)?, work),
+        }
     }
 }
 
