@@ -259,7 +259,7 @@ pub(super) fn failed(error: &ureq::Error, host: &str, what: &str) -> Failure {
                 true => format!("its host cannot be reached ({error})"),
                 false => format!(
                     "{host} cannot be reached ({error}); offline, name a folder in the \
-                     diffusers layout as the model"
+                     diffusers layout as the model, or tabletop, which is bundled"
                 ),
             };
             Failure::Unreachable(Error::hub(what, reason))

@@ -162,10 +162,8 @@ impl PackedConv {
         addends: Addends,
         out: &mut [f32],
     ) {
-        let (height, width) = patches.size();
-        let pictures = out.len() / (height * width * self.outputs()).max(1);
         match &self.filters {
-            Some(filters) if rounded_winograd::pays(unit, patches, (self.outputs(), pictures)) => {
+            Some(filters) if rounded_winograd::pays(unit, patches, self.outputs()) => {
                 let filters = (filters, pairs);
                 rounded_winograd::convolve(unit, (patches, norms), filters, addends, out);
             }
@@ -181,10 +179,8 @@ impl PackedConv {
         addends: Addends,
         out: &mut [f32],
     ) {
-        let (height, width) = patches.size();
-        let pictures = out.len() / (height * width * self.outputs()).max(1);
-        let pays = || winograd::pays(self.inputs, self.outputs(), pictures, (height, width));
-        if patches.is_3x3() && pays() {
+        let pays = winograd::pays(self.inputs, self.outputs(), patches.size());
+        if patches.is_3x3() && pays {
             return winograd::convolve(patches, packed, addends, out);
         }
         if self.inputs >= FEW {

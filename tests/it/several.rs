@@ -22,6 +22,30 @@ fn pictures_of_one_prompt_are_drawn_as_each_alone() {
     }
 }
 
+/// With the bundled model, whose layers are wide enough for all ways to convolve a picture.
+#[test]
+fn targets_side_by_side_are_edited_as_each_alone() {
+    if device() != "cpu" {
+        return; // products of more rows may round otherwise there
+    }
+    let source = "at the left a large blue mug and at the right a small red ball";
+    let targets = ["green", "grey", "pink", "teal"].map(|colour| source.replace("blue", colour));
+    let edit = |targets: &[String]| {
+        let run = icd("edit")
+            .args("--model tabletop --size 128 --no-metadata -o out.png")
+            .path("--image", &data("square.png"))
+            .with("--src-prompt", source);
+        let with = |run: Run, target| run.with("--tgt-prompt", target);
+        targets.iter().fold(run, with).succeeds()
+    };
+    let all = edit(&targets);
+    for (i, target) in targets.iter().enumerate() {
+        let alone = edit(std::slice::from_ref(target));
+        let found = all.bytes(&format!("out-{}.png", i + 1));
+        assert!(found == alone.bytes("out.png"), "{target}");
+    }
+}
+
 #[test]
 fn many_targets_are_edited_in_groups_as_all_at_once() {
     if device() != "cpu" {

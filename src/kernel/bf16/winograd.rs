@@ -46,14 +46,11 @@ const POINTS: usize = PIECE * PIECE;
 /// Tiles of outputs per rectangle, at least: two tiles of rows.
 const FEWEST: usize = 2 * ROWS;
 
-/// Whether the algorithm is applicable and faster.
-pub(in crate::kernel) fn pays(
-    unit: Unit,
-    patches: &Patches,
-    (outputs, pictures): (usize, usize),
-) -> bool {
+/// Whether the algorithm is applicable and faster. How many pictures there are does not matter:
+/// each is rounded as it is alone.
+pub(in crate::kernel) fn pays(unit: Unit, patches: &Patches, outputs: usize) -> bool {
     let ((height, width), inputs) = (patches.size(), patches.channels());
-    let tiles = pictures * height.div_ceil(TILE) * width.div_ceil(TILE);
+    let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let wide = inputs.is_multiple_of(TERMS) && inputs >= 2 * TERMS && outputs >= 2 * COLUMNS;
     let pays = match Points::of(patches) {
         // With fewer tiles, the filters take longer to read than to multiply.

@@ -292,3 +292,36 @@ fn rounded_transforms_err_at_most_twice_as_much_as_rounded_products() {
         );
     }
 }
+
+#[test]
+fn a_picture_is_rounded_among_others_as_it_is_alone() {
+    let rounded = units().into_iter().map(Arithmetic::Bf16);
+    for arithmetic in [Arithmetic::F32].into_iter().chain(rounded) {
+        for (side, inputs, outputs, upsample) in [
+            (4, 64, 64, None),
+            (7, 96, 33, None),
+            (16, 64, 64, None),
+            (4, 64, 64, Some((8, 8))),
+            (9, 64, 64, Some((18, 18))),
+        ] {
+            let x = waves((5, side, side, inputs), 0.3);
+            let weight = waves((outputs, inputs, 3, 3), 1.1);
+            let packed = Arc::new(PackedConv::packed(&weight, arithmetic).unwrap());
+            let bits = |first, count| {
+                let x = x.narrow(0, first, count).unwrap().contiguous().unwrap();
+                let epilogue = ConvEpilogue {
+                    upsample,
+                    ..ConvEpilogue::default()
+                };
+                let y = conv2d(&x, &packed, ConvGeometry::same(3), epilogue).unwrap();
+                let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let alone: Vec<_> = (0..5).flat_map(|i| bits(i, 1)).collect();
+            assert!(
+                bits(0, 5) == alone,
+                "{arithmetic:?} {side} {inputs} {outputs}"
+            );
+        }
+    }
+}

@@ -53,18 +53,18 @@ const CHANNELS: usize = 64;
 /// the L1 cache.
 const GAP: usize = 16;
 
-/// Whether the algorithm is applicable and faster for a convolution that keeps the size.
+/// Whether the algorithm is applicable and faster for a convolution that keeps the size. How
+/// many pictures there are does not matter: each is rounded as it is alone.
 pub(in crate::kernel) fn pays(
     inputs: usize,
     outputs: usize,
-    pictures: usize,
     (height, width): (usize, usize),
 ) -> bool {
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let waste = (tiles * TILE * TILE) as f64 / (height * width) as f64;
     // With fewer tiles, the transform of the filters takes too much time.
     let wide = inputs.is_multiple_of(16) && inputs >= 64 && outputs >= 32;
-    wide && pictures * tiles >= 4 && waste < 1.6
+    wide && tiles >= 4 && waste < 1.6
 }
 
 /// Overwrites `out` (b, h, w, outputs) with the convolution of 3x3 patches and packed
