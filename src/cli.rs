@@ -334,14 +334,10 @@ fn in_flags(error: &anyhow::Error) -> String {
         }) => {
             format!("--{}: {reason}", setting.to_string().replace(' ', "-"))
         }
-        Some(full @ Error::OutOfMemory { .. }) => {
-            let full = full.to_string();
-            let what = full.split(": ").next().unwrap_or(&full);
-            format!(
-                "{what}: --low-memory, --dtype f16, a smaller --size and, in edits, a smaller \
-                 --max-rows need less"
-            )
-        }
+        Some(full @ Error::OutOfMemory { .. }) => format!(
+            "{full}: --low-memory, --dtype f16, a smaller --size and, in edits, a smaller \
+             --max-rows need less"
+        ),
         _ => match error.downcast_ref() {
             Some(error) => reason_of(error),
             None => error.to_string(),

@@ -156,11 +156,11 @@ pub enum Error {
     Numbers(String),
 
     /// An accelerator has no memory left for an operation.
-    #[error("the GPU is out of memory{}: smaller pictures, fewer rows at once, one network at a \
-             time and half precision need less", free(*memory))]
+    /// Smaller pictures, fewer rows at once, one network at a time and half precision need less.
+    #[error("the GPU is out of memory{}", memory.map(told).unwrap_or_default())]
     OutOfMemory {
-        /// Bytes that are free and bytes in all, if the device tells.
-        memory: Option<[u64; 2]>,
+        /// The memory of the device, if it tells.
+        memory: Option<DeviceMemory>,
     },
 
     /// A tensor operation failed: shapes or the device.
@@ -177,13 +177,19 @@ impl From<candle_core::Error> for Error {
     }
 }
 
+/// The memory of an accelerator, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What no program holds.
+    pub free: u64,
+    /// All.
+    pub total: u64,
+}
+
 /// How much memory is free, in brackets.
-fn free(memory: Option<[u64; 2]>) -> String {
-    let told = memory.map(|memory| {
-        let [free, all] = memory.map(|bytes| bytes as f64 / f64::from(1 << 30));
-        format!(" ({free:.1} of {all:.1} GiB are free)")
-    });
-    told.unwrap_or_default()
+fn told(memory: DeviceMemory) -> String {
+    let [free, total] = [memory.free, memory.total].map(|bytes| bytes as f64 / f64::from(1 << 30));
+    format!(" ({free:.1} of {total:.1} GiB are free)")
 }
 
 /// Most bytes of the reason of an error: it may quote what a stranger wrote.
@@ -274,7 +280,7 @@ impl Error {
     }
 
     /// The same, with the memory of the device if it is out of memory.
-    pub(crate) fn with_memory(self, memory: impl FnOnce() -> Option<[u64; 2]>) -> Self {
+    pub(crate) fn with_memory(self, memory: impl FnOnce() -> Option<DeviceMemory>) -> Self {
         match self {
             Self::OutOfMemory { memory: None } => Self::OutOfMemory { memory: memory() },
             other => other,
@@ -298,11 +304,12 @@ mod tests {
     fn memory_that_is_missing_is_told_in_numbers() {
         let reason = candle_core::Error::Cuda("CUDA_ERROR_OUT_OF_MEMORY".into());
         let error = Error::from(reason.context("a product"));
-        assert!(error.to_string().starts_with("the GPU is out of memory: "));
-        let error = error.with_memory(|| Some([1 << 28, 24 << 30]));
+        assert_eq!(error.to_string(), "the GPU is out of memory");
+        let (free, total) = (1 << 28, 24 << 30);
+        let error = error.with_memory(|| Some(DeviceMemory { free, total }));
         let error = error.with_memory(|| unreachable!("it is known"));
-        let told = "the GPU is out of memory (0.2 of 24.0 GiB are free): smaller pictures";
-        assert!(error.to_string().starts_with(told), "{error}");
+        let told = "the GPU is out of memory (0.2 of 24.0 GiB are free)";
+        assert_eq!(error.to_string(), told);
         let other = Error::from(candle_core::Error::Cuda("CUDA_ERROR_NO_DEVICE".into()));
         assert!(matches!(other, Error::Tensor(_)));
     }

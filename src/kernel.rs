@@ -56,7 +56,7 @@ pub use attention::{
 };
 #[cfg(test)]
 pub(crate) use bf16::tests::units as bf16_units;
-pub use bf16::{Arithmetic, StoredWeight, Unit, peak_flops};
+pub use bf16::{Arithmetic, MergedWeight, Unit, peak_flops};
 pub use conv::patches::ConvGeometry;
 pub(crate) use conv::patches::nearest;
 pub use conv::{PackedConv, conv2d, conv2d_tracked, norm_silu_conv2d};
@@ -68,4 +68,4 @@ pub use linear::{PackedLinear, feed_forward, linear, linear_geglu, linear_tracke
 pub use rearrange::{concat, enlarge};
 pub use reuse::ReusingAllocator;
 pub use simd::{check_instruction_set, instruction_set};
-pub use stored::{Values, add_product, convert, with_values};
+pub use stored::{StoredValues, add_product, convert, with_values};

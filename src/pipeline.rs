@@ -22,7 +22,16 @@ mod latents;
 mod method;
 mod networks;
 
-use std::{fmt::Display, num::NonZeroUsize, panic::resume_unwind, sync::Arc, thread};
+use std::{
+    fmt::Display,
+    num::NonZeroUsize,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use candle_core::Tensor;
 
@@ -56,6 +65,8 @@ use crate::{
 pub struct Pipeline {
     networks: Networks,
     max_rows: usize,
+    /// Whether a GPU had no memory for the autoencoder without strips.
+    needs_strips: AtomicBool,
 }
 
 impl Pipeline {
@@ -65,6 +76,7 @@ impl Pipeline {
         Self {
             networks: Networks::new(model, residency),
             max_rows: groups::MAX_ROWS,
+            needs_strips: AtomicBool::new(false),
         }
     }
 
@@ -140,27 +152,33 @@ impl Pipeline {
         (0..latents.dim(0)?).map(one).collect()
     }
 
-    /// A computation of the autoencoder; where a GPU has no memory for it, once more in strips
-    /// and without the other networks.
+    /// A computation of the autoencoder; where a GPU has no memory for it, once more without the
+    /// networks that are not in use, and in strips unless its tiling is off. Later ones begin in
+    /// strips.
     fn with_room<T>(
         &self,
         tiling: Tiling,
         observer: &mut dyn Observer,
         compute: impl Fn(Tiling) -> Result<T>,
     ) -> Result<T> {
-        match compute(tiling) {
+        let (strips, told) = match tiling {
+            Tiling::Off => (Tiling::Off, "the GPU is out of memory: again"),
+            _ => (Tiling::On, "the GPU is out of memory: again in strips"),
+        };
+        let first = match self.needs_strips.load(Ordering::Relaxed) {
+            true => strips,
+            false => tiling,
+        };
+        let computed = match compute(first) {
             Err(Error::OutOfMemory { .. }) => {
-                observer.observe(Event::Begins("the GPU is out of memory: again in strips"));
+                observer.observe(Event::Begins(told));
                 self.networks.free();
-                self.of_device(compute(Tiling::On))
+                self.needs_strips.store(true, Ordering::Relaxed);
+                compute(strips)
             }
             computed => computed,
-        }
-    }
-
-    /// A result; if the device is out of memory, with its memory.
-    fn of_device<T>(&self, result: Result<T>) -> Result<T> {
-        self.networks.of_device(result)
+        };
+        self.networks.with_device_memory(computed)
     }
 
     /// A walk on the model's noise schedule.
@@ -223,22 +241,28 @@ fn encode_prompts<N: Display>(
 /// only the network is missing.
 fn while_loading<T>(
     prepare: impl FnOnce(&mut dyn Observer) -> Result<T>,
-    load: impl FnOnce() -> Result<Arc<Unet>> + Send,
+    load: impl Fn() -> Result<Arc<Unet>> + Sync,
     waiting: &'static str,
     observer: &mut dyn Observer,
 ) -> Result<(T, Arc<Unet>)> {
     thread::scope(|scope| {
-        let unet = scope.spawn(load);
+        let unet = scope.spawn(&load);
         let prepared = prepare(observer)?;
         observer.observe(Event::Begins(waiting));
-        let unet = unet.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        let unet = match unet.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            // There is room for it where nothing is prepared beside it.
+            Err(Error::OutOfMemory { .. }) => load()?,
+            loaded => loaded?,
+        };
         Ok((prepared, unet))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, sync::atomic::AtomicUsize};
+
+    use Tiling::{Auto, Off, On};
 
     use super::*;
     use crate::{model::ModelChoice, nn::Placement};
@@ -247,7 +271,7 @@ mod tests {
     fn an_autoencoder_without_room_computes_once_more_in_strips() {
         let model = Model::open(&ModelChoice::named("tests/data/sd"), Placement::cpu_f32());
         let pipeline = Pipeline::new(model.unwrap(), Residency::All);
-        let computed = |failures: usize| {
+        let computed = |tiling: Tiling, failures: usize| {
             let (tried, mut told) = (RefCell::new(Vec::new()), Vec::new());
             let mut observer = |event: Event| {
                 if let Event::Begins(what) = event {
@@ -261,14 +285,37 @@ mod tests {
                     false => Ok(()),
                 }
             };
-            let result = pipeline.with_room(Tiling::Auto, &mut observer, compute);
+            let result = pipeline.with_room(tiling, &mut observer, compute);
             (result.is_ok(), tried.into_inner(), told)
         };
-        let again = "the GPU is out of memory: again in strips";
-        assert_eq!(computed(0), (true, vec![Tiling::Auto], vec![]));
-        let both = vec![Tiling::Auto, Tiling::On];
-        assert_eq!(computed(1), (true, both.clone(), vec![again]));
-        assert_eq!(computed(2), (false, both, vec![again]));
+        let again = "the GPU is out of memory: again";
+        let in_strips = "the GPU is out of memory: again in strips";
+        assert_eq!(computed(Auto, 0), (true, vec![Auto], vec![]));
+        assert_eq!(computed(Auto, 1), (true, vec![Auto, On], vec![in_strips]));
+        // The next one knows.
+        assert_eq!(computed(Auto, 0), (true, vec![On], vec![]));
+        assert_eq!(computed(Auto, 2), (false, vec![On, On], vec![in_strips]));
+        assert_eq!(computed(Off, 1), (true, vec![Off, Off], vec![again]));
+    }
+
+    #[test]
+    fn a_network_without_room_beside_what_is_prepared_is_loaded_after_it() {
+        let model = Model::open(&ModelChoice::named("tests/data/sd"), Placement::cpu_f32());
+        let networks = Networks::new(model.unwrap(), Residency::OneAtATime);
+        let (prepared, tries) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let load = || {
+            if tries.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err(candle_core::Error::Cuda("CUDA_ERROR_OUT_OF_MEMORY".into()).into());
+            }
+            assert!(prepared.load(Ordering::Relaxed), "not beside it");
+            networks.forward_unet(&Method::Icd)
+        };
+        let prepare = |_: &mut dyn Observer| {
+            prepared.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        while_loading(prepare, load, "", &mut crate::diffusion::Silent).unwrap();
+        assert_eq!(tries.into_inner(), 2);
     }
 
     /// Strips of a network whose pictures would stay whole.

@@ -42,22 +42,28 @@ pub fn reason_of(error: &Error) -> String {
     }
 }
 
+/// How accelerators say that they are out of memory.
+const OUT_OF_MEMORY: [&str; 7] = [
+    // CUDA's driver, cuBLAS, cuDNN.
+    "out of memory",
+    "out_of_memory",
+    "alloc_failed",
+    "allocation_failed",
+    // candle for a buffer, and Metal for a command.
+    "failed to create metal resource: buffer",
+    "insufficient memory",
+    "outofmemory",
+];
+
 /// Whether an accelerator had no memory left.
 pub(super) fn is_out_of_memory(error: &Error) -> bool {
     match error {
         Error::WithBacktrace { inner, .. }
         | Error::WithPath { inner, .. }
         | Error::Context { inner, .. } => is_out_of_memory(inner),
-        // The driver, its libraries, Metal.
         Error::Cuda(_) | Error::Metal(_) => {
             let text = first_line(error).to_lowercase();
-            let told = [
-                "out of memory",
-                "out_of_memory",
-                "alloc_failed",
-                "failed to allocate",
-            ];
-            told.iter().any(|words| text.contains(words))
+            OUT_OF_MEMORY.iter().any(|words| text.contains(words))
         }
         _ => false,
     }

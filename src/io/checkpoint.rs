@@ -219,8 +219,9 @@ impl Checkpoint {
         shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
-    /// A tensor in the mapped file, or `None` if it is only found by [`load`](Self::load): in
-    /// another format, as a part of another one, or scaled.
+    /// The bytes of a tensor of a safetensors file or of the program, or `None` for one that
+    /// [`load`](Self::load) alone reads or refuses: in another format, as a part of another one
+    /// or its transpose, in 8 bits with scales, or of a type that candle does not support.
     pub fn mapped(&self, name: &str) -> Option<TensorView<'_>> {
         let view = self.views.get(name)?;
         let whole = view.rows.is_none() && !view.transposed;
@@ -253,7 +254,10 @@ impl Checkpoint {
                 .to_device(device)?);
         }
         dtype::known(view.dtype()).map_err(fault)?;
-        view.load(device).map_err(|error| fault(reason_of(&error)))
+        view.load(device).map_err(|error| match Error::from(error) {
+            Error::Tensor(error) => fault(reason_of(&error)),
+            other => other,
+        })
     }
 
     /// An error that names this file.

@@ -45,7 +45,7 @@ pub(super) use picture::convolve;
 pub(super) use product::{Rows, compute_rows, linear_geglu, product};
 pub(super) use right_side::RightSide;
 pub(super) use unit::Session;
-pub use weights::StoredWeight;
+pub use weights::MergedWeight;
 pub(super) use weights::WeightShape;
 
 /// How the products of layers are computed on a CPU.

@@ -16,7 +16,7 @@ use candle_core::{Result, Shape, Tensor, bail};
 use super::{
     Activation,
     bf16::{
-        Arithmetic, OuterSums, Pairs, RightSide, StoredWeight, Transposed, Unit, WeightShape,
+        Arithmetic, MergedWeight, OuterSums, Pairs, RightSide, Transposed, Unit, WeightShape,
         convolve,
         winograd::{self as rounded_winograd, LazyFilters},
     },
@@ -32,7 +32,7 @@ use super::{
     op,
     pages::unset,
     parts::each_part,
-    stored::{Values, with_values},
+    stored::with_values,
 };
 use patches::{ConvGeometry, Patches};
 
@@ -63,37 +63,22 @@ impl PackedConv {
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let (outputs, inputs, side, _) = weight.dims4()?;
         let shape = (outputs, inputs, side);
-        with_values(weight, |values| match arithmetic {
-            Arithmetic::F32 => Self::of_values(values, shape),
-            Arithmetic::Bf16(unit) => Self::rounded(unit, values.into(), shape),
-        })
+        with_values(weight, |values| Self::of(values.into(), shape, arithmetic))
     }
 
-    /// Packs weights (outputs, inputs, side, side) in their type, for products in f32.
-    pub fn of_values(
-        weight: Values,
+    /// Packs weights (outputs, inputs, side, side).
+    pub fn of(
+        weight: MergedWeight,
         (outputs, inputs, side): (usize, usize, usize),
-    ) -> Result<Self> {
-        let taps = side * side;
-        weight.check(outputs * inputs * taps)?;
-        let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
-        let packed = PackedMatrix::new(weight, (taps * inputs, outputs), place);
-        Ok(Self::holding(packed.into(), inputs, side))
-    }
-
-    /// Packs weights (outputs, inputs, side, side) in one pass, for products in bf16.
-    pub fn rounded(
-        unit: Unit,
-        weight: StoredWeight,
-        (outputs, inputs, side): (usize, usize, usize),
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         let shape = WeightShape {
             outputs,
             inputs,
             taps: side * side,
         };
-        let pairs = Pairs::of_weights(unit, weight, shape)?;
-        Ok(Self::holding(RightSide::Bf16(unit, pairs), inputs, side))
+        let packed = RightSide::of_weights(arithmetic, weight, shape)?;
+        Ok(Self::holding(packed, inputs, side))
     }
 
     fn holding(packed: RightSide, inputs: usize, side: usize) -> Self {

@@ -6,17 +6,17 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use super::{
     bf16::{
-        Arithmetic, COLUMNS, FeedForward, OuterSums, Pairs, RightSide, Rows, StoredWeight, TERMS,
-        Transposed, Unit, WeightShape, linear_geglu as bf16_geglu,
+        Arithmetic, COLUMNS, FeedForward, MergedWeight, OuterSums, RightSide, Rows, TERMS,
+        Transposed, WeightShape, linear_geglu as bf16_geglu,
     },
     elementwise::{gate, total::sum_rows},
     epilogue::{Addends, Epilogue},
-    gemm::{Matrix, Task, outer::outer, packed::PackedMatrix},
+    gemm::{Matrix, Task, outer::outer},
     op,
     pages::unset,
     parts::each_part,
     scratch::Scratch,
-    stored::{Values, with_values},
+    stored::with_values,
 };
 
 /// The packed weights of a linear layer.
@@ -36,41 +36,25 @@ impl PackedLinear {
     /// Packs weights (outputs, inputs) on a CPU.
     pub fn packed(weight: &Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let shape = weight.dims2()?;
-        with_values(weight, |values| match arithmetic {
-            Arithmetic::F32 => Self::of_values(values, shape),
-            Arithmetic::Bf16(unit) => Self::rounded(unit, values.into(), shape),
-        })
+        with_values(weight, |values| Self::of(values.into(), shape, arithmetic))
     }
 
-    /// Packs weights (outputs, inputs) in their type, for products in f32.
-    pub fn of_values(weight: Values, (outputs, inputs): (usize, usize)) -> Result<Self> {
-        weight.check(outputs * inputs)?;
-        let place = |input, output| output * inputs + input;
-        let packed = PackedMatrix::new(weight, (inputs, outputs), place);
-        Ok(Self::holding(packed.into(), inputs))
-    }
-
-    /// Packs weights (outputs, inputs) in one pass, for products in bf16.
-    pub fn rounded(
-        unit: Unit,
-        weight: StoredWeight,
+    /// Packs weights (outputs, inputs).
+    pub fn of(
+        weight: MergedWeight,
         (outputs, inputs): (usize, usize),
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         let shape = WeightShape {
             outputs,
             inputs,
             taps: 1,
         };
-        let pairs = Pairs::of_weights(unit, weight, shape)?;
-        Ok(Self::holding(RightSide::Bf16(unit, pairs), inputs))
-    }
-
-    fn holding(packed: RightSide, inputs: usize) -> Self {
-        Self {
-            packed,
+        Ok(Self {
+            packed: RightSide::of_weights(arithmetic, weight, shape)?,
             inputs,
             adjoint: OnceLock::new(),
-        }
+        })
     }
 
     /// Width of the input.

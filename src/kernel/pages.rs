@@ -16,18 +16,18 @@ const LARGE: usize = 1 << 22;
 ///
 /// # Safety
 ///
-/// So it must be.
+/// Every pattern of bits is a valid value, and there is no padding.
 pub(super) unsafe trait Plain: Copy + Default {
     /// What is not a number.
     const UNSET: Self;
 }
 
-// SAFETY: any bits are a number or none.
+// SAFETY: every pattern of bits is a number or NaN.
 unsafe impl Plain for f32 {
     const UNSET: Self = Self::NAN;
 }
 
-// SAFETY: lines are integers, without gaps.
+// SAFETY: a line is 16 integers of 4 bytes, which fill its 64 bytes.
 unsafe impl Plain for Line {
     const UNSET: Self = Self([u32::MAX; _]);
 }

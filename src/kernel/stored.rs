@@ -24,17 +24,17 @@ use super::{
 /// Rows that are computed together.
 const ROWS: usize = 32;
 
-/// Values that are converted together.
+/// StoredValues that are converted together.
 const VALUES: usize = 1 << 15;
 
 /// Weights in a type. Not differentiable.
-pub fn convert(weight: Values, dtype: DType) -> Result<Tensor> {
+pub fn convert(weight: StoredValues, dtype: DType) -> Result<Tensor> {
     rewritten(weight, dtype, VALUES, &|_, _| ())
 }
 
 /// Weights (m, ..) of m n values plus the product of `up` (m, k) and `down` (k, n), both f32,
 /// contiguous and on a CPU: added in f32, and rounded to `dtype` at the end. Not differentiable.
-pub fn add_product(weight: Values, [up, down]: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
+pub fn add_product(weight: StoredValues, [up, down]: [&Tensor; 2], dtype: DType) -> Result<Tensor> {
     let ((m, k), (terms, n)) = (up.dims2()?, down.dims2()?);
     if k != terms || weight.len() != m * n {
         bail!(
@@ -56,7 +56,7 @@ pub fn add_product(weight: Values, [up, down]: [&Tensor; 2], dtype: DType) -> Re
 
 /// Contiguous weights on a CPU in the type in which they are stored.
 #[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
+pub enum StoredValues<'a> {
     /// As they are computed with.
     F32(&'a [f32]),
     /// Half precision.
@@ -65,7 +65,7 @@ pub enum Values<'a> {
     Bf16(&'a [bf16]),
 }
 
-impl<'a> Values<'a> {
+impl<'a> StoredValues<'a> {
     /// The values in a file's bytes, or `None` if the type is another or the bytes begin
     /// where no such value can.
     pub fn of_bytes(dtype: DType, bytes: &'a [u8]) -> Option<Self> {
@@ -107,7 +107,7 @@ impl<'a> Values<'a> {
 }
 
 /// Calls `work` with the values of weights on a CPU, in f32 if their type is another.
-pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(Values) -> Result<R>) -> Result<R> {
+pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(StoredValues) -> Result<R>) -> Result<R> {
     let weight = match weight.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => weight.contiguous()?,
         _ => weight.to_dtype(DType::F32)?.contiguous()?,
@@ -115,9 +115,9 @@ pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(Values) -> Result<R>) -
     let (storage, layout) = weight.storage_and_layout();
     let range = layout.start_offset()..layout.start_offset() + weight.elem_count();
     match &*storage {
-        Storage::Cpu(CpuStorage::F32(v)) => work(Values::F32(&v[range])),
-        Storage::Cpu(CpuStorage::F16(v)) => work(Values::F16(&v[range])),
-        Storage::Cpu(CpuStorage::BF16(v)) => work(Values::Bf16(&v[range])),
+        Storage::Cpu(CpuStorage::F32(v)) => work(StoredValues::F32(&v[range])),
+        Storage::Cpu(CpuStorage::F16(v)) => work(StoredValues::F16(&v[range])),
+        Storage::Cpu(CpuStorage::BF16(v)) => work(StoredValues::Bf16(&v[range])),
         _ => bail!("weights are converted on a CPU"),
     }
 }
@@ -126,12 +126,12 @@ pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(Values) -> Result<R>) -
 type Change<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// Weights in a type, whose parts of so many values are changed in f32.
-fn rewritten(weight: Values, dtype: DType, part: usize, change: Change) -> Result<Tensor> {
+fn rewritten(weight: StoredValues, dtype: DType, part: usize, change: Change) -> Result<Tensor> {
     let work = Work { part, change };
     match weight {
-        Values::F32(values) => work.written(values, dtype),
-        Values::F16(values) => work.written(values, dtype),
-        Values::Bf16(values) => work.written(values, dtype),
+        StoredValues::F32(values) => work.written(values, dtype),
+        StoredValues::F16(values) => work.written(values, dtype),
+        StoredValues::Bf16(values) => work.written(values, dtype),
     }
 }
 

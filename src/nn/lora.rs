@@ -65,7 +65,8 @@ impl LoraDelta {
         weight: &Shape,
         device: &Device,
     ) -> Result<Option<[Tensor; 2]>> {
-        if !self.belongs(weight.dims()[0], weight.elem_count())? {
+        let outputs = weight.dims().first().copied().unwrap_or_default();
+        if !self.belongs(outputs, weight.elem_count())? {
             return Ok(None);
         }
         let factor = |x: &Tensor| {

@@ -111,7 +111,9 @@ pub trait Ops: Debug + Send + Sync {
         Ok(bias)
     }
 
-    /// A weight in its type, with what is to be added: added in f32 and rounded once.
+    /// A weight in its type, with what is to be added: added in f32 and rounded once. Where
+    /// products are of rounded operands, [`pack_linear`](Self::pack_linear) and
+    /// [`pack_conv2d`](Self::pack_conv2d) may round the factors, too.
     fn merge(&self, weight: &LayerWeight) -> Result<Tensor> {
         let tensor = weight.tensor()?;
         let Some([up, down]) = weight.factors() else {

@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Result};
 #[cfg(feature = "cuda")]
 use super::ops::Cuda;
 use super::ops::{Composed, Metal, Ops, Packed};
-use crate::kernel::Arithmetic;
 #[cfg(feature = "cuda")]
 use crate::kernel::cuda;
+use crate::{error::DeviceMemory, kernel::Arithmetic};
 
 /// The implementation of the operations of layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +112,12 @@ pub fn cuda_count() -> Result<usize> {
     count
 }
 
-/// Bytes of a GPU's memory that are free, and all; of NVIDIA's, with the feature `cuda`.
+/// The memory of a GPU of NVIDIA's, with the feature `cuda`.
 #[cfg_attr(
     not(feature = "cuda"),
     expect(unused_variables, reason = "no GPU tells")
 )]
-pub fn device_memory(device: &Device) -> Option<[u64; 2]> {
+pub fn device_memory(device: &Device) -> Option<DeviceMemory> {
     #[cfg(feature = "cuda")]
     let memory = cuda::memory(device);
     #[cfg(not(feature = "cuda"))]

@@ -8,7 +8,10 @@ use super::{
     Conv2d, GroupNorm, LayerNorm, LayerWeight, Linear, LoraDelta, LoraDeltas, Placement,
     RandomInit, SharedLayers, Stride, Taken, ops::Ops, shared_layers::Shared,
 };
-use crate::{error::Result, io::Checkpoint};
+use crate::{
+    error::{Error, Result, reason_of},
+    io::Checkpoint,
+};
 
 /// A position in the tree of a network's weights: `weights.at("down_blocks").at(0)`.
 #[derive(Clone)]
@@ -163,7 +166,8 @@ impl<'a> Weights<'a> {
 
     /// Reads the tensor `name` here, which must have this shape.
     pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
-        Ok(self.ops().merge(&self.weight(name, shape)?)?)
+        let merged = self.ops().merge(&self.weight(name, shape)?);
+        self.at(name).named(merged)
     }
 
     /// The same on its way to a backend.
@@ -195,7 +199,7 @@ impl<'a> Weights<'a> {
                     .reshaped((outputs, inputs)),
                 false => self.weight("weight", (outputs, inputs))?,
             };
-            Ok(Linear::new(self.ops(), weight, self.bias(outputs)?)?)
+            self.named(Linear::new(self.ops(), weight, self.bias(outputs)?))
         };
         self.layer(|shared| &shared.linears, read, Linear::with_lora)
     }
@@ -205,7 +209,7 @@ impl<'a> Weights<'a> {
         let read = || {
             let weight = self.weight("weight", (outputs, inputs, k, k))?;
             let bias = self.bias(outputs)?;
-            Ok(Conv2d::new(self.ops(), weight, bias, stride)?)
+            self.named(Conv2d::new(self.ops(), weight, bias, stride))
         };
         self.layer(|shared| &shared.convs, read, Conv2d::with_lora)
     }
@@ -281,8 +285,9 @@ impl<'a> Weights<'a> {
         let Some(delta) = module.and_then(merged) else {
             return Ok(stored);
         };
-        let mismatch = self.fault(&delta.mismatch(stored.shape()));
-        stored.plus(delta)?.ok_or(mismatch)
+        let shape = stored.shape().clone();
+        let mismatch = || self.fault(&delta.mismatch(&shape));
+        stored.plus(delta)?.ok_or_else(mismatch)
     }
 
     fn note(&self, tensor: String) {
@@ -291,13 +296,19 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// The result of a tensor operation, whose failure is that of what is here.
+    fn named<T>(&self, result: candle_core::Result<T>) -> Result<T> {
+        result.map_err(|error| match Error::from(error) {
+            Error::Tensor(error) => self.fault(&reason_of(&error)),
+            other => other,
+        })
+    }
+
     /// An error that names the file and this position.
-    pub fn fault(&self, reason: &str) -> crate::Error {
+    pub fn fault(&self, reason: &str) -> Error {
         match self.source {
             Source::File(file) => file.tensor_fault(&self.path, reason),
-            Source::RandomInit(_) => {
-                crate::Error::setting(format!("tensor {:?}: {reason}", self.path))
-            }
+            Source::RandomInit(_) => Error::setting(format!("tensor {:?}: {reason}", self.path)),
         }
     }
 }

@@ -210,7 +210,7 @@ impl Pipeline {
         let predictor = predictor(unet, &rows, unconditional.as_ref())?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
         let latents = walk.run(x, &mut group.controls.chain(), observer);
-        let latents = self.of_device(latents)?;
+        let latents = self.networks.with_device_memory(latents)?;
         observer.observe(Event::Value("latent", &latents));
         let blend = group.controls.plan.blend.as_ref();
         Ok(Walked {

@@ -82,7 +82,7 @@ impl Pipeline {
             observer.observe(Event::Picture(index));
             observer.observe(Event::Value("start_noise", noise));
             let latent = walk.run(noise.clone(), &mut NoControl, observer);
-            let latent = self.of_device(latent)?;
+            let latent = self.networks.with_device_memory(latent)?;
             observer.observe(Event::Value("latent", &latent));
             Ok(latent)
         };

@@ -79,7 +79,9 @@ impl Pipeline {
         let predictor = predictor(&unet, &rows, None)?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
         let mut recorder = Recorder::new(clean, start.clone(), &timesteps);
-        let latent = self.of_device(walk.run(start, &mut recorder, &mut scoped))?;
+        let latent =
+            self.networks
+                .with_device_memory(walk.run(start, &mut recorder, &mut scoped))?;
         observer.observe(Event::Value("inverted_latent", &latent));
         let inverted = recorder.inverted(latent);
         match (method, &texts.begin) {
@@ -126,7 +128,9 @@ impl Pipeline {
             begin,
         };
         Ok(Inverted {
-            null_embeddings: self.of_device(optimiser.run(&inverted, observer))?,
+            null_embeddings: self
+                .networks
+                .with_device_memory(optimiser.run(&inverted, observer))?,
             ..inverted
         })
     }
@@ -199,7 +203,7 @@ impl Pipeline {
         let predictor = predictor(&unet, &rows, unconditional.as_ref())?;
         let walk = self.walk(&*predictor, (&timesteps, method.solver()));
         let latent = walk.run(inverted.latent.clone(), &mut NoControl, &mut scoped);
-        let latent = self.of_device(latent)?;
+        let latent = self.networks.with_device_memory(latent)?;
         scoped.observe(Event::Value("latent", &latent));
         Ok(latent)
     }

@@ -121,7 +121,9 @@ impl Networks {
         let is_exact = self.model.placement().dtype == DType::F32;
         match is_exact {
             true => self.base_unet(),
-            false => self.model.differentiable_unet().map(Arc::new),
+            false => self
+                .loaded(|| self.model.differentiable_unet())
+                .map(Arc::new),
         }
     }
 
@@ -134,51 +136,61 @@ impl Networks {
 
     /// The network in a slot, else a loaded one, which is kept if the residency allows.
     fn held<T>(&self, slot: &Slot<T>, load: impl Fn() -> Result<T>) -> Result<Arc<T>> {
-        let load = || self.of_device(self.loaded(&load)).map(Arc::new);
         if self.residency == Residency::OneAtATime {
-            return load();
+            return self.loaded(load).map(Arc::new);
         }
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(network) = &*slot {
             return Ok(network.clone());
         }
-        let network = load()?;
+        let network = Arc::new(self.loaded(load)?);
         *slot = Some(network.clone());
         Ok(network)
     }
 
     /// A loaded network; where a GPU has no memory for it, it is loaded once more without the
-    /// others.
+    /// networks that are not in use.
     fn loaded<T>(&self, load: impl Fn() -> Result<T>) -> Result<T> {
-        match load() {
+        let loaded = match load() {
             Err(Error::OutOfMemory { .. }) => {
                 self.free();
                 load()
             }
             loaded => loaded,
-        }
+        };
+        self.with_device_memory(loaded)
     }
 
-    /// A result; if the device is out of memory, with its memory.
-    pub(super) fn of_device<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| error.with_memory(|| device_memory(self.model.device())))
-    }
-
-    /// Frees the networks that are kept, but for those that are in use or being loaded.
+    /// Frees the networks that are kept and not in use.
     pub(super) fn free(&self) {
-        fn empty<T>(slot: &Slot<T>) {
+        fn free<T>(slot: &Slot<T>) {
+            // Whoever loads a network holds its lock.
             if let Ok(mut slot) = slot.try_lock() {
-                *slot = None;
+                slot.take_if(|network| Arc::strong_count(network) == 1);
             }
         }
-        empty(&self.vae);
-        empty(&self.text);
-        empty(&self.text_with_loras);
-        empty(&self.forward);
-        empty(&self.reverse);
-        empty(&self.reverse_with_loras);
-        empty(&self.base);
-        empty(&self.base_with_loras);
+        free(&self.vae);
+        free(&self.text);
+        free(&self.text_with_loras);
+        let unets = [
+            &self.forward,
+            &self.reverse,
+            &self.reverse_with_loras,
+            &self.base,
+            &self.base_with_loras,
+        ];
+        for slot in unets {
+            free(slot);
+        }
+        let is_free = |slot: &&Slot<Unet>| slot.try_lock().is_ok_and(|slot| slot.is_none());
+        if unets.iter().all(is_free) {
+            self.layers.clear();
+        }
+    }
+
+    /// A result; the error of a device that is out of memory says how much it has.
+    pub(super) fn with_device_memory<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| error.with_memory(|| device_memory(self.model.device())))
     }
 }
 
@@ -199,22 +211,41 @@ mod tests {
     }
 
     #[test]
-    fn a_network_without_room_is_loaded_once_more_without_the_others() {
-        let networks = networks(Residency::All);
-        let vae = networks.vae().unwrap();
-        assert!(Arc::ptr_eq(&vae, &networks.vae().unwrap()));
-        let tries = Cell::new(0);
-        let load = || {
-            tries.set(tries.get() + 1);
-            match tries.get() {
-                1 => Err(full()),
-                _ => networks.model.text(),
-            }
-        };
-        networks.held(&networks.text, load).unwrap();
-        assert_eq!(tries.get(), 2);
-        assert!(networks.vae.lock().unwrap().is_none() && networks.text.lock().unwrap().is_some());
-        assert!(!Arc::ptr_eq(&vae, &networks.vae().unwrap()));
+    fn a_network_without_room_is_loaded_once_more_without_those_that_nobody_uses() {
+        for residency in [Residency::All, Residency::Shared] {
+            let networks = networks(residency);
+            let vae = networks.vae().unwrap();
+            networks.forward_unet(&Method::Icd).unwrap();
+            let tries = Cell::new(0);
+            let load = || {
+                tries.set(tries.get() + 1);
+                match tries.get() {
+                    1 => Err(full()),
+                    _ => networks.model.text(),
+                }
+            };
+            networks.held(&networks.text, load).unwrap();
+            assert_eq!(tries.get(), 2);
+            assert!(networks.text.lock().unwrap().is_some());
+            // The UNet was not in use, nor are the layers that it shares.
+            assert!(networks.forward.lock().unwrap().is_none());
+            assert!(networks.layers.is_empty());
+            // The autoencoder is, and is not loaded again beside itself.
+            assert!(Arc::ptr_eq(&vae, &networks.vae().unwrap()));
+        }
+    }
+
+    #[test]
+    fn layers_stay_as_long_as_a_network_shares_them() {
+        let networks = networks(Residency::Shared);
+        let unet = networks.forward_unet(&Method::Icd).unwrap();
+        networks.reverse_unet(&Method::Icd).unwrap();
+        networks.free();
+        assert!(networks.reverse.lock().unwrap().is_none());
+        assert!(networks.forward.lock().unwrap().is_some() && !networks.layers.is_empty());
+        drop(unet);
+        networks.free();
+        assert!(networks.forward.lock().unwrap().is_none() && networks.layers.is_empty());
     }
 
     #[test]

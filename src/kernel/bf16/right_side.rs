@@ -1,6 +1,8 @@
 //! The right side of a product in either arithmetic.
 
-use super::{Arithmetic, Pairs, Rows, Unit, compute_rows, product};
+use candle_core::{Result, bail};
+
+use super::{Arithmetic, MergedWeight, Pairs, Rows, Unit, WeightShape, compute_rows, product};
 use crate::kernel::{
     epilogue::Addends,
     gemm::{self, Matrix, Task, packed::PackedMatrix},
@@ -20,6 +22,32 @@ impl From<PackedMatrix> for RightSide {
 }
 
 impl RightSide {
+    /// Packs the weights of a layer, whose terms are tap by tap in f32, and of 32 inputs all taps
+    /// in bf16. In f32 nothing can be added to them.
+    pub(in crate::kernel) fn of_weights(
+        arithmetic: Arithmetic,
+        weight: MergedWeight,
+        shape: WeightShape,
+    ) -> Result<Self> {
+        let WeightShape {
+            outputs,
+            inputs,
+            taps,
+        } = shape;
+        match (arithmetic, weight.factors) {
+            (Arithmetic::Bf16(unit), _) => {
+                Pairs::of_weights(unit, weight, shape).map(|pairs| Self::Bf16(unit, pairs))
+            }
+            (Arithmetic::F32, Some(_)) => bail!("weights in f32 are merged before they are packed"),
+            (Arithmetic::F32, None) => {
+                weight.values.check(outputs * inputs * taps)?;
+                let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
+                let matrix = (taps * inputs, outputs);
+                Ok(Self::F32(PackedMatrix::new(weight.values, matrix, place)))
+            }
+        }
+    }
+
     /// Packs the first rows of a matrix.
     pub(in crate::kernel) fn of(arithmetic: Arithmetic, matrix: Matrix, rows: usize) -> Self {
         match arithmetic {

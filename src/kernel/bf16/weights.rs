@@ -11,7 +11,7 @@ use super::{
 };
 use crate::kernel::{
     gemm::Matrix, op, pages::unset, parts::each_chunk, scratch::Scratch, simd::vectorised,
-    stored::Values,
+    stored::StoredValues,
 };
 
 /// The shape of the weights of a layer.
@@ -24,7 +24,7 @@ pub(in crate::kernel) struct WeightShape {
 }
 
 impl WeightShape {
-    /// Values per output.
+    /// StoredValues per output.
     fn width(self) -> usize {
         self.inputs * self.taps
     }
@@ -37,16 +37,16 @@ impl WeightShape {
 
 /// The weights of a layer as they are read.
 #[derive(Clone, Copy, Debug)]
-pub struct StoredWeight<'a> {
+pub struct MergedWeight<'a> {
     /// As they are stored.
-    pub values: Values<'a>,
+    pub values: StoredValues<'a>,
     /// The factors of a product that is added: up (outputs, rank) and down (rank, values per
     /// output), f32, contiguous and on a CPU.
     pub factors: Option<[&'a Tensor; 2]>,
 }
 
-impl<'a> From<Values<'a>> for StoredWeight<'a> {
-    fn from(values: Values<'a>) -> Self {
+impl<'a> From<StoredValues<'a>> for MergedWeight<'a> {
+    fn from(values: StoredValues<'a>) -> Self {
         let factors = None;
         Self { values, factors }
     }
@@ -57,7 +57,7 @@ impl Pairs {
     /// factors are of bf16; their sums and the weights are added in f32 and rounded once.
     pub(in crate::kernel) fn of_weights(
         unit: Unit,
-        stored: StoredWeight,
+        stored: MergedWeight,
         shape: WeightShape,
     ) -> Result<Self> {
         let values = stored.values;
@@ -104,11 +104,12 @@ impl Product {
         let height = shape.outputs.next_multiple_of(2 * ROWS);
         let steps = rank.div_ceil(TERMS);
         let mut lines = Scratch::new(steps * height);
+        lines.fill(Line::default());
         vectorised(RoundRows(Matrix::contiguous(up, rank), &mut lines, height));
         Ok(Self {
             unit,
             up: lines,
-            steps: Steps::at((0..steps).map(|step| step * height)),
+            steps: Steps::at((0..steps).map(|step| step * height)).of_terms(rank),
             down: Pairs::of_rows(Matrix::contiguous(down, shape.width()), rank),
         })
     }
@@ -131,7 +132,7 @@ impl WithSimd for RoundRows<'_> {
 
 /// 32 outputs and 32 inputs of a layer, and the lines of a block for each tap.
 struct Part<'a> {
-    values: Values<'a>,
+    values: StoredValues<'a>,
     shape: WeightShape,
     product: Option<&'a Product>,
     panel: usize,
@@ -143,18 +144,18 @@ impl WithSimd for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, s: S) {
+    fn with_simd<S: Simd>(mut self, _: S) {
         let mut values = Scratch::new(COLUMNS * self.width());
         self.read(&mut values);
         if let Some(product) = self.product {
-            self.add(s, product, &mut values);
+            self.add(product, &mut values);
         }
         self.pack(&values);
     }
 }
 
 impl Part<'_> {
-    /// Values of an output in the group.
+    /// StoredValues of an output in the group.
     fn width(&self) -> usize {
         TERMS * self.shape.taps
     }
@@ -178,7 +179,7 @@ impl Part<'_> {
 
     /// Adds the product.
     #[inline(always)]
-    fn add<S: Simd>(&self, _: S, product: &Product, values: &mut [f32]) {
+    fn add(&self, product: &Product, values: &mut [f32]) {
         let session = Session::new(product.unit);
         let (width, taps) = (self.width(), self.shape.taps);
         let panels = self.group * taps..product.down.panels().min((self.group + 1) * taps);
@@ -281,7 +282,7 @@ mod tests {
                     .flat_map(|unit| [(unit, None), (unit, Some([&up, &down]))])
                 {
                     let pairs = with_values(&weight, |values| {
-                        Pairs::of_weights(unit, StoredWeight { values, factors }, shape)
+                        Pairs::of_weights(unit, MergedWeight { values, factors }, shape)
                     });
                     let pairs = pairs.unwrap();
                     for (i, stored) in stored.iter().enumerate() {
@@ -310,7 +311,7 @@ mod tests {
                     inputs: 6,
                     taps: 1,
                 };
-                Pairs::of_weights(Unit::Emulated, StoredWeight { values, factors }, shape)
+                Pairs::of_weights(Unit::Emulated, MergedWeight { values, factors }, shape)
             })
         };
         assert!(packed(4, None).is_ok());

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::kernel::{pages::zeros_of, parts::each, simd::lanes, stored::Values as Stored};
+use crate::kernel::{pages::zeros_of, parts::each, simd::lanes, stored::StoredValues};
 
 /// Vectors in the widest panel.
 pub(in crate::kernel) const WIDEST: usize = 3;
@@ -37,14 +37,14 @@ impl PackedMatrix {
     /// Packs a matrix (terms, columns) of weights in their type; `place(term, column)` returns
     /// the index of each value.
     pub(in crate::kernel) fn new(
-        weight: Stored,
+        weight: StoredValues,
         shape: (usize, usize),
         place: impl Fn(usize, usize) -> usize + Sync,
     ) -> Self {
         let values = match weight {
-            Stored::F32(v) => Values::F32(pack(v, shape, place)),
-            Stored::F16(v) => Values::F16(pack(v, shape, place)),
-            Stored::Bf16(v) => Values::Bf16(pack(v, shape, place)),
+            StoredValues::F32(v) => Values::F32(pack(v, shape, place)),
+            StoredValues::F16(v) => Values::F16(pack(v, shape, place)),
+            StoredValues::Bf16(v) => Values::Bf16(pack(v, shape, place)),
         };
         Self::holding(values, shape)
     }

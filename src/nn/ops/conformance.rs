@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    AttentionMode, Composed, Ops, Packed,
+    AttentionMode, Composed, Metal, Ops, Packed,
     composed::{convolved, in_chunks, join, split},
 };
 use crate::{
@@ -75,8 +75,14 @@ fn backends() -> Vec<Backend> {
         operands: DType::BF16,
         ..BACKENDS[0]
     });
+    // On a CPU, for the kernels that candle has there, too.
+    let metal = Backend {
+        ops: &Metal,
+        ..BACKENDS[1]
+    };
     BACKENDS
         .into_iter()
+        .chain([metal])
         .chain(rounded)
         .chain(on_gpu.into_iter().flatten())
         .collect()

@@ -17,7 +17,7 @@ impl Ops for Metal {
         if [x, &norm.weight, &norm.bias].iter().any(|x| x.track_op()) {
             return composed::layer_norm(x, norm);
         }
-        // With statistics in f32 for every type, which that of all arguments is.
+        // All arguments have x's type; statistics are in f32.
         let [weight, bias] = [&norm.weight, &norm.bias].map(|affine| affine.to_dtype(x.dtype()));
         ops::layer_norm(&x.contiguous()?, &weight?, &bias?, norm.eps as f32)
     }

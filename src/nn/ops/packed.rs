@@ -8,8 +8,8 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{AttentionMode, ConvWeight, LinearWeight, Ops, Packed, composed};
 use crate::{
     kernel::{
-        self, Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums, PackedConv,
-        PackedLinear, Sees, StoredWeight, Values, profile,
+        self, Activation, Arithmetic, ConvEpilogue, ConvGeometry, Epilogue, GroupSums,
+        MergedWeight, PackedConv, PackedLinear, Sees, profile,
     },
     nn::{GroupNorm, LayerNorm, LayerWeight},
 };
@@ -24,12 +24,7 @@ impl Ops for Packed {
             return self.merge(weight).map(LinearWeight::Plain);
         }
         let shape = weight.shape().dims2()?;
-        let packed = match self.0 {
-            Arithmetic::F32 => self.with_merged(weight, |v| PackedLinear::of_values(v, shape))?,
-            Arithmetic::Bf16(unit) => {
-                with_stored(weight, |stored| PackedLinear::rounded(unit, stored, shape))?
-            }
-        };
+        let packed = self.read(weight, |weight| PackedLinear::of(weight, shape, self.0))?;
         Ok(LinearWeight::Packed(Arc::new(packed)))
     }
 
@@ -39,12 +34,7 @@ impl Ops for Packed {
         }
         let (outputs, inputs, side, _) = weight.shape().dims4()?;
         let shape = (outputs, inputs, side);
-        let packed = match self.0 {
-            Arithmetic::F32 => self.with_merged(weight, |v| PackedConv::of_values(v, shape))?,
-            Arithmetic::Bf16(unit) => {
-                with_stored(weight, |stored| PackedConv::rounded(unit, stored, shape))?
-            }
-        };
+        let packed = self.read(weight, |weight| PackedConv::of(weight, shape, self.0))?;
         Ok(ConvWeight::Packed(Arc::new(packed)))
     }
 
@@ -253,24 +243,21 @@ impl Ops for Packed {
 }
 
 impl Packed {
-    /// Calls `work` with the values of a merged weight in its type, without a copy if they are
-    /// those that are stored.
-    fn with_merged<R>(
+    /// Calls `work` with a weight as it is packed: for products in bf16 as it is stored, with
+    /// the factors of what is added; in f32 merged, without a copy if nothing changes it.
+    fn read<R>(
         &self,
         weight: &LayerWeight,
-        work: impl FnOnce(Values) -> Result<R>,
+        work: impl FnOnce(MergedWeight) -> Result<R>,
     ) -> Result<R> {
-        match weight.is_stored() {
-            true => weight.with_values(work),
-            false => kernel::with_values(&self.merge(weight)?, work),
+        let factors = weight.factors();
+        match self.0 {
+            Arithmetic::F32 if !weight.is_stored() => {
+                kernel::with_values(&self.merge(weight)?, |values| work(values.into()))
+            }
+            _ => weight.with_values(|values| work(MergedWeight { values, factors })),
         }
     }
-}
-
-/// Calls `work` with a weight as the kernels read it.
-fn with_stored<R>(weight: &LayerWeight, work: impl FnOnce(StoredWeight) -> Result<R>) -> Result<R> {
-    let factors = weight.factors();
-    weight.with_values(|values| work(StoredWeight { values, factors }))
 }
 
 /// A differentiable convolution, by separate kernels.

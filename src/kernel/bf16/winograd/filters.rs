@@ -24,6 +24,7 @@ const TAPS: usize = 9;
 pub(in crate::kernel) struct Filters {
     pub(super) columns: usize,
     steps: usize,
+    /// The indices of the points.
     pub(super) points: &'static [usize],
     /// Panel by panel, in a panel point by point, and of a point step by step.
     lines: Vec<Line>,
@@ -32,7 +33,7 @@ pub(in crate::kernel) struct Filters {
 impl Filters {
     /// Transforms the weights of a 3x3 convolution: of 32 inputs all taps, one after another.
     pub(in crate::kernel) fn of(weights: &Pairs, points: Points) -> Self {
-        let points = points.numbers();
+        let points = points.indices();
         let steps = weights.steps() / TAPS;
         let count = weights.panels() * points.len() * steps;
         let mut lines = unset(count * BLOCK);

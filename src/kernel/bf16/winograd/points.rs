@@ -20,9 +20,9 @@ impl Points {
         }
     }
 
-    /// Their numbers, row by row of a piece.
+    /// Their indices, counted row by row of a piece.
     #[inline(always)]
-    pub(super) fn numbers(self) -> &'static [usize] {
+    pub(super) fn indices(self) -> &'static [usize] {
         const ALL: [usize; POINTS] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         match self {
             Self::All => &ALL,

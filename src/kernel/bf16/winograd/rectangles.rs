@@ -39,13 +39,14 @@ impl<'a> Rectangles<'a> {
             true => WIDE,
             false => width,
         };
+        // For all points: with fewer, as many tiles, which are whole pairs of a product's tiles.
         let tiles = (LINES / POINTS / depth.max(1)).max(FEWEST);
         let high = TILE * (tiles / wide.div_ceil(TILE)).max(1);
         Self {
             patches,
             norms,
             pictures,
-            points: Points::of(patches).numbers(),
+            points: Points::of(patches).indices(),
             size: (high.min(height), wide),
             depth,
         }
