@@ -57,9 +57,10 @@ fn sources(path: &Path) -> Vec<(String, String)> {
         return entries.flat_map(|entry| sources(&entry.path())).collect();
     }
     let name = path.display().to_string();
-    let is_test = ["tests.rs", "testing.rs", "oracle.rs", "conformance.rs"];
+    let of_tests = ["tests.rs", "testing.rs", "oracle.rs", "conformance.rs"];
+    let is_test = of_tests.iter().any(|end| name.ends_with(end)) || name.contains("/conformance/");
     let is_source = path.extension().is_some_and(|ending| ending == "rs");
-    if is_test.iter().any(|end| name.ends_with(end)) || !is_source {
+    if is_test || !is_source {
         return Vec::new();
     }
     let source = fs::read_to_string(path).unwrap();
