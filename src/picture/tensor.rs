@@ -40,8 +40,8 @@ impl Picture {
 /// A value from -1 to 1 as 8 bits, with ties to even as in `NumPy`.
 fn byte(value: f32) -> Result<u8> {
     if value.is_nan() {
-        let reason = "the network produced values that are not numbers; \
-                      use a wider number type (f32 instead of f16)";
+        let reason = "the network produced values that are not numbers: its weights are damaged, \
+                      or overflow in this type";
         return Err(Error::Tensor(candle_core::Error::Msg(reason.into())));
     }
     let unit = (value / 2.0 + 0.5).clamp(0.0, 1.0);

@@ -41,9 +41,13 @@ impl RightSide {
             (Arithmetic::F32, Some(_)) => bail!("weights in f32 are merged before they are packed"),
             (Arithmetic::F32, None) => {
                 weight.values.check(outputs * inputs * taps)?;
-                let place = |term, output| (output * inputs + term % inputs) * taps + term / inputs;
                 let matrix = (taps * inputs, outputs);
-                Ok(Self::F32(PackedMatrix::new(weight.values, matrix, place)))
+                let pointwise = |input, output| output * inputs + input;
+                let place = |term, output| pointwise(term % inputs, output) * taps + term / inputs;
+                Ok(Self::F32(match taps {
+                    1 => PackedMatrix::new(weight.values, matrix, pointwise), // no divisions
+                    _ => PackedMatrix::new(weight.values, matrix, place),
+                }))
             }
         }
     }
