@@ -24,7 +24,7 @@ use super::{
 /// Rows that are computed together.
 const ROWS: usize = 32;
 
-/// StoredValues that are converted together.
+/// Values that are converted together.
 const VALUES: usize = 1 << 15;
 
 /// Weights in a type. Not differentiable.

@@ -24,7 +24,7 @@ pub(in crate::kernel) struct WeightShape {
 }
 
 impl WeightShape {
-    /// StoredValues per output.
+    /// Values per output.
     fn width(self) -> usize {
         self.inputs * self.taps
     }
@@ -155,7 +155,7 @@ impl WithSimd for Part<'_> {
 }
 
 impl Part<'_> {
-    /// StoredValues of an output in the group.
+    /// Values of an output in the group.
     fn width(&self) -> usize {
         TERMS * self.shape.taps
     }

@@ -52,12 +52,12 @@ pub(in crate::kernel) fn pays(unit: Unit, patches: &Patches, outputs: usize) -> 
     let ((height, width), inputs) = (patches.size(), patches.channels());
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let wide = inputs.is_multiple_of(TERMS) && inputs >= 2 * TERMS && outputs >= 2 * COLUMNS;
-    let pays = match Points::of(patches) {
+    let enough = match Points::of(patches) {
         // With fewer tiles, the filters take longer to read than to multiply.
         Points::All => matches!(unit, Unit::Dots(_)) && tiles >= 8 * FEWEST,
         Points::Doubled => tiles >= FEWEST,
     };
-    patches.is_3x3() && wide && pays
+    patches.is_3x3() && wide && enough
 }
 
 /// Convolves 3x3 patches, normalised before if `norms` has a norm for each picture: `out` (b,
