@@ -347,3 +347,20 @@ fn in_flags(error: &anyhow::Error) -> String {
     lines.dedup_by(|cause, error| error.contains(&**cause));
     lines.join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use icd::error::DeviceMemory;
+
+    use super::*;
+
+    #[test]
+    fn a_gpu_without_memory_is_told_with_numbers_and_flags() {
+        let (free, total) = (1 << 29, 8 << 30);
+        let memory = Some(DeviceMemory { free, total });
+        let told = in_flags(&anyhow::Error::from(Error::OutOfMemory { memory }).context("a.png"));
+        let expected = "a.png: the GPU is out of memory (0.5 of 8.0 GiB are free): --low-memory, ";
+        assert!(told.starts_with(expected), "{told}");
+        assert!(told.contains("--max-rows"), "{told}");
+    }
+}

@@ -279,6 +279,18 @@ impl Error {
         }
     }
 
+    /// The error of a failed tensor operation: `fault` of its reason, unless the device is out of
+    /// memory, which is nobody's fault.
+    pub(crate) fn of_operation(
+        error: candle_core::Error,
+        fault: impl FnOnce(&str) -> Self,
+    ) -> Self {
+        match Self::from(error) {
+            Self::Tensor(error) => fault(&reason_of(&error)),
+            other => other,
+        }
+    }
+
     /// The same, with the memory of the device if it is out of memory.
     pub(crate) fn with_memory(self, memory: impl FnOnce() -> Option<DeviceMemory>) -> Self {
         match self {

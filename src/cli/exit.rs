@@ -108,6 +108,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (inside, outside) = (home.path().join("a.png"), Path::new("in.png"));
         let is = |error: &anyhow::Error| is_of_machine(error, home.path());
+        assert!(is(&Error::OutOfMemory { memory: None }.into()));
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge] {
             assert!(is(&io_error(&inside, kind)));
             assert!(!is(&io_error(outside, kind)), "an input that is too large");

@@ -219,17 +219,6 @@ impl Checkpoint {
         shapes.map(|shape| shape.iter().product::<usize>()).sum()
     }
 
-    /// The bytes of a tensor of a safetensors file or of the program, or `None` for one that
-    /// [`load`](Self::load) alone reads or refuses: in another format, as a part of another one
-    /// or its transpose, in 8 bits with scales, or of a type that candle does not support.
-    pub fn mapped(&self, name: &str) -> Option<TensorView<'_>> {
-        let view = self.views.get(name)?;
-        let whole = view.rows.is_none() && !view.transposed;
-        let tensor = self.tensors.mapped(&view.name).filter(|_| whole)?;
-        let stored = tensor.dtype() != Dtype::I8 && dtype::known(tensor.dtype()).is_ok();
-        stored.then_some(tensor)
-    }
-
     /// Reads a tensor in its stored type; 8-bit weights with a scale for each row as f32.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let missing = || self.tensor_fault(name, MISSING);
@@ -254,10 +243,8 @@ impl Checkpoint {
                 .to_device(device)?);
         }
         dtype::known(view.dtype()).map_err(fault)?;
-        view.load(device).map_err(|error| match Error::from(error) {
-            Error::Tensor(error) => fault(reason_of(&error)),
-            other => other,
-        })
+        let failed = |error| Error::of_operation(error, |reason| fault(reason.into()));
+        view.load(device).map_err(failed)
     }
 
     /// An error that names this file.

@@ -118,7 +118,7 @@ pub fn with_values<R>(weight: &Tensor, work: impl FnOnce(StoredValues) -> Result
         Storage::Cpu(CpuStorage::F32(v)) => work(StoredValues::F32(&v[range])),
         Storage::Cpu(CpuStorage::F16(v)) => work(StoredValues::F16(&v[range])),
         Storage::Cpu(CpuStorage::BF16(v)) => work(StoredValues::Bf16(&v[range])),
-        _ => bail!("weights are converted on a CPU"),
+        _ => bail!("the kernels read weights on a CPU"),
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     RandomInit, SharedLayers, Stride, Taken, ops::Ops, shared_layers::Shared,
 };
 use crate::{
-    error::{Error, Result, reason_of},
+    error::{Error, Result},
     io::Checkpoint,
 };
 
@@ -298,10 +298,7 @@ impl<'a> Weights<'a> {
 
     /// The result of a tensor operation, whose failure is that of what is here.
     fn named<T>(&self, result: candle_core::Result<T>) -> Result<T> {
-        result.map_err(|error| match Error::from(error) {
-            Error::Tensor(error) => self.fault(&reason_of(&error)),
-            other => other,
-        })
+        result.map_err(|error| Error::of_operation(error, |reason| self.fault(reason)))
     }
 
     /// An error that names the file and this position.

@@ -1,7 +1,7 @@
 //! The stored types of tensors.
 
 use candle_core::DType;
-use safetensors::Dtype;
+use safetensors::{Dtype, tensor::TensorView};
 
 use super::{Checkpoint, MISSING, Tensors};
 use crate::error::Result;
@@ -17,6 +17,17 @@ impl Checkpoint {
             other => other.mapped(stored).map(|view| known(view.dtype())),
         };
         found.ok_or_else(missing)?.map_err(fault)
+    }
+
+    /// The bytes of a tensor of a safetensors file or of the program, or `None` for one that
+    /// [`load`](Self::load) alone reads or refuses: in another format, as a part of another one
+    /// or its transpose, in 8 bits with scales, or of a type that candle does not support.
+    pub fn mapped(&self, name: &str) -> Option<TensorView<'_>> {
+        let view = self.views.get(name)?;
+        let whole = view.rows.is_none() && !view.transposed;
+        let tensor = self.tensors.mapped(&view.name).filter(|_| whole)?;
+        let is_plain = tensor.dtype() != Dtype::I8 && known(tensor.dtype()).is_ok();
+        is_plain.then_some(tensor)
     }
 }
 

@@ -10,8 +10,8 @@
 //! each direction, and the third point of its transform, the difference of the two in the middle,
 //! is zero: of the 16 products 9 are left, a quarter of those of the plain sum.
 //!
-//! With all 16 products only `vdpbf16ps` profits: beside it products take most of the time. By
-//! tiles (AMX) they do not, and the transforms would cost more than they save.
+//! Only `vdpbf16ps` profits: beside it products take most of the time. By tiles (AMX) they do
+//! not, and the transforms would cost more than they save; with 9 products that is not measured.
 
 mod filters;
 mod points;
@@ -52,12 +52,12 @@ pub(in crate::kernel) fn pays(unit: Unit, patches: &Patches, outputs: usize) -> 
     let ((height, width), inputs) = (patches.size(), patches.channels());
     let tiles = height.div_ceil(TILE) * width.div_ceil(TILE);
     let wide = inputs.is_multiple_of(TERMS) && inputs >= 2 * TERMS && outputs >= 2 * COLUMNS;
-    let enough = match Points::of(patches) {
-        // With fewer tiles, the filters take longer to read than to multiply.
-        Points::All => matches!(unit, Unit::Dots(_)) && tiles >= 8 * FEWEST,
-        Points::Doubled => tiles >= FEWEST,
+    // With fewer tiles, the filters take longer to read than to multiply.
+    let fewest = match Points::of(patches) {
+        Points::All => 8 * FEWEST,
+        Points::Doubled => FEWEST,
     };
-    patches.is_3x3() && wide && enough
+    matches!(unit, Unit::Dots(_)) && patches.is_3x3() && wide && tiles >= fewest
 }
 
 /// Convolves 3x3 patches, normalised before if `norms` has a norm for each picture: `out` (b,
